@@ -1,0 +1,122 @@
+"""Which weights a name stands for, without loading them."""
+
+import os
+from collections.abc import Sequence
+from hashlib import blake2b
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import orjson
+
+from prefdata.errors import PrefdataError
+from prefdata.recipe import Model
+
+WHOLE_FILE = 64 * 2**20
+"""Files up to this many bytes are hashed whole, larger ones at SAMPLES places."""
+SAMPLES, SAMPLE_BYTES = 256, 64 * 2**10
+_ARCHITECTURES = {
+    "text": ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel"),
+    "reward": ("ForSequenceClassification",),
+}
+_COUNTED = (".json", ".jinja", ".safetensors", ".bin", ".model", ".txt", ".py", ".tiktoken")
+
+
+def identify(model: Model, path: str) -> str:
+    """The content of a checkpoint: a hash of a local folder, or the commit of a Hub repository.
+
+    A local folder keeps its identity when it is moved and changes it when it is trained further.
+
+    Raises:
+        PrefdataError: there is no such checkpoint.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return _commit(model, path)
+    if not (folder / "config.json").is_file():
+        raise PrefdataError(
+            f"model {model.alias!r}: {folder} holds no config.json, so it is no checkpoint; "
+            "give the folder that save_pretrained wrote, or a Hub id"
+        )
+    hasher = blake2b(digest_size=16)
+    for file in sorted(f for f in folder.iterdir() if f.suffix in _COUNTED):
+        hasher.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        _hash_file(file, hasher)
+    return hasher.hexdigest()
+
+
+def _hash_file(file: Path, hasher: "blake2b") -> None:
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        if size <= WHOLE_FILE:
+            hasher.update(content.read())
+            return
+        for number in range(SAMPLES):  # training moves nearly all weights: samples see it
+            content.seek(number * (size - SAMPLE_BYTES) // (SAMPLES - 1))
+            hasher.update(content.read(SAMPLE_BYTES))
+
+
+def _commit(model: Model, path: str) -> str:
+    """The commit that a Hub id and revision stand for; the local cache answers when offline."""
+    from transformers.utils.hub import extract_commit_hash  # slow; local models never need it
+
+    commit = extract_commit_hash(str(_config_file(model, path)), None)
+    if commit is None:
+        raise PrefdataError(f"model {model.alias!r}: the Hub cache of {path!r} names no commit; set 'revision'")
+    return str(commit)
+
+
+def _config_file(model: Model, path: str) -> Path:
+    """The config.json of a local folder, or of a Hub repository as cached or fetched."""
+    if Path(path).is_dir():
+        return Path(path) / "config.json"
+    if path.startswith((os.sep, ".", "~")) or path.count("/") > 1:
+        raise PrefdataError(
+            f"model {model.alias!r}: there is no folder {path!r}; give an existing checkpoint or a Hub id"
+        )
+    from transformers.utils.hub import cached_file
+
+    try:
+        return Path(str(cached_file(path, "config.json", revision=model.revision)))
+    except (OSError, ValueError) as err:
+        raise PrefdataError(
+            f"model {model.alias!r}: {path!r} is neither a local folder nor to be had from the Hub: {err}"
+        ) from err
+
+
+def check_role(model: Model, path: str, role: Literal["text", "reward"]) -> None:
+    """Make sure, from its config alone, that a checkpoint can do what the recipe wants of it.
+
+    Raises:
+        PrefdataError: a reward model without a head for scores, a text model without one for text.
+    """
+    architectures = orjson.loads(_config_file(model, path).read_bytes()).get("architectures") or []
+    wanted = _ARCHITECTURES[role]
+    if model.trust_remote_code or any(name.endswith(wanted) for name in architectures):
+        return
+    raise PrefdataError(
+        f"model {model.alias!r}: {path} is {', '.join(architectures) or 'of unknown kind'}, but the "
+        f"recipe uses it as a {role} model, one of *{', *'.join(wanted)}; name another model, or "
+        "set skip_health_check: true if this one can do it"
+    )
+
+
+def count_parameters(path: str) -> int | None:
+    """Parameters of a local checkpoint from its safetensors headers; None if there are none here."""
+    from safetensors import safe_open
+
+    total = 0
+    for file in Path(path).glob("*.safetensors") if Path(path).is_dir() else ():
+        with safe_open(file, framework="numpy") as tensors:
+            total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return total or None
+
+
+def count_tokens(path: str, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text as the user's turn of a chat, template included."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    chats = [[{"role": "user", "content": text}] for text in texts]
+    rendered = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return [len(ids) for ids in rendered["input_ids"]]

@@ -1,0 +1,123 @@
+"""The thread that runs a model: takes jobs from event loops, hands results back. Knows no model."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+Job = TypeVar("Job")
+JobIn = TypeVar("JobIn", contravariant=True)
+Result = TypeVar("Result")
+
+
+class Call(Generic[Result]):
+    """One caller waiting in its own event loop; the model thread delivers through it.
+
+    Attributes:
+        is_abandoned: nobody waits any more, so its jobs need not be done.
+    """
+
+    def __init__(self) -> None:
+        """Must be made inside the event loop of the caller."""
+        self.is_abandoned = False
+        self._loop = asyncio.get_running_loop()
+        self._arrivals: asyncio.Queue[tuple[int, Result] | BaseException] = asyncio.Queue()
+
+    def deliver(self, index: int, result: Result) -> None:
+        """Hand over one result, from any thread."""
+        self._put((index, result))
+
+    def fail(self, error: BaseException) -> None:
+        """Make the caller raise `error`, from any thread."""
+        self._put(error)
+
+    async def take(self) -> tuple[int, Result]:
+        """The next result; raises what `fail` was given."""
+        arrival = await self._arrivals.get()
+        if isinstance(arrival, BaseException):
+            raise arrival
+        return arrival
+
+    def _put(self, arrival: tuple[int, Result] | BaseException) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._arrivals.put_nowait, arrival)
+        except RuntimeError:  # the loop was closed under its own call: nobody is left to tell
+            self.is_abandoned = True
+
+
+class Work(Protocol[JobIn]):
+    """What a model thread runs, always from that one thread."""
+
+    def step(self, arrivals: Sequence[JobIn]) -> bool:
+        """Accept new jobs, then do one small piece of work; True while some is left."""
+        ...
+
+
+class ModelThread(Generic[Job, Result]):
+    """Runs one `Work` in a thread of its own, from construction to `close`."""
+
+    def __init__(self, name: str, work: Work[Job]) -> None:
+        """Start the thread; it sleeps until the first job."""
+        self._work = work
+        self._wake = threading.Condition()
+        self._inbox: list[Job] = []
+        self._calls: set[Call[Result]] = set()
+        self._is_closing = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    async def stream(
+        self, make_jobs: Callable[[Call[Result]], Sequence[Job]], results: int
+    ) -> AsyncIterator[tuple[int, Result]]:
+        """Submit jobs made for a new call and yield its `results` results as they arrive.
+
+        Leaving the iterator early abandons the call. Whatever ended the thread is raised in
+        every call there is and in every later one.
+        """
+        call: Call[Result] = Call()
+        self._submit(call, make_jobs(call))
+        try:
+            for _ in range(results):
+                yield await call.take()
+        finally:
+            call.is_abandoned = True
+            with self._wake:
+                self._calls.discard(call)
+
+    def close(self) -> None:
+        """End the thread after its current step; calls in flight raise RuntimeError."""
+        with self._wake:
+            self._is_closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _submit(self, call: Call[Result], jobs: Sequence[Job]) -> None:
+        with self._wake:
+            if self._failure is not None:
+                raise self._failure
+            self._calls.add(call)
+            self._inbox.extend(jobs)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        failure: BaseException = RuntimeError("the engine was closed; requests in flight are lost")
+        try:
+            self._serve()
+        except BaseException as err:  # whatever escaped here would leave every caller waiting forever
+            failure = err
+        with self._wake:
+            self._failure = failure
+            for call in self._calls:
+                call.fail(failure)
+
+    def _serve(self) -> None:
+        has_work = False
+        while True:
+            with self._wake:
+                while not (self._inbox or has_work or self._is_closing):
+                    self._wake.wait()
+                if self._is_closing:
+                    return
+                arrivals, self._inbox = self._inbox, []
+            has_work = self._work.step(arrivals)

@@ -1,0 +1,41 @@
+"""What a stage may ask of an engine. Two protocols of one method each."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from prefdata.inference import Completion, Logits, ScoreRequest, TextRequest
+
+
+class TextEngine(Protocol):
+    """Completes chats."""
+
+    def generate(self, requests: Sequence[TextRequest]) -> AsyncIterator[tuple[int, Completion]]:
+        """Yield (index into `requests`, completion), each as soon as it is finished.
+
+        The requests of one call belong to one row: they stay adjacent, so that a common
+        prompt is prefilled once. Many calls may be in flight at the same time.
+
+        Raises:
+            RowError: a request cannot be served, say because its prompt exceeds the context.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model; calls in flight fail."""
+        ...
+
+
+class RewardEngine(Protocol):
+    """Scores finished chats."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
+        """Yield (index into `requests`, raw logits), each as soon as it is finished.
+
+        Raises:
+            RowError: a request cannot be served, say because it exceeds the context.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model; calls in flight fail."""
+        ...

@@ -1,0 +1,119 @@
+"""What a recipe will cost, before it runs: requests, tokens, GPU-hours, disk. Loads no model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from prefdata.engines.checkpoints import count_parameters, count_tokens
+from prefdata.plan import Pass
+from prefdata.prompts import compile_prompt
+from prefdata.recipe import (
+    AnyColumn,
+    Candidates,
+    LlmJudge,
+    LlmStructured,
+    LlmText,
+    Recipe,
+    RewardModel,
+    Scored,
+    TextColumn,
+)
+from prefdata.recipe_checks import aliases_of, compared_columns
+
+FLOPS = 300e12
+"""Useful bf16 FLOP/s assumed of one GPU: about 40 % of an H100's peak."""
+BYTES_PER_TOKEN = 4.5
+"""Of text; typical of English under a large vocabulary."""
+COPIES = 3
+"""A text lies in the journal and in about two stage folders."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One pass. Completion tokens are upper bounds: every text as long as max_tokens.
+
+    Attributes:
+        requests: completions or scores.
+        prompt_tokens: None where a prompt needs a column that only the run makes.
+        parameters: of the largest checkpoint; None where its files are not here.
+    """
+
+    requests: int
+    prompt_tokens: int | None
+    completion_tokens: int
+    parameters: int | None
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """2 x parameters FLOP a token at FLOPS; None where the parameters are not known."""
+        if self.parameters is None:
+            return None
+        tokens = (self.prompt_tokens or 0) + self.completion_tokens
+        return 2 * self.parameters * tokens / FLOPS / 3600
+
+    @property
+    def disk_bytes(self) -> int:
+        """Texts in journal and stage folders."""
+        return round(self.completion_tokens * BYTES_PER_TOKEN * COPIES)
+
+
+def estimate_pass(
+    step: Pass, recipe: Recipe, rows: int, sample: list[Mapping[str, Any]], paths: Mapping[str, str]
+) -> Estimate:
+    """Estimate one pass.
+
+    Args:
+        step: the pass.
+        recipe: the whole recipe.
+        rows: rows that will go through, if none is rejected before.
+        sample: some seed rows, on which prompts are measured.
+        paths: checkpoint of each alias.
+    """
+    requests = completion = 0
+    prompt: float | None = 0.0
+    for column in step.columns:
+        count = requests_per_row(column, recipe)
+        requests += count * rows
+        if isinstance(column, TextColumn):
+            longest = [recipe.model(a).inference_parameters.max_tokens or 0 for a in aliases_of(column)]
+            completion += round(mean(longest) * count * rows)
+        measured = _prompt_tokens(column, recipe, sample, paths)
+        prompt = None if prompt is None or measured is None else prompt + measured * count * rows
+    known = [count_parameters(paths[c.model.alias]) for c in step.checkpoints.values()]
+    sizes = [size for size in known if size is not None]
+    parameters = max(sizes) if sizes else None
+    return Estimate(requests, None if prompt is None else round(prompt), completion, parameters)
+
+
+def requests_per_row(column: AnyColumn, recipe: Recipe) -> int:
+    """Completions or scores that one row asks of models."""
+    if isinstance(column, Candidates):
+        return column.samples * len(column.model_alias)
+    if isinstance(column, RewardModel):
+        return _texts(column, recipe)
+    if isinstance(column, LlmJudge):
+        return 2 if column.both_orders and compared_columns(column, recipe.columns) else 1
+    return int(isinstance(column, LlmText | LlmStructured))
+
+
+def _texts(column: Scored, recipe: Recipe) -> int:
+    if column.responses:
+        return len(column.responses)
+    scored = next(c for c in recipe.columns if isinstance(c, Candidates) and c.name == column.candidates)
+    return requests_per_row(scored, recipe)
+
+
+def _prompt_tokens(
+    column: AnyColumn, recipe: Recipe, sample: list[Mapping[str, Any]], paths: Mapping[str, str]
+) -> float | None:
+    """Mean prompt tokens a request on the sample; 0 for CPU work, None if they cannot be known."""
+    if not aliases_of(column):
+        return 0.0
+    if isinstance(column, RewardModel) or not isinstance(column, TextColumn):
+        return None
+    template = compile_prompt(column.prompt)
+    if not sample or not template.columns <= sample[0].keys():
+        return None
+    texts = [template.render(row) for row in sample]
+    return mean(count_tokens(paths[aliases_of(column)[0]], texts))

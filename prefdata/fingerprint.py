@@ -1,0 +1,144 @@
+"""Identity: journal keys, sampling seeds, stage fingerprints, and what is left out of them and why.
+
+A key is content: whatever can change a text or a score changes its key; nothing else does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from prefdata.inference import Sampling, ScoreRequest, TextRequest
+from prefdata.recipe import AnyColumn, Model, Recipe
+from prefdata.recipe_checks import aliases_of
+
+FORMAT = 1
+"""Raised when a stage's rows change their meaning or shape, so that old folders are not reused."""
+
+EXCLUDED = {
+    "output_dir": "where rows lie, not what they are",
+    "output_path": "a copy of rows that are chosen elsewhere",
+    "min_yield": "judges the finished run",
+    "num_records": "part of the seeds' own fingerprint: the ids say how many there are",
+    "seed_dataset": "likewise: the ids are hashes of the rows that were read",
+    "models.provider": "which program runs the checkpoint; what it has answered stays valid",
+    "models.skip_health_check": "a check before work starts",
+    "models.trust_remote_code": "a permission; which code runs is told by the revision",
+    "models.engine.tensor_parallel_size": "the same sums, spread over more GPUs",
+    "models.engine.gpu_memory_utilization": "room for the cache",
+    "models.engine.max_num_seqs": "how many sequences at once",
+    "models.engine.max_num_batched_tokens": "how many tokens at once",
+    "models.engine.max_batch_tokens": "how many tokens at once",
+    "models.engine.enforce_eager": "how a step is launched",
+    "models.engine.enable_prefix_caching": "whether a shared prompt is computed again",
+    "models.engine.enable_chunked_prefill": "how a prompt is cut into steps",
+}
+"""Recipe fields that no key and no stage fingerprint contains, each with the reason."""
+
+
+def digest(*parts: Any, size: int = 16) -> str:
+    """Hex hash of JSON-like values; equal for equal content, whatever the order of dict keys."""
+    hasher = blake2b(digest_size=size)
+    for part in parts:
+        hasher.update(_canonical(part))
+        hasher.update(b"\x00")
+    return hasher.hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    return orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+
+
+def row_id(fields: Mapping[str, Any]) -> str:
+    """Id of a seed row: 20 hex digits from its content; a null counts as absent."""
+    return digest({name: value for name, value in fields.items() if value is not None}, size=10)
+
+
+def copy_id(row: str, copy: int) -> str:
+    """Id of the n-th row of equal content; the first keeps the content's id."""
+    return digest(row, copy, size=10) if copy else row
+
+
+def sampling_seed(recipe_seed: int, *names: str | int | None) -> int:
+    """63-bit seed from the recipe's seed and what the draw belongs to.
+
+    The names are row id, column, alias, sample index and the alias's own seed: never a worker,
+    a shard or a position, so that the draw does not depend on how the run is cut.
+    """
+    text = "\x1f".join([str(recipe_seed), *map(str, names)])
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def model_identity(model: Model, checkpoint: str) -> str:
+    """What of a model enters keys: the checkpoint's content and the engine fields that count.
+
+    Args:
+        model: as in the recipe.
+        checkpoint: hash of the weights, or the commit of a Hub repository.
+    """
+    engine = {k: v for k, v in model.engine.items() if f"models.engine.{k}" not in EXCLUDED}
+    return digest(checkpoint, engine)
+
+
+class TextKeys:
+    """Journal keys of completions by one model."""
+
+    def __init__(self, identity: str) -> None:
+        self._identity = identity
+        # the parts that thousands of requests share are hashed once; they are kept in the value
+        # so that an id() cannot be given to another object
+        self._shared: dict[tuple[Sampling, int, int], tuple[Any, Any, Any]] = {}
+
+    def key(self, request: TextRequest) -> str:
+        """32 hex digits from identity, messages, sampling, schema, template arguments and seed."""
+        known = (request.sampling, id(request.schema), id(request.chat_template_kwargs))
+        if known not in self._shared:
+            self._shared[known] = (self._hash(request), request.schema, request.chat_template_kwargs)
+        hasher = self._shared[known][0].copy()
+        hasher.update(orjson.dumps(request.messages))
+        hasher.update(request.seed.to_bytes(8))
+        return hasher.hexdigest()  # type: ignore[no-any-return]
+
+    def _hash(self, request: TextRequest) -> Any:
+        shared = [self._identity, asdict(request.sampling), request.schema, request.chat_template_kwargs]
+        return blake2b(b"text" + _canonical(shared), digest_size=16)
+
+
+class ScoreKeys:
+    """Journal keys of scores by one reward model."""
+
+    def __init__(self, identity: str) -> None:
+        self._base = blake2b(b"score" + identity.encode(), digest_size=16)
+
+    def key(self, request: ScoreRequest) -> str:
+        """32 hex digits from identity and messages."""
+        hasher = self._base.copy()
+        hasher.update(orjson.dumps(request.messages))
+        return hasher.hexdigest()
+
+
+def stage_fingerprint(
+    parent: str, columns: tuple[AnyColumn, ...], recipe: Recipe, checkpoints: Mapping[str, str]
+) -> str:
+    """Identity of a stage's rows: its parent's, its columns', and its models'.
+
+    Args:
+        parent: the fingerprint of the rows that go in.
+        columns: the columns that the stage adds.
+        recipe: whose seed and models they use.
+        checkpoints: hash or commit of each alias's checkpoint.
+    """
+    models = [_model_facts(recipe.model(a), checkpoints[a]) for c in columns for a in aliases_of(c)]
+    return digest(FORMAT, parent, recipe.seed, [c.model_dump() for c in columns], models)
+
+
+def _model_facts(model: Model, checkpoint: str) -> dict[str, Any]:
+    facts = model.model_dump(exclude={"engine", "provider", "skip_health_check", "trust_remote_code"})
+    return {**facts, "identity": model_identity(model, checkpoint)}
+
+
+def pairs_fingerprint(parent: str, recipe: Recipe) -> str:
+    """Identity of the pairs: the scored rows', the projection's and the seed's."""
+    return digest(FORMAT, parent, recipe.seed, recipe.output_projection.model_dump())

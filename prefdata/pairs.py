@@ -1,0 +1,391 @@
+"""Picks the pairs of one prompt: candidates and a rule in, pairs or a reason out. Knows no row.
+
+What holds for every pair, whatever the rule: both texts have content and differ by more than
+surrounding whitespace; where scores are used both are finite; chosen was not cut off by
+`max_tokens`; of two texts only one ordered pair is made, once. Bounds are inclusive, with a
+tolerance of 1e-9 plus 1e-9 of the larger magnitude, so 0.9 - 0.8 passes a `min_margin` of 0.1.
+
+Best, worst, mean and deviation are taken over the valid candidates: those with text, a score and an
+end (unless `truncated_rejected`), each text once. Higher scores come first, then candidate order.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain, combinations, product
+from operator import attrgetter
+from typing import Literal, NamedTuple, TypeGuard
+
+from prefdata.projection import DpoPreference, PairRules, PreferencePairs
+
+TOLERANCE = 1e-9
+
+Reason = Literal[
+    "single_candidate",
+    "no_partner",
+    "empty",
+    "no_score",
+    "truncated",
+    "identical",
+    "bad_verdict",
+    "below_min_chosen_score",
+    "tie",
+    "below_min_margin",
+    "length_ratio",
+    "over_max_pairs_per_prompt",
+]
+
+REASONS: dict[Reason, str] = {
+    "single_candidate": "fewer than two candidates were given",
+    "no_partner": "delta: the other alias has no completion left to pair with",
+    "empty": "the text is empty or whitespace",
+    "no_score": "the score is missing, NaN or infinite",
+    "truncated": "the text was cut off by max_tokens",
+    "identical": "the texts differ at most in surrounding whitespace",
+    "bad_verdict": "the judge named neither A nor B nor tie",
+    "below_min_chosen_score": "chosen scores below min_chosen_score",
+    "tie": "the two are equally good",
+    "below_min_margin": "the score difference is below min_margin",
+    "length_ratio": "the longer text exceeds max_length_ratio times the shorter",
+    "over_max_pairs_per_prompt": "the prompt has enough pairs with larger margins",
+}
+"""Every reason with its meaning, in the order in which the rules are asked."""
+
+# Squares and differences of larger scores overflow, so they count as infinite.
+_LARGEST_SCORE = 1e100
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One completion of the prompt, its score and where it came from.
+
+    Attributes:
+        text: verbatim, as it will be trained on.
+        score: the higher the better; None, NaN and infinity mean that there is none.
+        alias: of the model in the recipe; `delta` reads it.
+        sample: index among the alias's samples of this prompt; `delta` reads it.
+        finish_reason: `length` means that `max_tokens` cut the text off; None is unknown.
+    """
+
+    text: str
+    score: float | None = None
+    alias: str | None = None
+    model: str | None = None
+    temperature: float | None = None
+    sample: int = 0
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Chosen is better than rejected, or as good where `is_tie`.
+
+    Attributes:
+        margin: raw score difference; None where no score was used.
+        z_margin: margin over the prompt's standard deviation; None unless `margin_unit` asks.
+        is_tie: equally good, kept because of `ties: keep`; the direction is a seeded draw.
+    """
+
+    chosen: Candidate
+    rejected: Candidate
+    margin: float | None = None
+    z_margin: float | None = None
+    is_tie: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Why a prompt has no pair: the furthest rule that one of its candidates or pairs reached."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """The pairs of one prompt, largest margin first, or a drop; never both, never neither.
+
+    Attributes:
+        drops: candidates and pairs left out, by reason, also where the prompt has pairs. A strategy
+            that wants one pair counts at most one dropped pair, however many partners it tried.
+    """
+
+    pairs: list[Pair]
+    drops: Counter[str]
+    drop: Drop | None = None
+
+
+class _Spread(NamedTuple):
+    mean: float
+    sigma: float
+
+
+def pick_pairs(candidates: Sequence[Candidate], rule: PreferencePairs, *, seed: int) -> Picked:
+    """Pairs of one prompt, by `rule.strategy`.
+
+    Strategies that want one pair take the best candidate as chosen and try its partners until
+    every rule passes; the best itself is never exchanged:
+
+    - `best_vs_worst`: from the worst up (SimPO, arXiv 2405.14734; on-policy samples, N <= 8).
+    - `best_vs_random`: in random order, so any partner that passes is equally likely (Zephyr,
+      arXiv 2310.16944, on UltraFeedback).
+    - `best_vs_second`: from the second best down, so the hardest negative that passes.
+    - `mu_minus_2sigma`: by distance to mean - 2 deviations of the scores (arXiv 2502.16825; the
+      rejected that keeps improving as N grows); the higher of two equally near goes first.
+
+    Strategies that want many take every pair that passes:
+
+    - `exhaustive`: each candidate with each below it.
+    - `top_k_bottom_k`: each of the best k with each of the worst k; below 2 k candidates, the
+      upper with the lower half, so no text is both.
+    - `delta`: strong alias over weak alias, first valid sample with first, second with second
+      (arXiv 2507.06187). A text that strong wrote is never rejected. Scores are optional; where
+      the rule names one, it may veto a pair.
+
+    Args:
+        candidates: all of this prompt; an order that means nothing still decides between equals.
+        rule: the recipe's projection.
+        seed: of this prompt (recipe seed and row id), for draws among equals and at random.
+    """
+    if rule.strategy == "delta":
+        return _pick_delta(candidates, rule)
+    drops: Counter[str] = Counter()
+    if len(candidates) < 2:
+        return _nothing("single_candidate", candidates, drops)
+    ranked = _usable(candidates, drops, scored=True, may_be_cut=rule.truncated_rejected)
+    if len(ranked) < 2:
+        return _nothing(_furthest(drops), candidates, drops)
+    if rule.ties == "keep":
+        ranked.sort(key=lambda candidate: _tie_order(candidate, seed))
+    ranked.sort(key=attrgetter("score"), reverse=True)
+    return _finish(_pick_ranked(ranked, rule, seed, drops), candidates, drops)
+
+
+def pick_by_verdict(
+    a: Candidate, b: Candidate, winner: object, rule: DpoPreference, *, seed: int
+) -> Picked:
+    """The pair of one judged prompt; scores are not looked at and margins stay None.
+
+    Args:
+        a: response A.
+        b: response B.
+        winner: the judge's word: A, B or tie, in either case, surrounding whitespace ignored.
+        rule: the recipe's projection.
+        seed: of this prompt; draws the direction of a tie that is kept.
+    """
+    drops: Counter[str] = Counter()
+    if len(_usable((a, b), drops, scored=False, may_be_cut=rule.truncated_rejected)) < 2:
+        return _nothing(_furthest(drops), (a, b), drops)
+    word = winner.strip().lower() if isinstance(winner, str) else None
+    if word not in ("a", "b", "tie"):
+        return _nothing("bad_verdict", (a, b), drops)
+    if word == "tie" and rule.ties == "drop":
+        return _nothing("tie", (a, b), drops)
+    chosen, rejected = (b, a) if word == "b" else (a, b)
+    if word == "tie":
+        chosen, rejected = sorted((a, b), key=lambda candidate: _tie_order(candidate, seed))
+    flaw = _pair_flaw(chosen, rejected, rule)
+    if flaw is not None:
+        return _nothing(flaw, (a, b), drops)
+    return Picked([Pair(chosen, rejected, is_tie=word == "tie")], drops)
+
+
+def _pick_delta(candidates: Sequence[Candidate], rule: PreferencePairs) -> Picked:
+    drops: Counter[str] = Counter()
+    by_sample = sorted(candidates, key=attrgetter("sample"))
+    strong = [candidate for candidate in by_sample if candidate.alias == rule.strong]
+    weak = [candidate for candidate in by_sample if candidate.alias == rule.weak]
+    if not strong or not weak:
+        return _nothing("no_partner", candidates, drops)
+    scored = rule.score is not None
+    strong = _usable(strong, drops, scored=scored, may_be_cut=False)
+    weak = _usable(weak, drops, scored=scored, may_be_cut=rule.truncated_rejected)
+    # With disjoint sides no pair can repeat or contradict another.
+    written_by_strong = {candidate.text.strip() for candidate in strong}
+    rejectable = [one for one in weak if one.text.strip() not in written_by_strong]
+    _count(drops, "identical", len(weak) - len(rejectable))
+    _count(drops, "no_partner", abs(len(strong) - len(rejectable)))
+    if not strong or not rejectable:
+        return _nothing(_furthest(drops), candidates, drops)
+    spread = _spread([*strong, *rejectable]) if rule.margin_unit == "z_score" else None
+    offers = zip(strong, rejectable, strict=False)
+    return _finish(_take_all(offers, rule, spread, drops), candidates, drops)
+
+
+def _usable(
+    candidates: Iterable[Candidate], drops: Counter[str], *, scored: bool, may_be_cut: bool
+) -> list[Candidate]:
+    """Valid candidates in order, each text once: its first copy, or the first uncut one."""
+    by_text: dict[str, Candidate] = {}
+    for candidate in candidates:
+        text = candidate.text.strip()
+        if not text:
+            drops["empty"] += 1
+        elif scored and not _is_score(candidate.score):
+            drops["no_score"] += 1
+        elif candidate.finish_reason == "length" and not may_be_cut:
+            drops["truncated"] += 1
+        elif text not in by_text:
+            by_text[text] = candidate
+        else:
+            drops["identical"] += 1
+            if by_text[text].finish_reason == "length" != candidate.finish_reason:
+                by_text[text] = candidate
+    return list(by_text.values())
+
+
+def _is_score(score: float | None) -> TypeGuard[float]:
+    # The comparison is false for NaN too.
+    return score is not None and -_LARGEST_SCORE <= score <= _LARGEST_SCORE
+
+
+def _pick_ranked(
+    ranked: list[Candidate], rule: PreferencePairs, seed: int, drops: Counter[str]
+) -> list[Pair]:
+    wants_spread = rule.margin_unit == "z_score" or rule.strategy == "mu_minus_2sigma"
+    spread = _spread(ranked) if wants_spread else None
+    if rule.strategy == "exhaustive":
+        return _take_all(combinations(ranked, 2), rule, spread, drops)
+    if rule.strategy == "top_k_bottom_k":
+        k = min(rule.k or 1, len(ranked) // 2)
+        return _take_all(product(ranked[:k], ranked[-k:]), rule, spread, drops)
+    # Where only the last is uncut nothing is below it; the first then tells why: truncated.
+    uncut = (at for at, one in enumerate(ranked[:-1]) if one.finish_reason != "length")
+    best_at = next(uncut, 0)
+    best, others = ranked[best_at], ranked[best_at + 1 :]
+    if rule.strategy == "best_vs_worst":
+        others.reverse()
+    elif rule.strategy == "best_vs_random":
+        others.sort(key=lambda other: _draw(seed, best.text, other.text))
+    elif rule.strategy == "mu_minus_2sigma" and spread is not None:
+        target = spread.mean - 2 * spread.sigma
+        others.sort(key=lambda other: abs((other.score or 0.0) - target))
+    return _take_first(best, others, rule, spread, drops)
+
+
+def _take_first(
+    best: Candidate,
+    others: Iterable[Candidate],
+    rule: PreferencePairs,
+    spread: _Spread | None,
+    drops: Counter[str],
+) -> list[Pair]:
+    refusals: list[Reason] = []
+    for other in others:
+        judged = _judge(best, other, rule, spread)
+        if isinstance(judged, Pair):
+            return [judged]
+        refusals.append(judged)
+    drops[_furthest(refusals)] += 1
+    return []
+
+
+def _take_all(
+    offers: Iterable[tuple[Candidate, Candidate]],
+    rule: PreferencePairs,
+    spread: _Spread | None,
+    drops: Counter[str],
+) -> list[Pair]:
+    pairs: list[Pair] = []
+    for chosen, rejected in offers:
+        judged = _judge(chosen, rejected, rule, spread)
+        if isinstance(judged, Pair):
+            pairs.append(judged)
+        else:
+            drops[judged] += 1
+    if rule.score is not None:
+        pairs.sort(key=attrgetter("margin"), reverse=True)
+    kept = pairs[: rule.max_pairs_per_prompt]
+    _count(drops, "over_max_pairs_per_prompt", len(pairs) - len(kept))
+    return kept
+
+
+def _judge(
+    chosen: Candidate, rejected: Candidate, rule: PreferencePairs, spread: _Spread | None
+) -> Pair | Reason:
+    if rule.score is None or chosen.score is None or rejected.score is None:
+        return _pair_flaw(chosen, rejected, rule) or Pair(chosen, rejected)
+    high, low = chosen.score, rejected.score
+    margin = high - low
+    is_tie = abs(margin) <= _slack(max(abs(high), abs(low)))
+    z_margin = None
+    if rule.margin_unit == "z_score" and spread is not None:
+        z_margin = 0.0 if is_tie or not spread.sigma else margin / spread.sigma
+    flaw = _score_flaw(rule, high, low, z_margin, is_tie) or _pair_flaw(chosen, rejected, rule)
+    return flaw or Pair(chosen, rejected, margin, z_margin, is_tie)
+
+
+def _score_flaw(
+    rule: PreferencePairs, high: float, low: float, z_margin: float | None, is_tie: bool
+) -> Reason | None:
+    floor = rule.min_chosen_score
+    if floor is not None and high < floor - _slack(max(abs(high), abs(floor))):
+        return "below_min_chosen_score"
+    if is_tie and rule.ties == "drop":
+        return "tie"
+    if z_margin is not None:
+        margin, slack = z_margin, _slack(abs(z_margin))
+    else:
+        margin, slack = high - low, _slack(max(abs(high), abs(low)))
+    return "below_min_margin" if margin < rule.min_margin - slack else None
+
+
+def _pair_flaw(chosen: Candidate, rejected: Candidate, rule: PairRules) -> Reason | None:
+    if chosen.finish_reason == "length":
+        return "truncated"
+    if rule.max_length_ratio is not None:
+        shorter, longer = sorted((len(chosen.text), len(rejected.text)))
+        if longer > rule.max_length_ratio * shorter + _slack(longer):
+            return "length_ratio"
+    return None
+
+
+def _slack(magnitude: float) -> float:
+    return TOLERANCE + TOLERANCE * magnitude
+
+
+def _spread(candidates: Sequence[Candidate]) -> _Spread:
+    scores = [candidate.score for candidate in candidates if candidate.score is not None]
+    mean = math.fsum(scores) / len(scores)
+    return _Spread(mean, math.sqrt(math.fsum((one - mean) ** 2 for one in scores) / len(scores)))
+
+
+def _tie_order(candidate: Candidate, seed: int) -> tuple[bool, bytes]:
+    # A cut text cannot be chosen, so among equals it goes last.
+    return candidate.finish_reason == "length", _draw(seed, candidate.text)
+
+
+def _draw(seed: int, *texts: str) -> bytes:
+    """A random number that depends on the texts, not on their order among the candidates."""
+    digest = blake2b(str(seed).encode(), digest_size=8)
+    for text in texts:
+        digest.update(b"\0" + text.encode("utf-8", "surrogatepass"))
+    return digest.digest()
+
+
+def _count(drops: Counter[str], reason: Reason, number: int) -> None:
+    if number:
+        drops[reason] += number
+
+
+def _furthest(reasons: Iterable[str]) -> Reason:
+    reached = set(reasons)
+    return [reason for reason in REASONS if reason in reached][-1]
+
+
+def _finish(pairs: list[Pair], candidates: Sequence[Candidate], drops: Counter[str]) -> Picked:
+    if pairs:
+        return Picked(pairs, drops)
+    return _nothing(_furthest(drops), candidates, drops)
+
+
+def _nothing(reason: Reason, candidates: Sequence[Candidate], drops: Counter[str]) -> Picked:
+    scores = [one.score for one in candidates if _is_score(one.score)]
+    facts = chain(
+        [f"{len(candidates)} candidates"],
+        [f"scores {min(scores):g} to {max(scores):g}"] if scores else [],
+        [f"{count} {name}" for name, count in sorted(drops.items())],
+    )
+    return Picked([], drops, Drop(reason, f"{REASONS[reason]} ({', '.join(facts)})"))

@@ -1,0 +1,84 @@
+"""Passes: which columns run together over the rows, in which order. Loads nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prefdata.fingerprint import digest
+from prefdata.recipe import META_SUFFIX, AnyColumn, Model, Recipe, RewardModel
+from prefdata.recipe_checks import aliases_of, columns_read
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Weights in an engine: what is loaded once, however many aliases share it."""
+
+    role: Literal["text", "reward"]
+    model: Model
+
+    @property
+    def key(self) -> str:
+        """Equal for two aliases that one loaded engine can serve."""
+        facts: Mapping[str, Any] = self.model.model_dump(
+            include={"model", "revision", "provider", "engine", "trust_remote_code"}
+        )
+        return digest(self.role, facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One sweep over all rows.
+
+    Attributes:
+        waves: columns in order; those of one wave need nothing of one another, so their requests
+            of a row go out together. A row starts its next wave by itself, without a barrier.
+        checkpoints: what the engines must hold, by key.
+    """
+
+    waves: tuple[tuple[AnyColumn, ...], ...]
+    checkpoints: Mapping[str, Checkpoint]
+
+    @property
+    def columns(self) -> tuple[AnyColumn, ...]:
+        """All columns, in the order of the recipe."""
+        return tuple(column for wave in self.waves for column in wave)
+
+    @property
+    def name(self) -> str:
+        """Column names joined, cut to a length that file systems like."""
+        return "+".join(column.name for column in self.columns)[:80]
+
+
+def plan_passes(recipe: Recipe) -> list[Pass]:
+    """Cut the columns into passes of at most one checkpoint each, keeping their order.
+
+    Only a column that itself names several checkpoints makes a pass with more than one.
+    """
+    passes: list[Pass] = []
+    columns: list[AnyColumn] = []
+    held: dict[str, Checkpoint] = {}
+    for column in recipe.columns:
+        wanted = checkpoints_of(column, recipe)
+        if held and not wanted.keys() <= held.keys():
+            passes.append(Pass(_waves(columns), held))
+            columns, held = [], {}
+        columns.append(column)
+        held = held | wanted
+    return [*passes, Pass(_waves(columns), held)] if columns else passes
+
+
+def checkpoints_of(column: AnyColumn, recipe: Recipe) -> dict[str, Checkpoint]:
+    """The checkpoints that a column asks, by key."""
+    role: Literal["text", "reward"] = "reward" if isinstance(column, RewardModel) else "text"
+    found = (Checkpoint(role, recipe.model(alias)) for alias in aliases_of(column))
+    return {checkpoint.key: checkpoint for checkpoint in found}
+
+
+def _waves(columns: Sequence[AnyColumn]) -> tuple[tuple[AnyColumn, ...], ...]:
+    waves: list[list[AnyColumn]] = []
+    for column in columns:
+        made = {name for c in (waves[-1] if waves else ()) for name in (c.name, c.name + META_SUFFIX)}
+        if not waves or columns_read(column) & made:
+            waves.append([])
+        waves[-1].append(column)
+    return tuple(tuple(wave) for wave in waves)

@@ -1,0 +1,285 @@
+"""From scored rows to pairs and rejects on disk. The rules themselves live in pairs and selection.
+
+Two streams: the first picks within each prompt and hands light facts to `select`, the second
+keeps what `select` kept. Every row that goes in comes out in a pair or in a reject.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from prefdata.fingerprint import sampling_seed
+from prefdata.pairs import Candidate, Pair, Picked, pick_by_verdict, pick_pairs
+from prefdata.projection import DpoPreference, PreferencePairs
+from prefdata.recipe import META_SUFFIX
+from prefdata.rows import ID, REJECTS, Row, reject
+from prefdata.runtime.folders import RowsWriter, read_rows, read_schema, read_tables
+from prefdata.selection import VERDICTS, PairFacts, select
+
+Projection = DpoPreference | PreferencePairs
+BATCH = 1000
+_SIDE = {
+    "alias": pa.string(),
+    "model": pa.string(),
+    "temperature": pa.float64(),
+    "sample": pa.int32(),
+    "finish_reason": pa.string(),
+    "completion_tokens": pa.int32(),
+}
+"""What is kept of each side, as `chosen_<name>` and `rejected_<name>`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What became of the scored rows.
+
+    Attributes:
+        pairs: by split.
+        prompts: rows that have at least one pair.
+        drops: candidates and pairs left out within prompts, and pairs left out over the whole set.
+        means: of every score column, over chosen and over rejected: {column: (chosen, rejected)}.
+    """
+
+    pairs: dict[str, int]
+    prompts: int
+    drops: Counter[str]
+    means: dict[str, tuple[float, float]]
+
+
+def choose_pairs(
+    scored: Path, pairs: Path, rejects: RowsWriter, rule: Projection, *, scores: Sequence[str], seed: int
+) -> Choice:
+    """Write the folder `pairs` (train and test) and add this step's rejects to `rejects`.
+
+    Args:
+        scored: folder of rows with candidates and scores, or responses and verdicts.
+        pairs: what the new folder is called.
+        rejects: an open writer.
+        rule: the recipe's projection.
+        scores: columns with a score per candidate, or per response.
+        seed: the recipe's.
+    """
+    picks = pairs.with_name(f".{pairs.name}.picks")
+    shutil.rmtree(picks, ignore_errors=True)
+    picking = _Picking(scored, rule, scores, seed)
+    try:
+        with RowsWriter(picks, _pair_schema(scored, rule, scores)) as writer:
+            selection = select(picking.facts(writer, rejects), rule, seed=seed)
+        kept = _keep(picks, pairs, selection.codes)
+    finally:
+        shutil.rmtree(picks, ignore_errors=True)
+    _reject_unselected(scored, kept, rejects)
+    drops = picking.drops + Counter({k: v for k, v in selection.counts.items() if k not in ("train", "test") and v})
+    return Choice(kept.pairs, len(kept.rows), drops, _means(pairs, scores, rule))
+
+
+def write_jsonl(pairs: Path, split: str, place: Path, *, columns: Sequence[str]) -> None:
+    """Write one split as JSON lines with these columns alone, whole or not at all."""
+    from prefdata.runtime.folders import publish, temporary_name
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(place)
+    with temporary.open("wb") as file:
+        for table in read_tables(pairs, columns=columns, stem=split):
+            file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in table.to_pylist())
+    publish(temporary, place)
+
+
+@dataclass
+class _Kept:
+    """Rows with a pair, and rows whose pairs were all dropped, with the reason of the first."""
+
+    pairs: dict[str, int] = field(default_factory=lambda: {"train": 0, "test": 0})
+    rows: set[str] = field(default_factory=set)
+    lost: dict[str, str] = field(default_factory=dict)
+
+
+class _Picking:
+    """The first stream: picks, writes what it picked, yields facts about it."""
+
+    def __init__(self, scored: Path, rule: Projection, scores: Sequence[str], seed: int) -> None:
+        self._scored, self._rule, self._scores, self._seed = scored, rule, scores, seed
+        self.drops: Counter[str] = Counter()
+
+    def facts(self, picks: RowsWriter, rejects: RowsWriter) -> Iterator[PairFacts]:
+        """Facts of every pair, in the order in which the pairs are written to `picks`."""
+        waiting, refused = [], []
+        for rows in self._groups():
+            made, without = self._pick(rows)
+            refused += without
+            for row in made:
+                waiting.append(row)
+                yield PairFacts(_as_text(row["prompt"]), row["chosen"], row["rejected"], row["margin"])
+            if len(waiting) >= BATCH:
+                picks.write(pa.Table.from_pylist(waiting, schema=picks.schema))
+                waiting.clear()
+            if len(refused) >= BATCH:
+                rejects.write(pa.Table.from_pylist(refused, schema=REJECTS))
+                refused.clear()
+        picks.write(pa.Table.from_pylist(waiting, schema=picks.schema))
+        rejects.write(pa.Table.from_pylist(refused, schema=REJECTS))
+
+    def _groups(self) -> Iterator[list[Row]]:
+        group_by = getattr(self._rule, "group_by", None)
+        if group_by is None:
+            yield from ([row] for row in read_rows(self._scored))
+            return
+        # groups may lie anywhere in the set: this one case needs it in memory
+        table = pa.concat_tables(read_tables(self._scored))
+        keys = table[group_by].to_pylist()
+        places: dict[Any, list[int]] = {}
+        for place, key in enumerate(keys):
+            places.setdefault(_as_text(key), []).append(place)
+        for members in places.values():
+            yield table.take(pa.array(members)).to_pylist()
+
+    def _pick(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
+        """Pairs of one group, and a reject for every row that gets none of its own."""
+        first, field_name = rows[0], self._rule.prompt_field
+        prompt = first[field_name]
+        strangers = [row for row in rows if row[field_name] != prompt]
+        members = [row for row in rows if row[field_name] == prompt]
+        refused = [
+            reject(row, stage="pairs", reason="prompt_differs", detail=f"group of row {first[ID]} has another prompt")
+            for row in strangers
+        ]
+        picked, sides = self._pick_members(members, sampling_seed(self._seed, first[ID], "pairs"))
+        self.drops += picked.drops
+        if picked.drop is not None:
+            reason, detail = picked.drop.reason, picked.drop.detail
+            return [], refused + [reject(row, stage="pairs", reason=reason, detail=detail) for row in members]
+        refused += [
+            reject(row, stage="pairs", reason="pooled", detail=f"its candidates are pooled under row {first[ID]}")
+            for row in members[1:]
+        ]
+        made = [_pair_row(first[ID], n, prompt, pair, sides) for n, pair in enumerate(picked.pairs)]
+        return made, refused
+
+    def _pick_members(self, members: list[Row], seed: int) -> tuple[Picked, dict[int, Row]]:
+        if isinstance(self._rule, DpoPreference):
+            a, b, sides = _responses(members[0], self._rule, self._scores)
+            winner = (members[0][self._rule.judge_field] or {}).get(self._rule.winner_field)
+            return pick_by_verdict(a, b, winner, self._rule, seed=seed), sides
+        candidates, sides = _candidates(members, self._rule, self._scores)
+        return pick_pairs(candidates, self._rule, seed=seed), sides
+
+
+def _candidates(
+    members: list[Row], rule: PreferencePairs, scores: Sequence[str]
+) -> tuple[list[Candidate], dict[int, Row]]:
+    """Candidates of a group, and what is recorded of each, by the candidate's id()."""
+    found: list[Candidate] = []
+    sides: dict[int, Row] = {}
+    for row in members:
+        main = row[rule.score] if rule.score else None
+        for number, one in enumerate(row[rule.candidates]):
+            candidate = Candidate(
+                text=one["text"],
+                score=main[number] if main else None,
+                alias=one["alias"],
+                sample=one["sample"],
+                finish_reason=one["finish_reason"],
+            )
+            found.append(candidate)
+            sides[id(candidate)] = one | {name: row[name][number] for name in scores}
+    return found, sides
+
+
+def _responses(row: Row, rule: DpoPreference, scores: Sequence[str]) -> tuple[Candidate, Candidate, dict[int, Row]]:
+    made = []
+    sides: dict[int, Row] = {}
+    for name in (rule.response_a_field, rule.response_b_field):
+        meta = row.get(name + META_SUFFIX) or {}
+        candidate = Candidate(text=row[name] or "", finish_reason=meta.get("finish_reason"))
+        sides[id(candidate)] = meta | {score: (row[score] or {}).get(name) for score in scores}
+        made.append(candidate)
+    return made[0], made[1], sides
+
+
+def _pair_row(row_id: str, number: int, prompt: Any, pair: Pair, sides: dict[int, Row]) -> Row:
+    row = {
+        ID: f"{row_id}-{number}",
+        "row_id": row_id,
+        "prompt": prompt,
+        "chosen": pair.chosen.text,
+        "rejected": pair.rejected.text,
+        "chosen_score": pair.chosen.score,
+        "rejected_score": pair.rejected.score,
+        "margin": pair.margin,
+        "z_margin": pair.z_margin,
+        "is_tie": pair.is_tie,
+    }
+    for side, candidate in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        row.update({f"{side}_{name}": value for name, value in sides[id(candidate)].items()})
+    return row
+
+
+def _pair_schema(scored: Path, rule: Projection, scores: Sequence[str]) -> pa.Schema:
+    fields = [
+        pa.field(ID, pa.string()),
+        pa.field("row_id", pa.string()),
+        pa.field("prompt", read_schema(scored).field(rule.prompt_field).type),
+        *(pa.field(name, pa.string()) for name in ("chosen", "rejected")),
+        *(pa.field(name, pa.float64()) for name in ("chosen_score", "rejected_score", "margin", "z_margin")),
+        pa.field("is_tie", pa.bool_()),
+    ]
+    for side in ("chosen", "rejected"):
+        fields += [pa.field(f"{side}_{name}", kind) for name, kind in _SIDE.items()]
+        fields += [pa.field(f"{side}_{name}", pa.float64()) for name in scores]
+    return pa.schema(fields)
+
+
+def _keep(picks: Path, pairs: Path, codes: Any) -> _Kept:
+    """The second stream: kept pairs to their split; rows that lost all their pairs are noted."""
+    kept, names, start = _Kept(), list(VERDICTS), 0
+    with RowsWriter(pairs, read_schema(picks), stem="train") as writer:
+        for table in read_tables(picks):
+            mine = codes[start : start + table.num_rows].tolist()
+            start += table.num_rows
+            for split in ("train", "test"):
+                places = [n for n, code in enumerate(mine) if names[code] == split]
+                if places:
+                    writer.write(table.take(pa.array(places)), stem=split)
+                    kept.pairs[split] += len(places)
+            for row, code in zip(table["row_id"].to_pylist(), mine, strict=True):
+                if names[code] in kept.pairs:
+                    kept.rows.add(row)
+                else:
+                    kept.lost.setdefault(row, names[code])
+    kept.lost = {row: reason for row, reason in kept.lost.items() if row not in kept.rows}
+    return kept
+
+
+def _reject_unselected(scored: Path, kept: _Kept, rejects: RowsWriter) -> None:
+    if not kept.lost:
+        return
+    for table in read_tables(scored):
+        places = [n for n, row in enumerate(table[ID].to_pylist()) if row in kept.lost]
+        rows = table.take(pa.array(places, pa.int64())).to_pylist()
+        refused = [
+            reject(row, stage="pairs", reason=kept.lost[row[ID]], detail=VERDICTS[kept.lost[row[ID]]])  # type: ignore[index]
+            for row in rows
+        ]
+        rejects.write(pa.Table.from_pylist(refused, schema=REJECTS))
+
+
+def _means(pairs: Path, scores: Iterable[str], rule: Projection) -> dict[str, tuple[float, float]]:
+    """Mean of each score column over chosen and over rejected, nulls left out."""
+    totals = {name: [0.0, 0, 0.0, 0] for name in scores}
+    for table in read_tables(pairs, columns=[f"{side}_{name}" for name in totals for side in ("chosen", "rejected")]):
+        for name, total in totals.items():
+            for at, side in ((0, "chosen"), (2, "rejected")):
+                values = [v for v in table[f"{side}_{name}"].to_pylist() if v is not None]
+                total[at] += sum(values)
+                total[at + 1] += len(values)
+    return {name: (t[0] / t[1], t[2] / t[3]) for name, t in totals.items() if t[1] and t[3]}
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

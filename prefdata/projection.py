@@ -1,0 +1,189 @@
+"""The recipe's `output_projection`: what becomes of finished rows. Picks no pair itself."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+Ties = Literal["drop", "keep"]
+Dedupe = Literal["exact", "minhash", "none"]
+MarginUnit = Literal["raw", "z_score"]
+Strategy = Literal[
+    "best_vs_worst",
+    "best_vs_random",
+    "best_vs_second",
+    "exhaustive",
+    "mu_minus_2sigma",
+    "top_k_bottom_k",
+    "delta",
+]
+
+
+class PairRules(BaseModel):
+    """What both kinds of preference projection ask of a pair and of the whole set."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    ties: Ties = "drop"
+    """`keep` pairs what is equally good, in a seeded direction and marked `is_tie`: for losses that
+    know ties. To plain DPO such a pair is noise."""
+
+    truncated_rejected: bool = False
+    """Whether a completion cut off by `max_tokens` may be rejected; it is never chosen. By default
+    it takes part in no pair: a model trained on such pairs learns where texts were cut."""
+
+    max_length_ratio: Annotated[float, Field(gt=1)] | None = None
+    """Longer text over shorter text, in characters, at most (inclusive)."""
+
+    dedupe: Dedupe = "exact"
+    """`exact` drops repeated (prompt, chosen, rejected); `minhash` also all but one of every group
+    of near-duplicate prompts. Contradictions are dropped whatever this says."""
+
+    max_pairs: Annotated[StrictInt, Field(ge=1)] | None = None
+    """Pairs in train and test together, at most: a seeded sample of whole prompts."""
+
+    test_size: int | float = 0
+    """Prompts that go to test: an int is a count, a float in [0, 1) a fraction."""
+
+    @field_validator("test_size", mode="before")
+    @classmethod
+    def _test_size_is_a_number(cls, value: object) -> object:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise PydanticCustomError(
+                "test_size_type",
+                "test_size is {found}, which is no number; "
+                "give a count of prompts such as 500, or a fraction such as 0.05",
+                {"found": repr(value)},
+            )
+        return value
+
+    @field_validator("test_size")
+    @classmethod
+    def _test_size_leaves_a_train_set(cls, value: int | float) -> int | float:
+        if value < 0 or (isinstance(value, float) and value >= 1):
+            raise PydanticCustomError(
+                "test_size_range",
+                "test_size is {found}, but a fraction lies in [0, 1) and a count is 0 or more; "
+                "write 500 for 500 prompts, or 0.05 for 5 %",
+                {"found": value},
+            )
+        return value
+
+
+class DpoPreference(PairRules):
+    """Two response columns and a judge's verdict become one pair (Nemotron's `dpo_preference`)."""
+
+    type: Literal["dpo_preference"]
+
+    prompt_field: str = "prompt"
+    """Column that becomes the pair's prompt."""
+
+    response_a_field: str = "response_a"
+    """Column with response A."""
+
+    response_b_field: str = "response_b"
+    """Column with response B."""
+
+    judge_field: str = "judge"
+    """Column with the judge's answer, a dict."""
+
+    winner_field: str = "winner"
+    """Key of that dict; its value is A, B or tie, in either case."""
+
+
+class PreferencePairs(PairRules):
+    """One list of scored candidates becomes up to `max_pairs_per_prompt` pairs."""
+
+    type: Literal["preference_pairs"]
+
+    candidates: str
+    """Column with the candidates."""
+
+    score: str | None = None
+    """Column with one score per candidate, the higher the better. Only `delta` does without; where
+    `delta` has one, a pair whose weak side scores higher is dropped."""
+
+    prompt_field: str = "prompt"
+    """Column that becomes the pairs' prompt."""
+
+    strategy: Strategy
+    """How partners are found; `pairs.py` tells each with its source."""
+
+    k: Annotated[StrictInt, Field(ge=1)] | None = None
+    """`top_k_bottom_k`: the best k are paired with the worst k."""
+
+    strong: str | None = None
+    """`delta`: alias of the model whose completions are chosen."""
+
+    weak: str | None = None
+    """`delta`: alias of the model whose completions are rejected."""
+
+    min_margin: Annotated[float, Field(ge=0)] = 0.0
+    """Smallest score difference of a pair (inclusive), in `margin_unit`."""
+
+    margin_unit: MarginUnit = "raw"
+    """`z_score` divides by the standard deviation (population) of the prompt's valid scores."""
+
+    min_chosen_score: float | None = None
+    """Smallest raw score of a chosen (inclusive)."""
+
+    max_pairs_per_prompt: Annotated[StrictInt, Field(ge=1)] | None = None
+    """Keeps the pairs with the largest margins."""
+
+    group_by: str | None = None
+    """Column whose equal values put the candidates of several rows together, say a turn id; None
+    takes every row by itself."""
+
+    @model_validator(mode="after")
+    def _k_belongs_to_top_k_bottom_k(self) -> Self:
+        wants_k = self.strategy == "top_k_bottom_k"
+        if wants_k and self.k is None:
+            raise _problem(self.strategy, "k is missing", "how many are paired?", "add k: 2")
+        if not wants_k and self.k is not None:
+            why = "only top_k_bottom_k reads it"
+            raise _problem(self.strategy, f"k is {self.k}", why, "remove k")
+        return self
+
+    @model_validator(mode="after")
+    def _strong_and_weak_belong_to_delta(self) -> Self:
+        names = f"strong is {self.strong}, weak is {self.weak}"
+        if self.strategy != "delta":
+            if self.strong is not None or self.weak is not None:
+                raise _problem(self.strategy, names, "only delta reads them", "remove both")
+        elif not self.strong or not self.weak or self.strong == self.weak:
+            why = "two different aliases are needed"
+            raise _problem(self.strategy, names, why, "name the stronger and the weaker model")
+        return self
+
+    @model_validator(mode="after")
+    def _score_is_there_for_those_who_read_it(self) -> Self:
+        if self.score is not None:
+            return self
+        if self.strategy != "delta":
+            raise _problem(
+                self.strategy,
+                "score is missing",
+                "candidates are ranked by score",
+                "name the column of a reward_model, rubric_judge or verifier stage",
+            )
+        if self.min_margin or self.margin_unit != "raw" or self.min_chosen_score is not None:
+            raise _problem(
+                self.strategy,
+                "score is missing",
+                "min_margin, margin_unit and min_chosen_score are about scores",
+                "name a score column, or remove them",
+            )
+        return self
+
+
+def _problem(strategy: str, found: str, why: str, remedy: str) -> PydanticCustomError:
+    return PydanticCustomError(
+        "pair_rule",
+        "strategy is {strategy} and {found}, but {why}; {remedy}",
+        {"strategy": strategy, "found": found, "why": why, "remedy": remedy},
+    )
+
+
+OutputProjection = Annotated[DpoPreference | PreferencePairs, Field(discriminator="type")]

@@ -1,0 +1,268 @@
+"""What must hold between the parts of a recipe: aliases, and columns in the order of the file.
+
+Also tells what each column reads and makes. Knows no file and no line.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefdata.errors import PrefdataError, suggest
+from prefdata.prompts import compile_prompt
+from prefdata.recipe import (
+    META_SUFFIX,
+    AnyColumn,
+    Candidates,
+    DpoPreference,
+    Expression,
+    LlmJudge,
+    LlmStructured,
+    LlmText,
+    Model,
+    PreferencePairs,
+    Recipe,
+    RewardModel,
+    Scored,
+    Verifier,
+)
+
+At = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing the user must mend, and the YAML path where."""
+
+    at: At
+    message: str
+
+
+@dataclass
+class _Scope:
+    """The columns that exist before a given point of the recipe."""
+
+    seed_fields: frozenset[str] | None
+    made: dict[str, AnyColumn] = field(default_factory=dict)
+    later: frozenset[str] = frozenset()
+
+    def has(self, name: str) -> bool:
+        if name in self.made or name == "id" or name.removesuffix(META_SUFFIX) in self.made:
+            return True
+        if self.seed_fields is None:  # seen only when the seeds are loaded
+            return name not in self.later
+        return name in self.seed_fields
+
+    def missing(self, name: str) -> str:
+        known = [*sorted(self.seed_fields or ()), *self.made]
+        if name in self.later:
+            return f"column {name!r} is made further down; move it above. Before it exist: {', '.join(known)}"
+        return f"there is no column {name!r} before this point; {suggest(name, known)}"
+
+
+def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Problem]:
+    """Everything wrong between the parts, in the order of the file; empty if all is well.
+
+    Args:
+        recipe: one that pydantic has accepted.
+        seed_fields: names of the seed columns, or None where they are not known yet.
+    """
+    problems = list(_check_aliases(recipe))
+    scope = _Scope(seed_fields)
+    for number, column in enumerate(recipe.columns):
+        at: At = ("columns", number)
+        scope.later = frozenset(c.name for c in recipe.columns[number:])
+        if column.name in scope.made or column.name in (seed_fields or ()):
+            problems.append(Problem((*at, "name"), f"a column {column.name!r} exists already; rename one"))
+        problems += _check_column(column, at, scope, recipe)
+        scope.made[column.name] = column
+    scope.later = frozenset()
+    return problems + list(_check_projection(recipe, scope))
+
+
+def columns_read(column: AnyColumn) -> frozenset[str]:
+    """Names of the columns that this one needs; templates must have been checked before."""
+    return frozenset(name for _, name in _references(column))
+
+
+def columns_needed(recipe: Recipe) -> dict[str, str]:
+    """Seed columns that the recipe needs, each with the YAML path of its first use."""
+    made = {c.name for c in recipe.columns} | {c.name + META_SUFFIX for c in recipe.columns} | {"id"}
+    needed: dict[str, str] = {}
+    for number, column in enumerate(recipe.columns):
+        for key, name in _references(column):
+            needed.setdefault(name, f"columns.{number}.{key}")
+    projection = recipe.output_projection
+    needed.setdefault(projection.prompt_field, "output_projection.prompt_field")
+    if isinstance(projection, PreferencePairs) and projection.group_by:
+        needed.setdefault(projection.group_by, "output_projection.group_by")
+    return {name: at for name, at in needed.items() if name not in made}
+
+
+def compared_columns(judge: LlmJudge, columns: Iterable[AnyColumn]) -> tuple[str, str] | None:
+    """The two responses that a judge compares, or None if it looks at one row as a whole.
+
+    Without `compare` these are the only two `llm_text` columns that its prompt names, in the
+    order of the recipe, provided its schema lets `winner_field` be "A" or "B".
+    """
+    if judge.compare:
+        return judge.compare
+    read = compile_prompt(judge.prompt).columns
+    texts = [c.name for c in columns if isinstance(c, LlmText) and c.name in read]
+    return (texts[0], texts[1]) if len(texts) == 2 and _names_a_winner(judge) else None
+
+
+def _names_a_winner(judge: LlmJudge) -> bool:
+    winner = judge.output_format.get("properties", {}).get(judge.winner_field, {})
+    return {"A", "B"} <= {str(value).upper() for value in winner.get("enum", ())}
+
+
+def _references(column: AnyColumn) -> Iterator[tuple[str, str]]:
+    """(key of the column, name it refers to), in the order of the keys."""
+    if isinstance(column, Expression):
+        yield from (("expression", name) for name in sorted(compile_prompt(column.expression).columns))
+    elif isinstance(column, LlmText | LlmStructured | LlmJudge | Candidates | RewardModel):
+        yield from (("prompt", name) for name in sorted(compile_prompt(column.prompt).columns))
+    if isinstance(column, LlmJudge):
+        yield from (("compare", name) for name in column.compare or ())
+    if isinstance(column, Scored):
+        if column.candidates:
+            yield "candidates", column.candidates
+        yield from (("responses", name) for name in column.responses or ())
+    if isinstance(column, Verifier) and column.reference:
+        yield "reference", column.reference
+
+
+def _check_aliases(recipe: Recipe) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for number, model in enumerate(recipe.models):
+        if model.alias in seen:
+            message = f"alias {model.alias!r} is taken by models.{seen[model.alias]}; rename one"
+            yield Problem(("models", number, "alias"), message)
+        seen[model.alias] = number
+
+
+def _check_column(column: AnyColumn, at: At, scope: _Scope, recipe: Recipe) -> Iterator[Problem]:
+    yield from _check_models_of(column, at, recipe)
+    try:
+        references = list(_references(column))
+    except PrefdataError as err:
+        key = "expression" if isinstance(column, Expression) else "prompt"
+        yield Problem((*at, key), str(err))
+        return
+    for key, name in references:
+        if not scope.has(name):
+            yield Problem((*at, key), scope.missing(name))
+    if isinstance(column, Scored):
+        yield from _check_targets(column, at, scope)
+    if isinstance(column, LlmStructured | LlmJudge) and column.output_format.get("type") != "object":
+        message = "the answer becomes a dict, so the schema must say 'type: object' at its top"
+        yield Problem((*at, "output_format"), message)
+    if isinstance(column, LlmJudge):
+        yield from _check_judge(column, at, scope)
+
+
+def _check_models_of(column: AnyColumn, at: At, recipe: Recipe) -> Iterator[Problem]:
+    known = {model.alias: number for number, model in enumerate(recipe.models)}
+    for alias in aliases_of(column):
+        if alias not in known:
+            yield Problem((*at, "model_alias"), f"there is no model {alias!r}; {suggest(alias, known)}")
+        elif not isinstance(column, RewardModel):
+            yield from _check_sampling(recipe.models[known[alias]], known[alias], column)
+
+
+def aliases_of(column: AnyColumn) -> tuple[str, ...]:
+    """The models a column asks, none for a column that is pure CPU work."""
+    if isinstance(column, Candidates):
+        return column.model_alias
+    if isinstance(column, LlmText | LlmStructured | LlmJudge | RewardModel):
+        return (column.model_alias,)
+    return ()
+
+
+def _check_sampling(model: Model, number: int, column: AnyColumn) -> Iterator[Problem]:
+    for key in ("temperature", "max_tokens"):
+        if getattr(model.inference_parameters, key) is None:
+            yield Problem(
+                ("models", number, "inference_parameters", key),
+                f"column {column.name!r} samples {model.alias!r}, and there is no default; set {key}",
+            )
+
+
+def _check_targets(column: Scored, at: At, scope: _Scope) -> Iterator[Problem]:
+    if column.candidates and scope.has(column.candidates):
+        if not isinstance(scope.made.get(column.candidates), Candidates):
+            message = f"column {column.candidates!r} holds no candidates; name a column of type 'candidates'"
+            yield Problem((*at, "candidates"), message)
+    for number, name in enumerate(column.responses or ()):
+        if isinstance(scope.made.get(name), Candidates):
+            message = f"column {name!r} holds candidates; score it with 'candidates: {name}'"
+            yield Problem((*at, "responses", number), message)
+
+
+def _check_judge(judge: LlmJudge, at: At, scope: _Scope) -> Iterator[Problem]:
+    for number, name in enumerate(judge.compare or ()):
+        if scope.has(name) and name in scope.made and not isinstance(scope.made[name], LlmText | Expression):
+            yield Problem((*at, "compare", number), f"column {name!r} is no text; name an llm_text column")
+    asked_twice = judge.both_orders and _names_a_winner(judge)
+    if asked_twice and compared_columns(judge, scope.made.values()) is None:
+        yield Problem(
+            at,
+            "it must ask in both orders, but its prompt does not name exactly two llm_text columns; "
+            "add 'compare: [first, second]', or 'both_orders: false' to ask once",
+        )
+
+
+def _check_projection(recipe: Recipe, scope: _Scope) -> Iterator[Problem]:
+    at: At = ("output_projection",)
+    projection = recipe.output_projection
+    for key in ("prompt_field", "response_a_field", "response_b_field", "judge_field", "candidates", "score", "group_by"):  # fmt: skip  # noqa: E501
+        name: Any = getattr(projection, key, None)
+        if name is not None and not scope.has(name):
+            yield Problem((*at, key), scope.missing(name))
+    if isinstance(projection, DpoPreference):
+        yield from _check_verdict(projection, at, scope)
+    if isinstance(projection, PreferencePairs):
+        yield from _check_pairs(projection, at, scope)
+
+
+def _check_verdict(projection: DpoPreference, at: At, scope: _Scope) -> Iterator[Problem]:
+    judge = scope.made.get(projection.judge_field)
+    if judge is None:
+        return
+    if not isinstance(judge, LlmJudge | LlmStructured):
+        yield Problem((*at, "judge_field"), f"column {judge.name!r} gives no verdict; name an llm_judge column")
+        return
+    keys = judge.output_format.get("properties", {})
+    if projection.winner_field not in keys:
+        message = f"the verdict of {judge.name!r} has no key {projection.winner_field!r}; "
+        yield Problem((*at, "winner_field"), message + suggest(projection.winner_field, keys))
+    if not isinstance(judge, LlmJudge):
+        return
+    compared = compared_columns(judge, scope.made.values())
+    wanted = (projection.response_a_field, projection.response_b_field)
+    if compared and compared != wanted:
+        yield Problem(
+            (*at, "response_a_field"),
+            f"the judge {judge.name!r} compares {list(compared)}, the pairs are made of {list(wanted)}; "
+            "make them equal (order counts: the first is A)",
+        )
+
+
+def _check_pairs(projection: PreferencePairs, at: At, scope: _Scope) -> Iterator[Problem]:
+    candidates = scope.made.get(projection.candidates)
+    if not isinstance(candidates, Candidates):
+        if scope.has(projection.candidates):
+            message = f"column {projection.candidates!r} holds no candidates; name a column of type 'candidates'"
+            yield Problem((*at, "candidates"), message)
+        return
+    if projection.score and scope.has(projection.score):
+        score = scope.made.get(projection.score)
+        if not (isinstance(score, Scored) and score.candidates == candidates.name):
+            known = [c.name for c in scope.made.values() if isinstance(c, Scored) and c.candidates == candidates.name]
+            message = f"column {projection.score!r} does not score {candidates.name!r}; "
+            yield Problem((*at, "score"), message + suggest(projection.score, known))
+    for key in ("strong", "weak"):
+        alias = getattr(projection, key)
+        if alias is not None and alias not in candidates.model_alias:
+            message = f"{alias!r} is no alias of column {candidates.name!r}; "
+            yield Problem((*at, key), message + suggest(alias, candidates.model_alias))

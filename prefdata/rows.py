@@ -1,0 +1,89 @@
+"""The row contract: column names, their Arrow types after each step, and how a reject looks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+Row = dict[str, Any]
+
+ID = "id"
+TEXT_META = pa.struct(
+    {
+        "alias": pa.string(),
+        "model": pa.string(),
+        "temperature": pa.float64(),
+        "seed": pa.int64(),
+        "finish_reason": pa.string(),
+        "prompt_tokens": pa.int32(),
+        "completion_tokens": pa.int32(),
+    }
+)
+"""How one text came to be: `seed` is the sampling seed, tokens are the model's own."""
+
+CANDIDATE = pa.struct([("text", pa.string()), ("sample", pa.int32()), *TEXT_META.fields])
+"""One of the texts of a `candidates` column; `sample` counts from 0 for each alias."""
+
+JUDGE_META = pa.struct(
+    [
+        ("verdicts", pa.list_(pa.string())),
+        ("agreed", pa.bool_()),
+        *TEXT_META.fields,
+    ]
+)
+"""`verdicts` are the raw answers as JSON, first order first; `agreed` is null if asked once."""
+
+REJECTS = pa.schema(
+    {
+        "id": pa.string(),
+        "stage": pa.string(),
+        "reason": pa.string(),
+        "detail": pa.string(),
+        "source": pa.string(),
+        "row": pa.string(),
+    }
+)
+"""`stage` is `seeds`, a column or `pairs`; `source` is file:line of a seed; `row` is JSON."""
+
+JSON_FIELD = {b"prefdata": b"json"}
+"""Field metadata of a column whose values are JSON texts because Arrow has no type for them."""
+
+
+def reject(row: Mapping[str, Any], *, stage: str, reason: str, detail: str, source: str | None = None) -> Row:
+    """A row of `rejects/`; everything the row had is kept as JSON."""
+    return {
+        "id": row.get(ID),
+        "stage": stage,
+        "reason": reason,
+        "detail": detail,
+        "source": source,
+        "row": orjson.dumps({k: v for k, v in row.items() if k != ID}, default=str).decode(),
+    }
+
+
+def field_of_schema(name: str, schema: Mapping[str, Any]) -> pa.Field:
+    """The Arrow field that holds answers to a JSON schema: a struct, or JSON text if there is none."""
+    kind = _type_of_schema(schema)
+    return pa.field(name, pa.string(), metadata=JSON_FIELD) if kind is None else pa.field(name, kind)
+
+
+def is_json(field: pa.Field) -> bool:
+    """Whether the column's values are JSON texts of dicts."""
+    return bool(field.metadata) and field.metadata.get(b"prefdata") == b"json"
+
+
+def _type_of_schema(schema: Mapping[str, Any]) -> pa.DataType | None:
+    plain = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
+    kind = schema.get("type")
+    if kind in plain:
+        return plain[kind]
+    if kind is None and schema.get("enum") and all(isinstance(v, str) for v in schema["enum"]):
+        return pa.string()
+    if kind == "array" and isinstance(schema.get("items"), Mapping):
+        items = _type_of_schema(schema["items"])
+        return items and pa.list_(items)
+    if kind == "object" and schema.get("properties") and not schema.get("additionalProperties"):
+        types = {name: _type_of_schema(part) for name, part in schema["properties"].items()}
+        return None if None in types.values() else pa.struct(types)
+    return None

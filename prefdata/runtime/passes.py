@@ -1,0 +1,131 @@
+"""One pass: rows of a folder through the waves of stages, into the next folder.
+
+Owns the `.map` call and the order of rows; knows neither recipe nor engine.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+from datasets import IterableDataset
+
+from prefdata.errors import RowError
+from prefdata.rows import ID, REJECTS, Row, is_json, reject
+from prefdata.runtime.folders import RowsWriter, read_schema, read_tables
+from prefdata.runtime.progress import Progress
+
+Stage = Callable[[Row], Awaitable[Row]]
+_REJECTED = "__rejected__"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one pass does to every row.
+
+    Attributes:
+        waves: (column, stage) pairs; those of one wave run at the same time for a row.
+        fields: Arrow fields that the stages add, in order.
+        reads: columns that the stages need.
+    """
+
+    waves: Sequence[Sequence[tuple[str, Stage]]]
+    fields: Sequence[pa.Field]
+    reads: frozenset[str]
+
+
+def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> None:
+    """Write `target`, the rows of `source` with the new columns, and `target`.rejects beside it.
+
+    `IterableDataset.map` keeps about a thousand rows in flight, so an engine's queue never runs
+    dry, and hands them back in order. `target` appears last: where it exists, both are whole.
+    """
+    schema = read_schema(source)
+    rejects = RowsWriter(rejects_of(target), REJECTS)
+    with RowsWriter(target, pa.schema([*schema, *sweep.fields])) as rows, rejects:
+        waiting: deque[pa.Table] = deque()
+        inputs = IterableDataset.from_generator(_rows(source, schema, sweep, waiting))
+        results = iter(inputs.map(_row_function(sweep)))
+        while (first := next(results, None)) is not None:
+            table = waiting[0]
+            made = [first, *(next(results) for _ in range(table.num_rows - 1))]
+            waiting.popleft()
+            _write(table, made, sweep, rows, rejects)
+            progress.advance(table.num_rows)
+
+
+def rejects_of(folder: Path) -> Path:
+    """Where the rejects of a stage's folder lie."""
+    return folder.with_name(folder.name + ".rejects")
+
+
+def _rows(
+    source: Path, schema: pa.Schema, sweep: Sweep, waiting: deque[pa.Table]
+) -> Callable[[], Iterator[Row]]:
+    names = [field.name for field in schema if field.name in sweep.reads or field.name == ID]
+    coded = [field.name for field in schema if field.name in names and is_json(field)]
+
+    def rows() -> Iterator[Row]:
+        for table in read_tables(source):
+            waiting.append(table)
+            for row in table.select(names).to_pylist():
+                for name in coded:
+                    row[name] = orjson.loads(row[name])
+                yield row
+
+    return rows
+
+
+def _row_function(sweep: Sweep) -> Stage:
+    """All stages of the pass as one function for `.map`."""
+
+    async def run(row: Row) -> Row:
+        added: Row = {}
+        for wave in sweep.waves:
+            outcome = await _run_wave(wave, row | added)
+            added |= outcome
+            if _REJECTED in outcome:
+                break
+        return added
+
+    return run
+
+
+async def _run_wave(wave: Sequence[tuple[str, Stage]], row: Row) -> Row:
+    if len(wave) == 1:
+        return await _run_stage(*wave[0], row)
+    made: Row = {}
+    for outcome in await asyncio.gather(*(_run_stage(name, stage, row) for name, stage in wave)):
+        made = outcome | made if _REJECTED in made else made | outcome
+    return made
+
+
+async def _run_stage(name: str, stage: Stage, row: Row) -> Row:
+    try:
+        return await stage(row)
+    except RowError as err:
+        return {_REJECTED: {"stage": name, "reason": err.reason, "detail": err.detail}}
+
+
+def _write(table: pa.Table, made: list[Row], sweep: Sweep, rows: RowsWriter, rejects: RowsWriter) -> None:
+    kept = [number for number, row in enumerate(made) if _REJECTED not in row]
+    if len(kept) < len(made):
+        lost = [n for n, row in enumerate(made) if _REJECTED in row]
+        refused = [_reject(table.slice(n, 1).to_pylist()[0], made[n], sweep) for n in lost]
+        rejects.write(pa.Table.from_pylist(refused, schema=REJECTS))
+        table = table.take(pa.array(kept, pa.int64()))
+    for field in sweep.fields:
+        values: list[Any] = [made[number][field.name] for number in kept]
+        if is_json(field):
+            values = [orjson.dumps(value).decode() for value in values]
+        table = table.append_column(field, pa.array(values, field.type))
+    rows.write(table)
+
+
+def _reject(before: Row, made: Row, sweep: Sweep) -> Row:
+    added = {field.name: made[field.name] for field in sweep.fields if field.name in made}
+    return reject(before | added, **made[_REJECTED])

@@ -1,0 +1,364 @@
+"""Seeds: from a file, a folder or the Hub to an Arrow table of rows with ids.
+
+A line that cannot be used is a reject with its place, never a silent skip. Knows no stage.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetDict, DownloadConfig, load_dataset, load_from_disk
+from datasets.exceptions import DatasetNotFoundError
+from pydantic_core import from_json
+
+from prefdata.errors import PrefdataError, suggest
+from prefdata.fingerprint import copy_id, digest, row_id, sampling_seed
+from prefdata.recipe import SeedDataset
+from prefdata.rows import ID, Row, reject
+
+CHUNK = 10_000
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+OWN_ID = "source_id"
+"""What a seed column called `id` is renamed to: `id` is ours."""
+
+
+class Line(NamedTuple):
+    """One row as read: fields, or the reason why there are none."""
+
+    source: str
+    fields: Row | None
+    reason: str = ""
+    detail: str = ""
+    raw: str = ""
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The rows that a run starts from.
+
+    Attributes:
+        table: `id` and the seed columns, in the order of the run.
+        rejects: rows of `rejects/` for lines that could not be used.
+        fingerprint: of all ids and rejects, so of everything that was read.
+        notes: what the user should know, one sentence each.
+    """
+
+    table: pa.Table
+    rejects: list[Row]
+    fingerprint: str
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.table.num_rows + len(self.rejects)
+
+
+def load_seeds(
+    config: SeedDataset,
+    path: str,
+    *,
+    needed: Mapping[str, str],
+    num_records: int | None,
+    seed: int,
+) -> Seeds:
+    """Read, check, order and number the seeds.
+
+    Args:
+        config: the recipe's `seed_dataset`.
+        path: `config.path`, as an absolute path if it is a local one.
+        needed: columns that the recipe reads, each with the YAML path of its first use.
+        num_records: rows wanted; above the number of seeds these are cycled, each copy with an
+            id of its own and so with fresh sampling seeds.
+        seed: of the shuffle.
+
+    Raises:
+        PrefdataError: there is no such file, dataset, split or column, or not one usable row.
+    """
+    reading = _Reading(config, needed)
+    lines = _read(config, path)
+    bounds = [bound for bound in (config.limit, num_records) if bound is not None]
+    stop_early = min(bounds, default=None) if config.strategy == "ordered" else None
+    table = _table(reading.rows(lines), stop_early, path)
+    if table.num_rows == 0:
+        first = f"; the first: {reading.rejects[0]['source']}: {reading.rejects[0]['detail']}" if reading.rejects else ""
+        raise PrefdataError(f"seed_dataset.path: {path} has no usable row{first}")
+    order = np.arange(table.num_rows)
+    if config.strategy == "shuffle":
+        np.random.default_rng(sampling_seed(seed, "shuffle")).shuffle(order)
+    order = order[: config.limit]
+    count = num_records or len(order)
+    if count > len(order):
+        reading.notes.append(f"num_records: {count} rows from {len(order)} seeds: each is used {count / len(order):.1f} times, with fresh sampling seeds")  # fmt: skip  # noqa: E501
+    table = table.take(pa.array(np.resize(order, count)))
+    table = table.add_column(0, ID, pa.array(_ids(table), pa.string()))
+    fingerprint = digest(table[ID].to_pylist(), [[r["source"], r["reason"]] for r in reading.rejects])
+    return Seeds(table, reading.rejects, fingerprint, reading.notes)
+
+
+class _Reading:
+    """One pass over the lines: what has been seen of the columns, and what was refused."""
+
+    def __init__(self, config: SeedDataset, needed: Mapping[str, str]) -> None:
+        self._fields, self._needed = config.fields, needed
+        self._kinds: dict[str, str] = {}
+        self.rejects: list[Row] = []
+        self.notes: list[str] = []
+
+    def rows(self, lines: Iterable[Line]) -> Iterator[Row]:
+        for line in lines:
+            problem = self._problem(line)
+            if problem is None:
+                yield self._selected(line.fields or {})
+                continue
+            kept = line.fields if line.fields is not None else {"raw": line.raw}
+            row = reject(kept, stage="seeds", reason=problem[0], detail=problem[1], source=line.source)
+            self.rejects.append({**row, ID: digest(line.source, kept, size=10)})
+
+    def _selected(self, fields: Row) -> Row:
+        if self._fields is not None:
+            return {OWN_ID if name == ID else name: fields[name] for name in self._fields}
+        if ID in fields:
+            fields[OWN_ID] = fields.pop(ID)
+            if not any(OWN_ID in note for note in self.notes):
+                self.notes.append(f"seed column {ID!r} is called {OWN_ID!r} here: {ID!r} is the row's own key")
+        return fields
+
+    def _problem(self, line: Line) -> tuple[str, str] | None:
+        if line.fields is None:
+            return line.reason, line.detail
+        for name in (*self._needed, *(self._fields or ())):
+            source_name = ID if name == OWN_ID and name not in line.fields else name
+            if line.fields.get(source_name) is None:
+                return "missing_field", self._missing(name, line.fields)
+        for name, value in line.fields.items():
+            kind = _kind(value)
+            if kind is not None and self._kinds.setdefault(name, kind) != kind:
+                return "field_type", f"{name!r} is {kind}, earlier rows have {self._kinds[name]}"
+        return None
+
+    def _missing(self, name: str, fields: Row) -> str:
+        if name in fields:
+            return f"{name!r} is null"
+        where = self._needed.get(name, "seed_dataset.fields")
+        return f"there is no {name!r}, which {where} reads; {suggest(name, fields)}"
+
+
+def _kind(value: Any) -> str | None:
+    match value:
+        case None:
+            return None
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case list():
+            return "a list"
+        case dict():
+            return "an object"
+        case _:
+            return type(value).__name__
+
+
+def _table(rows: Iterator[Row], wanted: int | None, path: str) -> pa.Table:
+    chunks = []
+    rows = islice(rows, wanted)
+    while chunk := list(islice(rows, CHUNK)):
+        try:
+            names = list(dict.fromkeys(name for row in chunk for name in row))
+            columns = {name: pa.array([row.get(name) for row in chunk]) for name in names}
+            chunks.append(pa.table(columns))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as err:
+            raise PrefdataError(
+                f"seed_dataset.path: {path}: {_culprit(chunk)} holds values of different types ({err}); "
+                "name the columns you need with seed_dataset.fields, or give them one type"
+            ) from err
+    try:
+        return pa.concat_tables(chunks, promote_options="permissive") if chunks else pa.table({})
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
+        raise PrefdataError(f"seed_dataset.path: {path}: rows have columns of different types: {err}") from err
+
+
+def _culprit(chunk: list[Row]) -> str:
+    for name in chunk[0]:
+        try:
+            pa.array([row.get(name) for row in chunk])
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            return f"column {name!r}"
+    return "a column"
+
+
+def _ids(table: pa.Table) -> list[str]:
+    """Ids in order; equal rows count their copies, so the n-th copy keeps its id in longer runs."""
+    copies: dict[str, int] = {}
+    ids = []
+    for batch in table.to_batches(max_chunksize=CHUNK):
+        for fields in batch.to_pylist():
+            content = row_id(fields)
+            copy = copies[content] = copies.get(content, -1) + 1
+            ids.append(copy_id(content, copy))
+    return ids
+
+
+def _read(config: SeedDataset, path: str) -> Iterator[Line]:
+    local = Path(path)
+    if local.is_dir() and ((local / "state.json").exists() or (local / "dataset_dict.json").exists()):
+        return _lines_of_dataset(_saved(config, local), path)
+    files = _files(path)
+    if files:
+        return (line for file in files for line in _lines_of_file(file))
+    if local.is_absolute() or path.startswith((".", "~")) or local.suffix in SUFFIXES or any(c in path for c in "*?["):
+        raise PrefdataError(
+            f"seed_dataset.path: there is no file {path!r}; give a file ({', '.join(SUFFIXES)}), "
+            "a folder, a glob or the id of a Hub dataset"
+        )
+    return _lines_of_dataset(_from_hub(config), path)
+
+
+def _files(path: str) -> list[Path]:
+    local = Path(path)
+    if local.is_file():
+        return [local]
+    if local.is_dir():
+        return sorted(f for f in local.rglob("*") if f.suffix in SUFFIXES)
+    root = Path(local.anchor or ".")
+    pattern = str(local.relative_to(local.anchor)) if local.anchor else path
+    return sorted(f for f in root.glob(pattern) if f.is_file()) if any(c in path for c in "*?[") else []
+
+
+def _lines_of_file(file: Path) -> Iterator[Line]:
+    match file.suffix:
+        case ".jsonl" | ".ndjson":
+            yield from _jsonl(file)
+        case ".json":
+            yield from _json(file)
+        case ".csv":
+            yield from _csv(file)
+        case ".parquet":
+            yield from _parquet(file)
+        case _:
+            raise PrefdataError(
+                f"seed_dataset.path: {file} is of no known kind; known endings: {', '.join(SUFFIXES)}"
+            )
+
+
+def _jsonl(file: Path) -> Iterator[Line]:
+    with file.open("rb") as lines:
+        for number, raw in enumerate(lines, start=1):
+            if raw.strip():
+                yield _json_line(raw, f"{file.name}:{number}")
+
+
+def _json_line(raw: bytes, source: str) -> Line:
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as err:
+        shown = raw.decode("utf-8", "replace").strip()
+        return Line(source, None, "bad_line", f"not valid JSON: {err}", shown)
+    return _object(value, source)
+
+
+def _object(value: Any, source: str) -> Line:
+    if isinstance(value, dict):
+        return Line(source, value)
+    shown = orjson.dumps(value).decode()
+    return Line(source, None, "bad_line", f"a row is a JSON object, this is {_kind(value) or 'null'}", shown)
+
+
+def _json(file: Path) -> Iterator[Line]:
+    try:
+        content = from_json(file.read_bytes(), allow_inf_nan=False)
+    except ValueError as err:
+        raise PrefdataError(f"seed_dataset.path: {file} is no valid JSON: {err}; mend it, or use .jsonl") from err
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        content = lists[0] if len(lists) == 1 else None
+    if not isinstance(content, list):
+        raise PrefdataError(
+            f"seed_dataset.path: {file} must hold a list of objects, or one object with one such list"
+        )
+    for number, value in enumerate(content, start=1):
+        yield _object(value, f"{file.name}:item {number}")
+
+
+def _csv(file: Path) -> Iterator[Line]:
+    with file.open(encoding="utf-8", newline="", errors="replace") as text:
+        reader = csv.DictReader(text, restkey="", strict=True)
+        rows = iter(reader)
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as err:
+                yield Line(f"{file.name}:{reader.line_num}", None, "bad_line", f"not valid CSV: {err}")
+                continue
+            source = f"{file.name}:{reader.line_num}"
+            if "" in row or None in row.values():
+                shown = orjson.dumps(row, default=str).decode()
+                yield Line(source, None, "bad_line", f"the header has {len(reader.fieldnames or ())} columns, this line another number", shown)  # fmt: skip  # noqa: E501
+            else:
+                yield Line(source, dict(row))
+
+
+def _parquet(file: Path) -> Iterator[Line]:
+    try:
+        with pq.ParquetFile(file) as parquet:
+            number = 0
+            for batch in parquet.iter_batches(CHUNK):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Line(f"{file.name}:row {number}", row)
+    except pa.ArrowInvalid as err:
+        raise PrefdataError(f"seed_dataset.path: {file} is no whole parquet file: {err}") from err
+
+
+def _lines_of_dataset(dataset: Dataset, name: str) -> Iterator[Line]:
+    for number, row in enumerate(dataset, start=1):
+        yield Line(f"{Path(name).name}:row {number}", dict(row))
+
+
+def _saved(config: SeedDataset, folder: Path) -> Dataset:
+    try:
+        return _one_split(load_from_disk(str(folder)), config)
+    except (FileNotFoundError, pa.ArrowInvalid) as err:
+        raise PrefdataError(f"seed_dataset.path: {folder} is no whole saved dataset: {err}") from err
+
+
+def _from_hub(config: SeedDataset) -> Dataset:
+    try:
+        loaded = load_dataset(
+            config.path,
+            config.name,
+            split=config.split,
+            revision=config.revision,
+            download_config=DownloadConfig(max_retries=3),
+        )
+    except DatasetNotFoundError as err:
+        raise PrefdataError(
+            f"seed_dataset.path: {config.path!r} is neither here nor on the Hub (or it is private: "
+            f"log in with `hf auth login`): {err}"
+        ) from err
+    except (ConnectionError, ValueError) as err:
+        raise PrefdataError(f"seed_dataset: {config.path!r} cannot be loaded: {err}") from err
+    return _one_split(loaded, config)
+
+
+def _one_split(loaded: Dataset | DatasetDict, config: SeedDataset) -> Dataset:
+    if not isinstance(loaded, DatasetDict):
+        return loaded
+    if config.split in loaded:
+        return loaded[config.split]
+    if config.split is None and len(loaded) == 1:
+        return next(iter(loaded.values()))
+    what = f"there is no split {config.split!r}" if config.split else "it has several splits"
+    raise PrefdataError(
+        f"seed_dataset.split: {what} in {config.path!r}; set it to one of: {', '.join(map(str, loaded))}"
+    )

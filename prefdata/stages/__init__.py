@@ -1,0 +1,56 @@
+"""The kinds of column: what each adds, and the coroutine that makes it. One module a family."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from prefdata.recipe import AnyColumn, LlmJudge, Recipe
+from prefdata.stages.asking import Tools
+from prefdata.stages.judge import judge_fields, llm_judge
+from prefdata.stages.scores import reward_model, score_fields, verifier
+from prefdata.stages.stage import Stage
+from prefdata.stages.text import (
+    candidates,
+    candidates_fields,
+    llm_structured,
+    llm_text,
+    structured_fields,
+    text_fields,
+)
+from prefdata.stages.values import category, category_fields, expression, expression_fields
+
+__all__ = ["STAGES", "Kind", "Stage", "Tools", "fields_of", "make_stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The two functions behind a column type."""
+
+    make: Callable[..., Stage]
+    fields: Callable[[Any], list[pa.Field]]
+
+
+STAGES = {
+    "llm_text": Kind(llm_text, text_fields),
+    "llm_structured": Kind(llm_structured, structured_fields),
+    "llm_judge": Kind(llm_judge, judge_fields),
+    "candidates": Kind(candidates, candidates_fields),
+    "reward_model": Kind(reward_model, score_fields),
+    "verifier": Kind(verifier, score_fields),
+    "expression": Kind(expression, expression_fields),
+    "category": Kind(category, category_fields),
+}
+
+
+def fields_of(column: AnyColumn) -> list[pa.Field]:
+    """The Arrow fields that a column adds."""
+    return STAGES[column.type].fields(column)
+
+
+def make_stage(column: AnyColumn, recipe: Recipe, tools: Tools) -> Stage:
+    """The coroutine function that adds a column's fields to a row."""
+    if isinstance(column, LlmJudge):  # the one kind that looks at other columns' types
+        return llm_judge(column, tools, recipe.columns)
+    return STAGES[column.type].make(column, tools)

@@ -1,0 +1,67 @@
+"""`llm_judge`: a verdict by a model, asked in both orders where it compares two responses."""
+
+from collections.abc import Sequence
+
+import orjson
+import pyarrow as pa
+
+from prefdata.prompts import compile_prompt
+from prefdata.recipe import META_SUFFIX, AnyColumn, LlmJudge
+from prefdata.recipe_checks import compared_columns
+from prefdata.rows import ID, JUDGE_META, Row, field_of_schema
+from prefdata.stages.asking import Asker, Tools, answers
+from prefdata.stages.stage import Stage
+from prefdata.stages.text import parse
+
+TIE = "tie"
+_SWAPPED = {"A": "B", "B": "A"}
+
+
+def judge_fields(column: LlmJudge) -> list[pa.Field]:
+    """The verdict, and how it came to be."""
+    return [
+        field_of_schema(column.name, column.output_format),
+        pa.field(column.name + META_SUFFIX, JUDGE_META),
+    ]
+
+
+def llm_judge(column: LlmJudge, tools: Tools, columns: Sequence[AnyColumn]) -> Stage:
+    """One verdict a row; tokens are summed over the orders asked.
+
+    Args:
+        column: the judge.
+        tools: its engine.
+        columns: all columns of the recipe, among which the two responses are found.
+    """
+    prompt = compile_prompt(column.prompt)
+    asker = Asker(tools, column.model_alias, column.name, column.output_format)
+    compared = compared_columns(column, columns) if column.both_orders else None
+
+    async def stage(row: Row) -> Row:
+        orders = [row, _swap(row, compared)] if compared else [row]
+        requests = [asker.request(row[ID], prompt.render(order), k) for k, order in enumerate(orders)]
+        completions = await answers(asker.engine, requests)
+        verdicts = [parse(completion) for completion in completions]
+        meta = asker.meta(requests[0], completions[0])
+        meta["prompt_tokens"] = sum(c.prompt_tokens for c in completions)
+        meta["completion_tokens"] = sum(c.completion_tokens for c in completions)
+        meta["verdicts"] = [orjson.dumps(verdict).decode() for verdict in verdicts]
+        verdict, meta["agreed"] = _settle(verdicts, column.winner_field)
+        return {column.name: verdict, column.name + META_SUFFIX: meta}
+
+    return stage
+
+
+def _swap(row: Row, compared: tuple[str, str]) -> Row:
+    first, second = compared
+    return {**row, first: row[second], second: row[first]}
+
+
+def _settle(verdicts: list[Row], key: str) -> tuple[Row, bool | None]:
+    """One verdict in terms of the first order, and whether both orders say the same."""
+    if len(verdicts) == 1:
+        return verdicts[0], None
+    first, second = (str(verdict.get(key)).strip().upper() for verdict in verdicts)
+    if first == _SWAPPED.get(second, second):
+        return verdicts[0], True
+    return {**verdicts[0], key: TIE}, False

@@ -1,0 +1,100 @@
+"""`llm_text`, `candidates`, `llm_structured`: texts by a model, free or bound to a JSON schema."""
+
+import orjson
+import pyarrow as pa
+
+from prefdata.errors import RowError
+from prefdata.inference import Completion, TextRequest
+from prefdata.prompts import compile_prompt
+from prefdata.recipe import META_SUFFIX, Candidates, LlmStructured, LlmText
+from prefdata.rows import CANDIDATE, ID, TEXT_META, Row, field_of_schema
+from prefdata.stages.asking import Asker, Tools, answers
+from prefdata.stages.stage import Stage
+
+
+def text_fields(column: LlmText) -> list[pa.Field]:
+    """The text, and how it came to be."""
+    return [pa.field(column.name, pa.string()), pa.field(column.name + META_SUFFIX, TEXT_META)]
+
+
+def llm_text(column: LlmText, tools: Tools) -> Stage:
+    """One completion a row."""
+    prompt, asker = compile_prompt(column.prompt), Asker(tools, column.model_alias, column.name)
+
+    async def stage(row: Row) -> Row:
+        request = asker.request(row[ID], prompt.render(row))
+        [completion] = await answers(asker.engine, [request])
+        return {column.name: completion.text, column.name + META_SUFFIX: asker.meta(request, completion)}
+
+    return stage
+
+
+def candidates_fields(column: Candidates) -> list[pa.Field]:
+    """The list of candidates."""
+    return [pa.field(column.name, pa.list_(CANDIDATE))]
+
+
+def candidates(column: Candidates, tools: Tools) -> Stage:
+    """`samples` completions of every alias, ordered by alias and sample.
+
+    All requests of a row that one engine serves go to it in one call, so that they stay adjacent.
+    """
+    prompt = compile_prompt(column.prompt)
+    askers = [Asker(tools, alias, column.name) for alias in column.model_alias]
+
+    async def stage(row: Row) -> Row:
+        text, made = prompt.render(row), []
+        for asker in askers:
+            made += [(asker, k, r) for k, r in enumerate(asker.requests(row[ID], text, column.samples))]
+        found: dict[int, Completion] = {}
+        for engine in dict.fromkeys(asker.engine for asker in askers):
+            mine = [number for number, (asker, _, _) in enumerate(made) if asker.engine is engine]
+            found |= dict(zip(mine, await answers(engine, [made[n][2] for n in mine]), strict=True))
+        return {column.name: [_candidate(*made[n], found[n]) for n in range(len(made))]}
+
+    return stage
+
+
+def _candidate(asker: Asker, sample: int, request: TextRequest, completion: Completion) -> Row:
+    return {"text": completion.text, "sample": sample, **asker.meta(request, completion)}
+
+
+def structured_fields(column: LlmStructured) -> list[pa.Field]:
+    """The dict, and how it came to be."""
+    return [
+        field_of_schema(column.name, column.output_format),
+        pa.field(column.name + META_SUFFIX, TEXT_META),
+    ]
+
+
+def llm_structured(column: LlmStructured, tools: Tools) -> Stage:
+    """One dict a row."""
+    prompt = compile_prompt(column.prompt)
+    asker = Asker(tools, column.model_alias, column.name, column.output_format)
+
+    async def stage(row: Row) -> Row:
+        request = asker.request(row[ID], prompt.render(row))
+        [completion] = await answers(asker.engine, [request])
+        return {column.name: parse(completion), column.name + META_SUFFIX: asker.meta(request, completion)}
+
+    return stage
+
+
+def parse(completion: Completion) -> Row:
+    """The dict that a constrained completion spells.
+
+    Raises:
+        RowError: `truncated` at max_tokens, or `not_json` from an engine that cannot constrain.
+    """
+    try:
+        value = orjson.loads(completion.text)
+    except orjson.JSONDecodeError as err:
+        if completion.finish_reason == "length":
+            raise RowError(
+                "truncated",
+                f"the JSON was cut after {completion.completion_tokens} tokens; raise max_tokens: {completion.text!r}",
+            ) from err
+        raise RowError("not_json", f"the answer is no JSON ({err}): {completion.text!r}") from err
+    if not isinstance(value, dict):
+        raise RowError("not_json", f"the answer is JSON but no object: {completion.text!r}")
+    return value

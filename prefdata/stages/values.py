@@ -1,0 +1,57 @@
+"""`expression` and `category`: values from the row itself or from a seeded draw."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from prefdata.errors import RowError
+from prefdata.fingerprint import sampling_seed
+from prefdata.prompts import compile_prompt
+from prefdata.recipe import Category, Expression
+from prefdata.rows import ID, Row
+from prefdata.stages.asking import Tools
+from prefdata.stages.stage import Stage
+
+_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+_BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
+_CASTS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": lambda text: _BOOLS[text.strip().lower()],
+}
+
+
+def expression_fields(column: Expression) -> list[pa.Field]:
+    """One value of the stated type."""
+    return [pa.field(column.name, _TYPES[column.dtype])]
+
+
+def expression(column: Expression, tools: Tools) -> Stage:
+    """The rendered template, cast to the stated type."""
+    template, cast = compile_prompt(column.expression), _CASTS[column.dtype]
+
+    async def stage(row: Row) -> Row:
+        text = template.render(row)
+        try:
+            return {column.name: cast(text)}
+        except (ValueError, KeyError) as err:
+            raise RowError("expression", f"{text!r} is no {column.dtype}") from err
+
+    return stage
+
+
+def category_fields(column: Category) -> list[pa.Field]:
+    """One of the values."""
+    return [pa.field(column.name, pa.string())]
+
+
+def category(column: Category, tools: Tools) -> Stage:
+    """A uniform draw that depends on the recipe's seed, the row and the column alone."""
+
+    async def stage(row: Row) -> Row:
+        draw = sampling_seed(tools.seed, row[ID], column.name)
+        return {column.name: column.values[draw % len(column.values)]}
+
+    return stage

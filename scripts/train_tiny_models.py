@@ -1,0 +1,520 @@
+"""Trains the quickstart's language model and reward model from scratch and prints held-out figures."""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tiny_world as world
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn import functional
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
+
+OUT = Path(__file__).parent.parent / "recipes" / "quickstart"
+BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+SHAPE = {
+    "hidden_size": 160,
+    "num_hidden_layers": 5,
+    "intermediate_size": 448,
+    "num_attention_heads": 5,
+    "num_key_value_heads": 5,
+    "max_position_embeddings": 1024,
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is learnt from, and how wrong the language model's teacher is."""
+
+    lm_examples: int = 120_000
+    lm_lr: float = 2e-3
+    rm_questions: int = 12_000
+    rm_lr: float = 1e-3
+    tokens_per_batch: int = 2500
+    wrong_share: float = 0.38
+    vocabulary: int = 1024
+
+
+def main() -> None:
+    """Train both models, replace the shipped ones, print the held-out table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--evaluate-only", action="store_true", help="print the table for --out")
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    started = time.perf_counter()
+    if not args.evaluate_only:
+        train(args.out, args.seed, Budget())
+    evaluate(args.out, args.seed)
+    print(f"wall {time.perf_counter() - started:.0f} s, cpu {time.process_time():.0f} s")
+
+
+def train(out: Path, seed: int, budget: Budget) -> None:
+    """The whole story: tokenizer, language model, its own answers, reward model, prompts."""
+    torch.manual_seed(seed)
+    examples = list(world.training_examples(budget.lm_examples, seed, budget.wrong_share))
+    tokenizer = train_tokenizer(examples[:20_000], budget.vocabulary)
+    lm = train_language_model(examples, tokenizer, seed, budget)
+    save(lm, tokenizer, out / "models" / "lm")
+    rm = train_reward_model(lm, tokenizer, seed, budget)
+    save(rm, tokenizer, out / "models" / "rm")
+    write_prompts(out / "prompts.jsonl", seed)
+
+
+# ---- tokenizer --------------------------------------------------------------------------------
+
+
+def train_tokenizer(examples: Sequence[world.Example], size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, so any text encodes; every digit is a token of its own.
+
+    It adds no begin token: the chat template writes it, so a rendered chat that is encoded
+    as plain text has exactly one.
+    """
+    bpe = Tokenizer(models.BPE())
+    pieces = Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pieces, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[PAD, BEGIN, END, *ROLES],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (message["content"] for example in examples for message in example.messages)
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=list(ROLES),
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=SHAPE["max_position_embeddings"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def render(tokenizer: PreTrainedTokenizerFast, messages: Sequence[world.Message], ask: bool) -> str:
+    """The chat as text; with `ask`, up to where the assistant's turn begins."""
+    return str(
+        tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask)
+    )
+
+
+# ---- language model ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids, and for each whether the model learns to predict it."""
+
+    ids: list[int]
+    is_learnt: list[bool]
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[world.Example]) -> list[Encoded]:
+    """Learnt are the assistant's turn and the example's echoes, nothing else."""
+    texts = [render(tokenizer, example.messages, ask=False) for example in examples]
+    encodings = tokenizer.backend_tokenizer.encode_batch(texts)
+    encoded = []
+    for example, text, encoding in zip(examples, texts, encodings, strict=True):
+        spans = list(_learnt_spans(example, text))
+        is_learnt = [any(low < end <= high for low, high in spans) for _, end in encoding.offsets]
+        encoded.append(Encoded(encoding.ids, is_learnt))
+    return encoded
+
+
+def _learnt_spans(example: world.Example, text: str) -> Iterator[tuple[int, int]]:
+    start = 0
+    for echo in example.echoes:
+        start = text.index(echo, start)
+        yield start, start + len(echo)
+        start += len(echo)
+    yield len(text) - len(example.messages[-1]["content"] + END), len(text)
+
+
+def train_language_model(
+    examples: Sequence[world.Example], tokenizer: PreTrainedTokenizerFast, seed: int, budget: Budget
+) -> LlamaForCausalLM:
+    """One pass over the examples."""
+    lm = LlamaForCausalLM(_config(tokenizer))
+    lm.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    encoded = encode(tokenizer, examples)
+    batches = _batches([len(item.ids) for item in encoded], seed, budget.tokens_per_batch)
+    stepper = Stepper(lm, budget.lm_lr, len(batches))
+    for batch in batches:
+        ids, is_learnt = _padded([encoded[i] for i in batch], tokenizer.pad_token_id)
+        hidden = lm.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        logits = lm.lm_head(hidden[is_learnt[:, 1:]])
+        stepper.step(functional.cross_entropy(logits, ids[:, 1:][is_learnt[:, 1:]]))
+    return lm.eval()
+
+
+def _config(tokenizer: PreTrainedTokenizerFast, **more: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **SHAPE,
+        **more,
+    )
+
+
+def _batches(lengths: Sequence[int], seed: int, tokens: int) -> list[list[int]]:
+    """Batches of neighbours in length, at most `tokens` padded tokens each, in random order.
+
+    Lengths are blurred a little, so that a batch mixes tasks.
+    """
+    rng = random.Random(f"batches/{seed}")
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i] * rng.uniform(0.9, 1.1))
+    batches: list[list[int]] = [[]]
+    longest = 0
+    for i in order:
+        longest = max(longest, lengths[i])
+        if longest * (len(batches[-1]) + 1) > tokens:
+            batches.append([])
+            longest = lengths[i]
+        batches[-1].append(i)
+    rng.shuffle(batches)
+    return batches
+
+
+def _padded(items: Sequence[Encoded], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids and learnt flags; causal attention never looks at the padding."""
+    width = max(len(item.ids) for item in items)
+    ids = [item.ids + [pad] * (width - len(item.ids)) for item in items]
+    learnt = [item.is_learnt + [False] * (width - len(item.ids)) for item in items]
+    return torch.tensor(ids), torch.tensor(learnt)
+
+
+class Stepper:
+    """Muon for the matrices and AdamW for the rest; warm-up, then down to zero."""
+
+    def __init__(self, model: torch.nn.Module, lr: float, steps: int) -> None:
+        named = list(model.named_parameters())
+        matrices = [p for name, p in named if p.ndim == 2 and ".layers." in name]
+        chosen = {id(p) for p in matrices}
+        others = [p for _, p in named if id(p) not in chosen]
+        self.model, self.steps, self.done, self.loss = model, steps, 0, 0.0
+        self.started = time.perf_counter()
+        self.optimizers = [
+            torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        ]
+        self.rates = [group["lr"] for opt in self.optimizers for group in opt.param_groups]
+
+    def step(self, loss: torch.Tensor) -> None:
+        """One update, and a line of progress now and then."""
+        share = self.done / self.steps
+        scale = min(1.0, self.done / 50, (1 - share) / 0.7)
+        groups = [group for opt in self.optimizers for group in opt.param_groups]
+        for group, rate in zip(groups, self.rates, strict=True):
+            group["lr"] = rate * scale
+        self.model.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.done += 1
+        self.loss += (loss.item() - self.loss) / min(self.done, 50)
+        if self.done % 200 == 0 or self.done == self.steps:
+            spent = time.perf_counter() - self.started
+            print(f"step {self.done}/{self.steps} loss {self.loss:.3f} {spent:.0f} s", flush=True)
+
+
+# ---- sampling ---------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def sample(
+    lm: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    asks: Sequence[str],
+    temperature: float,
+    max_tokens: int = 32,
+) -> list[str]:
+    """One plain sample (top_p 1) per user message, in order."""
+    texts = [render(tokenizer, [{"role": "user", "content": ask}], ask=True) for ask in asks]
+    order = sorted(range(len(asks)), key=lambda i: len(texts[i]))
+    replies = [""] * len(asks)
+    for start in range(0, len(order), 256):
+        chunk = order[start : start + 256]
+        inputs = tokenizer(
+            [texts[i] for i in chunk], return_tensors="pt", padding=True, padding_side="left",
+            return_token_type_ids=False,
+        )  # fmt: skip
+        output = lm.generate(
+            **inputs, do_sample=True, temperature=temperature, top_k=0, top_p=1.0,
+            max_new_tokens=max_tokens,
+        )  # fmt: skip
+        new = output[:, inputs["input_ids"].shape[1] :]
+        for i, reply in zip(chunk, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+            replies[i] = reply
+    return replies
+
+
+# ---- reward model -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Graded:
+    """An answer to a question and whether it is right."""
+
+    ask: str
+    reply: str
+    is_right: bool
+
+
+def train_reward_model(
+    lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, budget: Budget
+) -> LlamaForSequenceClassification:
+    """Starts from the language model's body; learns right from wrong, one logit per answer."""
+    rm = LlamaForSequenceClassification(_config(tokenizer, num_labels=1))
+    rm.model.load_state_dict(lm.model.state_dict())
+    graded = _graded_answers(lm, tokenizer, seed, budget.rm_questions)
+    ids = encode_graded(tokenizer, graded)
+    batches = _batches([len(item) for item in ids], seed, budget.tokens_per_batch)
+    stepper = Stepper(rm, budget.rm_lr, len(batches))
+    for batch in batches:
+        targets = torch.tensor([float(graded[i].is_right) for i in batch])
+        logits = score(rm, [ids[i] for i in batch])
+        stepper.step(functional.binary_cross_entropy_with_logits(logits, targets))
+    return rm.eval()
+
+
+def _graded_answers(
+    lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, n: int
+) -> list[Graded]:
+    """Per question one sample of the model, one right phrase, one near miss; a few off the point."""
+    rng = random.Random(f"graded/{seed}")
+    questions = [world.draw_question(rng, "train") for _ in range(n)]
+    asks = [world.wrap_question(question, rng) for question in questions]
+    replies = sample(lm, tokenizer, asks, temperature=0.9)
+    graded = []
+    for question, ask, reply in zip(questions, asks, replies, strict=True):
+        for text in (reply, *(world.draw_answer(question, rng, share) for share in (0.0, 1.0))):
+            graded.append(Graded(ask, text, world.is_right(text, question.answer)))
+        if rng.random() < 0.1:
+            beside = rng.choice(("", "I do not know.", question.text, rng.choice(replies)))
+            graded.append(Graded(ask, beside, world.is_right(beside, question.answer)))
+    return graded
+
+
+def encode_graded(tokenizer: PreTrainedTokenizerFast, graded: Sequence[Graded]) -> list[list[int]]:
+    """Token ids of the [user, assistant] chats, without a generation prompt."""
+    texts = [
+        render(tokenizer, [{"role": "user", "content": item.ask},
+                           {"role": "assistant", "content": item.reply}], ask=False)
+        for item in graded
+    ]  # fmt: skip
+    return [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch(texts)]
+
+
+def score(rm: LlamaForSequenceClassification, ids: Sequence[list[int]]) -> torch.Tensor:
+    """Raw logits, higher is better; the last token that is not padding decides."""
+    width = max(len(item) for item in ids)
+    pad = rm.config.pad_token_id
+    padded = torch.tensor([item + [pad] * (width - len(item)) for item in ids])
+    return rm(input_ids=padded, use_cache=False).logits[:, 0]
+
+
+# ---- files ------------------------------------------------------------------------------------
+
+
+def save(
+    model: LlamaForCausalLM | LlamaForSequenceClassification,
+    tokenizer: PreTrainedTokenizerFast,
+    path: Path,
+) -> None:
+    """Model and tokenizer under a temporary name, then in place of what was there."""
+    fresh = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    model.save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh)
+    if path.exists():
+        stale = path.with_name(f".{path.name}.old")
+        path.rename(stale)
+        fresh.rename(path)
+        shutil.rmtree(stale)
+    else:
+        fresh.rename(path)
+
+
+def write_prompts(path: Path, seed: int) -> None:
+    """The quickstart's 240 seed prompts, from a split that neither model saw."""
+    lines = [
+        json.dumps({"prompt": question.text, "answer": question.answer,
+                    "operation": question.operation, "form": question.form})
+        for question in world.make_questions(240, seed, "seeds")
+    ]  # fmt: skip
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text("\n".join(lines) + "\n")
+    os.replace(fresh, path)
+
+
+# ---- held-out figures -------------------------------------------------------------------------
+
+
+def evaluate(out: Path, seed: int, n: int = 1000) -> None:
+    """Prints the table; questions come from the heldout split, wrappers from `world.HELD_OUT`."""
+    torch.manual_seed(seed)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "models" / "lm")
+    lm = LlamaForCausalLM.from_pretrained(out / "models" / "lm", dtype=torch.float32).eval()
+    rm = LlamaForSequenceClassification.from_pretrained(
+        out / "models" / "rm", dtype=torch.float32
+    ).eval()
+    questions = world.make_questions(n, seed, "heldout")
+    hot = answer(lm, tokenizer, questions, 0.9)
+    cool = answer(lm, tokenizer, questions, 0.3)
+    again = answer(lm, tokenizer, questions, 0.9)
+    rows = [
+        ("answers right at temperature 0.9", share_right(hot)),
+        ("answers right at temperature 0.3", share_right(cool)),
+        ("reward model: AUC on the model's own answers at 0.9", auc(rm, tokenizer, hot)),
+        *judge_rows(lm, tokenizer, questions, list(zip(hot, again, strict=True))),
+        *list_rows(lm, tokenizer, seed),
+    ]
+    print(f"\nheld-out figures ({n} questions)")
+    for name, value in rows:
+        print(f"{name:<66} {value:.3f}")
+
+
+def answer(
+    lm: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    questions: Sequence[world.Question],
+    temperature: float,
+) -> list[Graded]:
+    """One sampled answer per question; the held-out wrappers take turns."""
+    wrappers = world.HELD_OUT.answer
+    asks = [
+        wrappers[i % len(wrappers)].format(question=question.text)
+        for i, question in enumerate(questions)
+    ]
+    replies = sample(lm, tokenizer, asks, temperature)
+    return [
+        Graded(ask, reply, world.is_right(reply, question.answer))
+        for ask, reply, question in zip(asks, replies, questions, strict=True)
+    ]
+
+
+def share_right(graded: Sequence[Graded]) -> float:
+    """The share of right answers."""
+    return sum(item.is_right for item in graded) / len(graded)
+
+
+@torch.no_grad()
+def auc(
+    rm: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, graded: Sequence[Graded]
+) -> float:
+    """How often a right answer scores above a wrong one, over all pairs of them; a tie counts half."""
+    ids = encode_graded(tokenizer, graded)
+    scores = torch.cat([score(rm, [item]) for item in ids])
+    is_right = torch.tensor([item.is_right for item in graded])
+    margins = scores[is_right][:, None] - scores[~is_right][None, :]
+    return float((margins > 0).float().mean() + (margins == 0).float().mean() / 2)
+
+
+Rows = list[tuple[str, float]]
+
+
+def judge_rows(
+    lm: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    questions: Sequence[world.Question],
+    pairs: Sequence[tuple[Graded, Graded]],
+) -> Rows:
+    """Verdicts on the model's own pairs with exactly one right answer, in both orders."""
+    contested = [
+        (question, first, second)
+        for question, (first, second) in zip(questions, pairs, strict=True)
+        if first.is_right != second.is_right
+    ]
+    rows: Rows = []
+    for number, wrapper in enumerate(world.HELD_OUT.judge):
+        asks, winners = [], []
+        for question, first, second in contested:
+            for a, b in ((first, second), (second, first)):
+                ask = wrapper.format(question=question.text, response_a=a.reply, response_b=b.reply)
+                asks.append(ask)
+                winners.append(world.verdict("A" if a.is_right else "B"))
+        for temperature in (0.9, 0.3):
+            said = sample(lm, tokenizer, asks, temperature, max_tokens=16)
+            right = [a == b for a, b in zip(said, winners, strict=True)]
+            both = [a and b for a, b in zip(right[::2], right[1::2], strict=True)]
+            name = f"judge, wrapper {number + 1}, {len(contested)} pairs, temperature {temperature}"
+            rows.append((f"{name}: right", sum(right) / len(right)))
+            rows.append((f"{name}: right in both orders", sum(both) / len(both)))
+    return rows
+
+
+def list_rows(lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> Rows:
+    """How often lists of subtopics and of questions have the form that was asked for."""
+    rng = random.Random(f"lists/{seed}")
+    topics = [(topic, n) for topic in world.TOPICS for n in range(2, 11)]
+    subtopics = [(rng.choice(world.SUBTOPICS).name, rng.randint(2, 6)) for _ in range(80)]
+    rows: Rows = []
+    for temperature in (0.9, 0.3):
+        asks = [
+            rng.choice(world.HELD_OUT.subtopics).format(topic=topic, n=n) for topic, n in topics
+        ]
+        replies = sample(lm, tokenizer, asks, temperature, max_tokens=96)
+        good = [
+            is_subtopic_list(reply, n) for reply, (_, n) in zip(replies, topics, strict=True)
+        ]
+        rows.append((f"subtopic lists well formed at {temperature}", sum(good) / len(good)))
+        asks = [
+            rng.choice(world.HELD_OUT.questions).format(subtopic=name, n=n) for name, n in subtopics
+        ]
+        replies = sample(lm, tokenizer, asks, temperature, max_tokens=320)
+        good = [is_question_list(reply, n) for reply, (_, n) in zip(replies, subtopics, strict=True)]
+        rows.append((f"question lists well formed at {temperature}", sum(good) / len(good)))
+    return rows
+
+
+def is_subtopic_list(text: str, n: int) -> bool:
+    """Exactly n distinct names between commas, without digits or lines."""
+    names = [name.strip() for name in text.split(",")]
+    is_plain = not any(sign.isdigit() or sign in "\n:." for sign in text)
+    return is_plain and all(names) and len(names) == len(set(names)) == n
+
+
+def is_question_list(text: str, n: int) -> bool:
+    """Exactly n distinct lines, each a question of this world with a right answer."""
+    lines = text.splitlines()
+    return len(lines) == len(set(lines)) == n and all(
+        world.read_answer(line) is not None for line in lines
+    )
+
+
+if __name__ == "__main__":
+    main()
