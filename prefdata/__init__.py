@@ -1,0 +1,1 @@
+"""Build preference datasets: prompts, candidates, scores, pairs."""

@@ -7,7 +7,6 @@ unfinished one is made again, and the journal answers what was answered before.
 import platform
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,19 +14,32 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from prefdata import engines
 from prefdata.engines.checkpoints import check_role, identify
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
-from prefdata.fingerprint import ScoreKeys, TextKeys, model_identity, pairs_fingerprint, stage_fingerprint
+from prefdata.fingerprint import (
+    ScoreKeys,
+    TextKeys,
+    model_identity,
+    pairs_fingerprint,
+    stage_fingerprint,
+)
 from prefdata.plan import Checkpoint, Pass, plan_passes
 from prefdata.preferences import choose_pairs, write_jsonl
 from prefdata.projection import DpoPreference
-from prefdata.recipe import Candidates, Recipe, Scored
-from prefdata.recipe_checks import columns_needed, columns_read
+from prefdata.recipe import Candidates, Recipe
+from prefdata.recipe_checks import columns_needed, columns_read, score_columns
 from prefdata.recipe_loader import LoadedRecipe
+from prefdata.record import (
+    Record,
+    count_reasons,
+    file_sizes,
+    read_record,
+    withdraw_record,
+    write_record,
+)
 from prefdata.rows import REJECTS
 from prefdata.runtime.folders import (
     Damaged,
@@ -49,7 +61,9 @@ Say = Callable[[str], None]
 JSONL_COLUMNS = ("prompt", "chosen", "rejected")
 
 
-def build(loaded: LoadedRecipe, out: Path, *, rehearse: bool = False, say: Say = print) -> dict[str, Any]:
+def build(
+    loaded: LoadedRecipe, out: Path, *, rehearse: bool = False, say: Say = print
+) -> dict[str, Any]:
     """Run a recipe, or go on where an earlier run of it stopped; returns what `run.json` holds.
 
     Args:
@@ -80,7 +94,7 @@ def build(loaded: LoadedRecipe, out: Path, *, rehearse: bool = False, say: Say =
         for step, source, target in steps:
             run.run_pass(step, source, target, open_things)
         outcome = run.choose(folders)
-        return run.record(final, seeds, outcome, checkpoints, started)
+        return run.record(final, fingerprint, seeds, outcome, checkpoints, started)
 
 
 @dataclass
@@ -107,9 +121,14 @@ class _Run:
         return self.loaded.recipe
 
     def identify_checkpoints(self) -> dict[str, str]:
-        """Content hash or commit of every alias's checkpoint; those that are missing stop the run."""
+        """Content hash or commit of every alias's checkpoint; a missing one stops the run."""
         found: dict[str, str] = {}
-        roles = {a: c.role for p in plan_passes(self.recipe) for c in p.checkpoints.values() for a in [c.model.alias]}
+        roles = {
+            a: c.role
+            for p in plan_passes(self.recipe)
+            for c in p.checkpoints.values()
+            for a in [c.model.alias]
+        }
         for model in self.recipe.models:
             path = self.loaded.locate(model.model)
             if self.rehearse:
@@ -142,35 +161,41 @@ class _Run:
     def save_seeds(self, seeds: Seeds) -> tuple[Path, str]:
         folder = self.out / "stages" / f"0-seeds-{seeds.fingerprint[:8]}"
         if not self._is_whole(folder):
-            with RowsWriter(folder, seeds.table.schema) as rows, RowsWriter(rejects_of(folder), REJECTS) as rejects:
+            with (
+                RowsWriter(folder, seeds.table.schema) as rows,
+                RowsWriter(rejects_of(folder), REJECTS) as rejects,
+            ):
                 rejects.write(pa.Table.from_pylist(seeds.rejects, schema=REJECTS))
                 for batch in seeds.table.to_batches(max_chunksize=10_000):
                     rows.write(pa.Table.from_batches([batch]))
         return folder, seeds.fingerprint
 
-    def finished(self, fingerprint: str) -> dict[str, Any] | None:
+    def finished(self, fingerprint: str) -> Record | None:
         """The record of a finished run with this fingerprint whose files are all whole."""
-        file = self.out / "run.json"
-        if not file.exists():
+        record = read_record(self.out)
+        if (
+            record is None
+            or record["fingerprint"] != fingerprint
+            or record["files"] != file_sizes(self.out)
+        ):
             return None
-        record: dict[str, Any] = orjson.loads(file.read_bytes())
-        if record["fingerprint"] != fingerprint or record["files"] != self._files():
-            return None
-        copies = self._copies()
-        return record if all(place.exists() for place in copies.values()) else None
+        return record if all(place.exists() for place in self._copies().values()) else None
 
     def run_pass(self, step: Pass, source: Path, target: Path, open_things: ExitStack) -> None:
         """Make `target` unless it is there and whole."""
         if self._is_whole(target):
             return
         sweep = self._sweep(step, open_things)
-        with self._timed(step.name), show_progress(step.name, count_rows(source), self.work) as progress:
+        with (
+            self._timed(step.name),
+            show_progress(step.name, count_rows(source), self.work) as progress,
+        ):
             run_pass(sweep, source, target, progress)
 
     def choose(self, folders: list[Path]) -> dict[str, Any]:
         """Write candidates, pairs, rejects and the JSONL copies; returns their counts."""
         scored, rule = folders[-1], self.recipe.output_projection
-        (self.out / "run.json").unlink(missing_ok=True)  # until all is whole again, nothing is finished
+        withdraw_record(self.out)
         with self._timed("pairs"):
             _link(scored, self.out / "candidates")
             with RowsWriter(self.out / "rejects", REJECTS) as rejects:
@@ -178,7 +203,12 @@ class _Run:
                     for table in read_tables(rejects_of(folder)):
                         rejects.write(table)
                 choice = choose_pairs(
-                    scored, self.out / "pairs", rejects, rule, scores=score_columns(self.recipe), seed=self.recipe.seed
+                    scored,
+                    self.out / "pairs",
+                    rejects,
+                    rule,
+                    scores=score_columns(self.recipe),
+                    seed=self.recipe.seed,
                 )
             for split, place in self._copies().items():
                 write_jsonl(self.out / "pairs", split, place, columns=JSONL_COLUMNS)
@@ -186,37 +216,48 @@ class _Run:
             "candidates": _count_candidates(scored, self.recipe),
             "pairs": choice.pairs,
             "prompts": choice.prompts,
-            "rejects": _reasons(self.out / "rejects"),
+            "rejects": count_reasons(self.out / "rejects"),
             "drops": dict(choice.drops),
             "means": choice.means,
         }
 
     def record(
-        self, fingerprint: str, seeds: Seeds, outcome: dict[str, Any], checkpoints: Mapping[str, str], started: float
-    ) -> dict[str, Any]:
-        """Check that every seed is accounted for, then write recipe.yaml and run.json."""
-        lost = len(seeds) - outcome["prompts"] - sum(outcome["rejects"].values())
-        if lost:
-            raise AssertionError(f"{lost} of {len(seeds)} seeds are neither in pairs nor in rejects")
+        self,
+        fingerprint: str,
+        scored: str,
+        seeds: Seeds,
+        outcome: dict[str, Any],
+        checkpoints: Mapping[str, str],
+        started: float,
+    ) -> Record:
+        """Write recipe.yaml and run.json."""
+        write_text(self.out / "recipe.yaml", self.loaded.resolved)
         record = {
             "prefdata": version("prefdata"),
             "fingerprint": fingerprint,
+            "scored_fingerprint": scored,
             "rehearsed": self.rehearse,
             "seeds": len(seeds),
             **outcome,
             "checkpoints": dict(checkpoints),
-            "requests": {"generated": self.work.generated, "scored": self.work.scored, "replayed": self.work.replayed},
-            "tokens": {"prompt": self.work.prompt_tokens, "completion": self.work.completion_tokens},
+            "requests": {
+                "generated": self.work.generated,
+                "scored": self.work.scored,
+                "replayed": self.work.replayed,
+            },
+            "tokens": {
+                "prompt": self.work.prompt_tokens,
+                "completion": self.work.completion_tokens,
+            },
             "loads": self.work.loads,
             "seconds": self.seconds | {"total": time.time() - started},
             "started": started,
-            "versions": {name: version(name) for name in ("datasets", "pyarrow", "torch", "transformers")},
+            "versions": {
+                name: version(name) for name in ("datasets", "pyarrow", "torch", "transformers")
+            },
             "python": platform.python_version(),
-            "files": self._files(),
         }
-        write_text(self.out / "recipe.yaml", self.loaded.resolved)
-        write_text(self.out / "run.json", orjson.dumps(record, option=orjson.OPT_INDENT_2).decode())
-        return record
+        return write_record(self.out, record)
 
     def _sweep(self, step: Pass, open_things: ExitStack) -> Sweep:
         text, reward = self._open(step, open_things)
@@ -295,27 +336,11 @@ class _Run:
             splits["test"] = place.with_name(f"{place.stem}.test{place.suffix}")
         return splits
 
-    def _files(self) -> dict[str, int]:
-        """Sizes in bytes of the published parquet files."""
-        folders = [self.out / name for name in ("candidates", "pairs", "rejects")]
-        files = sorted(file for folder in folders for file in folder.glob("*.parquet"))
-        return {str(file.relative_to(self.out)): file.stat().st_size for file in files}
-
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         start = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - start
-
-
-def score_columns(recipe: Recipe) -> list[str]:
-    """Columns with a score for each side of a pair."""
-    rule = recipe.output_projection
-    scored = [column for column in recipe.columns if isinstance(column, Scored)]
-    if isinstance(rule, DpoPreference):
-        sides = {rule.response_a_field, rule.response_b_field}
-        return [column.name for column in scored if sides <= set(column.responses or ())]
-    return [column.name for column in scored if column.candidates == rule.candidates]
 
 
 def _link(source: Path, target: Path) -> None:
@@ -342,12 +367,7 @@ def _count_candidates(scored: Path, recipe: Recipe) -> int:
     rule = recipe.output_projection
     if isinstance(rule, DpoPreference):
         return 2 * count_rows(scored)
-    column = next(c for c in recipe.columns if isinstance(c, Candidates) and c.name == rule.candidates)
+    column = next(
+        c for c in recipe.columns if isinstance(c, Candidates) and c.name == rule.candidates
+    )
     return count_rows(scored) * column.samples * len(column.model_alias)
-
-
-def _reasons(rejects: Path) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for table in read_tables(rejects, columns=["stage", "reason"]):
-        counts.update(f"{row['stage']}: {row['reason']}" for row in table.to_pylist())
-    return dict(counts.most_common())

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Everything heavy is imported by the command that needs it."""
+"""The command line: parse, call, print. What is heavy is imported by the command that needs it."""
 
 import os
 import signal
@@ -23,9 +23,13 @@ app = typer.Typer(
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Override recipe fields: models.0.model=… num_records=10"),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Override recipe fields: models.0.model=… num_records=10"
+    ),
 ]
-Out = Annotated[Path | None, typer.Option(help="The run folder; wins over the recipe's output_dir.")]
+Out = Annotated[
+    Path | None, typer.Option(help="The run folder; wins over the recipe's output_dir.")
+]
 
 DONE, BUG, FIXABLE, LOW_YIELD, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -35,11 +39,18 @@ def build(
     recipe: RecipeFile,
     overrides: Overrides = None,
     out: Out = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="0: CPU; 1: one GPU; default: one if there is one.")] = None,
-    preview: Annotated[bool, typer.Option("--preview", help="Show full records of a few rows, keep nothing.")] = False,
+    gpus: Annotated[
+        int | None, typer.Option(min=0, help="0: CPU; 1: one GPU; default: one if there is one.")
+    ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show full records of a few rows, keep nothing.")
+    ] = False,
     rows: Annotated[int, typer.Option("-n", min=1, help="Rows of the preview.")] = 2,
     rehearse: Annotated[
-        bool, typer.Option("--rehearse", help="Run with scripted answers instead of models, in <out>-rehearsal.")
+        bool,
+        typer.Option(
+            "--rehearse", help="Run with scripted answers instead of models, in <out>-rehearsal."
+        ),
     ] = False,
 ) -> None:
     """Build the dataset of a recipe; run again, it goes on where it stopped."""
@@ -64,7 +75,7 @@ def build(
 
 @app.command()
 def plan(recipe: RecipeFile, overrides: Overrides = None, out: Out = None) -> None:
-    """Show passes, model loads, requests, tokens, GPU-hours and disk. Needs no GPU, runs no model."""
+    """Show passes, model loads, requests, tokens, GPU-hours and disk. Runs no model."""
     with _exit_codes():
         loaded = _load(recipe, overrides, out)
         from prefdata.summary import print_plan
@@ -74,14 +85,26 @@ def plan(recipe: RecipeFile, overrides: Overrides = None, out: Out = None) -> No
 
 @app.command()
 def pairs(
-    source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A finished run, or a JSONL of scored candidates.")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|FILE", help="A finished run, or a JSONL of scored candidates."),
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Pair rules: strategy=exhaustive min_margin=0.5 test_size=0.05 …"),
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Pair rules: strategy=exhaustive min_margin=0.5 test_size=0.05 …",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write; a run is rewritten in place by default.")] = None,
-    group: Annotated[str, typer.Option(help="FILE: field whose equal values are one turn.")] = "prompt",
-    prompt: Annotated[str, typer.Option(help="FILE: field with the prompt, a text or a list of messages.")] = "prompt",
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; a run is rewritten in place by default.")
+    ] = None,
+    group: Annotated[
+        str, typer.Option(help="FILE: field whose equal values are one turn.")
+    ] = "prompt",
+    prompt: Annotated[
+        str, typer.Option(help="FILE: field with the prompt, a text or a list of messages.")
+    ] = "prompt",
     text: Annotated[str, typer.Option(help="FILE: field with the candidate's text.")] = "text",
     score: Annotated[str, typer.Option(help="FILE: field with its score.")] = "score",
     seed: Annotated[int, typer.Option(help="FILE: seed of draws, samples and splits.")] = 0,
@@ -97,7 +120,10 @@ def pairs(
             if out is None:
                 raise PrefdataError(f"{source}: say with --out DIR where the pairs go")
             fields = Fields(group=group, prompt=prompt, text=text, score=score)
-            record, folder = pairs_of_file(source, fields, overrides or (), out, seed=seed, say=_say), out
+            record, folder = (
+                pairs_of_file(source, fields, overrides or (), out, seed=seed, say=_say),
+                out,
+            )
         print_summary(record, folder)
 
 
@@ -109,10 +135,13 @@ def _load(recipe: Path, overrides: list[str] | None, out: Path | None) -> Any:
 
 def _choose_devices(gpus: int | None) -> None:
     if gpus == 0:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # set before importing torch: it reads the list once
+        os.environ["CUDA_VISIBLE_DEVICES"] = (
+            ""  # set before importing torch: it reads the list once
+        )
     elif gpus is not None and gpus > 1:
         raise PrefdataError(
-            f"--gpus {gpus}: this version runs one engine in one process; use --gpus 1, or 0 for the CPU"
+            f"--gpus {gpus}: this version runs one engine in one process; use --gpus 1, or 0 for "
+            "the CPU"
         )
 
 
@@ -121,7 +150,12 @@ def _preview(loaded: Any, rows: int, rehearse: bool) -> None:
     from prefdata.summary import print_records
 
     with tempfile.TemporaryDirectory(prefix="prefdata-preview-") as folder:
-        run(loaded.changed(num_records=rows, output_path=None), Path(folder), rehearse=rehearse, say=_say)
+        run(
+            loaded.changed(num_records=rows, output_path=None),
+            Path(folder),
+            rehearse=rehearse,
+            say=_say,
+        )
         print_records(Path(folder))
 
 

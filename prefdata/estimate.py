@@ -46,10 +46,10 @@ class Estimate:
 
     @property
     def gpu_hours(self) -> float | None:
-        """2 x parameters FLOP a token at FLOPS; None where the parameters are not known."""
-        if self.parameters is None:
+        """2 x parameters FLOP a token at FLOPS; None where either is not known."""
+        if self.parameters is None or self.prompt_tokens is None:
             return None
-        tokens = (self.prompt_tokens or 0) + self.completion_tokens
+        tokens = self.prompt_tokens + self.completion_tokens
         return 2 * self.parameters * tokens / FLOPS / 3600
 
     @property
@@ -76,7 +76,9 @@ def estimate_pass(
         count = requests_per_row(column, recipe)
         requests += count * rows
         if isinstance(column, TextColumn):
-            longest = [recipe.model(a).inference_parameters.max_tokens or 0 for a in aliases_of(column)]
+            longest = [
+                recipe.model(a).inference_parameters.max_tokens or 0 for a in aliases_of(column)
+            ]
             completion += round(mean(longest) * count * rows)
         measured = _prompt_tokens(column, recipe, sample, paths)
         prompt = None if prompt is None or measured is None else prompt + measured * count * rows
@@ -100,7 +102,9 @@ def requests_per_row(column: AnyColumn, recipe: Recipe) -> int:
 def _texts(column: Scored, recipe: Recipe) -> int:
     if column.responses:
         return len(column.responses)
-    scored = next(c for c in recipe.columns if isinstance(c, Candidates) and c.name == column.candidates)
+    scored = next(
+        c for c in recipe.columns if isinstance(c, Candidates) and c.name == column.candidates
+    )
     return requests_per_row(scored, recipe)
 
 

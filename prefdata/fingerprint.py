@@ -95,14 +95,23 @@ class TextKeys:
         """32 hex digits from identity, messages, sampling, schema, template arguments and seed."""
         known = (request.sampling, id(request.schema), id(request.chat_template_kwargs))
         if known not in self._shared:
-            self._shared[known] = (self._hash(request), request.schema, request.chat_template_kwargs)
+            self._shared[known] = (
+                self._hash(request),
+                request.schema,
+                request.chat_template_kwargs,
+            )
         hasher = self._shared[known][0].copy()
         hasher.update(orjson.dumps(request.messages))
         hasher.update(request.seed.to_bytes(8))
         return hasher.hexdigest()  # type: ignore[no-any-return]
 
     def _hash(self, request: TextRequest) -> Any:
-        shared = [self._identity, asdict(request.sampling), request.schema, request.chat_template_kwargs]
+        shared = [
+            self._identity,
+            asdict(request.sampling),
+            request.schema,
+            request.chat_template_kwargs,
+        ]
         return blake2b(b"text" + _canonical(shared), digest_size=16)
 
 
@@ -135,7 +144,9 @@ def stage_fingerprint(
 
 
 def _model_facts(model: Model, checkpoint: str) -> dict[str, Any]:
-    facts = model.model_dump(exclude={"engine", "provider", "skip_health_check", "trust_remote_code"})
+    facts = model.model_dump(
+        exclude={"engine", "provider", "skip_health_check", "trust_remote_code"}
+    )
     return {**facts, "identity": model_identity(model, checkpoint)}
 
 

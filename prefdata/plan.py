@@ -77,7 +77,9 @@ def checkpoints_of(column: AnyColumn, recipe: Recipe) -> dict[str, Checkpoint]:
 def _waves(columns: Sequence[AnyColumn]) -> tuple[tuple[AnyColumn, ...], ...]:
     waves: list[list[AnyColumn]] = []
     for column in columns:
-        made = {name for c in (waves[-1] if waves else ()) for name in (c.name, c.name + META_SUFFIX)}
+        made = {
+            name for c in (waves[-1] if waves else ()) for name in (c.name, c.name + META_SUFFIX)
+        }
         if not waves or columns_read(column) & made:
             waves.append([])
         waves[-1].append(column)

@@ -20,7 +20,7 @@ from prefdata.projection import DpoPreference, PreferencePairs
 from prefdata.recipe import META_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, reject
 from prefdata.runtime.folders import RowsWriter, read_rows, read_schema, read_tables
-from prefdata.selection import VERDICTS, PairFacts, select
+from prefdata.selection import VERDICTS, PairFacts, Verdict, select
 
 Projection = DpoPreference | PreferencePairs
 BATCH = 1000
@@ -53,7 +53,13 @@ class Choice:
 
 
 def choose_pairs(
-    scored: Path, pairs: Path, rejects: RowsWriter, rule: Projection, *, scores: Sequence[str], seed: int
+    scored: Path,
+    pairs: Path,
+    rejects: RowsWriter,
+    rule: Projection,
+    *,
+    scores: Sequence[str],
+    seed: int,
 ) -> Choice:
     """Write the folder `pairs` (train and test) and add this step's rejects to `rejects`.
 
@@ -75,7 +81,9 @@ def choose_pairs(
     finally:
         shutil.rmtree(picks, ignore_errors=True)
     _reject_unselected(scored, kept, rejects)
-    drops = picking.drops + Counter({k: v for k, v in selection.counts.items() if k not in ("train", "test") and v})
+    drops = picking.drops + Counter(
+        {k: v for k, v in selection.counts.items() if k not in ("train", "test") and v}
+    )
     return Choice(kept.pairs, len(kept.rows), drops, _means(pairs, scores, rule))
 
 
@@ -87,7 +95,9 @@ def write_jsonl(pairs: Path, split: str, place: Path, *, columns: Sequence[str])
     temporary = temporary_name(place)
     with temporary.open("wb") as file:
         for table in read_tables(pairs, columns=columns, stem=split):
-            file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in table.to_pylist())
+            file.writelines(
+                orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in table.to_pylist()
+            )
     publish(temporary, place)
 
 
@@ -97,7 +107,7 @@ class _Kept:
 
     pairs: dict[str, int] = field(default_factory=lambda: {"train": 0, "test": 0})
     rows: set[str] = field(default_factory=set)
-    lost: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, Verdict] = field(default_factory=dict)
 
 
 class _Picking:
@@ -115,7 +125,9 @@ class _Picking:
             refused += without
             for row in made:
                 waiting.append(row)
-                yield PairFacts(_as_text(row["prompt"]), row["chosen"], row["rejected"], row["margin"])
+                yield PairFacts(
+                    _as_text(row["prompt"]), row["chosen"], row["rejected"], row["margin"]
+                )
             if len(waiting) >= BATCH:
                 picks.write(pa.Table.from_pylist(waiting, schema=picks.schema))
                 waiting.clear()
@@ -146,16 +158,28 @@ class _Picking:
         strangers = [row for row in rows if row[field_name] != prompt]
         members = [row for row in rows if row[field_name] == prompt]
         refused = [
-            reject(row, stage="pairs", reason="prompt_differs", detail=f"group of row {first[ID]} has another prompt")
+            reject(
+                row,
+                stage="pairs",
+                reason="prompt_differs",
+                detail=f"group of row {first[ID]} has another prompt",
+            )
             for row in strangers
         ]
         picked, sides = self._pick_members(members, sampling_seed(self._seed, first[ID], "pairs"))
         self.drops += picked.drops
         if picked.drop is not None:
             reason, detail = picked.drop.reason, picked.drop.detail
-            return [], refused + [reject(row, stage="pairs", reason=reason, detail=detail) for row in members]
+            return [], refused + [
+                reject(row, stage="pairs", reason=reason, detail=detail) for row in members
+            ]
         refused += [
-            reject(row, stage="pairs", reason="pooled", detail=f"its candidates are pooled under row {first[ID]}")
+            reject(
+                row,
+                stage="pairs",
+                reason="pooled",
+                detail=f"its candidates are pooled under row {first[ID]}",
+            )
             for row in members[1:]
         ]
         made = [_pair_row(first[ID], n, prompt, pair, sides) for n, pair in enumerate(picked.pairs)]
@@ -191,7 +215,9 @@ def _candidates(
     return found, sides
 
 
-def _responses(row: Row, rule: DpoPreference, scores: Sequence[str]) -> tuple[Candidate, Candidate, dict[int, Row]]:
+def _responses(
+    row: Row, rule: DpoPreference, scores: Sequence[str]
+) -> tuple[Candidate, Candidate, dict[int, Row]]:
     made = []
     sides: dict[int, Row] = {}
     for name in (rule.response_a_field, rule.response_b_field):
@@ -226,7 +252,10 @@ def _pair_schema(scored: Path, rule: Projection, scores: Sequence[str]) -> pa.Sc
         pa.field("row_id", pa.string()),
         pa.field("prompt", read_schema(scored).field(rule.prompt_field).type),
         *(pa.field(name, pa.string()) for name in ("chosen", "rejected")),
-        *(pa.field(name, pa.float64()) for name in ("chosen_score", "rejected_score", "margin", "z_margin")),
+        *(
+            pa.field(name, pa.float64())
+            for name in ("chosen_score", "rejected_score", "margin", "z_margin")
+        ),
         pa.field("is_tie", pa.bool_()),
     ]
     for side in ("chosen", "rejected"):
@@ -263,7 +292,9 @@ def _reject_unselected(scored: Path, kept: _Kept, rejects: RowsWriter) -> None:
         places = [n for n, row in enumerate(table[ID].to_pylist()) if row in kept.lost]
         rows = table.take(pa.array(places, pa.int64())).to_pylist()
         refused = [
-            reject(row, stage="pairs", reason=kept.lost[row[ID]], detail=VERDICTS[kept.lost[row[ID]]])  # type: ignore[index]
+            reject(
+                row, stage="pairs", reason=kept.lost[row[ID]], detail=VERDICTS[kept.lost[row[ID]]]
+            )
             for row in rows
         ]
         rejects.write(pa.Table.from_pylist(refused, schema=REJECTS))
@@ -272,7 +303,9 @@ def _reject_unselected(scored: Path, kept: _Kept, rejects: RowsWriter) -> None:
 def _means(pairs: Path, scores: Iterable[str], rule: Projection) -> dict[str, tuple[float, float]]:
     """Mean of each score column over chosen and over rejected, nulls left out."""
     totals = {name: [0.0, 0, 0.0, 0] for name in scores}
-    for table in read_tables(pairs, columns=[f"{side}_{name}" for name in totals for side in ("chosen", "rejected")]):
+    for table in read_tables(
+        pairs, columns=[f"{side}_{name}" for name in totals for side in ("chosen", "rejected")]
+    ):
         for name, total in totals.items():
             for at, side in ((0, "chosen"), (2, "rejected")):
                 values = [v for v in table[f"{side}_{name}"].to_pylist() if v is not None]
@@ -282,4 +315,8 @@ def _means(pairs: Path, scores: Iterable[str], rule: Projection) -> dict[str, tu
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    return (
+        value
+        if isinstance(value, str)
+        else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    )

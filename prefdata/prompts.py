@@ -11,8 +11,9 @@ from typing import Any
 
 import orjson
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2.exceptions import SecurityError
 from jinja2.meta import find_undeclared_variables
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prefdata.errors import PrefdataError, RowError
 
@@ -39,7 +40,9 @@ class Prompt:
                 "columns and use Jinja's filters"
             ) from err
         except (UndefinedError, TypeError, ValueError, ArithmeticError, TemplateError) as err:
-            raise RowError("template", f"the template cannot be rendered for this row: {err}") from err
+            raise RowError(
+                "template", f"the template cannot be rendered for this row: {err}"
+            ) from err
 
 
 @cache
@@ -68,6 +71,8 @@ def compile_prompt(source: str) -> Prompt:
         columns = find_undeclared_variables(environment.parse(source))
         return Prompt(environment.from_string(source), frozenset(columns))
     except TemplateSyntaxError as err:
-        raise PrefdataError(f"the template is not valid Jinja: {err.message} (its line {err.lineno})") from err
+        raise PrefdataError(
+            f"the template is not valid Jinja: {err.message} (its line {err.lineno})"
+        ) from err
     except TemplateError as err:
         raise PrefdataError(f"the template cannot be compiled: {err}") from err

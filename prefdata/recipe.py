@@ -6,7 +6,14 @@ A field that does not change rows has no place here: it is a command-line flag.
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from prefdata.projection import DpoPreference, OutputProjection, PreferencePairs
 

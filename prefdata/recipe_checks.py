@@ -55,7 +55,8 @@ class _Scope:
     def missing(self, name: str) -> str:
         known = [*sorted(self.seed_fields or ()), *self.made]
         if name in self.later:
-            return f"column {name!r} is made further down; move it above. Before it exist: {', '.join(known)}"
+            before = ", ".join(known)
+            return f"column {name!r} is made further down; move it above. Before it exist: {before}"
         return f"there is no column {name!r} before this point; {suggest(name, known)}"
 
 
@@ -72,7 +73,9 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
         at: At = ("columns", number)
         scope.later = frozenset(c.name for c in recipe.columns[number:])
         if column.name in scope.made or column.name in (seed_fields or ()):
-            problems.append(Problem((*at, "name"), f"a column {column.name!r} exists already; rename one"))
+            problems.append(
+                Problem((*at, "name"), f"a column {column.name!r} exists already; rename one")
+            )
         problems += _check_column(column, at, scope, recipe)
         scope.made[column.name] = column
     scope.later = frozenset()
@@ -86,7 +89,9 @@ def columns_read(column: AnyColumn) -> frozenset[str]:
 
 def columns_needed(recipe: Recipe) -> dict[str, str]:
     """Seed columns that the recipe needs, each with the YAML path of its first use."""
-    made = {c.name for c in recipe.columns} | {c.name + META_SUFFIX for c in recipe.columns} | {"id"}
+    made = (
+        {c.name for c in recipe.columns} | {c.name + META_SUFFIX for c in recipe.columns} | {"id"}
+    )
     needed: dict[str, str] = {}
     for number, column in enumerate(recipe.columns):
         for key, name in _references(column):
@@ -116,10 +121,22 @@ def _names_a_winner(judge: LlmJudge) -> bool:
     return {"A", "B"} <= {str(value).upper() for value in winner.get("enum", ())}
 
 
+def score_columns(recipe: Recipe) -> list[str]:
+    """Columns with a score for each side of a pair."""
+    rule = recipe.output_projection
+    scored = [column for column in recipe.columns if isinstance(column, Scored)]
+    if isinstance(rule, DpoPreference):
+        sides = {rule.response_a_field, rule.response_b_field}
+        return [column.name for column in scored if sides <= set(column.responses or ())]
+    return [column.name for column in scored if column.candidates == rule.candidates]
+
+
 def _references(column: AnyColumn) -> Iterator[tuple[str, str]]:
     """(key of the column, name it refers to), in the order of the keys."""
     if isinstance(column, Expression):
-        yield from (("expression", name) for name in sorted(compile_prompt(column.expression).columns))
+        yield from (
+            ("expression", name) for name in sorted(compile_prompt(column.expression).columns)
+        )
     elif isinstance(column, LlmText | LlmStructured | LlmJudge | Candidates | RewardModel):
         yield from (("prompt", name) for name in sorted(compile_prompt(column.prompt).columns))
     if isinstance(column, LlmJudge):
@@ -154,7 +171,10 @@ def _check_column(column: AnyColumn, at: At, scope: _Scope, recipe: Recipe) -> I
             yield Problem((*at, key), scope.missing(name))
     if isinstance(column, Scored):
         yield from _check_targets(column, at, scope)
-    if isinstance(column, LlmStructured | LlmJudge) and column.output_format.get("type") != "object":
+    if (
+        isinstance(column, LlmStructured | LlmJudge)
+        and column.output_format.get("type") != "object"
+    ):
         message = "the answer becomes a dict, so the schema must say 'type: object' at its top"
         yield Problem((*at, "output_format"), message)
     if isinstance(column, LlmJudge):
@@ -165,7 +185,9 @@ def _check_models_of(column: AnyColumn, at: At, recipe: Recipe) -> Iterator[Prob
     known = {model.alias: number for number, model in enumerate(recipe.models)}
     for alias in aliases_of(column):
         if alias not in known:
-            yield Problem((*at, "model_alias"), f"there is no model {alias!r}; {suggest(alias, known)}")
+            yield Problem(
+                (*at, "model_alias"), f"there is no model {alias!r}; {suggest(alias, known)}"
+            )
         elif not isinstance(column, RewardModel):
             yield from _check_sampling(recipe.models[known[alias]], known[alias], column)
 
@@ -184,15 +206,19 @@ def _check_sampling(model: Model, number: int, column: AnyColumn) -> Iterator[Pr
         if getattr(model.inference_parameters, key) is None:
             yield Problem(
                 ("models", number, "inference_parameters", key),
-                f"column {column.name!r} samples {model.alias!r}, and there is no default; set {key}",
+                f"column {column.name!r} samples {model.alias!r}, and there is no default; set "
+                f"{key}",
             )
 
 
+def _no_candidates(name: str) -> str:
+    return f"column {name!r} holds no candidates; name a column of type 'candidates'"
+
+
 def _check_targets(column: Scored, at: At, scope: _Scope) -> Iterator[Problem]:
-    if column.candidates and scope.has(column.candidates):
-        if not isinstance(scope.made.get(column.candidates), Candidates):
-            message = f"column {column.candidates!r} holds no candidates; name a column of type 'candidates'"
-            yield Problem((*at, "candidates"), message)
+    target = column.candidates
+    if target and scope.has(target) and not isinstance(scope.made.get(target), Candidates):
+        yield Problem((*at, "candidates"), _no_candidates(target))
     for number, name in enumerate(column.responses or ()):
         if isinstance(scope.made.get(name), Candidates):
             message = f"column {name!r} holds candidates; score it with 'candidates: {name}'"
@@ -201,13 +227,20 @@ def _check_targets(column: Scored, at: At, scope: _Scope) -> Iterator[Problem]:
 
 def _check_judge(judge: LlmJudge, at: At, scope: _Scope) -> Iterator[Problem]:
     for number, name in enumerate(judge.compare or ()):
-        if scope.has(name) and name in scope.made and not isinstance(scope.made[name], LlmText | Expression):
-            yield Problem((*at, "compare", number), f"column {name!r} is no text; name an llm_text column")
+        if (
+            scope.has(name)
+            and name in scope.made
+            and not isinstance(scope.made[name], LlmText | Expression)
+        ):
+            yield Problem(
+                (*at, "compare", number), f"column {name!r} is no text; name an llm_text column"
+            )
     asked_twice = judge.both_orders and _names_a_winner(judge)
     if asked_twice and compared_columns(judge, scope.made.values()) is None:
         yield Problem(
             at,
-            "it must ask in both orders, but its prompt does not name exactly two llm_text columns; "
+            "it must ask in both orders, but its prompt does not name exactly two llm_text "
+            "columns; "
             "add 'compare: [first, second]', or 'both_orders: false' to ask once",
         )
 
@@ -230,7 +263,10 @@ def _check_verdict(projection: DpoPreference, at: At, scope: _Scope) -> Iterator
     if judge is None:
         return
     if not isinstance(judge, LlmJudge | LlmStructured):
-        yield Problem((*at, "judge_field"), f"column {judge.name!r} gives no verdict; name an llm_judge column")
+        yield Problem(
+            (*at, "judge_field"),
+            f"column {judge.name!r} gives no verdict; name an llm_judge column",
+        )
         return
     keys = judge.output_format.get("properties", {})
     if projection.winner_field not in keys:
@@ -243,7 +279,8 @@ def _check_verdict(projection: DpoPreference, at: At, scope: _Scope) -> Iterator
     if compared and compared != wanted:
         yield Problem(
             (*at, "response_a_field"),
-            f"the judge {judge.name!r} compares {list(compared)}, the pairs are made of {list(wanted)}; "
+            f"the judge {judge.name!r} compares {list(compared)}, the pairs are made of "
+            f"{list(wanted)}; "
             "make them equal (order counts: the first is A)",
         )
 
@@ -252,13 +289,16 @@ def _check_pairs(projection: PreferencePairs, at: At, scope: _Scope) -> Iterator
     candidates = scope.made.get(projection.candidates)
     if not isinstance(candidates, Candidates):
         if scope.has(projection.candidates):
-            message = f"column {projection.candidates!r} holds no candidates; name a column of type 'candidates'"
-            yield Problem((*at, "candidates"), message)
+            yield Problem((*at, "candidates"), _no_candidates(projection.candidates))
         return
     if projection.score and scope.has(projection.score):
         score = scope.made.get(projection.score)
         if not (isinstance(score, Scored) and score.candidates == candidates.name):
-            known = [c.name for c in scope.made.values() if isinstance(c, Scored) and c.candidates == candidates.name]
+            known = [
+                c.name
+                for c in scope.made.values()
+                if isinstance(c, Scored) and c.candidates == candidates.name
+            ]
             message = f"column {projection.score!r} does not score {candidates.name!r}; "
             yield Problem((*at, "score"), message + suggest(projection.score, known))
     for key in ("strong", "weak"):

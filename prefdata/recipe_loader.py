@@ -3,7 +3,7 @@
 Owns the YAML paths and lines in messages. Knows no engine, no dataset library.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -11,16 +11,16 @@ from typing import Any, get_args
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from prefdata.errors import PrefdataError, suggest
-from prefdata.recipe import AnyColumn, Recipe
+from prefdata.recipe import AnyColumn, OutputProjection, Recipe
 from prefdata.recipe_checks import check_recipe
 
 PATH_KEYS = ("seed_dataset.path", "models.*.model")
-"""Keys whose values may be files: in a recipe they are sought beside it, then in the current folder;
-on the command line in the current folder first."""
+"""Keys whose values may be files: in a recipe they are sought beside it, then in the current
+folder; on the command line in the current folder first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +61,42 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
         recipe = Recipe.model_validate(raw)
     except ValidationError as err:
         raise PrefdataError(_explain(err, lines)) from err
-    loaded = LoadedRecipe(recipe, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), path.parent)
+    loaded = LoadedRecipe(
+        recipe, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), path.parent
+    )
     problems = check_recipe(recipe, _seed_fields(loaded))
     if problems:
         raise PrefdataError("\n".join(f"{lines.place(p.at)}: {p.message}" for p in problems))
     return loaded
 
 
+def validate_projection(defaults: Mapping[str, Any], overrides: Sequence[str]) -> OutputProjection:
+    """Pair rules that stand in no recipe: defaults and `key=value`.
+
+    Raises:
+        PrefdataError: an unknown key, or a value that does not fit.
+    """
+    config = OmegaConf.create({"output_projection": dict(defaults)})
+    for override in overrides:
+        _override(config, f"output_projection.{override}")
+    raw = OmegaConf.to_container(config["output_projection"])
+    try:
+        return TypeAdapter[OutputProjection](OutputProjection).validate_python(raw)
+    except ValidationError as err:
+        lines = _Lines(Path("pair rules"), "")
+        found = err.errors()
+        for details in found:
+            details["loc"] = ("output_projection", *details["loc"])
+        raise PrefdataError("\n".join(_explain_one(details, lines) for details in found)) from err
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as err:
-        raise PrefdataError(f"{path}: there is no such recipe; give the path of a YAML file") from err
+        raise PrefdataError(
+            f"{path}: there is no such recipe; give the path of a YAML file"
+        ) from err
     except (OSError, UnicodeDecodeError) as err:
         raise PrefdataError(f"{path}: the recipe cannot be read: {err}") from err
 
@@ -82,7 +106,9 @@ def _resolve(path: Path, text: str, overrides: Sequence[str]) -> dict[str, Any]:
         # OmegaConf's own YAML loader also refuses duplicate keys
         config = OmegaConf.create(text)
         if not OmegaConf.is_dict(config):
-            raise PrefdataError(f"{path}: a recipe is a mapping of keys, this is {type(config).__name__}")
+            raise PrefdataError(
+                f"{path}: a recipe is a mapping of keys, this is {type(config).__name__}"
+            )
         for override in overrides:
             _override(config, override)
         raw = OmegaConf.to_container(config, resolve=True)
@@ -124,7 +150,9 @@ def _check_list_indices(config: Any, key: str) -> None:
             )
         if not OmegaConf.is_config(node):
             return
-        node = OmegaConf.select(config, seen := f"{seen}.{part}".lstrip("."), throw_on_missing=False)
+        node = OmegaConf.select(
+            config, seen := f"{seen}.{part}".lstrip("."), throw_on_missing=False
+        )
 
 
 class _Lines:
@@ -178,7 +206,9 @@ def _explain_one(details: ErrorDetails, lines: _Lines) -> str:
     if details["type"] == "missing":
         return f"{lines.place(at)}: this key is missing; add it"
     message = details["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(details["input"], dict | BaseModel) else f" (found {details['input']!r})"
+    found = (
+        "" if isinstance(details["input"], dict | BaseModel) else f" (found {details['input']!r})"
+    )
     return f"{lines.place(at)}: {message}{found}"
 
 
@@ -197,7 +227,7 @@ def _without_tags(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
 
 
 def _projections() -> dict[str, type[BaseModel]]:
-    return _tags(Recipe.model_fields["output_projection"].rebuild_annotation())
+    return _tags(OutputProjection)
 
 
 def _known_keys(loc: tuple[str | int, ...]) -> list[str]:

@@ -50,7 +50,9 @@ JSON_FIELD = {b"prefdata": b"json"}
 """Field metadata of a column whose values are JSON texts because Arrow has no type for them."""
 
 
-def reject(row: Mapping[str, Any], *, stage: str, reason: str, detail: str, source: str | None = None) -> Row:
+def reject(
+    row: Mapping[str, Any], *, stage: str, reason: str, detail: str, source: str | None = None
+) -> Row:
     """A row of `rejects/`; everything the row had is kept as JSON."""
     return {
         "id": row.get(ID),
@@ -63,9 +65,11 @@ def reject(row: Mapping[str, Any], *, stage: str, reason: str, detail: str, sour
 
 
 def field_of_schema(name: str, schema: Mapping[str, Any]) -> pa.Field:
-    """The Arrow field that holds answers to a JSON schema: a struct, or JSON text if there is none."""
+    """The Arrow field for answers to a JSON schema: a struct, or JSON text if there is none."""
     kind = _type_of_schema(schema)
-    return pa.field(name, pa.string(), metadata=JSON_FIELD) if kind is None else pa.field(name, kind)
+    return (
+        pa.field(name, pa.string(), metadata=JSON_FIELD) if kind is None else pa.field(name, kind)
+    )
 
 
 def is_json(field: pa.Field) -> bool:
@@ -74,7 +78,12 @@ def is_json(field: pa.Field) -> bool:
 
 
 def _type_of_schema(schema: Mapping[str, Any]) -> pa.DataType | None:
-    plain = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
+    plain = {
+        "string": pa.string(),
+        "integer": pa.int64(),
+        "number": pa.float64(),
+        "boolean": pa.bool_(),
+    }
     kind = schema.get("type")
     if kind in plain:
         return plain[kind]

@@ -56,7 +56,7 @@ class Seeds:
     notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return self.table.num_rows + len(self.rejects)
+        return int(self.table.num_rows) + len(self.rejects)
 
 
 def load_seeds(
@@ -86,7 +86,11 @@ def load_seeds(
     stop_early = min(bounds, default=None) if config.strategy == "ordered" else None
     table = _table(reading.rows(lines), stop_early, path)
     if table.num_rows == 0:
-        first = f"; the first: {reading.rejects[0]['source']}: {reading.rejects[0]['detail']}" if reading.rejects else ""
+        first = (
+            f"; the first: {reading.rejects[0]['source']}: {reading.rejects[0]['detail']}"
+            if reading.rejects
+            else ""
+        )
         raise PrefdataError(f"seed_dataset.path: {path} has no usable row{first}")
     order = np.arange(table.num_rows)
     if config.strategy == "shuffle":
@@ -97,7 +101,9 @@ def load_seeds(
         reading.notes.append(f"num_records: {count} rows from {len(order)} seeds: each is used {count / len(order):.1f} times, with fresh sampling seeds")  # fmt: skip  # noqa: E501
     table = table.take(pa.array(np.resize(order, count)))
     table = table.add_column(0, ID, pa.array(_ids(table), pa.string()))
-    fingerprint = digest(table[ID].to_pylist(), [[r["source"], r["reason"]] for r in reading.rejects])
+    fingerprint = digest(
+        table[ID].to_pylist(), [[r["source"], r["reason"]] for r in reading.rejects]
+    )
     return Seeds(table, reading.rejects, fingerprint, reading.notes)
 
 
@@ -117,7 +123,9 @@ class _Reading:
                 yield self._selected(line.fields or {})
                 continue
             kept = line.fields if line.fields is not None else {"raw": line.raw}
-            row = reject(kept, stage="seeds", reason=problem[0], detail=problem[1], source=line.source)
+            row = reject(
+                kept, stage="seeds", reason=problem[0], detail=problem[1], source=line.source
+            )
             self.rejects.append({**row, ID: digest(line.source, kept, size=10)})
 
     def _selected(self, fields: Row) -> Row:
@@ -126,7 +134,9 @@ class _Reading:
         if ID in fields:
             fields[OWN_ID] = fields.pop(ID)
             if not any(OWN_ID in note for note in self.notes):
-                self.notes.append(f"seed column {ID!r} is called {OWN_ID!r} here: {ID!r} is the row's own key")
+                self.notes.append(
+                    f"seed column {ID!r} is called {OWN_ID!r} here: {ID!r} is the row's own key"
+                )
         return fields
 
     def _problem(self, line: Line) -> tuple[str, str] | None:
@@ -177,13 +187,16 @@ def _table(rows: Iterator[Row], wanted: int | None, path: str) -> pa.Table:
             chunks.append(pa.table(columns))
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as err:
             raise PrefdataError(
-                f"seed_dataset.path: {path}: {_culprit(chunk)} holds values of different types ({err}); "
+                f"seed_dataset.path: {path}: {_culprit(chunk)} holds values of different types "
+                f"({err}); "
                 "name the columns you need with seed_dataset.fields, or give them one type"
             ) from err
     try:
         return pa.concat_tables(chunks, promote_options="permissive") if chunks else pa.table({})
     except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
-        raise PrefdataError(f"seed_dataset.path: {path}: rows have columns of different types: {err}") from err
+        raise PrefdataError(
+            f"seed_dataset.path: {path}: rows have columns of different types: {err}"
+        ) from err
 
 
 def _culprit(chunk: list[Row]) -> str:
@@ -209,12 +222,19 @@ def _ids(table: pa.Table) -> list[str]:
 
 def _read(config: SeedDataset, path: str) -> Iterator[Line]:
     local = Path(path)
-    if local.is_dir() and ((local / "state.json").exists() or (local / "dataset_dict.json").exists()):
+    if local.is_dir() and (
+        (local / "state.json").exists() or (local / "dataset_dict.json").exists()
+    ):
         return _lines_of_dataset(_saved(config, local), path)
     files = _files(path)
     if files:
         return (line for file in files for line in _lines_of_file(file))
-    if local.is_absolute() or path.startswith((".", "~")) or local.suffix in SUFFIXES or any(c in path for c in "*?["):
+    if (
+        local.is_absolute()
+        or path.startswith((".", "~"))
+        or local.suffix in SUFFIXES
+        or any(c in path for c in "*?[")
+    ):
         raise PrefdataError(
             f"seed_dataset.path: there is no file {path!r}; give a file ({', '.join(SUFFIXES)}), "
             "a folder, a glob or the id of a Hub dataset"
@@ -230,7 +250,11 @@ def _files(path: str) -> list[Path]:
         return sorted(f for f in local.rglob("*") if f.suffix in SUFFIXES)
     root = Path(local.anchor or ".")
     pattern = str(local.relative_to(local.anchor)) if local.anchor else path
-    return sorted(f for f in root.glob(pattern) if f.is_file()) if any(c in path for c in "*?[") else []
+    return (
+        sorted(f for f in root.glob(pattern) if f.is_file())
+        if any(c in path for c in "*?[")
+        else []
+    )
 
 
 def _lines_of_file(file: Path) -> Iterator[Line]:
@@ -245,7 +269,8 @@ def _lines_of_file(file: Path) -> Iterator[Line]:
             yield from _parquet(file)
         case _:
             raise PrefdataError(
-                f"seed_dataset.path: {file} is of no known kind; known endings: {', '.join(SUFFIXES)}"
+                f"seed_dataset.path: {file} is of no known kind; known endings: "
+                f"{', '.join(SUFFIXES)}"
             )
 
 
@@ -269,20 +294,25 @@ def _object(value: Any, source: str) -> Line:
     if isinstance(value, dict):
         return Line(source, value)
     shown = orjson.dumps(value).decode()
-    return Line(source, None, "bad_line", f"a row is a JSON object, this is {_kind(value) or 'null'}", shown)
+    return Line(
+        source, None, "bad_line", f"a row is a JSON object, this is {_kind(value) or 'null'}", shown
+    )
 
 
 def _json(file: Path) -> Iterator[Line]:
     try:
         content = from_json(file.read_bytes(), allow_inf_nan=False)
     except ValueError as err:
-        raise PrefdataError(f"seed_dataset.path: {file} is no valid JSON: {err}; mend it, or use .jsonl") from err
+        raise PrefdataError(
+            f"seed_dataset.path: {file} is no valid JSON: {err}; mend it, or use .jsonl"
+        ) from err
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         content = lists[0] if len(lists) == 1 else None
     if not isinstance(content, list):
         raise PrefdataError(
-            f"seed_dataset.path: {file} must hold a list of objects, or one object with one such list"
+            f"seed_dataset.path: {file} must hold a list of objects, or one object with one such "
+            "list"
         )
     for number, value in enumerate(content, start=1):
         yield _object(value, f"{file.name}:item {number}")
@@ -298,7 +328,9 @@ def _csv(file: Path) -> Iterator[Line]:
             except StopIteration:
                 return
             except csv.Error as err:
-                yield Line(f"{file.name}:{reader.line_num}", None, "bad_line", f"not valid CSV: {err}")
+                yield Line(
+                    f"{file.name}:{reader.line_num}", None, "bad_line", f"not valid CSV: {err}"
+                )
                 continue
             source = f"{file.name}:{reader.line_num}"
             if "" in row or None in row.values():
@@ -329,7 +361,9 @@ def _saved(config: SeedDataset, folder: Path) -> Dataset:
     try:
         return _one_split(load_from_disk(str(folder)), config)
     except (FileNotFoundError, pa.ArrowInvalid) as err:
-        raise PrefdataError(f"seed_dataset.path: {folder} is no whole saved dataset: {err}") from err
+        raise PrefdataError(
+            f"seed_dataset.path: {folder} is no whole saved dataset: {err}"
+        ) from err
 
 
 def _from_hub(config: SeedDataset) -> Dataset:
@@ -360,5 +394,6 @@ def _one_split(loaded: Dataset | DatasetDict, config: SeedDataset) -> Dataset:
         return next(iter(loaded.values()))
     what = f"there is no split {config.split!r}" if config.split else "it has several splits"
     raise PrefdataError(
-        f"seed_dataset.split: {what} in {config.path!r}; set it to one of: {', '.join(map(str, loaded))}"
+        f"seed_dataset.split: {what} in {config.path!r}; set it to one of: "
+        f"{', '.join(map(str, loaded))}"
     )

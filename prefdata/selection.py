@@ -1,7 +1,7 @@
 """Decides over the whole set which pairs stay, and where. Picks no pair and moves no row.
 
-One pass over light facts; of every text only hashes are kept (about 45 bytes a pair, 130 more per
-prompt with `minhash`). Every decision but one is a function of the set, not of its order: a
+One pass over light facts; of every text only hashes are kept (at the peak about 150 bytes a pair,
+450 with `minhash`). Every decision but one is a function of the set, not of its order: a
 prompt's place is the rank of its hash under the seed. Of exact duplicates, the first in order
 stays. Responses are compared without surrounding whitespace, prompts exactly.
 """
@@ -40,7 +40,6 @@ _CODES = {verdict: code for code, verdict in enumerate(_NAMES)}
 NEAR_DUPLICATE_JACCARD = 0.8
 SHINGLE_WORDS = 3
 _PERMUTATIONS = 128
-_BAND_ROWS = 8
 _CHUNK = 2048
 
 # Scripts that put no space between words: there, one character counts as a word.
@@ -279,39 +278,46 @@ def _is_test(prompts: _Numbers, test_size: int | float) -> NDArray[np.bool_]:
 def _near_duplicates(table: _Table, prompts: _Numbers, kept: _Numbers) -> _Numbers:
     """Those of `kept` whose prompt is near a prompt of lower rank that stays."""
     leaders = _first_of_each(prompts, kept)  # one pair per prompt, lowest rank first
-    is_near = _near_an_earlier(table.signatures[table.signature_at[leaders]])
+    is_near = _near_an_earlier(table.signatures, table.signature_at[leaders])
     return kept[np.isin(prompts[kept], prompts[leaders[is_near]])]
 
 
-def _near_an_earlier(signatures: _Codes) -> NDArray[np.bool_]:
-    """Whether a signature is near an earlier one that is not itself near an earlier one.
+def _near_an_earlier(signatures: _Codes, rows: _Numbers) -> NDArray[np.bool_]:
+    """Whether the signature in a row is near that of an earlier row that stays.
 
-    Signatures that agree on all 8 rows of one of 16 bands are compared in full: at a similarity
+    Signatures that agree on all 8 bytes of one of 16 bands are compared in full: at a similarity
     of 0.8 the bands find 95 % of the pairs, at 0.85 99 %, and at 0.5 the comparison clears the
-    6 % that they find wrongly. Memory grows only with the signatures that share a band.
+    6 % that they find wrongly. A row that is near is not compared with later ones, so a chain of
+    small edits loses only its inner links.
     """
-    is_near = np.zeros(len(signatures), dtype=np.bool_)
-    buckets_of = _shared_buckets(signatures)
+    is_near = np.zeros(len(rows), dtype=np.bool_)
+    buckets_of = _shared_buckets(signatures, rows)
     stay_in_bucket: dict[int, list[int]] = defaultdict(list)
-    for row in np.flatnonzero((buckets_of >= 0).any(axis=1)).tolist():
-        buckets = [bucket for bucket in buckets_of[row].tolist() if bucket >= 0]
-        met = {other for bucket in buckets for other in stay_in_bucket.get(bucket, ())}
-        agreement = (signatures[list(met)] == signatures[row]).mean(axis=1) if met else 0.0
-        if np.max(agreement) >= NEAR_DUPLICATE_JACCARD:
-            is_near[row] = True
+    for at in np.flatnonzero((buckets_of >= 0).any(axis=1)).tolist():
+        row = int(rows[at])
+        buckets = [bucket for bucket in buckets_of[at].tolist() if bucket >= 0]
+        met = (stay_in_bucket[bucket] for bucket in buckets if bucket in stay_in_bucket)
+        if any(_agreement(signatures, row, others) >= NEAR_DUPLICATE_JACCARD for others in met):
+            is_near[at] = True
         else:
             for bucket in buckets:
                 stay_in_bucket[bucket].append(row)
     return is_near
 
 
-def _shared_buckets(signatures: _Codes) -> NDArray[np.int32]:
+def _agreement(signatures: _Codes, row: int, others: list[int]) -> float:
+    """Highest estimated Jaccard similarity of the row and any other."""
+    agreeing = np.count_nonzero(signatures[others] == signatures[row], axis=1)
+    return int(agreeing.max()) / _PERMUTATIONS
+
+
+def _shared_buckets(signatures: _Codes, rows: _Numbers) -> NDArray[np.int32]:
     """Per row and band a number that rows with the same band share; -1 where no other row does."""
-    bands = np.ascontiguousarray(signatures).view(np.uint64)
-    buckets = np.full(bands.shape, -1, dtype=np.int32)
+    bands = signatures.view(np.uint64)
+    buckets = np.full((len(rows), bands.shape[1]), -1, dtype=np.int32)
     used = 0
-    for column, band in enumerate(bands.T):
-        _, value, size = np.unique(band, return_inverse=True, return_counts=True)
+    for column in range(bands.shape[1]):
+        _, value, size = np.unique(bands[rows, column], return_inverse=True, return_counts=True)
         is_shared = size > 1
         number = np.cumsum(is_shared) - 1 + used
         buckets[:, column] = np.where(is_shared, number, -1)[value]

@@ -1,4 +1,4 @@
-"""What a person reads in the terminal: plan, preview, summary. Computes nothing that is not shown."""
+"""What a person reads in the terminal: plan, preview, summary."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from prefdata.estimate import Estimate, estimate_pass
+from prefdata.estimate import FLOPS, Estimate, estimate_pass
 from prefdata.plan import plan_passes
 from prefdata.recipe_checks import columns_needed
 from prefdata.recipe_loader import LoadedRecipe
@@ -38,14 +38,23 @@ def _summary(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "pairs", f"{splits or 0} from {record['prompts']:,} prompts"
     yield "rejects", f"{sum(record['rejects'].values()):,}"
     yield from ((f"  {reason}", f"{count:,}") for reason, count in record["rejects"].items())
-    yield from ((f"left out, {reason}", f"{count:,}") for reason, count in sorted(record["drops"].items()))
+    yield from (
+        (f"left out, {reason}", f"{count:,}") for reason, count in sorted(record["drops"].items())
+    )
     for name, (chosen, rejected) in record["means"].items():
-        yield f"mean {name}", f"chosen {chosen:.3f}, rejected {rejected:.3f}, difference {chosen - rejected:.3f}"
+        yield (
+            f"mean {name}",
+            f"chosen {chosen:.3f}, rejected {rejected:.3f}, difference {chosen - rejected:.3f}",
+        )
     asked = record["requests"]
-    yield "requests", f"{asked['generated']:,} generated, {asked['scored']:,} scored, {asked['replayed']:,} from the journal"
+    made = f"{asked['generated']:,} generated, {asked['scored']:,} scored"
+    yield "requests", f"{made}, {asked['replayed']:,} from the journal"
     tokens = record["tokens"]["completion"]
     if tokens:
-        yield "tokens", f"{tokens:,} completed, {tokens / seconds['total']:,.0f} a second over the whole run"
+        yield (
+            "tokens",
+            f"{tokens:,} completed, {tokens / seconds['total']:,.0f} a second over the whole run",
+        )
     yield "time", f"{seconds['total']:.1f} s"
 
 
@@ -71,34 +80,43 @@ def print_plan(loaded: LoadedRecipe) -> None:
     recipe = loaded.recipe
     config = recipe.seed_dataset
     seeds = load_seeds(
-        config, loaded.locate(config.path), needed=columns_needed(recipe), num_records=recipe.num_records, seed=recipe.seed
+        config,
+        loaded.locate(config.path),
+        needed=columns_needed(recipe),
+        num_records=recipe.num_records,
+        seed=recipe.seed,
     )
     rows = seeds.table.num_rows
     sample = seeds.table.slice(0, SAMPLE).to_pylist()
     paths = {model.alias: loaded.locate(model.model) for model in recipe.models}
-    table = Table(title=f"{rows:,} rows ({len(seeds.rejects):,} bad seeds)", title_justify="left")
-    for heading in ("pass", "columns", "loads", "requests", "prompt tokens", "completion tokens", "GPU-hours", "disk"):
-        table.add_column(heading)
-    for number, step in enumerate(plan_passes(recipe), start=1):
-        loads = ", ".join(checkpoint.model.model for checkpoint in step.checkpoints.values()) or "none"
-        columns = " then ".join(", ".join(column.name for column in wave) for wave in step.waves)
-        estimate = estimate_pass(step, recipe, rows, sample, paths)
-        table.add_row(str(number), escape(columns), escape(loads), *_cells(estimate))
-    console = Console()
-    console.print(table)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{rows:,} rows, {len(seeds.rejects):,} bad seeds")
+    steps = plan_passes(recipe)
+    for number, step in enumerate(steps, start=1):
+        loads = [checkpoint.model.model for checkpoint in step.checkpoints.values()]
+        columns = ", then ".join(" + ".join(column.name for column in wave) for wave in step.waves)
+        console.print(f"pass {number}: {columns}", style="bold", markup=False)
+        console.print(f"  loads        {', '.join(loads) or 'nothing'}", markup=False)
+        for name, value in _costs(estimate_pass(step, recipe, rows, sample, paths)):
+            console.print(f"  {name:12} {value}")
+    distinct = {key for step in steps for key in step.checkpoints}
+    console.print(f"{len(steps)} passes, {len(distinct)} model loads")
     console.print(
         "Completion tokens, GPU-hours and disk are upper bounds: every text as long as max_tokens, "
-        "300 TFLOP/s a GPU. '?' needs texts that only the run makes.",
+        f"{FLOPS / 1e12:.0f} TFLOP/s a GPU. '?' needs texts that only the run makes.",
         style="dim",
     )
 
 
-def _cells(estimate: Estimate) -> list[str]:
+def _costs(estimate: Estimate) -> Iterable[tuple[str, str]]:
     hours, prompt = estimate.gpu_hours, estimate.prompt_tokens
-    return [
-        f"{estimate.requests:,}",
-        "?" if prompt is None else f"{prompt:,}",
-        f"<= {estimate.completion_tokens:,}",
-        "?" if hours is None else f"<= {hours:.3g}",
-        f"<= {estimate.disk_bytes / 2**20:,.1f} MiB",
-    ]
+    yield "requests", f"{estimate.requests:,}"
+    if not estimate.requests:
+        return
+    yield (
+        "tokens",
+        f"{'?' if prompt is None else f'{prompt:,}'} prompt, "
+        f"at most {estimate.completion_tokens:,} completion",
+    )
+    yield "GPU-hours", "?" if hours is None else f"at most {hours:.3g}"
+    yield "disk", f"at most {estimate.disk_bytes / 2**20:,.1f} MiB"

@@ -61,10 +61,14 @@ def _measure(rows: int, samples: int) -> dict[str, float]:
         out = Path(folder)
         with (out / "seeds.jsonl").open("wb") as file:
             for number in range(rows):
-                prompt = f"Question {number}: what would you say about item {number * 7919 % 10007}?"
+                prompt = (
+                    f"Question {number}: what would you say about item {number * 7919 % 10007}?"
+                )
                 file.write(orjson.dumps({"prompt": prompt, "answer": number}) + b"\n")
         recipe = out / "recipe.yaml"
-        recipe.write_text(RECIPE.format(out=out / "run", seeds=out / "seeds.jsonl", samples=samples))
+        recipe.write_text(
+            RECIPE.format(out=out / "run", seeds=out / "seeds.jsonl", samples=samples)
+        )
         loaded = load_recipe(recipe)
         start, cpu = time.perf_counter(), time.process_time()
         record = build(loaded, out / "run", rehearse=True, say=lambda line: None)

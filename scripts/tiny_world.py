@@ -92,7 +92,7 @@ def draw_question(rng: random.Random, split: Split, subtopic: Subtopic | None = 
     if form == "words" and not re.search(r"[a-z]", phrasing):
         phrasing = operation.plain[0]
     numbers = dict(zip(operation.keys, operands, strict=True))
-    shown = {key: _in_words(value) if form == "words" else str(value) for key, value in numbers.items()}
+    shown = {key: in_words(value) if form == "words" else str(value) for key, value in numbers.items()}
     frames = FRAMES + (STORY_FRAMES if is_story else operation.restated)
     return Question(
         text=_capitalised(phrasing.format(**shown, **words)),
@@ -262,7 +262,7 @@ OPERATIONS = {
         ),
         Operation(
             "halving",
-            _single(2, 120, 2),
+            _single(2, 100, 2),
             lambda a: a // 2,
             lambda a: (a, 2 * a),
             ("What is half of {a}?", "Halve the number {a}.", "What is {a} divided by two?"),
@@ -271,7 +271,7 @@ OPERATIONS = {
         ),
         Operation(
             "next number",
-            _single(1, 120),
+            _single(1, 100),
             lambda a: a + 1,
             lambda a: (a - 1, a),
             ("Which number comes after {a}?", "What comes next after {a}?", "What is one more than {a}?"),
@@ -279,7 +279,7 @@ OPERATIONS = {
         ),
         Operation(
             "previous number",
-            _single(1, 120),
+            _single(1, 100),
             lambda a: a - 1,
             lambda a: (a + 1, a),
             ("Which number comes before {a}?", "What comes just before {a}?", "What is one less than {a}?"),
@@ -288,7 +288,7 @@ OPERATIONS = {
         ),
         Operation(
             "ten more",
-            _single(1, 110),
+            _single(1, 100),
             lambda a: a + 10,
             lambda a: (a, a + 1),
             ("What is ten more than {a}?", "Add ten to {a}.", "Which number is ten above {a}?"),
@@ -296,7 +296,7 @@ OPERATIONS = {
         ),
         Operation(
             "ten less",
-            _single(10, 120),
+            _single(10, 100),
             lambda a: a - 10,
             lambda a: (a, a - 1),
             ("What is ten less than {a}?", "Take ten from {a}.", "Which number is ten below {a}?"),
@@ -389,10 +389,8 @@ ONES = (
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 
-def _in_words(number: int) -> str:
-    if number >= 100:
-        rest = number % 100
-        return "one hundred" + (f" and {_in_words(rest)}" if rest else "")
+def in_words(number: int) -> str:
+    """A number below one hundred in English."""
     if number < 20:
         return ONES[number]
     tens, ones = TENS[number // 10 - 2], number % 10
@@ -400,12 +398,13 @@ def _in_words(number: int) -> str:
 
 
 def _to_number(text: str) -> int:
-    return int(text) if text.isdigit() else _number_words()[text.lower()]
+    return int(text) if text.isdigit() else number_words()[text.lower()]
 
 
 @cache
-def _number_words() -> dict[str, int]:
-    return {_in_words(number): number for number in range(200)}
+def number_words() -> dict[str, int]:
+    """Zero to ninety-nine, by their English words."""
+    return {in_words(number): number for number in range(100)}
 
 
 @cache
@@ -415,7 +414,7 @@ def _patterns(operation: Operation) -> list[re.Pattern[str]]:
 
 def _pattern(phrasing: str) -> re.Pattern[str]:
     """A phrasing as a regular expression; a placeholder that comes twice must match the same text."""
-    words = "|".join(sorted(_number_words(), key=len, reverse=True))
+    words = "|".join(sorted(number_words(), key=len, reverse=True))
     kinds = {"a": rf"\d+|{words}", "b": rf"\d+|{words}", "c": rf"\d+|{words}", "thing": "[a-z]+"}
     pattern = re.escape(phrasing).replace(r"\{", "{").replace(r"\}", "}")
     for key in re.findall(r"{(\w+)}", phrasing):

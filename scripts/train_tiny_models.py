@@ -50,7 +50,7 @@ class Budget:
     rm_lr: float = 1e-3
     tokens_per_batch: int = 2500
     wrong_share: float = 0.38
-    vocabulary: int = 1024
+    vocabulary: int = 1536
 
 
 def main() -> None:
@@ -84,13 +84,13 @@ def train(out: Path, seed: int, budget: Budget) -> None:
 
 
 def train_tokenizer(examples: Sequence[world.Example], size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, so any text encodes; every digit is a token of its own.
+    """Byte-level BPE, so any text encodes; a number below 120, in digits or words, is one token.
 
     It adds no begin token: the chat template writes it, so a rendered chat that is encoded
     as plain text has exactly one.
     """
     bpe = Tokenizer(models.BPE())
-    pieces = Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s")
+    pieces = Regex(r" ?\p{N}{1,3}| ?\p{L}+(?:-\p{L}+)*| ?[^\s\p{L}\p{N}]+|\s")
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(pieces, "isolated"),
@@ -105,7 +105,9 @@ def train_tokenizer(examples: Sequence[world.Example], size: int) -> PreTrainedT
         show_progress=False,
     )
     texts = (message["content"] for example in examples for message in example.messages)
-    bpe.train_from_iterator(texts, trainer)
+    numbers = [str(number) for number in range(120)] + list(world.number_words())
+    rehearsed = [text for number in numbers for text in [number, f"a {number}"] * 50]
+    bpe.train_from_iterator([*texts, *rehearsed], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token=BEGIN,
@@ -167,6 +169,7 @@ def train_language_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    seed_number_embeddings(lm.model.embed_tokens.weight, tokenizer)
     encoded = encode(tokenizer, examples)
     batches = _batches([len(item.ids) for item in encoded], seed, budget.tokens_per_batch)
     stepper = Stepper(lm, budget.lm_lr, len(batches))
@@ -178,12 +181,34 @@ def train_language_model(
     return lm.eval()
 
 
+@torch.no_grad()
+def seed_number_embeddings(weight: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Lets number tokens start out knowing their size and digits; without it the sums take hours.
+
+    Digits and words of one number share waves of several periods, as positions do in
+    "Attention Is All You Need", and a code for each digit, in random directions.
+    """
+    waves = torch.tensor([2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 400.0])
+    directions = torch.randn(2 * len(waves) + 10 + 12, weight.shape[1])
+    for token in range(len(tokenizer)):
+        word = tokenizer.decode([token]).strip()
+        value = int(word) if word.isdigit() else world.number_words().get(word)
+        if value is None or value >= 120:
+            continue
+        angles = 2 * torch.pi * value / waves
+        tens = functional.one_hot(torch.tensor(value // 10), 12)
+        ones = functional.one_hot(torch.tensor(value % 10), 10)
+        features = torch.cat([angles.sin(), angles.cos(), tens, ones])
+        weight[token] = 0.5 * weight[token] + 0.02 * (features @ directions) / 10**0.5
+
+
 def _config(tokenizer: PreTrainedTokenizerFast, **more: int) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
         **SHAPE,
         **more,
     )

@@ -19,7 +19,10 @@ def open_text_engine(model: Model, path: str) -> TextEngine:
     from prefdata.engines.transformers_text import TransformersTextEngine  # torch, only when needed
 
     return TransformersTextEngine.load(
-        path, revision=model.revision, trust_remote_code=model.trust_remote_code, options=model.engine
+        path,
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+        options=model.engine,
     )
 
 
@@ -28,5 +31,8 @@ def open_reward_engine(model: Model, path: str) -> RewardEngine:
     from prefdata.engines.transformers_reward import TransformersRewardEngine
 
     return TransformersRewardEngine.load(
-        path, revision=model.revision, trust_remote_code=model.trust_remote_code, options=model.engine
+        path,
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+        options=model.engine,
     )

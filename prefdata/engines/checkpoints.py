@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 
@@ -62,7 +62,9 @@ def _commit(model: Model, path: str) -> str:
 
     commit = extract_commit_hash(str(_config_file(model, path)), None)
     if commit is None:
-        raise PrefdataError(f"model {model.alias!r}: the Hub cache of {path!r} names no commit; set 'revision'")
+        raise PrefdataError(
+            f"model {model.alias!r}: the Hub cache of {path!r} names no commit; set 'revision'"
+        )
     return str(commit)
 
 
@@ -72,7 +74,8 @@ def _config_file(model: Model, path: str) -> Path:
         return Path(path) / "config.json"
     if path.startswith((os.sep, ".", "~")) or path.count("/") > 1:
         raise PrefdataError(
-            f"model {model.alias!r}: there is no folder {path!r}; give an existing checkpoint or a Hub id"
+            f"model {model.alias!r}: there is no folder {path!r}; give an existing checkpoint or "
+            "a Hub id"
         )
     from transformers.utils.hub import cached_file
 
@@ -80,7 +83,8 @@ def _config_file(model: Model, path: str) -> Path:
         return Path(str(cached_file(path, "config.json", revision=model.revision)))
     except (OSError, ValueError) as err:
         raise PrefdataError(
-            f"model {model.alias!r}: {path!r} is neither a local folder nor to be had from the Hub: {err}"
+            f"model {model.alias!r}: {path!r} is neither a local folder nor to be had from the "
+            f"Hub: {err}"
         ) from err
 
 
@@ -95,7 +99,8 @@ def check_role(model: Model, path: str, role: Literal["text", "reward"]) -> None
     if model.trust_remote_code or any(name.endswith(wanted) for name in architectures):
         return
     raise PrefdataError(
-        f"model {model.alias!r}: {path} is {', '.join(architectures) or 'of unknown kind'}, but the "
+        f"model {model.alias!r}: {path} is {', '.join(architectures) or 'of unknown kind'}, but "
+        "the "
         f"recipe uses it as a {role} model, one of *{', *'.join(wanted)}; name another model, or "
         "set skip_health_check: true if this one can do it"
     )
@@ -118,5 +123,5 @@ def count_tokens(path: str, texts: Sequence[str]) -> list[int]:
 
     tokenizer = AutoTokenizer.from_pretrained(path)
     chats = [[{"role": "user", "content": text}] for text in texts]
-    rendered = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)
+    rendered: Any = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True)
     return [len(ids) for ids in rendered["input_ids"]]

@@ -71,7 +71,7 @@ class Draws:
 
 
 def draw(
-    logits: Tensor, knobs: Knobs, uniforms: Tensor, *, seen: Tensor | None = None, rounding: float = 0.0
+    logits: Tensor, knobs: Knobs, uniforms: Tensor, *, seen: Tensor | None = None, rounding: Tensor | None = None
 ) -> Draws:
     """Draw one token per row in vLLM's order: penalty, temperature, min_p, top_k, top_p.
 
@@ -79,9 +79,9 @@ def draw(
         logits: float (rows, vocabulary); -inf forbids a token.
         uniforms: float64 (rows,) in [0, 1).
         seen: bool (rows, vocabulary), the tokens a repetition penalty applies to.
-        rounding: how far a logit may be from the exact one.
+        rounding: how far a logit may be from the exact one, (rows, 1); nothing is close without it.
     """
-    scores, slack = logits.float(), torch.full_like(knobs.temperature, rounding)
+    scores, slack = logits.float(), torch.zeros_like(knobs.temperature) if rounding is None else rounding
     if knobs.penalty is not None and seen is not None:
         penalised = torch.where(scores > 0, scores / knobs.penalty, scores * knobs.penalty)
         scores = torch.where(seen, penalised, scores)

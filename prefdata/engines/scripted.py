@@ -1,4 +1,4 @@
-"""Engines without a model, for tests and `--rehearse`: the same request, the same answer, at once."""
+"""Engines without a model, for tests and `--rehearse`: the same request gets the same answer."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -26,7 +26,9 @@ class ScriptedText:
         """
         self._reply, self._seconds = reply or _default_reply, seconds
 
-    async def generate(self, requests: Sequence[TextRequest]) -> AsyncIterator[tuple[int, Completion]]:
+    async def generate(
+        self, requests: Sequence[TextRequest]
+    ) -> AsyncIterator[tuple[int, Completion]]:
         """As `TextEngine.generate`; a word counts as a token."""
         if self._seconds:
             await asyncio.sleep(self._seconds)
@@ -78,9 +80,13 @@ def _instance(schema: Mapping[str, Any], random: Random) -> Any:
         return random.choice(schema["enum"])
     match schema.get("type"):
         case "object":
-            return {name: _instance(part, random) for name, part in schema.get("properties", {}).items()}
+            return {
+                name: _instance(part, random) for name, part in schema.get("properties", {}).items()
+            }
         case "array":
-            return [_instance(schema.get("items", {}), random) for _ in range(schema.get("minItems", 1))]
+            return [
+                _instance(schema.get("items", {}), random) for _ in range(schema.get("minItems", 1))
+            ]
         case "integer":
             return random.randint(schema.get("minimum", 0), schema.get("maximum", 10))
         case "number":

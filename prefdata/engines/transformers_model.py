@@ -54,18 +54,18 @@ class LoadedModel:
 
 
 def load_model(
-    auto_class: Any, checkpoint: Checkpoint, options: Mapping[str, Any], numbers: Mapping[str, int]
+    auto_class: Any, checkpoint: Checkpoint, options: Mapping[str, Any], *, counts: tuple[str, ...]
 ) -> LoadedModel:
     """Load weights and tokenizer; `auto_class` is the transformers Auto class for the task.
 
     Args:
         options: the recipe's `engine:` keys.
-        numbers: further integer options that the engine knows, checked here.
+        counts: the engine's further options, whole numbers of at least 1.
 
     Raises:
         PrefdataError: no such checkpoint, an unknown option, weights that lack a part, or no chat template.
     """
-    _check_options(options, known=("dtype", "max_model_len", *numbers))
+    _check_options(options, known=("dtype", "max_model_len", *counts))
     config = _load_config(checkpoint)
     tokenizer = _load_tokenizer(checkpoint)
     max_model_len = _choose_length(checkpoint.model, config, options)
@@ -81,18 +81,17 @@ def load_model(
 
 
 def render_ids(
-    loaded: LoadedModel, messages: Iterable[Message], *, add_generation_prompt: bool, template_kwargs: Mapping[str, Any]
+    loaded: LoadedModel, messages: Iterable[Message], template_kwargs: Mapping[str, Any]
 ) -> list[int]:
     """Token ids of a chat by the model's own template, with one BOS at most.
 
     Raises:
         RowError: the template refuses the chat.
     """
-    arguments = {"add_generation_prompt": add_generation_prompt, **template_kwargs}
     chat = [dict(message) for message in messages]
     try:
         # text first and encoding after would add a second BOS
-        ids = loaded.tokenizer.apply_chat_template(chat, **arguments, tokenize=True, return_dict=False)
+        ids = loaded.tokenizer.apply_chat_template(chat, **template_kwargs, tokenize=True, return_dict=False)
     except jinja2.TemplateError as err:
         raise RowError("chat_template_refused", f"the chat template of {loaded.name} says: {err}") from err
     bos = loaded.tokenizer.bos_token_id

@@ -1,0 +1,1 @@
+"""What runs and remembers: passes, journal, folders, progress."""

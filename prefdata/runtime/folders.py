@@ -44,7 +44,8 @@ def disk_errors(place: Path) -> Iterator[None]:
         if err.errno not in _FIXABLE:
             raise
         raise PrefdataError(
-            f"{err.filename or place}: cannot write: {_FIXABLE[err.errno]} and run the same command "
+            f"{err.filename or place}: cannot write: {_FIXABLE[err.errno]} and run the same "
+            "command "
             "again. Everything finished so far is kept."
         ) from err
 
@@ -84,7 +85,10 @@ class RowsWriter:
         return self._outputs[stem]
 
     def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if err is None:
             for output in self._outputs.values():
@@ -133,7 +137,9 @@ class _Output:
         self._close()
         for number, file in enumerate(self._files):
             sync(file)
-            file.rename(file.with_name(f"{self._stem}-{number:05d}-of-{len(self._files):05d}.parquet"))
+            file.rename(
+                file.with_name(f"{self._stem}-{number:05d}-of-{len(self._files):05d}.parquet")
+            )
 
     def abandon(self) -> None:
         try:

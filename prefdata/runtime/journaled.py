@@ -24,11 +24,15 @@ class Work:
 class JournaledText:
     """A TextEngine that never asks twice; the model is loaded when first needed."""
 
-    def __init__(self, open_engine: Callable[[], TextEngine], keys: TextKeys, journal: Journal, work: Work) -> None:
+    def __init__(
+        self, open_engine: Callable[[], TextEngine], keys: TextKeys, journal: Journal, work: Work
+    ) -> None:
         self._open, self._keys, self._journal, self._work = open_engine, keys, journal, work
         self._engine: TextEngine | None = None
 
-    async def generate(self, requests: Sequence[TextRequest]) -> AsyncIterator[tuple[int, Completion]]:
+    async def generate(
+        self, requests: Sequence[TextRequest]
+    ) -> AsyncIterator[tuple[int, Completion]]:
         """As `TextEngine.generate`; each new completion is in the journal before it is yielded."""
         keys = [self._keys.key(request) for request in requests]
         missing = []
@@ -62,7 +66,9 @@ class JournaledText:
 class JournaledReward:
     """A RewardEngine that never asks twice; the model is loaded when first needed."""
 
-    def __init__(self, open_engine: Callable[[], RewardEngine], keys: ScoreKeys, journal: Journal, work: Work) -> None:
+    def __init__(
+        self, open_engine: Callable[[], RewardEngine], keys: ScoreKeys, journal: Journal, work: Work
+    ) -> None:
         self._open, self._keys, self._journal, self._work = open_engine, keys, journal, work
         self._engine: RewardEngine | None = None
 

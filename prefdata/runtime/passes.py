@@ -111,7 +111,9 @@ async def _run_stage(name: str, stage: Stage, row: Row) -> Row:
         return {_REJECTED: {"stage": name, "reason": err.reason, "detail": err.detail}}
 
 
-def _write(table: pa.Table, made: list[Row], sweep: Sweep, rows: RowsWriter, rejects: RowsWriter) -> None:
+def _write(
+    table: pa.Table, made: list[Row], sweep: Sweep, rows: RowsWriter, rejects: RowsWriter
+) -> None:
     kept = [number for number, row in enumerate(made) if _REJECTED not in row]
     if len(kept) < len(made):
         lost = [n for n, row in enumerate(made) if _REJECTED in row]

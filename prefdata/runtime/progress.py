@@ -1,4 +1,4 @@
-"""How far a pass is: one live line on a terminal, plain lines elsewhere. Writes to standard error."""
+"""How far a pass is: one live line on a terminal, plain lines elsewhere, on standard error."""
 
 import sys
 import time
@@ -20,7 +20,9 @@ class Progress(Protocol):
 
 
 @contextmanager
-def show_progress(name: str, total: int, work: Work, *, stream: TextIO | None = None) -> Iterator[Progress]:
+def show_progress(
+    name: str, total: int, work: Work, *, stream: TextIO | None = None
+) -> Iterator[Progress]:
     """Report rows, tokens per second and the time left, until the context is left."""
     stream = stream or sys.stderr
     meter = _Meter(name, total, work)

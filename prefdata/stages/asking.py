@@ -37,13 +37,17 @@ class Tools:
 class Asker:
     """Requests of one alias on behalf of one column."""
 
-    def __init__(self, tools: Tools, alias: str, column: str, schema: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, tools: Tools, alias: str, column: str, schema: Mapping[str, Any] | None = None
+    ) -> None:
         self.model = tools.models[alias]
         self.engine = tools.text[alias]
         self._seed, self._column, self._schema = tools.seed, column, schema
         self._sampling = _sampling(self.model)
         system = self.model.system_prompt
-        self._opening: tuple[Message, ...] = ({"role": "system", "content": system},) if system else ()
+        self._opening: tuple[Message, ...] = (
+            ({"role": "system", "content": system},) if system else ()
+        )
 
     def request(self, row_id: str, prompt: str, sample: int = 0) -> TextRequest:
         """The request for one sample; its seed comes from row, column, alias and sample."""
@@ -59,7 +63,9 @@ class Asker:
         """As `request`, for a chat that is already built."""
         own = self.model.inference_parameters.seed
         seed = sampling_seed(self._seed, row_id, self._column, self.model.alias, sample, own)
-        return TextRequest(messages, self._sampling, seed, self._schema, self.model.chat_template_kwargs)
+        return TextRequest(
+            messages, self._sampling, seed, self._schema, self.model.chat_template_kwargs
+        )
 
     def meta(self, request: TextRequest, completion: Completion) -> Row:
         """A value of type `rows.TEXT_META`."""

@@ -39,7 +39,9 @@ def llm_judge(column: LlmJudge, tools: Tools, columns: Sequence[AnyColumn]) -> S
 
     async def stage(row: Row) -> Row:
         orders = [row, _swap(row, compared)] if compared else [row]
-        requests = [asker.request(row[ID], prompt.render(order), k) for k, order in enumerate(orders)]
+        requests = [
+            asker.request(row[ID], prompt.render(order), k) for k, order in enumerate(orders)
+        ]
         completions = await answers(asker.engine, requests)
         verdicts = [parse(completion) for completion in completions]
         meta = asker.meta(requests[0], completions[0])

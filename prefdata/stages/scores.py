@@ -107,7 +107,9 @@ def _guarded(function: Callable[[str, Mapping[str, Any]], Any], column: Verifier
         try:
             score = float(function(text, row))
         except Exception as err:  # somebody else's code: whatever it raises is this row's fate
-            raise RowError("verifier", f"{column.function} raised {type(err).__name__}: {err}") from err
+            raise RowError(
+                "verifier", f"{column.function} raised {type(err).__name__}: {err}"
+            ) from err
         return score if math.isfinite(score) else None
 
     return check

@@ -24,7 +24,10 @@ def llm_text(column: LlmText, tools: Tools) -> Stage:
     async def stage(row: Row) -> Row:
         request = asker.request(row[ID], prompt.render(row))
         [completion] = await answers(asker.engine, [request])
-        return {column.name: completion.text, column.name + META_SUFFIX: asker.meta(request, completion)}
+        return {
+            column.name: completion.text,
+            column.name + META_SUFFIX: asker.meta(request, completion),
+        }
 
     return stage
 
@@ -45,7 +48,9 @@ def candidates(column: Candidates, tools: Tools) -> Stage:
     async def stage(row: Row) -> Row:
         text, made = prompt.render(row), []
         for asker in askers:
-            made += [(asker, k, r) for k, r in enumerate(asker.requests(row[ID], text, column.samples))]
+            made += [
+                (asker, k, r) for k, r in enumerate(asker.requests(row[ID], text, column.samples))
+            ]
         found: dict[int, Completion] = {}
         for engine in dict.fromkeys(asker.engine for asker in askers):
             mine = [number for number, (asker, _, _) in enumerate(made) if asker.engine is engine]
@@ -75,7 +80,10 @@ def llm_structured(column: LlmStructured, tools: Tools) -> Stage:
     async def stage(row: Row) -> Row:
         request = asker.request(row[ID], prompt.render(row))
         [completion] = await answers(asker.engine, [request])
-        return {column.name: parse(completion), column.name + META_SUFFIX: asker.meta(request, completion)}
+        return {
+            column.name: parse(completion),
+            column.name + META_SUFFIX: asker.meta(request, completion),
+        }
 
     return stage
 
@@ -90,10 +98,8 @@ def parse(completion: Completion) -> Row:
         value = orjson.loads(completion.text)
     except orjson.JSONDecodeError as err:
         if completion.finish_reason == "length":
-            raise RowError(
-                "truncated",
-                f"the JSON was cut after {completion.completion_tokens} tokens; raise max_tokens: {completion.text!r}",
-            ) from err
+            cut = f"the JSON was cut after {completion.completion_tokens} tokens; raise max_tokens"
+            raise RowError("truncated", f"{cut}: {completion.text!r}") from err
         raise RowError("not_json", f"the answer is no JSON ({err}): {completion.text!r}") from err
     if not isinstance(value, dict):
         raise RowError("not_json", f"the answer is JSON but no object: {completion.text!r}")

@@ -1,0 +1,282 @@
+"""The running batch of the text engine: prefill, decode, refill. Knows tokens, no chats and no event loop."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+from llguidance import LLMatcher
+from torch import Tensor
+from transformers import DynamicCache
+
+from prefdata.engines.batching import pick_batch
+from prefdata.engines.kv_slots import KVSlots
+from prefdata.engines.model_thread import Call
+from prefdata.engines.sampling import Knobs, draw, draw_uniforms
+from prefdata.engines.schema import SchemaCompiler
+from prefdata.engines.transformers_model import LoadedModel
+from prefdata.inference import Completion, FinishReason, Sampling
+
+MAX_PREFILL_TOKENS = 4096
+LOOKAHEAD = 256
+"""Pending prompts, oldest first, among which a prefill looks for similar lengths."""
+
+
+@dataclass(slots=True)
+class Sample:
+    """One completion that is asked for, and its tokens so far.
+
+    Attributes:
+        limit: tokens at most, for `max_tokens` and the context.
+    """
+
+    index: int
+    sampling: Sampling
+    seed: int
+    limit: int
+    matcher: LLMatcher | None
+    tokens: list[int] = field(default_factory=list)
+    uniforms: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Prompt:
+    """A prompt and the samples that one call wants of it."""
+
+    ids: list[int]
+    call: Call[Completion]
+    samples: list[Sample] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Row:
+    """A sample in the batch."""
+
+    prompt: Prompt
+    sample: Sample
+
+    @property
+    def last(self) -> int:
+        return self.sample.tokens[-1] if self.sample.tokens else self.prompt.ids[-1]
+
+
+@dataclass(slots=True)
+class _Ready:
+    """Prefilled prompts whose samples wait for a free row: pairs of cache row and sample."""
+
+    cache: DynamicCache
+    rows: deque[tuple[int, _Row]]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What a step needs to know of its rows besides their tokens; made anew when they change."""
+
+    knobs: Knobs
+    seen: Tensor | None
+    constrained: list[int]
+
+
+class Decoder:
+    """Runs prompts to completions, at most `max_num_seqs` samples at a time; call it from one thread."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        schemas: SchemaCompiler,
+        eos_ids: frozenset[int],
+        *,
+        max_num_seqs: int,
+        rounding: float | None,
+    ) -> None:
+        """Keep what is given; the first step does the first work.
+
+        Args:
+            rounding: how far a batch may move a logit, as a share of the largest of its row; None to accept it.
+        """
+        self._model, self._tokenizer, self._device = loaded.model, loaded.tokenizer, loaded.device
+        self._rounding = rounding
+        self._schemas, self._eos_ids, self._max_num_seqs = schemas, eos_ids, max_num_seqs
+        self._slots = KVSlots(max_num_seqs, loaded.device)
+        self._waiting: deque[Prompt] = deque()
+        self._ready: _Ready | None = None
+        self._rows: list[_Row] = []
+        self._settings: _Settings | None = None
+
+    @torch.inference_mode()
+    def step(self, arrivals: Sequence[Prompt]) -> bool:
+        """Queue prompts, fill free rows, add a token to every row; True while anything is left."""
+        self._waiting.extend(arrivals)
+        self._drop_abandoned()
+        self._refill()
+        if self._rows:
+            self._advance()
+        return bool(self._rows or self._ready or self._waiting)
+
+    def _drop_abandoned(self) -> None:
+        if any(prompt.call.is_abandoned for prompt in self._waiting):
+            self._waiting = deque(prompt for prompt in self._waiting if not prompt.call.is_abandoned)
+        if self._ready is not None:
+            rows = deque(item for item in self._ready.rows if not item[1].prompt.call.is_abandoned)
+            self._ready = _Ready(self._ready.cache, rows) if rows else None
+        self._remove([i for i, row in enumerate(self._rows) if row.prompt.call.is_abandoned])
+
+    def _refill(self) -> None:
+        while len(self._rows) < self._max_num_seqs:
+            if self._ready is None:
+                if not self._waiting:
+                    return
+                self._ready = self._prefill()
+            self._join(self._ready, self._max_num_seqs - len(self._rows))
+
+    def _prefill(self) -> _Ready:
+        """Compute keys and values of the oldest prompt and others of its length, but for the last token."""
+        prompts = self._take_prompts()
+        width = max(1, *(len(prompt.ids) - 1 for prompt in prompts))
+        ids = [prompt.ids[:-1] + [0] * (width + 1 - len(prompt.ids)) for prompt in prompts]
+        cache = DynamicCache()  # without a config: full layers, for sliding ones forget what a longer row needs
+        # padding is to the right, where no token looks: no mask
+        self._model(torch.tensor(ids, device=self._device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        rows = [(i, _Row(prompt, sample)) for i, prompt in enumerate(prompts) for sample in prompt.samples]
+        return _Ready(cache, deque(rows))
+
+    def _take_prompts(self) -> list[Prompt]:
+        window = list(islice(self._waiting, LOOKAHEAD))
+        goal = max(self._max_num_seqs - len(self._rows), self._max_num_seqs // 4)
+        count = samples = 0
+        while count < len(window) and samples < goal:
+            samples += len(window[count].samples)
+            count += 1
+        lengths = [len(prompt.ids) for prompt in window]
+        picks = set(pick_batch(lengths, max_items=count, max_tokens=MAX_PREFILL_TOKENS))
+        for _ in window:
+            self._waiting.popleft()
+        self._waiting.extendleft(prompt for i, prompt in reversed(list(enumerate(window))) if i not in picks)
+        return [prompt for i, prompt in enumerate(window) if i in picks]
+
+    def _join(self, ready: _Ready, free: int) -> None:
+        joining = [ready.rows.popleft() for _ in range(min(free, len(ready.rows)))]
+        if not ready.rows:
+            self._ready = None
+        for _, row in joining:
+            row.sample.uniforms = draw_uniforms(row.sample.seed, row.sample.limit)
+        lengths = [len(row.prompt.ids) - 1 for _, row in joining]
+        self._slots.join(ready.cache, [pick for pick, _ in joining], lengths)
+        self._rows.extend(row for _, row in joining)
+        self._settings = None
+
+    def _remove(self, gone: list[int]) -> None:
+        if not gone:
+            return
+        for source, target in self._slots.leave(gone):
+            self._rows[target] = self._rows[source]
+        del self._rows[self._slots.rows :]
+        self._settings = None
+
+    def _advance(self) -> None:
+        if self._settings is None:
+            self._settings = self._make_settings()
+        settings = self._settings
+        logits = self._forward()
+        rounding = None if self._rounding is None else logits.abs().amax(-1, keepdim=True) * self._rounding
+        allowed = self._constrain(logits, settings.constrained)
+        uniforms = [row.sample.uniforms[len(row.sample.tokens)] for row in self._rows]
+        draws = draw(
+            logits,
+            settings.knobs,
+            torch.tensor(uniforms, dtype=torch.float64, device=self._device),
+            seen=settings.seen,
+            rounding=rounding,
+        )
+        tokens: list[int] = draws.tokens.tolist()
+        if rounding is not None:
+            for i in draws.is_close.nonzero()[:, 0].tolist():
+                tokens[i] = self._settle(i, settings, allowed)
+        if settings.seen is not None:
+            settings.seen[range(len(tokens)), tokens] = True
+        self._remove([i for i, token in enumerate(tokens) if self._append(self._rows[i], token)])
+
+    def _forward(self) -> Tensor:
+        mask, positions = self._slots.prepare()
+        output = self._model(
+            torch.tensor([[row.last] for row in self._rows], device=self._device),
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self._slots.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+    def _settle(self, i: int, settings: _Settings, allowed: Tensor | None) -> int:
+        """The token of a row whose draw is closer than rounding: its sequence is computed on its own."""
+        row = self._rows[i]
+        ids = torch.tensor([row.prompt.ids + row.sample.tokens], device=self._device)
+        logits = self._model(ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+        if i in settings.constrained and allowed is not None:
+            logits.masked_fill_(~allowed[settings.constrained.index(i)], -torch.inf)
+        draws = draw(
+            logits,
+            Knobs.stack([row.sample.sampling], self._device),
+            torch.tensor([row.sample.uniforms[len(row.sample.tokens)]], dtype=torch.float64, device=self._device),
+            seen=None if settings.seen is None else settings.seen[i : i + 1],
+        )
+        return int(draws.tokens)
+
+    def _make_settings(self) -> _Settings:
+        samples = [row.sample for row in self._rows]
+        seen = None
+        if any(sample.sampling.repetition_penalty != 1 for sample in samples):
+            seen = torch.zeros(len(samples), self._schemas.vocab_size, dtype=torch.bool, device=self._device)
+            for mask, row in zip(seen, self._rows, strict=True):
+                mask[row.prompt.ids + row.sample.tokens] = True
+        constrained = [i for i, sample in enumerate(samples) if sample.matcher is not None]
+        return _Settings(Knobs.stack([sample.sampling for sample in samples], self._device), seen, constrained)
+
+    def _constrain(self, logits: Tensor, rows: list[int]) -> Tensor | None:
+        """Forbid in place what the schemas of `rows` exclude; returns what they allow."""
+        if not rows:
+            return None
+        matchers = [matcher for i in rows if (matcher := self._rows[i].sample.matcher) is not None]
+        allowed = self._schemas.allowed(matchers).to(self._device)
+        logits[rows] = logits[rows].masked_fill(~allowed, -torch.inf)
+        return allowed
+
+    def _append(self, row: _Row, token: int) -> bool:
+        """Add a token; deliver and return True if it ends the completion."""
+        sample = row.sample
+        sample.tokens.append(token)
+        if sample.matcher is not None and not sample.matcher.consume_token(token):
+            raise RuntimeError(f"llguidance refuses a token it allowed: {sample.matcher.get_error()}")
+        if token in self._eos_ids:
+            self._deliver(row, self._decode(sample.tokens[:-1]), "stop")
+        elif (text := self._find_stop(sample)) is not None:
+            self._deliver(row, text, "stop")
+        elif len(sample.tokens) == sample.limit:
+            self._deliver(row, self._decode(sample.tokens), "length")
+        else:
+            return False
+        return True
+
+    def _find_stop(self, sample: Sample) -> str | None:
+        """The text before the first stop string, once there is one."""
+        stops = sample.sampling.stop
+        if not stops:
+            return None
+        reach = max(len(stop.encode()) for stop in stops) + 8  # no token is shorter than a byte, but some are silent
+        tail = self._decode(sample.tokens[-reach:])
+        if not any(stop in tail for stop in stops):
+            return None
+        text = self._decode(sample.tokens)
+        ends = [end for stop in stops if (end := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else None
+
+    def _deliver(self, row: _Row, text: str, reason: FinishReason) -> None:
+        completion = Completion(text, reason, len(row.prompt.ids), len(row.sample.tokens))
+        row.prompt.call.deliver(row.sample.index, completion)
+
+    def _decode(self, tokens: list[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text

@@ -1,0 +1,130 @@
+"""RewardEngine over a transformers sequence classifier in this process. Knows no row and no file."""
+
+import gc
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from prefdata.engines.batching import pick_batch
+from prefdata.engines.model_thread import Call, ModelThread
+from prefdata.engines.transformers_model import Checkpoint, LoadedModel, load_model, render_ids
+from prefdata.errors import RowError
+from prefdata.inference import Logits, ScoreRequest
+
+MAX_BATCH_TOKENS = 8192
+LOOKAHEAD = 1024
+"""Pending chats, oldest first, among which a batch looks for similar lengths."""
+
+
+class TransformersRewardEngine:
+    """Scores chats with the raw outputs of a classification head; all labels, no sigmoid."""
+
+    def __init__(self, loaded: LoadedModel, *, max_batch_tokens: int) -> None:
+        """Run a model that is already loaded; it belongs to the engine from now on."""
+        self._loaded = loaded
+        scorer = _Scorer(loaded, max_batch_tokens)
+        self._thread: ModelThread[_Chat, Logits] = ModelThread("prefdata-reward", scorer)
+
+    @classmethod
+    def load(
+        cls, model: str, *, revision: str | None, trust_remote_code: bool, options: Mapping[str, Any]
+    ) -> "TransformersRewardEngine":
+        """Load a checkpoint, onto the GPU if there is one.
+
+        Args:
+            options: `dtype` (default float32 on a CPU, the checkpoint's own on a GPU), `max_model_len`
+                (default all positions the model has), `max_batch_tokens` (default 8192, padding included).
+
+        Raises:
+            PrefdataError: no such checkpoint, no trained head, no chat template or an unknown option.
+        """
+        checkpoint = Checkpoint(model, revision, trust_remote_code)
+        loaded = load_model(
+            AutoModelForSequenceClassification, checkpoint, options, counts=("max_batch_tokens",)
+        )
+        return cls(loaded, max_batch_tokens=options.get("max_batch_tokens", MAX_BATCH_TOKENS))
+
+    async def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
+        """As `RewardEngine.score`; leaving it early drops what is not scored.
+
+        Raises:
+            RowError: `too_long_to_score` or `chat_template_refused`.
+        """
+        stream = self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
+        async with aclosing(stream) as scores:
+            async for index, logits in scores:
+                yield index, logits
+
+    def close(self) -> None:
+        """As `RewardEngine.close`; waits for the end of the thread."""
+        self._thread.close()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _prepare(self, requests: Sequence[ScoreRequest], call: Call[Logits]) -> list["_Chat"]:
+        chats = []
+        for index, request in enumerate(requests):
+            ids = render_ids(self._loaded, request.messages, {"add_generation_prompt": False})
+            if len(ids) > self._loaded.max_model_len:
+                raise RowError(
+                    "too_long_to_score",
+                    f"the chat has {len(ids)} tokens, the reward model holds {self._loaded.max_model_len}",
+                )
+            chats.append(_Chat(index, ids, call))
+        return chats
+
+
+@dataclass(frozen=True, slots=True)
+class _Chat:
+    index: int
+    ids: list[int]
+    call: Call[Logits]
+
+
+class _Scorer:
+    """Scores pending chats batch by batch."""
+
+    def __init__(self, loaded: LoadedModel, max_batch_tokens: int) -> None:
+        self._model, self._device = loaded.model, loaded.device
+        self._max_batch_tokens = max_batch_tokens
+        self._pad_id: int | None = loaded.model.config.get_text_config().pad_token_id
+        self._waiting: list[_Chat] = []
+
+    @torch.inference_mode()
+    def step(self, arrivals: Sequence[_Chat]) -> bool:
+        """Queue chats, score one batch; True while any is left."""
+        self._waiting = [chat for chat in (*self._waiting, *arrivals) if not chat.call.is_abandoned]
+        if self._waiting:
+            lengths = [len(chat.ids) for chat in self._waiting[:LOOKAHEAD]]
+            picks = pick_batch(lengths, max_items=len(lengths), max_tokens=self._max_batch_tokens)
+            self._score([self._waiting[i] for i in picks])
+            taken = set(picks)
+            self._waiting = [chat for i, chat in enumerate(self._waiting) if i not in taken]
+        return bool(self._waiting)
+
+    def _score(self, chats: Sequence[_Chat]) -> None:
+        width, pad = max(len(chat.ids) for chat in chats), self._choose_pad(chats)
+        ids = torch.tensor([chat.ids + [pad] * (width - len(chat.ids)) for chat in chats], device=self._device)
+        lengths = torch.tensor([len(chat.ids) for chat in chats], device=self._device)
+        mask = torch.arange(width, device=self._device) < lengths[:, None]
+        logits = self._model(ids, attention_mask=mask.long(), use_cache=False).logits.float()
+        for chat, row in zip(chats, logits.tolist(), strict=True):
+            chat.call.deliver(chat.index, tuple(row))
+
+    def _choose_pad(self, chats: Sequence[_Chat]) -> int:
+        """The model's own padding token, or one that ends none of these chats.
+
+        transformers scores at the last token that is not padding, so a chat must not end with it.
+        """
+        if self._pad_id is not None:
+            return self._pad_id
+        last = {chat.ids[-1] for chat in chats}
+        pad = next(i for i in count() if i not in last)
+        self._model.config.get_text_config().pad_token_id = pad
+        return pad
