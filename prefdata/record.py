@@ -31,8 +31,10 @@ def write_record(out: Path, record: Record) -> Record:
             f"{lost} of {record['seeds']} seeds are neither in pairs nor in rejects"
         )
     record = record | {"files": file_sizes(out)}
-    write_text(out / "run.json", orjson.dumps(record, option=orjson.OPT_INDENT_2).decode())
-    return record
+    text = orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()
+    write_text(out / "run.json", text)
+    written: Record = orjson.loads(text)
+    return written
 
 
 def file_sizes(out: Path) -> dict[str, int]:

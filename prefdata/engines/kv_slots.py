@@ -136,8 +136,8 @@ class _SlotLayer(CacheLayerMixin):
         self.values[rows, :, columns] = prompts.values.transpose(1, 2)[row, column].transpose(1, 2)
 
     def move(self, source: Tensor, target: Tensor, columns: slice) -> None:
-        self.keys[target, :, columns] = self.keys[source, :, columns]
-        self.values[target, :, columns] = self.values[source, :, columns]
+        for live in (self.keys[:, :, columns], self.values[:, :, columns]):
+            live.index_copy_(0, target, live.index_select(0, source))
 
     def resize(self, columns: int, rows: int, live: slice, shift: int) -> None:
         self.keys = _widened(self.keys, columns, rows, live, shift)

@@ -152,7 +152,7 @@ def publish(temporary: Path, place: Path) -> None:
     """Give a finished file or folder its name, in the place of what had it."""
     sync(temporary)
     if temporary.is_dir() and place.exists():
-        old = temporary_name(place)
+        old = temporary_name(place.with_name(f"{place.name}.old"))
         place.rename(old)
         temporary.rename(place)
         shutil.rmtree(old)

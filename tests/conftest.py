@@ -1,0 +1,76 @@
+"""A small recipe to start from, and the folder of the models that ship."""
+
+from pathlib import Path
+
+import orjson
+import pytest
+import yaml
+
+from prefdata.recipe_loader import load_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICKSTART = ROOT / "recipes" / "quickstart"
+
+
+class Project:
+    """A folder with seeds and a recipe that a test changes before it loads it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.recipe = {
+            "output_dir": str(folder / "run"),
+            "seed_dataset": {"path": "seeds.jsonl", "fields": ["prompt", "answer"]},
+            "models": [
+                {
+                    "alias": "hot",
+                    "model": "scripted",
+                    "inference_parameters": {"temperature": 0.9, "max_tokens": 32},
+                },
+                {"alias": "grader", "model": "scripted"},
+            ],
+            "columns": [
+                {
+                    "name": "candidates",
+                    "type": "candidates",
+                    "model_alias": "hot",
+                    "samples": 4,
+                    "prompt": "Answer: {{ prompt }}",
+                },
+                {
+                    "name": "reward",
+                    "type": "reward_model",
+                    "model_alias": "grader",
+                    "candidates": "candidates",
+                    "prompt": "{{ prompt }}",
+                },
+            ],
+            "output_projection": {
+                "type": "preference_pairs",
+                "candidates": "candidates",
+                "score": "reward",
+                "strategy": "best_vs_worst",
+            },
+        }
+        self.write_seeds([{"prompt": f"question {n}", "answer": n} for n in range(20)])
+
+    def write_seeds(self, rows, name="seeds.jsonl"):
+        lines = [row if isinstance(row, bytes) else orjson.dumps(row) for row in rows]
+        (self.folder / name).write_bytes(b"".join(line + b"\n" for line in lines))
+
+    def write(self) -> Path:
+        file = self.folder / "recipe.yaml"
+        file.write_text(yaml.safe_dump(self.recipe, sort_keys=False))
+        return file
+
+    def load(self, *overrides):
+        return load_recipe(self.write(), overrides)
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def quickstart_models():
+    return QUICKSTART / "models"

@@ -1,0 +1,307 @@
+import asyncio
+
+import orjson
+import pyarrow as pa
+import pytest
+from datasets import Dataset, IterableDataset
+from pydantic import TypeAdapter
+
+from prefdata.engines.scripted import ScriptedReward, ScriptedText
+from prefdata.errors import PrefdataError, RowError
+from prefdata.inference import Completion
+from prefdata.recipe import AnyColumn, Model, Recipe
+from prefdata.stages import STAGES, Tools, fields_of, make_stage
+
+SAMPLING = {"temperature": 0.9, "max_tokens": 16}
+WINNER = {
+    "type": "object",
+    "properties": {"winner": {"type": "string", "enum": ["A", "B"]}},
+    "required": ["winner"],
+}
+TEXT = {"type": "llm_text", "model_alias": "hot", "prompt": "{{ prompt }}"}
+
+
+def model(alias, **fields):
+    return Model(**({"alias": alias, "model": "m", "inference_parameters": SAMPLING} | fields))
+
+
+def column(name="made", **fields):
+    return TypeAdapter(AnyColumn).validate_python({"name": name, **fields})
+
+
+def tools(reply=None, rate=None, models=(), folder="."):
+    named = {m.alias: m for m in (model("hot"), model("cool"), model("grader"), *models)}
+    engine = ScriptedText(reply)
+    return Tools(
+        seed=0,
+        models=named,
+        text=dict.fromkeys(named, engine),
+        reward=dict.fromkeys(named, ScriptedReward(rate)),
+        folder=folder,
+    )
+
+
+def stage(made, given=None, columns=()):
+    recipe = Recipe.model_construct(columns=(*columns, made))
+    return make_stage(made, recipe, given or tools())
+
+
+def run(made, row, given=None, columns=()):
+    return asyncio.run(stage(made, given, columns)({"id": "r0", **row}))
+
+
+ALL_KINDS = {
+    "llm_text": column(**TEXT),
+    "llm_structured": column(**{**TEXT, "type": "llm_structured"}, output_format=WINNER),
+    "llm_judge": column(**{**TEXT, "type": "llm_judge"}, output_format=WINNER, both_orders=False),
+    "candidates": column(**{**TEXT, "type": "candidates", "samples": 3}),
+    "reward_model": column(
+        type="reward_model", model_alias="grader", responses=["a", "b"], prompt="{{ prompt }}"
+    ),
+    "verifier": column(type="verifier", method="number", reference="answer", responses=["a"]),
+    "expression": column(type="expression", expression="{{ prompt }}!"),
+    "category": column(type="category", values=["x", "y", "z"]),
+}
+ROWS = [
+    {"id": f"r{n}", "prompt": f"p{n}", "answer": n, "a": f"it is {n}", "b": "7"} for n in range(5)
+]
+
+
+def test_there_is_a_case_here_for_every_kind_of_column():
+    assert ALL_KINDS.keys() == STAGES.keys()
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_a_stage_can_be_given_to_map_and_adds_what_its_fields_say(kind):
+    made = ALL_KINDS[kind]
+    mapped = Dataset.from_list(ROWS).map(stage(made), new_fingerprint=kind).to_list()
+    streamed = list(IterableDataset.from_generator(lambda: iter(ROWS)).map(stage(made)))
+    assert mapped == streamed
+    fields = fields_of(made)
+    assert [field.name for field in fields] == [n for n in mapped[0] if n not in ROWS[0]]
+    for field in fields:
+        pa.array([row[field.name] for row in mapped], field.type)
+
+
+def test_candidates_are_ordered_by_alias_and_sample():
+    made = column(type="candidates", model_alias=["hot", "cool"], samples=2, prompt="{{ prompt }}")
+    found = run(made, {"prompt": "p"})["made"]
+    places = [(one["alias"], one["sample"]) for one in found]
+    assert places == [("hot", 0), ("hot", 1), ("cool", 0), ("cool", 1)]
+    assert len({one["seed"] for one in found}) == 4
+
+
+def test_all_samples_of_a_row_reach_their_engine_in_one_call():
+    calls = []
+
+    class Counting(ScriptedText):
+        async def generate(self, requests):
+            calls.append(len(requests))
+            async for answer in super().generate(requests):
+                yield answer
+
+    engine = Counting()
+    given = Tools(0, {"hot": model("hot"), "cool": model("cool")}, dict.fromkeys(("hot", "cool"), engine), {})  # fmt: skip  # noqa: E501
+    made = column(type="candidates", model_alias=["hot", "cool"], samples=3, prompt="{{ prompt }}")
+    run(made, {"prompt": "p"}, given)
+    assert calls == [6]
+
+
+def test_the_system_prompt_opens_the_chat():
+    seen = []
+    given = tools(reply=lambda r: seen.append(r.messages) or "ok", models=[model("hot", system_prompt="Be kind.")])  # fmt: skip  # noqa: E501
+    run(column(**TEXT), {"prompt": "hello"}, given)
+    assert [m["role"] for m in seen[0]] == ["system", "user"]
+    assert seen[0][0]["content"] == "Be kind."
+
+
+def test_every_inference_parameter_reaches_the_engine():
+    parameters = {
+        "temperature": 0.5, "max_tokens": 7, "top_p": 0.8, "top_k": 5, "min_p": 0.1,
+        "repetition_penalty": 1.2, "stop": ["END"],
+    }  # fmt: skip
+    seen = []
+    hot = model("hot", inference_parameters=parameters, chat_template_kwargs={"think": False})
+    run(column(**TEXT), {"prompt": "p"}, tools(lambda r: seen.append(r) or "ok", models=[hot]))
+    sampling = seen[0].sampling
+    assert sampling.stop == ("END",)
+    for name in parameters.keys() - {"stop"}:
+        assert getattr(sampling, name) == parameters[name]
+    assert seen[0].chat_template_kwargs == {"think": False}
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (Completion('{"winner": "', "length", 3, 16), "truncated"),
+        ("A is better", "not_json"),
+        ('["A"]', "not_json"),
+    ],
+    ids=["cut", "prose", "list"],
+)
+def test_an_answer_that_is_no_dict_is_a_row_error(reply, reason):
+    made = ALL_KINDS["llm_structured"]
+    with pytest.raises(RowError) as err:
+        run(made, {"prompt": "p"}, tools(lambda request: reply))
+    assert err.value.reason == reason
+
+
+def verdict(answers):
+    """A judge whose answers are given in the order of asking."""
+    left = list(answers)
+    return lambda request: orjson.dumps({"winner": left.pop(0)}).decode()
+
+
+COMPARED = [column("a", **TEXT), column("b", **{**TEXT, "model_alias": "cool"})]
+JUDGE = {"type": "llm_judge", "model_alias": "hot", "prompt": "{{ a }} or {{ b }}?"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "winner", "agreed"),
+    [
+        (["A", "B"], "A", True),
+        (["B", "A"], "B", True),
+        (["A", "A"], "tie", False),
+        (["B", "B"], "tie", False),
+        (["tie", "tie"], "tie", True),
+        (["A", "tie"], "tie", False),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
+)
+def test_a_judge_is_asked_in_both_orders_and_disagreement_is_a_tie(answers, winner, agreed):
+    schema = {**WINNER, "properties": {"winner": {"enum": ["A", "B", "tie"]}}}
+    made = column("judge", **JUDGE, output_format=schema)
+    row = run(made, {"a": "x", "b": "y"}, tools(verdict(answers)), COMPARED)
+    assert row["judge"] == {"winner": winner}
+    assert row["judge__meta"]["agreed"] is agreed
+    assert [orjson.loads(v)["winner"] for v in row["judge__meta"]["verdicts"]] == answers
+
+
+def test_the_second_order_shows_the_responses_swapped():
+    seen = []
+    answer = lambda r: seen.append(r.messages[-1]["content"]) or '{"winner": "A"}'  # noqa: E731
+    made = column("judge", **JUDGE, output_format=WINNER)
+    run(made, {"a": "x", "b": "y"}, tools(answer), COMPARED)
+    assert seen == ["x or y?", "y or x?"]
+
+
+def test_a_judge_can_be_asked_once():
+    made = column("judge", **JUDGE, output_format=WINNER, both_orders=False)
+    row = run(made, {"a": "x", "b": "y"}, tools(verdict(["B"])), COMPARED)
+    assert (row["judge"], row["judge__meta"]["agreed"]) == ({"winner": "B"}, None)
+
+
+def test_a_judge_with_another_key_for_the_winner():
+    schema = {"type": "object", "properties": {"best": {"type": "string", "enum": ["A", "B"]}}}
+    made = column("judge", **JUDGE, output_format=schema, winner_field="best")
+    answer = lambda request: '{"best": "A"}'  # noqa: E731
+    row = run(made, {"a": "x", "b": "y"}, tools(answer), COMPARED)
+    assert row["judge"] == {"best": "tie"}
+
+
+REWARD = {"type": "reward_model", "model_alias": "grader", "prompt": "Q: {{ prompt }}"}
+
+
+def test_rewards_stand_in_the_order_of_the_candidates():
+    made = column(**REWARD, candidates="c")
+    row = {"prompt": "p", "c": [{"text": "aaa"}, {"text": "a"}, {"text": "aa"}]}
+    given = tools(rate=lambda request: len(request.messages[-1]["content"]))
+    assert run(made, row, given)["made"] == [3.0, 1.0, 2.0]
+
+
+def test_rewards_of_responses_carry_their_names():
+    made = column(**REWARD, responses=["a", "b"])
+    given = tools(rate=lambda request: len(request.messages[-1]["content"]))
+    assert run(made, {"prompt": "p", "a": "xx", "b": "x"}, given)["made"] == {"a": 2.0, "b": 1.0}
+
+
+def test_the_reward_model_reads_the_stated_prompt():
+    seen = []
+    given = tools(rate=lambda request: seen.append(request.messages) or 0.0)
+    run(column(**REWARD, responses=["a"]), {"prompt": "p", "a": "x"}, given)
+    assert [m["content"] for m in seen[0]] == ["Q: p", "x"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_becomes_null(bad):
+    made = column(**REWARD, responses=["a"])
+    row = run(made, {"prompt": "p", "a": "x"}, tools(rate=lambda request: bad))
+    assert row["made"] == {"a": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "score"),
+    [
+        ("The answer is 42.", 42, 1.0),
+        ("12 + 30 = 42", "42", 1.0),
+        ("42 is not 41", 42, 0.0),
+        ("It is -7.", -7, 1.0),
+        ("It makes 1,234.50", 1234.5, 1.0),
+        ("no number", 42, 0.0),
+        ("", 0, 0.0),
+    ],
+)
+def test_number_compares_the_last_number_of_the_text(text, reference, score):
+    made = column(type="verifier", method="number", reference="answer", responses=["a"])
+    assert run(made, {"a": text, "answer": reference})["made"] == {"a": score}
+
+
+def test_number_needs_a_number_to_compare_with():
+    made = column(type="verifier", method="number", reference="answer", responses=["a"])
+    with pytest.raises(RowError, match="reference: the reference 'many' is no number"):
+        run(made, {"a": "1", "answer": "many"})
+
+
+def test_exact_match_ignores_surrounding_space_only():
+    made = column(type="verifier", method="exact_match", reference="ref", responses=["a", "b"])
+    row = run(made, {"a": " Paris\n", "b": "paris", "ref": "Paris"})
+    assert row["made"] == {"a": 1.0, "b": 0.0}
+
+
+def test_regex_searches_the_text():
+    made = column(type="verifier", method="regex", pattern=r"\bfour\b", candidates="c")
+    row = run(made, {"c": [{"text": "it is four"}, {"text": "fourteen"}]})
+    assert row["made"] == [1.0, 0.0]
+
+
+def test_a_function_beside_the_recipe_can_verify(tmp_path):
+    (tmp_path / "my_checks.py").write_text("def short(text, row):\n    return len(text) < row['n']\n")  # fmt: skip  # noqa: E501
+    made = column(type="verifier", method="function", function="my_checks:short", responses=["a"])
+    row = run(made, {"a": "abc", "n": 5}, tools(folder=tmp_path))
+    assert row["made"] == {"a": 1.0}
+
+
+def test_what_a_function_raises_is_the_fate_of_its_row(tmp_path):
+    (tmp_path / "bad_checks.py").write_text("def fail(text, row):\n    return 1 / 0\n")
+    made = column(type="verifier", method="function", function="bad_checks:fail", responses=["a"])
+    with pytest.raises(RowError, match="bad_checks:fail raised ZeroDivisionError"):
+        run(made, {"a": "abc"}, tools(folder=tmp_path))
+
+
+@pytest.mark.parametrize("name", ["no.such.module:f", "math:nothing", "math"])
+def test_a_function_that_is_not_there_stops_the_run(name):
+    made = column(type="verifier", method="function", function=name, responses=["a"])
+    with pytest.raises(PrefdataError, match="cannot be imported"):
+        stage(made)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "text", "value"),
+    [("int", " 4 ", 4), ("float", "2.5", 2.5), ("bool", "true", True), ("str", "4", "4")],
+)
+def test_an_expression_is_cast(dtype, text, value):
+    made = column(type="expression", expression="{{ x }}", dtype=dtype)
+    assert run(made, {"x": text})["made"] == value
+
+
+def test_an_expression_that_cannot_be_cast_is_a_row_error():
+    made = column(type="expression", expression="{{ x }}", dtype="int")
+    with pytest.raises(RowError, match="expression: 'four' is no int"):
+        run(made, {"x": "four"})
+
+
+def test_a_category_is_drawn_by_row_and_evenly():
+    made = column(type="category", values=["x", "y", "z"])
+    draws = [run(made, {"id": f"row {n}"})["made"] for n in range(600)]
+    assert draws == [run(made, {"id": f"row {n}"})["made"] for n in range(600)]
+    assert all(150 < draws.count(value) < 250 for value in "xyz")
