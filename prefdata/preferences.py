@@ -6,7 +6,7 @@ keeps what `select` kept. Every row that goes in comes out in a pair or in a rej
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ _SIDE = {
     "finish_reason": pa.string(),
     "completion_tokens": pa.int32(),
 }
-"""What is kept of each side, as `chosen_<name>` and `rejected_<name>`."""
+"""What is kept of each side, as `chosen_<name>` and `rejected_<name>`; `chosen_scores` and
+`rejected_scores` hold every score column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def choose_pairs(
     drops = picking.drops + Counter(
         {k: v for k, v in selection.counts.items() if k not in ("train", "test") and v}
     )
-    return Choice(kept.pairs, len(kept.rows), drops, _means(pairs, scores, rule))
+    return Choice(kept.pairs, len(kept.rows), drops, _means(pairs, scores))
 
 
 def write_jsonl(pairs: Path, split: str, place: Path, *, columns: Sequence[str]) -> None:
@@ -211,7 +212,7 @@ def _candidates(
                 finish_reason=one["finish_reason"],
             )
             found.append(candidate)
-            sides[id(candidate)] = one | {name: row[name][number] for name in scores}
+            sides[id(candidate)] = one | {"scores": {name: row[name][number] for name in scores}}
     return found, sides
 
 
@@ -223,7 +224,8 @@ def _responses(
     for name in (rule.response_a_field, rule.response_b_field):
         meta = row.get(name + META_SUFFIX) or {}
         candidate = Candidate(text=row[name] or "", finish_reason=meta.get("finish_reason"))
-        sides[id(candidate)] = meta | {score: (row[score] or {}).get(name) for score in scores}
+        rated = {score: (row[score] or {}).get(name) for score in scores}
+        sides[id(candidate)] = meta | {"scores": rated}
         made.append(candidate)
     return made[0], made[1], sides
 
@@ -260,7 +262,9 @@ def _pair_schema(scored: Path, rule: Projection, scores: Sequence[str]) -> pa.Sc
     ]
     for side in ("chosen", "rejected"):
         fields += [pa.field(f"{side}_{name}", kind) for name, kind in _SIDE.items()]
-        fields += [pa.field(f"{side}_{name}", pa.float64()) for name in scores]
+        if scores:
+            kind = pa.struct({name: pa.float64() for name in scores})
+            fields.append(pa.field(f"{side}_scores", kind))
     return pa.schema(fields)
 
 
@@ -300,23 +304,37 @@ def _reject_unselected(scored: Path, kept: _Kept, rejects: RowsWriter) -> None:
         rejects.write(pa.Table.from_pylist(refused, schema=REJECTS))
 
 
-def _means(pairs: Path, scores: Iterable[str], rule: Projection) -> dict[str, tuple[float, float]]:
+def _means(pairs: Path, scores: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Mean of each score column over chosen and over rejected, nulls left out."""
-    totals = {name: [0.0, 0, 0.0, 0] for name in scores}
-    for table in read_tables(
-        pairs, columns=[f"{side}_{name}" for name in totals for side in ("chosen", "rejected")]
-    ):
-        for name, total in totals.items():
-            for at, side in ((0, "chosen"), (2, "rejected")):
-                values = [v for v in table[f"{side}_{name}"].to_pylist() if v is not None]
-                total[at] += sum(values)
-                total[at + 1] += len(values)
-    return {name: (t[0] / t[1], t[2] / t[3]) for name, t in totals.items() if t[1] and t[3]}
+    seen: dict[str, tuple[_Mean, _Mean]] = {name: (_Mean(), _Mean()) for name in scores}
+    if not seen:
+        return {}
+    for table in read_tables(pairs, columns=["chosen_scores", "rejected_scores"]):
+        for at, column in enumerate(table.columns):
+            for row in column.to_pylist():
+                for name, value in row.items():
+                    seen[name][at].add(value)
+    return {name: (c.mean, r.mean) for name, (c, r) in seen.items() if c.count and r.count}
+
+
+@dataclass
+class _Mean:
+    """A running mean that passes over nulls."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, value: float | None) -> None:
+        if value is not None:
+            self.total += value
+            self.count += 1
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.count
 
 
 def _as_text(value: Any) -> str:
-    return (
-        value
-        if isinstance(value, str)
-        else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
-    )
+    if isinstance(value, str):
+        return value
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

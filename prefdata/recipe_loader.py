@@ -11,11 +11,11 @@ from typing import Any, get_args
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from prefdata.errors import PrefdataError, suggest
-from prefdata.recipe import AnyColumn, OutputProjection, Recipe
+from prefdata.recipe import AnyColumn, OutputProjection, PreferencePairs, Recipe
 from prefdata.recipe_checks import check_recipe
 
 PATH_KEYS = ("seed_dataset.path", "models.*.model")
@@ -70,7 +70,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     return loaded
 
 
-def validate_projection(defaults: Mapping[str, Any], overrides: Sequence[str]) -> OutputProjection:
+def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -> PreferencePairs:
     """Pair rules that stand in no recipe: defaults and `key=value`.
 
     Raises:
@@ -81,12 +81,12 @@ def validate_projection(defaults: Mapping[str, Any], overrides: Sequence[str]) -
         _override(config, f"output_projection.{override}")
     raw = OmegaConf.to_container(config["output_projection"])
     try:
-        return TypeAdapter[OutputProjection](OutputProjection).validate_python(raw)
+        return PreferencePairs.model_validate(raw)
     except ValidationError as err:
         lines = _Lines(Path("pair rules"), "")
         found = err.errors()
         for details in found:
-            details["loc"] = ("output_projection", *details["loc"])
+            details["loc"] = ("output_projection", "preference_pairs", *details["loc"])
         raise PrefdataError("\n".join(_explain_one(details, lines) for details in found)) from err
 
 

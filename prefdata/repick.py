@@ -13,9 +13,8 @@ import pyarrow as pa
 from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import digest, pairs_fingerprint
 from prefdata.preferences import choose_pairs
-from prefdata.projection import PreferencePairs
 from prefdata.recipe_checks import score_columns
-from prefdata.recipe_loader import load_recipe, validate_projection
+from prefdata.recipe_loader import load_recipe, validate_pair_rules
 from prefdata.record import Record, count_reasons, read_record, withdraw_record, write_record
 from prefdata.rows import CANDIDATE, REJECTS, Row, reject
 from prefdata.runtime.folders import RowsWriter, disk_errors, read_tables, sweep, write_text
@@ -83,11 +82,7 @@ def pairs_of_file(
     Raises:
         PrefdataError: the file is missing or has no usable line, or a rule is wrong.
     """
-    rule = validate_projection(_DEFAULTS, overrides)
-    if not isinstance(rule, PreferencePairs):
-        raise PrefdataError(
-            "a file of scored candidates has no verdicts; leave out type=dpo_preference"
-        )
+    rule = validate_pair_rules(_DEFAULTS, overrides)
     groups = _Groups(fields)
     try:
         with file.open("rb") as lines:

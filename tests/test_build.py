@@ -245,5 +245,5 @@ def test_rows_of_a_group_must_share_their_prompt(project):
 def test_provenance_of_both_sides_is_in_the_pairs(project):
     run(project)
     names = pq.read_schema(next((project.folder / "run" / "pairs").glob("*.parquet"))).names
-    for name in ("alias", "model", "temperature", "sample", "finish_reason", "score", "reward"):
+    for name in ("alias", "model", "temperature", "sample", "finish_reason", "score", "scores"):
         assert {f"chosen_{name}", f"rejected_{name}"} <= set(names)

@@ -116,7 +116,9 @@ class Decoder:
 
     def _drop_abandoned(self) -> None:
         if any(prompt.call.is_abandoned for prompt in self._waiting):
-            self._waiting = deque(prompt for prompt in self._waiting if not prompt.call.is_abandoned)
+            self._waiting = deque(
+                prompt for prompt in self._waiting if not prompt.call.is_abandoned
+            )
         if self._ready is not None:
             rows = deque(item for item in self._ready.rows if not item[1].prompt.call.is_abandoned)
             self._ready = _Ready(self._ready.cache, rows) if rows else None
@@ -135,10 +137,21 @@ class Decoder:
         prompts = self._take_prompts()
         width = max(1, *(len(prompt.ids) - 1 for prompt in prompts))
         ids = [prompt.ids[:-1] + [0] * (width + 1 - len(prompt.ids)) for prompt in prompts]
-        cache = DynamicCache()  # without a config: full layers, for sliding ones forget what a longer row needs
+        cache = (
+            DynamicCache()
+        )  # without a config: full layers, for sliding ones forget what a longer row needs
         # padding is to the right, where no token looks: no mask
-        self._model(torch.tensor(ids, device=self._device), past_key_values=cache, use_cache=True, logits_to_keep=1)
-        rows = [(i, _Row(prompt, sample)) for i, prompt in enumerate(prompts) for sample in prompt.samples]
+        self._model(
+            torch.tensor(ids, device=self._device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        rows = [
+            (i, _Row(prompt, sample))
+            for i, prompt in enumerate(prompts)
+            for sample in prompt.samples
+        ]
         return _Ready(cache, deque(rows))
 
     def _take_prompts(self) -> list[Prompt]:
@@ -152,7 +165,9 @@ class Decoder:
         picks = set(pick_batch(lengths, max_items=count, max_tokens=MAX_PREFILL_TOKENS))
         for _ in window:
             self._waiting.popleft()
-        self._waiting.extendleft(prompt for i, prompt in reversed(list(enumerate(window))) if i not in picks)
+        self._waiting.extendleft(
+            prompt for i, prompt in reversed(list(enumerate(window))) if i not in picks
+        )
         return [prompt for i, prompt in enumerate(window) if i in picks]
 
     def _join(self, ready: _Ready, free: int) -> None:
@@ -179,7 +194,9 @@ class Decoder:
             self._settings = self._make_settings()
         settings = self._settings
         logits = self._forward()
-        rounding = None if self._rounding is None else logits.abs().amax(-1, keepdim=True) * self._rounding
+        rounding = (
+            None if self._rounding is None else logits.abs().amax(-1, keepdim=True) * self._rounding
+        )
         allowed = self._constrain(logits, settings.constrained)
         uniforms = [row.sample.uniforms[len(row.sample.tokens)] for row in self._rows]
         draws = draw(
@@ -220,7 +237,11 @@ class Decoder:
         draws = draw(
             logits,
             Knobs.stack([row.sample.sampling], self._device),
-            torch.tensor([row.sample.uniforms[len(row.sample.tokens)]], dtype=torch.float64, device=self._device),
+            torch.tensor(
+                [row.sample.uniforms[len(row.sample.tokens)]],
+                dtype=torch.float64,
+                device=self._device,
+            ),
             seen=None if settings.seen is None else settings.seen[i : i + 1],
         )
         return int(draws.tokens)
@@ -229,11 +250,15 @@ class Decoder:
         samples = [row.sample for row in self._rows]
         seen = None
         if any(sample.sampling.repetition_penalty != 1 for sample in samples):
-            seen = torch.zeros(len(samples), self._schemas.vocab_size, dtype=torch.bool, device=self._device)
+            seen = torch.zeros(
+                len(samples), self._schemas.vocab_size, dtype=torch.bool, device=self._device
+            )
             for mask, row in zip(seen, self._rows, strict=True):
                 mask[row.prompt.ids + row.sample.tokens] = True
         constrained = [i for i, sample in enumerate(samples) if sample.matcher is not None]
-        return _Settings(Knobs.stack([sample.sampling for sample in samples], self._device), seen, constrained)
+        return _Settings(
+            Knobs.stack([sample.sampling for sample in samples], self._device), seen, constrained
+        )
 
     def _constrain(self, logits: Tensor, rows: list[int]) -> Tensor | None:
         """Forbid in place what the schemas of `rows` exclude; returns what they allow."""
@@ -249,7 +274,9 @@ class Decoder:
         sample = row.sample
         sample.tokens.append(token)
         if sample.matcher is not None and not sample.matcher.consume_token(token):
-            raise RuntimeError(f"llguidance refuses a token it allowed: {sample.matcher.get_error()}")
+            raise RuntimeError(
+                f"llguidance refuses a token it allowed: {sample.matcher.get_error()}"
+            )
         if token in self._eos_ids:
             self._deliver(row, self._decode(sample.tokens[:-1]), "stop")
         elif (text := self._find_stop(sample)) is not None:
@@ -265,7 +292,9 @@ class Decoder:
         stops = sample.sampling.stop
         if not stops:
             return None
-        reach = max(len(stop.encode()) for stop in stops) + 8  # no token is shorter than a byte, but some are silent
+        reach = (
+            max(len(stop.encode()) for stop in stops) + 8
+        )  # no token is shorter than a byte, but some are silent
         tail = self._decode(sample.tokens[-reach:])
         if not any(stop in tail for stop in stops):
             return None
@@ -278,5 +307,7 @@ class Decoder:
         row.prompt.call.deliver(row.sample.index, completion)
 
     def _decode(self, tokens: list[int]) -> str:
-        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self._tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text

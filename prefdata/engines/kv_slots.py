@@ -47,7 +47,9 @@ class KVSlots:
         # right padding becomes left padding; columns before the first token repeat it and stay masked
         column = (torch.arange(width, device=self._device) - width + length[:, None]).clamp_(min=0)
         for slots, layer in zip(self._layers, prompts.layers, strict=True):
-            slots.write(slice(first, self.rows), slice(self._high - width, self._high), layer, (row, column))
+            slots.write(
+                slice(first, self.rows), slice(self._high - width, self._high), layer, (row, column)
+            )
         self._starts[first : self.rows] = self._high - length
         self._low = int(self._starts[: self.rows].min())
 
@@ -68,7 +70,10 @@ class KVSlots:
         holes = sorted(row for row in gone if row < left)
         movers = sorted(set(range(left, self.rows)).difference(gone))
         if holes:
-            target, source = torch.tensor(holes, device=self._device), torch.tensor(movers, device=self._device)
+            target, source = (
+                torch.tensor(holes, device=self._device),
+                torch.tensor(movers, device=self._device),
+            )
             for slots in self._layers:
                 slots.move(source, target, slice(self._low, self._high))
             self._starts[target] = self._starts[source]
@@ -81,8 +86,12 @@ class KVSlots:
         self._layers = [_SlotLayer() for _ in prompts.layers]
         self.cache = Cache(layers=list(self._layers))
         for slots, layer in zip(self._layers, prompts.layers, strict=True):
-            slots.keys = layer.keys.new_empty(self._max_rows, layer.keys.shape[1], 0, layer.keys.shape[3])
-            slots.values = layer.values.new_empty(self._max_rows, layer.values.shape[1], 0, layer.values.shape[3])
+            slots.keys = layer.keys.new_empty(
+                self._max_rows, layer.keys.shape[1], 0, layer.keys.shape[3]
+            )
+            slots.values = layer.values.new_empty(
+                self._max_rows, layer.values.shape[1], 0, layer.values.shape[3]
+            )
 
     def _shift(self, min_high: int) -> None:
         """Move the live columns to the far left of new buffers, but for `min_high` columns in all."""
@@ -111,7 +120,9 @@ class _SlotLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: buffers are made by the first join."""
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Write the newest column, show all live ones."""
         rows, low, high = self.live
         self.keys[:rows, :, high] = key_states[:, :, 0]
@@ -130,7 +141,9 @@ class _SlotLayer(CacheLayerMixin):
         """Unbounded."""
         return -1
 
-    def write(self, rows: slice, columns: slice, prompts: Any, index: tuple[Tensor, Tensor]) -> None:
+    def write(
+        self, rows: slice, columns: slice, prompts: Any, index: tuple[Tensor, Tensor]
+    ) -> None:
         row, column = index
         self.keys[rows, :, columns] = prompts.keys.transpose(1, 2)[row, column].transpose(1, 2)
         self.values[rows, :, columns] = prompts.values.transpose(1, 2)[row, column].transpose(1, 2)

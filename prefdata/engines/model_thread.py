@@ -104,7 +104,9 @@ class ModelThread(Generic[Job, Result]):
         failure: BaseException = RuntimeError("the engine was closed; requests in flight are lost")
         try:
             self._serve()
-        except BaseException as err:  # whatever escaped here would leave every caller waiting forever
+        except (
+            BaseException
+        ) as err:  # whatever escaped here would leave every caller waiting forever
             failure = err
         with self._wake:
             self._failure = failure

@@ -71,7 +71,12 @@ class Draws:
 
 
 def draw(
-    logits: Tensor, knobs: Knobs, uniforms: Tensor, *, seen: Tensor | None = None, rounding: Tensor | None = None
+    logits: Tensor,
+    knobs: Knobs,
+    uniforms: Tensor,
+    *,
+    seen: Tensor | None = None,
+    rounding: Tensor | None = None,
 ) -> Draws:
     """Draw one token per row in vLLM's order: penalty, temperature, min_p, top_k, top_p.
 
@@ -81,7 +86,10 @@ def draw(
         seen: bool (rows, vocabulary), the tokens a repetition penalty applies to.
         rounding: how far a logit may be from the exact one, (rows, 1); nothing is close without it.
     """
-    scores, slack = logits.float(), torch.zeros_like(knobs.temperature) if rounding is None else rounding
+    scores, slack = (
+        logits.float(),
+        torch.zeros_like(knobs.temperature) if rounding is None else rounding,
+    )
     if knobs.penalty is not None and seen is not None:
         penalised = torch.where(scores > 0, scores / knobs.penalty, scores * knobs.penalty)
         scores = torch.where(seen, penalised, scores)
@@ -94,13 +102,16 @@ def draw(
         return sampled
     is_greedy = knobs.is_greedy[:, 0]
     return Draws(
-        torch.where(is_greedy, greedy.tokens, sampled.tokens), torch.where(is_greedy, greedy.is_close, sampled.is_close)
+        torch.where(is_greedy, greedy.tokens, sampled.tokens),
+        torch.where(is_greedy, greedy.is_close, sampled.is_close),
     )
 
 
 def filter_scores(scores: Tensor, knobs: Knobs) -> Tensor:
     """Scores with -inf for what min_p, top_k and top_p exclude; ties with the last kept token stay."""
-    return scores.masked_fill(scores < _find_cut(scores, knobs, torch.zeros_like(knobs.temperature)).exact, -torch.inf)
+    return scores.masked_fill(
+        scores < _find_cut(scores, knobs, torch.zeros_like(knobs.temperature)).exact, -torch.inf
+    )
 
 
 def _pick_best(scores: Tensor, slack: Tensor) -> Draws:
@@ -119,7 +130,10 @@ def _sample(scores: Tensor, knobs: Knobs, uniforms: Tensor, slack: Tensor) -> Dr
     tokens = torch.searchsorted(cdf, uniforms[:, None] * total, right=True)
     above = cdf.gather(1, tokens) / total
     below = torch.where(tokens > 0, cdf.gather(1, (tokens - 1).clamp(min=0)) / total, 0.0)
-    return Draws(tokens[:, 0], _is_near(uniforms, below, slack, doubt) | _is_near(uniforms, above, slack, doubt))
+    return Draws(
+        tokens[:, 0],
+        _is_near(uniforms, below, slack, doubt) | _is_near(uniforms, above, slack, doubt),
+    )
 
 
 def _is_near(uniforms: Tensor, edge: Tensor, slack: Tensor, doubt: Tensor) -> Tensor:
@@ -175,9 +189,13 @@ def _find_nucleus(scores: Tensor, top_p: Tensor, cut: _Cut, slack: Tensor) -> _C
     for size in (min(HEAD, scores.shape[1]), scores.shape[1]):
         head = kept.topk(size).values
         mass = (head - norm).exp().cumsum(-1, dtype=torch.float64)
-        if size == scores.shape[1] or bool((mass[:, -1:] >= top_p + doubt).logical_or(top_p >= 1).all()):
+        if size == scores.shape[1] or bool(
+            (mass[:, -1:] >= top_p + doubt).logical_or(top_p >= 1).all()
+        ):
             break
-    before = mass - (head - norm).exp()  # a token stays while the better ones do not yet make up top_p
+    before = (
+        mass - (head - norm).exp()
+    )  # a token stays while the better ones do not yet make up top_p
     limits = []
     for share in (top_p, top_p + doubt, top_p - doubt):
         count = (before < share).sum(-1, keepdim=True).clamp(min=1)
@@ -186,8 +204,16 @@ def _find_nucleus(scores: Tensor, top_p: Tensor, cut: _Cut, slack: Tensor) -> _C
     return _widen(scores, low, high, slack, exact)
 
 
-def _widen(scores: Tensor, low: Tensor, high: Tensor, slack: Tensor, exact: Tensor | None = None) -> _Cut:
+def _widen(
+    scores: Tensor, low: Tensor, high: Tensor, slack: Tensor, exact: Tensor | None = None
+) -> _Cut:
     """The range of a cut set by a rank: where no score lies close below it, the set is certain."""
     exact = low if exact is None else exact
-    is_certain = (low == high) & ((scores >= low - 2 * slack) & (scores < low)).any(-1, keepdim=True).logical_not()
-    return _Cut(exact, torch.where(is_certain, low, low - 2 * slack), torch.where(is_certain, low, high + 2 * slack))
+    is_certain = (low == high) & ((scores >= low - 2 * slack) & (scores < low)).any(
+        -1, keepdim=True
+    ).logical_not()
+    return _Cut(
+        exact,
+        torch.where(is_certain, low, low - 2 * slack),
+        torch.where(is_certain, low, high + 2 * slack),
+    )

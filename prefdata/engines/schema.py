@@ -19,14 +19,18 @@ _JSON_DUMPS: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_s
 """The separators of Python's `json.dumps`, which is what models have seen most and vLLM emits."""
 _NAMED = frozenset(("properties", "$defs", "definitions"))
 _NESTED = frozenset(("items", "prefixItems", "additionalProperties", "anyOf"))
-_COMBINING = re.compile(r'"(allOf|oneOf|if|patternProperties|unevaluatedProperties|dependentSchemas)": ')
+_COMBINING = re.compile(
+    r'"(allOf|oneOf|if|patternProperties|unevaluatedProperties|dependentSchemas)": '
+)
 """Where several schemas speak about one object, closing one of them could contradict another."""
 
 
 class SchemaCompiler:
     """Matchers for one tokenizer; a schema is compiled once."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, eos_ids: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, eos_ids: Sequence[int]
+    ) -> None:
         """Cheap: llguidance sees the tokenizer with the first schema.
 
         Args:
@@ -53,7 +57,9 @@ class SchemaCompiler:
         """Which tokens may come next: bool (matchers, vocab_size), on the CPU."""
         width = (self.vocab_size + 31) // 32 * 32
         bits = allocate_token_bitmask(len(matchers), width)
-        fill_next_token_bitmask_par(self._executor, [(matcher, row) for row, matcher in enumerate(matchers)], bits)
+        fill_next_token_bitmask_par(
+            self._executor, [(matcher, row) for row, matcher in enumerate(matchers)], bits
+        )
         mask = np.unpackbits(bits.view(np.uint8), axis=1, count=self.vocab_size, bitorder="little")
         return torch.from_numpy(mask).bool()
 
@@ -76,7 +82,9 @@ class SchemaCompiler:
                     f"a JSON schema needs a fast tokenizer, and this model's is a {type(self._tokenizer).__name__}; "
                     "use the vllm engine for it or leave the schema out"
                 )
-            self._ll_tokenizer = from_tokenizer(self._tokenizer, n_vocab=self.vocab_size, eos_token=self._eos_ids)
+            self._ll_tokenizer = from_tokenizer(
+                self._tokenizer, n_vocab=self.vocab_size, eos_token=self._eos_ids
+            )
         return self._ll_tokenizer
 
 

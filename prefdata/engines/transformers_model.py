@@ -72,7 +72,9 @@ def load_model(
     is_cuda = torch.cuda.is_available()
     dtype = options.get("dtype", "auto" if is_cuda else "float32")
     try:
-        model, report = auto_class.from_pretrained(**checkpoint.source, dtype=dtype, output_loading_info=True)
+        model, report = auto_class.from_pretrained(
+            **checkpoint.source, dtype=dtype, output_loading_info=True
+        )
     except (OSError, ValueError) as err:
         raise PrefdataError(f"model {checkpoint.model!r}: its weights do not load: {err}") from err
     _refuse_missing(checkpoint.model, report["missing_keys"], type(model).__name__)
@@ -91,9 +93,13 @@ def render_ids(
     chat = [dict(message) for message in messages]
     try:
         # text first and encoding after would add a second BOS
-        ids = loaded.tokenizer.apply_chat_template(chat, **template_kwargs, tokenize=True, return_dict=False)
+        ids = loaded.tokenizer.apply_chat_template(
+            chat, **template_kwargs, tokenize=True, return_dict=False
+        )
     except jinja2.TemplateError as err:
-        raise RowError("chat_template_refused", f"the chat template of {loaded.name} says: {err}") from err
+        raise RowError(
+            "chat_template_refused", f"the chat template of {loaded.name} says: {err}"
+        ) from err
     bos = loaded.tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
         del ids[0]
@@ -107,27 +113,39 @@ def _check_options(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
                 f"engine option {name!r} means nothing to the transformers engine; it knows {', '.join(known)}"
             )
         if name == "dtype" and value not in DTYPES:
-            raise PrefdataError(f"engine option dtype is {value!r}; give one of {', '.join(DTYPES)}")
+            raise PrefdataError(
+                f"engine option dtype is {value!r}; give one of {', '.join(DTYPES)}"
+            )
         if name != "dtype" and not (type(value) is int and value > 0):
-            raise PrefdataError(f"engine option {name} is {value!r}; give a whole number of at least 1")
+            raise PrefdataError(
+                f"engine option {name} is {value!r}; give a whole number of at least 1"
+            )
 
 
 def _load_config(checkpoint: Checkpoint) -> Any:
     name = checkpoint.model
     looks_local = name.startswith((os.sep, ".", "~")) or name.count("/") > 1
-    if looks_local and not Path(name).is_dir():  # the Hub would answer with a riddle about repository names
-        raise PrefdataError(f"model {name!r}: there is no such folder; give an existing checkpoint or a Hub id")
+    if (
+        looks_local and not Path(name).is_dir()
+    ):  # the Hub would answer with a riddle about repository names
+        raise PrefdataError(
+            f"model {name!r}: there is no such folder; give an existing checkpoint or a Hub id"
+        )
     try:
         return AutoConfig.from_pretrained(**checkpoint.source)
     except (OSError, ValueError) as err:
-        raise PrefdataError(f"model {name!r} cannot be loaded from a folder or the Hub: {err}") from err
+        raise PrefdataError(
+            f"model {name!r} cannot be loaded from a folder or the Hub: {err}"
+        ) from err
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**checkpoint.source)
     except (OSError, ValueError) as err:
-        raise PrefdataError(f"model {checkpoint.model!r}: its tokenizer does not load: {err}") from err
+        raise PrefdataError(
+            f"model {checkpoint.model!r}: its tokenizer does not load: {err}"
+        ) from err
     if not tokenizer.chat_template:
         raise PrefdataError(
             f"model {checkpoint.model!r}: its tokenizer has no chat template, so a chat cannot be put into tokens; "
@@ -140,9 +158,13 @@ def _choose_length(name: str, config: Any, options: Mapping[str, Any]) -> int:
     trained: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     wanted: int | None = options.get("max_model_len", trained)
     if wanted is None:
-        raise PrefdataError(f"model {name!r}: its config has no max_position_embeddings; set engine max_model_len")
+        raise PrefdataError(
+            f"model {name!r}: its config has no max_position_embeddings; set engine max_model_len"
+        )
     if trained is not None and wanted > trained:
-        raise PrefdataError(f"engine option max_model_len is {wanted}, but {name!r} has positions for {trained} only")
+        raise PrefdataError(
+            f"engine option max_model_len is {wanted}, but {name!r} has positions for {trained} only"
+        )
     return wanted
 
 

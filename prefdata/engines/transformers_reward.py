@@ -32,7 +32,12 @@ class TransformersRewardEngine:
 
     @classmethod
     def load(
-        cls, model: str, *, revision: str | None, trust_remote_code: bool, options: Mapping[str, Any]
+        cls,
+        model: str,
+        *,
+        revision: str | None,
+        trust_remote_code: bool,
+        options: Mapping[str, Any],
     ) -> "TransformersRewardEngine":
         """Load a checkpoint, onto the GPU if there is one.
 
@@ -110,7 +115,9 @@ class _Scorer:
 
     def _score(self, chats: Sequence[_Chat]) -> None:
         width, pad = max(len(chat.ids) for chat in chats), self._choose_pad(chats)
-        ids = torch.tensor([chat.ids + [pad] * (width - len(chat.ids)) for chat in chats], device=self._device)
+        ids = torch.tensor(
+            [chat.ids + [pad] * (width - len(chat.ids)) for chat in chats], device=self._device
+        )
         lengths = torch.tensor([len(chat.ids) for chat in chats], device=self._device)
         mask = torch.arange(width, device=self._device) < lengths[:, None]
         logits = self._model(ids, attention_mask=mask.long(), use_cache=False).logits.float()

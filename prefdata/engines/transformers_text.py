@@ -29,17 +29,28 @@ class TransformersTextEngine:
 
     def __init__(self, loaded: LoadedModel, *, max_num_seqs: int) -> None:
         """Run a model that is already loaded; it belongs to the engine from now on."""
-        rounding = measure_rounding(loaded.model) if loaded.model.dtype in (torch.float32, torch.float64) else None
+        rounding = (
+            measure_rounding(loaded.model)
+            if loaded.model.dtype in (torch.float32, torch.float64)
+            else None
+        )
         eos_ids = _find_eos(loaded)
         vocab_size = loaded.model.config.get_text_config().vocab_size
         self._loaded = loaded
         self._schemas = SchemaCompiler(loaded.tokenizer, vocab_size, sorted(eos_ids))
-        decoder = Decoder(loaded, self._schemas, eos_ids, max_num_seqs=max_num_seqs, rounding=rounding)
+        decoder = Decoder(
+            loaded, self._schemas, eos_ids, max_num_seqs=max_num_seqs, rounding=rounding
+        )
         self._thread: ModelThread[Prompt, Completion] = ModelThread("prefdata-text", decoder)
 
     @classmethod
     def load(
-        cls, model: str, *, revision: str | None, trust_remote_code: bool, options: Mapping[str, Any]
+        cls,
+        model: str,
+        *,
+        revision: str | None,
+        trust_remote_code: bool,
+        options: Mapping[str, Any],
     ) -> "TransformersTextEngine":
         """Load a checkpoint, onto the GPU if there is one.
 
@@ -52,9 +63,13 @@ class TransformersTextEngine:
         """
         checkpoint = Checkpoint(model, revision, trust_remote_code)
         loaded = load_model(AutoModelForCausalLM, checkpoint, options, counts=("max_num_seqs",))
-        return cls(loaded, max_num_seqs=options.get("max_num_seqs", MAX_NUM_SEQS[loaded.device.type]))
+        return cls(
+            loaded, max_num_seqs=options.get("max_num_seqs", MAX_NUM_SEQS[loaded.device.type])
+        )
 
-    async def generate(self, requests: Sequence[TextRequest]) -> AsyncIterator[tuple[int, Completion]]:
+    async def generate(
+        self, requests: Sequence[TextRequest]
+    ) -> AsyncIterator[tuple[int, Completion]]:
         """As `TextEngine.generate`; leaving it early drops what is not finished.
 
         Raises:
@@ -91,7 +106,8 @@ class TransformersTextEngine:
         ids = render_ids(self._loaded, request.messages, arguments)
         if len(ids) >= self._loaded.max_model_len:
             raise RowError(
-                "prompt_too_long", f"the prompt has {len(ids)} tokens, the context holds {self._loaded.max_model_len}"
+                "prompt_too_long",
+                f"the prompt has {len(ids)} tokens, the context holds {self._loaded.max_model_len}",
             )
         return ids
 
@@ -104,7 +120,11 @@ def _find_eos(loaded: LoadedModel) -> frozenset[int]:
     """All tokens that end a completion: chat models often name more than one, in different files."""
     ids: set[int] = set()
     config, generation = loaded.model.config.get_text_config(), loaded.model.generation_config
-    for eos in (config.eos_token_id, generation and generation.eos_token_id, loaded.tokenizer.eos_token_id):
+    for eos in (
+        config.eos_token_id,
+        generation and generation.eos_token_id,
+        loaded.tokenizer.eos_token_id,
+    ):
         ids.update([eos] if isinstance(eos, int) else eos or ())
     return frozenset(ids)
 
@@ -114,11 +134,20 @@ def measure_rounding(model: PreTrainedModel) -> float:
     """How far a batch may move a logit, as a share of the largest: what is measured, times SAFETY."""
     generator = torch.Generator().manual_seed(0)
     lengths = (3, 9, 17, 33, 5, 26, 12, 21)
-    ids = torch.randint(model.config.get_text_config().vocab_size, (len(lengths), max(lengths)), generator=generator)
+    ids = torch.randint(
+        model.config.get_text_config().vocab_size, (len(lengths), max(lengths)), generator=generator
+    )
     mask = torch.arange(max(lengths)) >= max(lengths) - torch.tensor(lengths)[:, None]
     ids, mask = ids.to(model.device), mask.to(model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    batch = model(ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1).logits[:, -1]
-    alone = torch.cat([model(row[m][None], use_cache=False, logits_to_keep=1).logits[:, -1] for row, m in zip(ids, mask)])
+    batch = model(
+        ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1
+    ).logits[:, -1]
+    alone = torch.cat(
+        [
+            model(row[m][None], use_cache=False, logits_to_keep=1).logits[:, -1]
+            for row, m in zip(ids, mask)
+        ]
+    )
     moved = (batch - alone).abs().amax(-1) / alone.abs().amax(-1)
     return SAFETY * float(moved.max())

@@ -1,0 +1,196 @@
+"""The disk: what has its name is whole, one process writes a folder, errors name their remedy.
+
+Everything is written under a temporary name beside its place, brought to the disk, then renamed.
+Knows no format and no stage.
+"""
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from prefdata.errors import PrefdataError
+
+LOCK = ".lock"
+_FULL = "free some space"
+_ELSEWHERE = "choose another folder with --out"
+_FIXABLE = {
+    errno.ENOSPC: ("the disk is full", _FULL),
+    errno.EDQUOT: ("the disk quota is used up", _FULL),
+    errno.EROFS: ("the file system is read-only", _ELSEWHERE),
+    errno.EACCES: ("this user may not write there", _ELSEWHERE),
+    errno.EPERM: ("this user may not write there", _ELSEWHERE),
+    errno.EFBIG: ("the file is larger than this process may write", "raise the limit (ulimit -f)"),
+    errno.ENOTDIR: ("a file stands where a folder is needed", "move it away"),
+    errno.EEXIST: ("a file stands where a folder is needed", "move it away"),
+    errno.ENAMETOOLONG: ("the name is too long", _ELSEWHERE),
+    errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
+    errno.EIO: ("the disk or its server failed", "see that it works"),
+    errno.ESTALE: ("the file server has lost the file", "see that the folder is mounted"),
+}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, 524}
+"""What file systems without locks answer; 524 is the kernel's ENOTSUPP (Lustre, some NFS)."""
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn what the user can mend (full disk, no permission …) into a PrefdataError."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in _FIXABLE:
+            raise
+        cause, remedy = _FIXABLE[err.errno]
+        raise PrefdataError(
+            f"{err.filename or place}: cannot go on: {cause}; {remedy} and run the same command "
+            "again. Everything finished so far is kept."
+        ) from err
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Be the one process that writes in a run folder; first remove what killed ones left there.
+
+    The kernel gives the lock back when the process ends, however it ends. On a file system
+    without locks nobody is kept out, and only what dead processes of this host left is removed.
+
+    Raises:
+        PrefdataError: another process is writing there.
+    """
+    make_folder(folder)
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        sweep(folder, is_alone=_lock(handle, folder))
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as err:
+        owner = os.pread(handle, 200, 0).decode("utf-8", "replace")
+        raise PrefdataError(
+            f"{folder}: {owner or 'another process'} is writing there; wait for its end or choose "
+            f"another folder with --out. If it is gone with its machine, delete {folder / LOCK}"
+        ) from err
+    except OSError as err:
+        if err.errno not in _NO_LOCKS:
+            raise
+        return False
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    return True
+
+
+def sweep(folder: Path, *, is_alone: bool) -> None:
+    """Remove temporary files and folders from a folder and those in it.
+
+    Args:
+        folder: where to look.
+        is_alone: nobody else writes there; otherwise only what dead processes of this host left
+            is removed.
+    """
+    for pattern in (".*.tmp", "*/.*.tmp"):
+        for path in folder.glob(pattern):
+            if is_alone or _is_left_over(path):
+                _remove(path)
+
+
+def _is_left_over(path: Path) -> bool:
+    host, _, process = path.name.removesuffix(".tmp").rpartition("@")[2].rpartition("-")
+    host, _, process = host.rpartition("-")
+    if host != socket.gethostname() or not process.isdigit():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it lives and is somebody else's
+        return False
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        # on NFS a file that somebody still reads keeps its folder until the next sweep
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def temporary_name(place: Path) -> Path:
+    """A name beside `place` that nobody else uses; leading dot, so that loaders skip it."""
+    owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return place.with_name(f".{place.name}@{owner}.tmp")
+
+
+def publish(temporary: Path, place: Path) -> None:
+    """Give a finished file or folder its name, in the place of what had it.
+
+    A kill between the two renames of a folder leaves nothing under its name, never a part.
+    """
+    if temporary.is_dir():
+        for file in temporary.iterdir():
+            sync(file)
+    sync(temporary)
+    if temporary.is_dir() and place.exists():
+        old = temporary_name(place)
+        place.rename(old)
+        temporary.rename(place)
+        _remove(old)
+    else:
+        temporary.replace(place)
+    sync(place.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the entries of a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as err:
+        # some network file systems know no fsync of folders
+        if err.errno != errno.EINVAL or not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that a power cut does not take them away again."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync(folder.parent)
+
+
+@contextmanager
+def whole_file(place: Path) -> Iterator[BinaryIO]:
+    """A file to write; it appears under its name when the context is left without an exception."""
+    make_folder(place.parent)
+    for path in place.parent.glob(f".{place.name}@*.tmp"):
+        if _is_left_over(path):  # `place` may lie outside of the run folder
+            _remove(path)
+    temporary = temporary_name(place)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        publish(temporary, place)
+    finally:
+        with suppress(OSError):  # a read-only file system refuses even this
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(place: Path, text: str) -> None:
+    """Write a whole text file, or leave the old one."""
+    with whole_file(place) as file:
+        file.write(text.encode())

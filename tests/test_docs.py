@@ -1,0 +1,77 @@
+"""The documents name what is there, and what they name is there."""
+
+import re
+from typing import get_args
+
+import pytest
+from conftest import QUICKSTART, ROOT
+from pydantic import BaseModel
+from typer.main import get_command
+
+from prefdata.cli import app
+from prefdata.projection import DpoPreference, PreferencePairs
+from prefdata.recipe import AnyColumn, InferenceParameters, Model, Recipe, SeedDataset
+from prefdata.recipe_loader import load_recipe
+
+README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "docs" / "recipe.md").read_text()
+COLUMNS = get_args(get_args(AnyColumn)[0])
+PARTS = [
+    Recipe, SeedDataset, Model, InferenceParameters, DpoPreference, PreferencePairs, *COLUMNS,
+]  # fmt: skip
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+def test_every_recipe_field_is_in_the_reference(part: type[BaseModel]):
+    missing = [name for name in part.model_fields if f"`{name}`" not in REFERENCE]
+    assert not missing
+
+
+@pytest.mark.parametrize("choice", ["type", "strategy", "method"])
+def test_every_choice_of_a_field_is_in_the_reference(choice):
+    for part in PARTS:
+        if choice in part.model_fields:
+            for value in get_args(part.model_fields[choice].annotation):
+                assert f"`{value}`" in REFERENCE, f"{part.__name__}.{choice}: {value}"
+
+
+def test_every_command_and_option_is_in_the_readme():
+    for name, command in get_command(app).commands.items():
+        assert f"`prefdata {name}" in README
+        for option in command.params:
+            flags = [flag for flag in option.opts if flag.startswith("--")]
+            assert all(f"`{flag}" in README or flag in README for flag in flags), (name, flags)
+
+
+def test_the_readme_lists_every_file_of_the_package():
+    listed = set(re.findall(r"^\| `([\w./]+)` \|", README, flags=re.MULTILINE))
+    folders = ("prefdata", "scripts", "recipes")
+    files = {
+        str(file.relative_to(ROOT))
+        for folder in folders
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in (".py", ".sh", ".yaml") and file.name != "__init__.py"
+    }
+    assert files - listed == set()
+    assert {name for name in listed if name.startswith(folders)} - files == set()
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_recipe_is_short_explained_and_loads(file):
+    text = file.read_text()
+    assert text.startswith("# ")
+    assert len(text.splitlines()) <= 40
+    overrides = [f"models.{n}.provider=auto" for n in range(text.count("provider: nvidia"))]
+    load_recipe(file, overrides[: text.count("alias:")])
+
+
+def test_local_links_of_the_documents_lead_somewhere():
+    for file in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", file.read_text()):
+            if "://" not in target:
+                assert (file.parent / target).exists(), f"{file.name}: {target}"
+
+
+def test_the_quickstart_has_200_prompts_of_its_own():
+    assert len((QUICKSTART / "prompts.jsonl").read_text().splitlines()) >= 200
