@@ -41,15 +41,15 @@ from prefdata.record import (
     write_record,
 )
 from prefdata.rows import REJECTS
-from prefdata.runtime.folders import (
+from prefdata.runtime.disk import (
     Damaged,
-    RowsWriter,
-    count_rows,
     disk_errors,
-    read_tables,
-    sweep,
+    hold,
+    publish,
+    temporary_name,
     write_text,
 )
+from prefdata.runtime.folders import RowsWriter, count_rows, read_tables
 from prefdata.runtime.journal import Journal
 from prefdata.runtime.journaled import JournaledReward, JournaledText, Work
 from prefdata.runtime.passes import Sweep, rejects_of, run_pass
@@ -76,7 +76,7 @@ def build(
         PrefdataError: the user can fix it; everything finished so far is kept.
     """
     started = time.time()
-    with disk_errors(out), ExitStack() as open_things:
+    with disk_errors(out), hold(out), ExitStack() as open_things:
         run = _Run(loaded, out, rehearse, say)
         checkpoints = run.identify_checkpoints()
         seeds = run.load_seeds()
@@ -110,11 +110,6 @@ class _Run:
     _journal: Journal | None = None
     _engines: dict[str, JournaledText | JournaledReward] = field(default_factory=dict)
     _identities: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for folder in (self.out, self.out / "stages"):
-            folder.mkdir(parents=True, exist_ok=True)
-            sweep(folder)
 
     @property
     def recipe(self) -> Recipe:
@@ -172,14 +167,18 @@ class _Run:
 
     def finished(self, fingerprint: str) -> Record | None:
         """The record of a finished run with this fingerprint whose files are all whole."""
-        record = read_record(self.out)
-        if (
-            record is None
-            or record["fingerprint"] != fingerprint
-            or record["files"] != file_sizes(self.out)
-        ):
+        try:
+            record = read_record(self.out)
+        except Damaged as err:
+            self.say(f"{err.finding}; it is written anew")
             return None
-        return record if all(place.exists() for place in self._copies().values()) else None
+        if record is None or record.get("fingerprint") != fingerprint:
+            return None
+        found = file_sizes(self.out, self._copies().values())
+        lost = record["files"].items() - found.items()
+        for name, size in sorted(lost):
+            self.say(f"{name}: {found.get(name, 0):,} bytes of {size:,} are there; it is made anew")
+        return record if record["files"] == found else None
 
     def run_pass(self, step: Pass, source: Path, target: Path, open_things: ExitStack) -> None:
         """Make `target` unless it is there and whole."""
@@ -257,7 +256,7 @@ class _Run:
             },
             "python": platform.python_version(),
         }
-        return write_record(self.out, record)
+        return write_record(self.out, record, self._copies().values())
 
     def _sweep(self, step: Pass, open_things: ExitStack) -> Sweep:
         text, reward = self._open(step, open_things)
@@ -322,7 +321,7 @@ class _Run:
             except Damaged as err:
                 aside = part.with_name(f"{part.name}.damaged-{int(time.time())}")
                 part.rename(aside)
-                self.say(f"{err}; it is set aside as {aside.name} and made again from the journal")
+                self.say(f"{err.finding}; it is set aside as {aside.name} and made anew")
                 return False
         return True
 
@@ -345,8 +344,6 @@ class _Run:
 
 def _link(source: Path, target: Path) -> None:
     """Show a finished folder under a second name, without a second copy where links work."""
-    from prefdata.runtime.folders import publish, temporary_name
-
     temporary = temporary_name(target)
     try:
         shutil.copytree(source, temporary, copy_function=_hard_link)

@@ -45,7 +45,9 @@ def build(
     preview: Annotated[
         bool, typer.Option("--preview", help="Show full records of a few rows, keep nothing.")
     ] = False,
-    rows: Annotated[int, typer.Option("-n", min=1, help="Rows of the preview.")] = 2,
+    rows: Annotated[
+        int | None, typer.Option("-n", min=1, help="Rows of the preview; 2 where left out.")
+    ] = None,
     rehearse: Annotated[
         bool,
         typer.Option(
@@ -56,9 +58,13 @@ def build(
     """Build the dataset of a recipe; run again, it goes on where it stopped."""
     with _exit_codes():
         _choose_devices(gpus)
+        if rows and not preview:
+            raise PrefdataError(
+                f"-n {rows} is of --preview; add it, or set num_records={rows} for a small run"
+            )
         loaded = _load(recipe, overrides, out)
         if preview:
-            _preview(loaded, rows, rehearse)
+            _preview(loaded, rows or 2, rehearse)
             return
         from prefdata.build import build as run
 
@@ -114,6 +120,8 @@ def pairs(
         from prefdata.repick import Fields, pairs_of_file, pairs_of_run
         from prefdata.summary import print_summary
 
+        if not source.exists():
+            raise PrefdataError(f"{source}: there is no such run folder and no such file")
         if source.is_dir():
             record, folder = pairs_of_run(source, overrides or (), out or source), out or source
         else:
@@ -130,7 +138,11 @@ def pairs(
 def _load(recipe: Path, overrides: list[str] | None, out: Path | None) -> Any:
     from prefdata.recipe_loader import load_recipe  # yaml, pydantic: not needed for --help
 
-    return load_recipe(recipe, [*(overrides or ()), *([f"output_dir={out}"] if out else ())])
+    given = [*(overrides or ())]
+    if out:  # in quotes: a folder may be called 2024 or a: b, and ${ is no interpolation here
+        quoted = str(out).replace("${", r"\${").replace("'", "''")
+        given.append(f"output_dir='{quoted}'")
+    return load_recipe(recipe, given)
 
 
 def _choose_devices(gpus: int | None) -> None:

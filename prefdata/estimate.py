@@ -1,13 +1,16 @@
 """What a recipe will cost, before it runs: requests, tokens, GPU-hours, disk. Loads no model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from prefdata.engines.checkpoints import count_parameters, count_tokens
+from prefdata.errors import RowError
 from prefdata.plan import Pass
-from prefdata.prompts import compile_prompt
+from prefdata.prompts import Prompt, compile_prompt
 from prefdata.recipe import (
     AnyColumn,
     Candidates,
@@ -35,7 +38,8 @@ class Estimate:
 
     Attributes:
         requests: completions or scores.
-        prompt_tokens: None where a prompt needs a column that only the run makes.
+        prompt_tokens: None where a prompt needs a column that only the run makes, or a tokenizer
+            that is not on this machine.
         parameters: of the largest checkpoint; None where its files are not here.
     """
 
@@ -119,5 +123,16 @@ def _prompt_tokens(
     template = compile_prompt(column.prompt)
     if not sample or not template.columns <= sample[0].keys():
         return None
-    texts = [template.render(row) for row in sample]
-    return mean(count_tokens(paths[aliases_of(column)[0]], texts))
+    texts, path = list(_rendered(template, sample)), paths[aliases_of(column)[0]]
+    if not texts or not Path(path).is_dir():  # asking the Hub could take minutes, offline
+        return None
+    try:
+        return mean(count_tokens(path, texts))
+    except (OSError, ValueError):  # no tokenizer or no chat template there
+        return None
+
+
+def _rendered(template: Prompt, sample: list[Mapping[str, Any]]) -> Iterator[str]:
+    for row in sample:
+        with suppress(RowError):  # the run will reject it
+            yield template.render(row)

@@ -52,8 +52,22 @@ def _canonical(value: Any) -> bytes:
 
 
 def row_id(fields: Mapping[str, Any]) -> str:
-    """Id of a seed row: 20 hex digits from its content; a null counts as absent."""
-    return digest({name: value for name, value in fields.items() if value is not None}, size=10)
+    """Id of a seed row: 20 hex digits from its content alone.
+
+    A null counts as absent and 1.0 as 1, at any depth: which of them a row shows depends on what
+    the other rows make of the column's type.
+    """
+    return digest(_content(fields), size=10)
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _content(part) for name, part in value.items() if part is not None}
+    if isinstance(value, list):
+        return [_content(part) for part in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value
 
 
 def copy_id(row: str, copy: int) -> str:

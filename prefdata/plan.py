@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefdata.fingerprint import digest
-from prefdata.recipe import META_SUFFIX, AnyColumn, Model, Recipe, RewardModel
-from prefdata.recipe_checks import aliases_of, columns_read
+from prefdata.recipe import AnyColumn, Model, Recipe, RewardModel
+from prefdata.recipe_checks import aliases_of, columns_read, names_made
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +77,7 @@ def checkpoints_of(column: AnyColumn, recipe: Recipe) -> dict[str, Checkpoint]:
 def _waves(columns: Sequence[AnyColumn]) -> tuple[tuple[AnyColumn, ...], ...]:
     waves: list[list[AnyColumn]] = []
     for column in columns:
-        made = {
-            name for c in (waves[-1] if waves else ()) for name in (c.name, c.name + META_SUFFIX)
-        }
+        made = {name for c in (waves[-1] if waves else ()) for name in names_made(c)}
         if not waves or columns_read(column) & made:
             waves.append([])
         waves[-1].append(column)

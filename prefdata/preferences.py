@@ -19,6 +19,7 @@ from prefdata.pairs import Candidate, Pair, Picked, pick_by_verdict, pick_pairs
 from prefdata.projection import DpoPreference, PreferencePairs
 from prefdata.recipe import META_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, reject
+from prefdata.runtime.disk import temporary_name, whole_file
 from prefdata.runtime.folders import RowsWriter, read_rows, read_schema, read_tables
 from prefdata.selection import VERDICTS, PairFacts, Verdict, select
 
@@ -72,8 +73,7 @@ def choose_pairs(
         scores: columns with a score per candidate, or per response.
         seed: the recipe's.
     """
-    picks = pairs.with_name(f".{pairs.name}.picks")
-    shutil.rmtree(picks, ignore_errors=True)
+    picks = temporary_name(pairs.with_name("picks"))
     picking = _Picking(scored, rule, scores, seed)
     try:
         with RowsWriter(picks, _pair_schema(scored, rule, scores)) as writer:
@@ -90,16 +90,11 @@ def choose_pairs(
 
 def write_jsonl(pairs: Path, split: str, place: Path, *, columns: Sequence[str]) -> None:
     """Write one split as JSON lines with these columns alone, whole or not at all."""
-    from prefdata.runtime.folders import publish, temporary_name
-
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(place)
-    with temporary.open("wb") as file:
+    with whole_file(place) as file:
         for table in read_tables(pairs, columns=columns, stem=split):
             file.writelines(
                 orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in table.to_pylist()
             )
-    publish(temporary, place)
 
 
 @dataclass
@@ -189,7 +184,8 @@ class _Picking:
     def _pick_members(self, members: list[Row], seed: int) -> tuple[Picked, dict[int, Row]]:
         if isinstance(self._rule, DpoPreference):
             a, b, sides = _responses(members[0], self._rule, self._scores)
-            winner = (members[0][self._rule.judge_field] or {}).get(self._rule.winner_field)
+            verdict = members[0][self._rule.judge_field]
+            winner = verdict.get(self._rule.winner_field) if isinstance(verdict, dict) else verdict
             return pick_by_verdict(a, b, winner, self._rule, seed=seed), sides
         candidates, sides = _candidates(members, self._rule, self._scores)
         return pick_pairs(candidates, self._rule, seed=seed), sides

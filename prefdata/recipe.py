@@ -3,10 +3,12 @@
 A field that does not change rows has no place here: it is a command-line flag.
 """
 
+import os
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -18,11 +20,43 @@ from pydantic import (
 from prefdata.projection import DpoPreference, OutputProjection, PreferencePairs
 
 ColumnName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-Alias = Annotated[str, StringConstraints(min_length=1)]
+Filled = Annotated[str, StringConstraints(min_length=1)]
+Place = Annotated[Filled, AfterValidator(os.path.expanduser)]
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 META_SUFFIX = "__meta"
 """Added to a text column's name for the column that says how the text came to be."""
+OWN_ID = "source_id"
+"""What a seed column called `id` is renamed to: `id` is ours."""
+
+
+def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what every engine would stumble over, and what YAML makes of unquoted words."""
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if not isinstance(properties, dict) or not all(
+        isinstance(p, dict) for p in properties.values()
+    ):
+        raise ValueError("'properties' must map each key of the answer to its own schema")
+    if not isinstance(required, list) or (properties and set(required) - properties.keys()):
+        raise ValueError(f"'required' is {required!r}; list keys that 'properties' has")
+    if not isinstance(schema.get("enum", []), list):
+        raise ValueError(f"'enum' is {schema['enum']!r}; give a list of values")
+    if schema.get("type") == "string" and not all(
+        isinstance(v, str) for v in schema.get("enum", [])
+    ):
+        raise ValueError(
+            f"'enum' has values that are no strings: {schema['enum']!r}; put them in quotes (YAML "
+            "reads yes, no, on and off as true and false)"
+        )
+    for part in properties.values():
+        _check_schema(part)
+    if isinstance(schema.get("items"), dict):
+        _check_schema(schema["items"])
+    return schema
+
+
+JsonSchema = Annotated[dict[str, Any], AfterValidator(_check_schema)]
 
 
 class Frozen(BaseModel):
@@ -34,7 +68,7 @@ class Frozen(BaseModel):
 class SeedDataset(Frozen):
     """Where the prompts come from."""
 
-    path: str
+    path: Filled
     """Hub id, jsonl/json/csv/parquet file, glob, folder of such files, or `save_to_disk` folder."""
     name: str | None = None
     """Configuration of a Hub dataset."""
@@ -46,6 +80,20 @@ class SeedDataset(Frozen):
     """Seeds to read, at most."""
     strategy: Literal["ordered", "shuffle"] = "ordered"
 
+    @field_validator("fields")
+    @classmethod
+    def _one_id(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value and {"id", OWN_ID} <= set(value):
+            raise ValueError(f"'id' is renamed {OWN_ID!r} here, and both are named; leave one out")
+        return value
+
+    @property
+    def kept(self) -> frozenset[str] | None:
+        """Names of the seed columns, or None where they show only when the seeds are loaded."""
+        if self.fields is None:
+            return None
+        return frozenset(OWN_ID if name == "id" else name for name in self.fields)
+
 
 class InferenceParameters(Frozen):
     """How a text model is sampled; names and meanings are vLLM's `SamplingParams`."""
@@ -56,8 +104,8 @@ class InferenceParameters(Frozen):
     top_k: Annotated[int, Field(ge=0)] = 0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
+    stop: tuple[Filled, ...] = ()
+    seed: Seed | None = None
     """Mixed into the sampling seeds of this alias; two aliases with one seed still differ."""
 
     @field_validator("stop", mode="before")
@@ -69,8 +117,8 @@ class InferenceParameters(Frozen):
 class Model(Frozen):
     """A checkpoint under an alias, with the way this alias samples it."""
 
-    alias: Alias
-    model: str
+    alias: Filled
+    model: Filled
     """Hub id or local folder."""
     revision: str | None = None
     provider: Literal["auto", "transformers"] = "auto"
@@ -104,7 +152,7 @@ class LlmText(Column):
     """One completion, a string."""
 
     type: Literal["llm_text"]
-    model_alias: Alias
+    model_alias: Filled
     prompt: str
 
 
@@ -112,9 +160,9 @@ class LlmStructured(Column):
     """One completion that satisfies a JSON schema, a dict."""
 
     type: Literal["llm_structured"]
-    model_alias: Alias
+    model_alias: Filled
     prompt: str
-    output_format: dict[str, Any]
+    output_format: JsonSchema
 
 
 class LlmJudge(Column):
@@ -124,21 +172,28 @@ class LlmJudge(Column):
     """
 
     type: Literal["llm_judge"]
-    model_alias: Alias
+    model_alias: Filled
     prompt: str
-    output_format: dict[str, Any]
+    output_format: JsonSchema
     compare: tuple[str, str] | None = None
     """The two text columns compared; where left out, the prompt's only two `llm_text` columns."""
     winner_field: str = "winner"
     """The key of the verdict, whose values are "A" (the first of the two) and "B"."""
     both_orders: bool = True
 
+    @field_validator("compare")
+    @classmethod
+    def _two_columns(cls, value: tuple[str, str] | None) -> tuple[str, str] | None:
+        if value and value[0] == value[1]:
+            raise ValueError("a column cannot be compared with itself; name two")
+        return value
+
 
 class Candidates(Column):
     """`samples` completions from every alias, as a list of structs."""
 
     type: Literal["candidates"]
-    model_alias: tuple[Alias, ...]
+    model_alias: tuple[Filled, ...]
     prompt: str
     samples: Positive
 
@@ -168,6 +223,8 @@ class Scored(Column):
                 "it must say what is scored, and only once: give either 'candidates: <column>' "
                 "or 'responses: [<column>, …]'"
             )
+        if len(set(self.responses or ())) < len(self.responses or ()):
+            raise ValueError("'responses' names a column twice; name each once")
         return self
 
 
@@ -175,7 +232,7 @@ class RewardModel(Scored):
     """One raw score (no sigmoid) per text, by a reward model."""
 
     type: Literal["reward_model"]
-    model_alias: Alias
+    model_alias: Filled
     prompt: str
     """The user's turn as the reward model reads it."""
 
@@ -239,9 +296,9 @@ TextColumn = LlmText | LlmStructured | LlmJudge | Candidates
 class Recipe(Frozen):
     """A whole recipe, as written; `recipe_loader` checks it across columns."""
 
-    output_dir: str
+    output_dir: Place
     """The run folder; `--out` wins over it."""
-    output_path: str | None = None
+    output_path: Place | None = None
     """A JSONL file with the pairs alone, besides the run folder."""
     num_records: Positive | None = None
     """Rows to make; above the number of seeds they are cycled. All seeds where left out."""
@@ -249,7 +306,7 @@ class Recipe(Frozen):
     models: tuple[Model, ...] = ()
     columns: tuple[AnyColumn, ...]
     output_projection: OutputProjection
-    seed: int = 0
+    seed: Seed = 0
     """Every sampling seed, draw, shuffle and split derives from it."""
     min_yield: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the seeds that must end in a pair; below it `build` exits with 3."""
@@ -262,6 +319,6 @@ class Recipe(Frozen):
 __all__ = [
     "AnyColumn", "Candidates", "Category", "Column", "DpoPreference", "Expression",
     "InferenceParameters", "LlmJudge", "LlmStructured", "LlmText", "META_SUFFIX", "Model",
-    "OutputProjection", "PreferencePairs", "Recipe", "RewardModel", "Scored", "SeedDataset",
-    "TextColumn", "Verifier",
+    "OWN_ID", "OutputProjection", "PreferencePairs", "Recipe", "RewardModel", "Scored",
+    "SeedDataset", "TextColumn", "Verifier",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from prefdata.recipe import (
     META_SUFFIX,
     AnyColumn,
     Candidates,
+    Category,
     DpoPreference,
     Expression,
     LlmJudge,
@@ -27,6 +28,11 @@ from prefdata.recipe import (
 )
 
 At = tuple[str | int, ...]
+PROJECTED = (
+    "prompt_field", "response_a_field", "response_b_field", "judge_field",
+    "candidates", "score", "group_by",
+)  # fmt: skip
+"""Keys of `output_projection` that name a column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +52,29 @@ class _Scope:
     later: frozenset[str] = frozenset()
 
     def has(self, name: str) -> bool:
-        if name in self.made or name == "id" or name.removesuffix(META_SUFFIX) in self.made:
+        if name == "id" or any(name in names_made(column) for column in self.made.values()):
             return True
+        if name.removesuffix(META_SUFFIX) in self.made:  # a kind of column without one
+            return False
         if self.seed_fields is None:  # seen only when the seeds are loaded
             return name not in self.later
         return name in self.seed_fields
 
+    def may_be_text(self, name: str) -> bool:
+        """Whether the column holds texts; of seed columns only the rows can tell."""
+        column = self.made.get(name.removesuffix(META_SUFFIX))
+        if column and column.name != name:
+            return False
+        if isinstance(column, Expression):
+            return column.dtype == "str"
+        return column is None or isinstance(column, LlmText | Category)
+
     def missing(self, name: str) -> str:
-        known = [*sorted(self.seed_fields or ()), *self.made]
+        made = [name for column in self.made.values() for name in names_made(column)]
+        known = [*sorted(self.seed_fields or ()), *made]
         if name in self.later:
-            before = ", ".join(known)
-            return f"column {name!r} is made further down; move it above. Before it exist: {before}"
+            before = ", ".join(known) or "none"
+            return f"column {name!r} is made further down; move it above. Known here: {before}"
         return f"there is no column {name!r} before this point; {suggest(name, known)}"
 
 
@@ -71,7 +89,7 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
     scope = _Scope(seed_fields)
     for number, column in enumerate(recipe.columns):
         at: At = ("columns", number)
-        scope.later = frozenset(c.name for c in recipe.columns[number:])
+        scope.later = frozenset(n for c in recipe.columns[number:] for n in names_made(c))
         if column.name in scope.made or column.name in (seed_fields or ()):
             problems.append(
                 Problem((*at, "name"), f"a column {column.name!r} exists already; rename one")
@@ -79,7 +97,15 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
         problems += _check_column(column, at, scope, recipe)
         scope.made[column.name] = column
     scope.later = frozenset()
-    return problems + list(_check_projection(recipe, scope))
+    problems += _check_projection(recipe, scope)
+    return list(dict.fromkeys(problems))
+
+
+def names_made(column: AnyColumn) -> tuple[str, ...]:
+    """Names of the columns that a stage adds."""
+    if isinstance(column, LlmText | LlmStructured | LlmJudge):
+        return column.name, column.name + META_SUFFIX
+    return (column.name,)
 
 
 def columns_read(column: AnyColumn) -> frozenset[str]:
@@ -87,19 +113,23 @@ def columns_read(column: AnyColumn) -> frozenset[str]:
     return frozenset(name for _, name in _references(column))
 
 
+def columns_made(recipe: Recipe) -> dict[str, str]:
+    """Columns that the recipe adds to the seeds', each with its YAML path."""
+    numbered = enumerate(recipe.columns)
+    return {name: f"columns.{n}" for n, column in numbered for name in names_made(column)}
+
+
 def columns_needed(recipe: Recipe) -> dict[str, str]:
     """Seed columns that the recipe needs, each with the YAML path of its first use."""
-    made = (
-        {c.name for c in recipe.columns} | {c.name + META_SUFFIX for c in recipe.columns} | {"id"}
-    )
+    made = {"id", *columns_made(recipe)}
     needed: dict[str, str] = {}
     for number, column in enumerate(recipe.columns):
         for key, name in _references(column):
             needed.setdefault(name, f"columns.{number}.{key}")
-    projection = recipe.output_projection
-    needed.setdefault(projection.prompt_field, "output_projection.prompt_field")
-    if isinstance(projection, PreferencePairs) and projection.group_by:
-        needed.setdefault(projection.group_by, "output_projection.group_by")
+    for key in PROJECTED:
+        projected: str | None = getattr(recipe.output_projection, key, None)
+        if projected is not None:
+            needed.setdefault(projected, f"output_projection.{key}")
     return {name: at for name, at in needed.items() if name not in made}
 
 
@@ -107,18 +137,23 @@ def compared_columns(judge: LlmJudge, columns: Iterable[AnyColumn]) -> tuple[str
     """The two responses that a judge compares, or None if it looks at one row as a whole.
 
     Without `compare` these are the only two `llm_text` columns that its prompt names, in the
-    order of the recipe, provided its schema lets `winner_field` be "A" or "B".
+    order in which it names them, provided its schema lets `winner_field` be "A" or "B".
     """
     if judge.compare:
         return judge.compare
-    read = compile_prompt(judge.prompt).columns
-    texts = [c.name for c in columns if isinstance(c, LlmText) and c.name in read]
+    answers = {column.name for column in columns if isinstance(column, LlmText)}
+    texts = [name for name in compile_prompt(judge.prompt).mentions if name in answers]
     return (texts[0], texts[1]) if len(texts) == 2 and _names_a_winner(judge) else None
 
 
 def _names_a_winner(judge: LlmJudge) -> bool:
-    winner = judge.output_format.get("properties", {}).get(judge.winner_field, {})
-    return {"A", "B"} <= {str(value).upper() for value in winner.get("enum", ())}
+    return {"A", "B"} <= _verdicts(judge, judge.winner_field)
+
+
+def _verdicts(judge: LlmJudge | LlmStructured, key: str) -> set[str]:
+    """What the schema lets a key of the verdict be, in capitals; empty where anything goes."""
+    schema = judge.output_format.get("properties", {}).get(key, {})
+    return {str(value).upper() for value in schema.get("enum", ())}
 
 
 def score_columns(recipe: Recipe) -> list[str]:
@@ -189,7 +224,7 @@ def _check_models_of(column: AnyColumn, at: At, recipe: Recipe) -> Iterator[Prob
                 (*at, "model_alias"), f"there is no model {alias!r}; {suggest(alias, known)}"
             )
         elif not isinstance(column, RewardModel):
-            yield from _check_sampling(recipe.models[known[alias]], known[alias], column)
+            yield from _check_sampling(recipe.models[known[alias]], known[alias])
 
 
 def aliases_of(column: AnyColumn) -> tuple[str, ...]:
@@ -201,13 +236,12 @@ def aliases_of(column: AnyColumn) -> tuple[str, ...]:
     return ()
 
 
-def _check_sampling(model: Model, number: int, column: AnyColumn) -> Iterator[Problem]:
+def _check_sampling(model: Model, number: int) -> Iterator[Problem]:
     for key in ("temperature", "max_tokens"):
         if getattr(model.inference_parameters, key) is None:
             yield Problem(
                 ("models", number, "inference_parameters", key),
-                f"column {column.name!r} samples {model.alias!r}, and there is no default; set "
-                f"{key}",
+                f"texts are sampled from {model.alias!r}, and there is no default; set {key}",
             )
 
 
@@ -223,32 +257,43 @@ def _check_targets(column: Scored, at: At, scope: _Scope) -> Iterator[Problem]:
         if isinstance(scope.made.get(name), Candidates):
             message = f"column {name!r} holds candidates; score it with 'candidates: {name}'"
             yield Problem((*at, "responses", number), message)
+        elif not scope.may_be_text(name):
+            yield Problem((*at, "responses", number), _no_text(name))
+
+
+def _no_text(name: str) -> str:
+    return f"column {name!r} holds no text; name a column of type 'llm_text'"
 
 
 def _check_judge(judge: LlmJudge, at: At, scope: _Scope) -> Iterator[Problem]:
+    read = compile_prompt(judge.prompt).columns
     for number, name in enumerate(judge.compare or ()):
-        if (
-            scope.has(name)
-            and name in scope.made
-            and not isinstance(scope.made[name], LlmText | Expression)
-        ):
-            yield Problem(
-                (*at, "compare", number), f"column {name!r} is no text; name an llm_text column"
+        if scope.has(name) and not scope.may_be_text(name):
+            yield Problem((*at, "compare", number), _no_text(name))
+        elif name not in read:
+            message = f"the prompt does not show column {name!r}, so it cannot be compared; add it"
+            yield Problem((*at, "compare", number), message)
+    if not judge.both_orders:
+        return
+    if not _names_a_winner(judge):
+        if judge.compare or judge.winner_field != LlmJudge.model_fields["winner_field"].default:
+            message = (
+                f"the key {judge.winner_field!r} of the verdict may not be A or B, so the orders "
+                "cannot be compared; give it 'enum: [A, B]', or set 'both_orders: false'"
             )
-    asked_twice = judge.both_orders and _names_a_winner(judge)
-    if asked_twice and compared_columns(judge, scope.made.values()) is None:
+            yield Problem((*at, "output_format"), message)
+    elif compared_columns(judge, scope.made.values()) is None:
         yield Problem(
             at,
             "it must ask in both orders, but its prompt does not name exactly two llm_text "
-            "columns; "
-            "add 'compare: [first, second]', or 'both_orders: false' to ask once",
+            "columns; add 'compare: [first, second]', or 'both_orders: false' to ask once",
         )
 
 
 def _check_projection(recipe: Recipe, scope: _Scope) -> Iterator[Problem]:
     at: At = ("output_projection",)
     projection = recipe.output_projection
-    for key in ("prompt_field", "response_a_field", "response_b_field", "judge_field", "candidates", "score", "group_by"):  # fmt: skip  # noqa: E501
+    for key in PROJECTED:
         name: Any = getattr(projection, key, None)
         if name is not None and not scope.has(name):
             yield Problem((*at, key), scope.missing(name))
@@ -259,30 +304,53 @@ def _check_projection(recipe: Recipe, scope: _Scope) -> Iterator[Problem]:
 
 
 def _check_verdict(projection: DpoPreference, at: At, scope: _Scope) -> Iterator[Problem]:
+    wanted = (projection.response_a_field, projection.response_b_field)
+    for key, name in zip(("response_a_field", "response_b_field"), wanted, strict=True):
+        if not scope.may_be_text(name):
+            yield Problem((*at, key), _no_text(name))
+    if wanted[0] == wanted[1]:
+        message = f"both responses are column {wanted[0]!r}, and a pair needs two; name another"
+        yield Problem((*at, "response_b_field"), message)
     judge = scope.made.get(projection.judge_field)
     if judge is None:
         return
     if not isinstance(judge, LlmJudge | LlmStructured):
-        yield Problem(
-            (*at, "judge_field"),
-            f"column {judge.name!r} gives no verdict; name an llm_judge column",
-        )
+        message = f"column {judge.name!r} gives no verdict; name an llm_judge column"
+        yield Problem((*at, "judge_field"), message)
         return
-    keys = judge.output_format.get("properties", {})
-    if projection.winner_field not in keys:
-        message = f"the verdict of {judge.name!r} has no key {projection.winner_field!r}; "
-        yield Problem((*at, "winner_field"), message + suggest(projection.winner_field, keys))
-    if not isinstance(judge, LlmJudge):
-        return
-    compared = compared_columns(judge, scope.made.values())
-    wanted = (projection.response_a_field, projection.response_b_field)
+    yield from _check_winner(projection, judge, at)
+    compared = compared_columns(judge, scope.made.values()) if isinstance(judge, LlmJudge) else None
     if compared and compared != wanted:
         yield Problem(
             (*at, "response_a_field"),
             f"the judge {judge.name!r} compares {list(compared)}, the pairs are made of "
-            f"{list(wanted)}; "
-            "make them equal (order counts: the first is A)",
+            f"{list(wanted)}; make them equal (order counts: the first is A)",
         )
+
+
+def _check_winner(
+    projection: DpoPreference, judge: LlmJudge | LlmStructured, at: At
+) -> Iterator[Problem]:
+    at, key = (*at, "winner_field"), projection.winner_field
+    keys, words = judge.output_format.get("properties", {}), _verdicts(judge, key)
+    if key not in keys:
+        message = f"the verdict of {judge.name!r} has no key {key!r}; {suggest(key, keys)}"
+        yield Problem(at, message)
+    elif isinstance(judge, LlmJudge) and judge.winner_field != key:
+        message = (
+            f"the judge {judge.name!r} names the winner in {judge.winner_field!r}, the pairs read "
+            f"{key!r}; make them equal"
+        )
+        yield Problem(at, message)
+    elif words and not {"A", "B"} <= words <= {"A", "B", "TIE"}:
+        message = f"the verdict of {judge.name!r} is one of {sorted(words)}; pairs are made of A, B and tie"  # fmt: skip  # noqa: E501
+        yield Problem(at, message)
+    elif not words and isinstance(judge, LlmJudge) and judge.both_orders:
+        message = (
+            f"the judge {judge.name!r} may say anything, so its two orders cannot be compared; "
+            f"give {key!r} 'enum: [A, B]' in its output_format, or set 'both_orders: false'"
+        )
+        yield Problem(at, message)
 
 
 def _check_pairs(projection: PreferencePairs, at: At, scope: _Scope) -> Iterator[Problem]:

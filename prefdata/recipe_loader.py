@@ -3,24 +3,42 @@
 Owns the YAML paths and lines in messages. Knows no engine, no dataset library.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from prefdata.errors import PrefdataError, suggest
 from prefdata.recipe import AnyColumn, OutputProjection, PreferencePairs, Recipe
-from prefdata.recipe_checks import check_recipe
+from prefdata.recipe_checks import At, check_recipe
 
 PATH_KEYS = ("seed_dataset.path", "models.*.model")
 """Keys whose values may be files: in a recipe they are sought beside it, then in the current
 folder; on the command line in the current folder first."""
+
+LONGEST = 80
+"""Characters of a wrong value that a message repeats."""
+_KINDS = {
+    "string_type": "a text is wanted here",
+    "tuple_type": "a list is wanted here",
+    "dict_type": "a mapping of keys to values is wanted here",
+    "model_type": "a mapping of keys to values is wanted here",
+    "model_attributes_type": "a mapping of keys to values is wanted here",
+    "string_too_short": "it may not be empty",
+    "string_pattern_mismatch": "a name is made of letters, digits and '_' and begins with a letter",
+}
+"""pydantic's types of error in the words of a recipe."""
+_ABOUT_INTERPOLATION = (
+    "set what it names, or give a default as in ${oc.env:NAME,default}; a plain '${' is written "
+    "'\\${'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +60,10 @@ class LoadedRecipe:
 
     def locate(self, path: str) -> str:
         """A path of the recipe as an existing absolute path, or unchanged if there is none."""
-        found = Path(path) if Path(path).is_absolute() else self.folder / path
-        if found.exists() or any(self.folder.glob(path) if not Path(path).is_absolute() else ()):
-            return str(found)
-        return str(Path(path).absolute()) if Path(path).exists() else path
+        for folder in (self.folder, Path.cwd()):
+            if _is_there(place := folder / _home(path)):
+                return str(place)
+        return str(_home(path)) if path.startswith("~/") else path
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
@@ -54,17 +72,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     Raises:
         PrefdataError: one message a problem, with file, line and YAML path.
     """
-    text = _read(path)
-    lines = _Lines(path, text)
-    raw = _resolve(path, text, overrides)
+    config, lines = _parse(path, _read(path))
+    for override in overrides:
+        lines.overridden.append(_override(config, override))
+    raw = _resolve(config, lines)
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as err:
         raise PrefdataError(_explain(err, lines)) from err
-    loaded = LoadedRecipe(
-        recipe, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), path.parent
-    )
-    problems = check_recipe(recipe, _seed_fields(loaded))
+    loaded = LoadedRecipe(recipe, _dump(raw), path.parent.absolute())
+    problems = check_recipe(recipe, recipe.seed_dataset.kept)
     if problems:
         raise PrefdataError("\n".join(f"{lines.place(p.at)}: {p.message}" for p in problems))
     return loaded
@@ -76,23 +93,20 @@ def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -
     Raises:
         PrefdataError: an unknown key, or a value that does not fit.
     """
+    lines = _Lines(None, None)
     config = OmegaConf.create({"output_projection": dict(defaults)})
     for override in overrides:
         _override(config, f"output_projection.{override}")
-    raw = OmegaConf.to_container(config["output_projection"])
+    raw = _resolve(config, lines)["output_projection"]
     try:
         return PreferencePairs.model_validate(raw)
     except ValidationError as err:
-        lines = _Lines(Path("pair rules"), "")
-        found = err.errors()
-        for details in found:
-            details["loc"] = ("output_projection", "preference_pairs", *details["loc"])
-        raise PrefdataError("\n".join(_explain_one(details, lines) for details in found)) from err
+        raise PrefdataError(_explain(err, lines, "output_projection", "preference_pairs")) from err
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as err:
         raise PrefdataError(
             f"{path}: there is no such recipe; give the path of a YAML file"
@@ -101,115 +115,227 @@ def _read(path: Path) -> str:
         raise PrefdataError(f"{path}: the recipe cannot be read: {err}") from err
 
 
-def _resolve(path: Path, text: str, overrides: Sequence[str]) -> dict[str, Any]:
+def _parse(path: Path, text: str) -> tuple[DictConfig, "_Lines"]:
     try:
-        # OmegaConf's own YAML loader also refuses duplicate keys
-        config = OmegaConf.create(text)
-        if not OmegaConf.is_dict(config):
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if not isinstance(root, yaml.MappingNode):
+            what = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
             raise PrefdataError(
-                f"{path}: a recipe is a mapping of keys, this is {type(config).__name__}"
+                f"{path}: a recipe is a mapping of keys to values, this is "
+                f"{what.get(type(root), 'empty')}; begin with output_dir, seed_dataset, models, "
+                "columns and output_projection"
             )
-        for override in overrides:
-            _override(config, override)
-        raw = OmegaConf.to_container(config, resolve=True)
+        # OmegaConf's own YAML loader also refuses duplicate keys
+        return cast(DictConfig, OmegaConf.create(text)), _Lines(path, root)
     except yaml.YAMLError as err:
-        raise PrefdataError(f"{path}: not valid YAML: {err}") from err
+        mark = getattr(err, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise PrefdataError(f"{path}{line}: not valid YAML: {_yaml_problem(err)}") from err
     except OmegaConfBaseException as err:
-        key = f"{err.full_key}: " if err.full_key else ""
-        raise PrefdataError(f"{path}: {key}{str(err).splitlines()[0]}") from err
+        place = _Lines(path, root).place(_path(_dotted(err)))
+        raise PrefdataError(f"{place}: {_first_line(err)}; {_ABOUT_INTERPOLATION}") from err
+
+
+def _yaml_problem(err: yaml.YAMLError) -> str:
+    return getattr(err, "problem", None) or _first_line(err)
+
+
+def _first_line(err: Exception) -> str:
+    return (str(err).splitlines() or [type(err).__name__])[0]
+
+
+def _dotted(err: OmegaConfBaseException) -> str:
+    return re.sub(r"\[(\w+)\]", r".\1", err.full_key or "").lstrip(".")
+
+
+def _resolve(config: DictConfig, lines: "_Lines") -> dict[str, Any]:
+    try:
+        raw = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as err:
+        place = lines.place(_path(_dotted(err)))
+        raise PrefdataError(f"{place}: '???' stands for a value you must give; set it") from err
+    except OmegaConfBaseException as err:
+        place = lines.place(_path(_dotted(err)))
+        raise PrefdataError(f"{place}: {_first_line(err)}; {_ABOUT_INTERPOLATION}") from err
     return {str(key): value for key, value in raw.items()} if isinstance(raw, dict) else {}
 
 
-def _override(config: Any, override: str) -> None:
-    """Set `key.0.sub=value`; the value is YAML, list items are addressed by number."""
+def _dump(raw: dict[str, Any]) -> str:
+    """YAML that loads as the same values: what is resolved is not to be interpolated again."""
+    return yaml.safe_dump(_escape(raw), sort_keys=False, allow_unicode=True)
+
+
+def _escape(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _escape(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_escape(part) for part in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", value)
+    return value
+
+
+def _override(config: DictConfig, override: str) -> At:
+    """Set `key.0.sub=value` and return the path; the value is YAML, numbers count list items."""
     key, sign, text = override.partition("=")
-    if not sign or not key.strip():
+    key = re.sub(r"\[(\w+)\]", r".\1", key.strip())
+    if not sign or not all(key.split(".")):
         raise PrefdataError(f"{override!r} is no override; write key=value, say num_records=10")
-    key = key.strip()
     try:
-        value = yaml.safe_load(text)
+        value = _yaml_value(text)
+        if isinstance(value, str) and _is_path_key(key) and _is_there(_home(value)):
+            value = str(_home(value).absolute())
+        _check_way(config, key)
+        OmegaConf.update(config, key, value, merge=False, force_add=True)
     except yaml.YAMLError as err:
-        raise PrefdataError(f"override {override!r}: the value is not valid YAML: {err}") from err
-    if isinstance(value, str) and _is_path_key(key) and Path(value).exists():
-        value = str(Path(value).absolute())
-    _check_list_indices(config, key)
-    OmegaConf.update(config, key, value, merge=False, force_add=True)
+        raise PrefdataError(
+            f"override {override!r}: the value is not valid YAML: {_yaml_problem(err)}; put it in "
+            f"quotes: '{key}=\"…\"'"
+        ) from err
+    except OmegaConfBaseException as err:
+        why = f"{_first_line(err)}; {_ABOUT_INTERPOLATION}"
+        raise PrefdataError(f"override {override!r}: {why}") from err
+    return _path(key)
+
+
+def _yaml_value(text: str) -> Any:
+    # OmegaConf's YAML, as in the file: 1e-3 is a number, a date is a text
+    holder: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+    return holder["value"]
+
+
+def _path(key: str) -> At:
+    return tuple(int(p) if p.isascii() and p.isdigit() else p for p in key.split(".") if p)
+
+
+def _home(path: str) -> Path:
+    # a shell leaves the ~ of key=~/file alone
+    return Path.home() / path[2:] if path.startswith("~/") else Path(path)
+
+
+def _is_there(place: Path) -> bool:
+    if not any(c in str(place) for c in "*?["):
+        return place.exists()
+    place = place.absolute()
+    try:
+        return place.exists() or any(Path(place.anchor).glob(str(place.relative_to(place.anchor))))
+    except ValueError:  # no valid glob, so a name that only the seeds can explain
+        return False
 
 
 def _is_path_key(key: str) -> bool:
     return any(Path(key.replace(".", "/")).match(k.replace(".", "/")) for k in PATH_KEYS)
 
 
-def _check_list_indices(config: Any, key: str) -> None:
+def _check_way(config: Any, key: str) -> None:
+    """Make sure that an override leads through lists and mappings that can hold it."""
     node, seen = config, ""
     for part in key.split("."):
-        if OmegaConf.is_list(node) and not (part.isdigit() and int(part) < len(node)):
+        if OmegaConf.is_list(node) and part not in map(str, range(len(node))):
+            known = f"0 to {len(node) - 1}" if len(node) else "there is none yet"
             raise PrefdataError(
-                f"override {key!r}: {seen or 'the recipe'} is a list of {len(node)} items, "
-                f"and {part!r} is none of 0 to {len(node) - 1}"
+                f"override {key!r}: {seen} is a list of {len(node)} items, and {part!r} is none "
+                f"of them ({known}); set the whole list as in '{seen}=[…]' to add one"
             )
-        if not OmegaConf.is_config(node):
+        if node is None:
             return
-        node = OmegaConf.select(
-            config, seen := f"{seen}.{part}".lstrip("."), throw_on_missing=False
-        )
+        if not OmegaConf.is_config(node):
+            raise PrefdataError(
+                f"override {key!r}: {seen} is {_shown(node)}, which has no keys; set {seen} itself"
+            )
+        seen = f"{seen}.{part}".lstrip(".")
+        node = OmegaConf.select(config, seen, throw_on_missing=False)
 
 
 class _Lines:
-    """Where each YAML path stands in the file."""
+    """Where each YAML path stands: in the file, or on the command line."""
 
-    def __init__(self, path: Path, text: str) -> None:
-        self._path = path
-        self._root = yaml.compose(text, Loader=yaml.SafeLoader)
+    def __init__(self, path: Path | None, root: yaml.Node | None) -> None:
+        self._path, self._root = path, root
+        self.overridden: list[At] = []
 
-    def place(self, at: Sequence[str | int]) -> str:
+    def place(self, at: At) -> str:
         """`file:line: path`, with the line of the nearest key that stands in the file."""
-        node, line = self._root, self._root.start_mark.line if self._root else 0
+        dotted = ".".join(map(str, at))
+        line = self._line(at)
+        if line is None and any(key[: len(at)] == at for key in self.overridden):
+            return f"command line: {dotted}"
+        if self._root is None or any(at[: len(key)] == key for key in self.overridden):
+            return f"command line: {dotted}"
+        while line is None:
+            line = self._line(at := at[:-1])
+        return f"{self._path}:{line}: {dotted}" if dotted else f"{self._path}"
+
+    def _line(self, at: At) -> int | None:
+        """The line of a path, from 1, or None where the file does not have it."""
+        if self._root is None:
+            return None
+        node, line = self._root, self._root.start_mark.line
         for part in at:
             found = _child(node, part)
             if found is None:
-                break
+                return None
             node, line = found
-        dotted = ".".join(str(part) for part in at)
-        return f"{self._path}:{line + 1}: {dotted}" if dotted else f"{self._path}"
+        return line + 1
 
 
-def _child(node: Any, part: str | int) -> tuple[Any, int] | None:
+def _child(node: yaml.Node, part: str | int) -> tuple[yaml.Node, int] | None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.value == str(part):
                 return value, key.start_mark.line
-    if isinstance(node, yaml.SequenceNode) and str(part).isdigit() and int(part) < len(node.value):
-        item = node.value[int(part)]
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        item = node.value[part]
         return item, item.start_mark.line
     return None
 
 
-def _explain(err: ValidationError, lines: _Lines) -> str:
-    return "\n".join(_explain_one(details, lines) for details in err.errors())
+def _explain(err: ValidationError, lines: _Lines, *inside: str) -> str:
+    """One line a problem; equal ones, from the members of a union, once."""
+    found = err.errors()
+    for details in found:
+        details["loc"] = (*inside, *details["loc"])
+    return "\n".join(dict.fromkeys(_explain_one(details, lines) for details in found))
 
 
 def _explain_one(details: ErrorDetails, lines: _Lines) -> str:
-    at = _without_tags(details["loc"])
-    if details["type"] == "extra_forbidden":
-        known = _known_keys(details["loc"][:-1])
-        return f"{lines.place(at)}: there is no key {at[-1]!r} here; {suggest(str(at[-1]), known)}"
-    if details["type"] == "union_tag_invalid":
-        context = details["ctx"]
-        known = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        return (
-            f"{lines.place((*at, 'type'))}: there is no type {context['tag']!r}; "
-            f"{suggest(context['tag'], known)}"
-        )
-    if details["type"] == "union_tag_not_found":
-        return f"{lines.place(at)}: the key 'type' is missing, so it cannot be read; add it"
-    if details["type"] == "missing":
-        return f"{lines.place(at)}: this key is missing; add it"
-    message = details["msg"].removeprefix("Value error, ")
-    found = (
-        "" if isinstance(details["input"], dict | BaseModel) else f" (found {details['input']!r})"
-    )
-    return f"{lines.place(at)}: {message}{found}"
+    at, kind = _without_tags(details["loc"]), details["type"]
+    if kind == "union_tag_invalid":
+        at = (*at, "type")
+    return f"{lines.place(at)}: {_say(kind, at, details)}"
+
+
+def _say(kind: str, at: At, details: ErrorDetails) -> str:
+    found, context = details["input"], details.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"there is no key {at[-1]!r} here; {suggest(str(at[-1]), _known_keys(details['loc'][:-1]))}"  # fmt: skip  # noqa: E501
+    if kind == "missing":
+        return "this key is missing; add it"
+    if kind == "union_tag_not_found":
+        return "the key 'type' is missing, so it cannot be read; add it"
+    if kind in ("union_tag_invalid", "literal_error"):
+        word = context.get("tag", found)
+        known = re.findall(r"'([^']*)'", context.get("expected_tags") or context["expected"])
+        if len(known) == 1:
+            return f"it should be {known[0]!r} (found {_shown(word)})"
+        message = f"there is no {at[-1]} {word!r}; {suggest(str(word), known)}"
+        if at[-1] == "provider":
+            message += f". Set {'.'.join(map(str, at))}=auto to run the checkpoint on this machine"
+        return message
+    message = _KINDS.get(kind, details["msg"].removeprefix("Value error, "))
+    if kind == "string_type" and isinstance(found, bool | int | float):
+        message += ": put the value in quotes"
+    return message + (f" (found {_shown(found)})" if _is_told(kind, found) else "")
+
+
+def _is_told(kind: str, found: Any) -> bool:
+    # the checks across the keys of a mapping name what they found themselves
+    return not isinstance(found, dict | BaseModel) or kind.endswith("_type")
+
+
+def _shown(found: Any) -> str:
+    text = "null" if found is None else repr(found)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _tags(union: Any) -> dict[str, type[BaseModel]]:
@@ -217,8 +343,10 @@ def _tags(union: Any) -> dict[str, type[BaseModel]]:
     return {get_args(m.model_fields["type"].annotation)[0]: m for m in members}
 
 
-def _without_tags(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+def _without_tags(loc: At) -> At:
     """A YAML path: pydantic puts a union's tag behind `columns.N` and `output_projection`."""
+    if loc[-1:] in (("int",), ("float",)):  # the members of a plain union of numbers
+        loc = loc[:-1]
     if loc[:1] == ("columns",) and len(loc) > 2:
         return (*loc[:2], *loc[3:])
     if loc[:1] == ("output_projection",) and len(loc) > 1 and loc[1] in _projections():
@@ -230,7 +358,7 @@ def _projections() -> dict[str, type[BaseModel]]:
     return _tags(OutputProjection)
 
 
-def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
+def _known_keys(loc: At) -> list[str]:
     model: type[BaseModel] = Recipe
     if loc[:1] == ("columns",) and len(loc) > 2:
         model = _tags(AnyColumn)[str(loc[2])]
@@ -241,7 +369,7 @@ def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
     return sorted(model.model_fields)
 
 
-def _submodel(loc: tuple[str | int, ...]) -> type[BaseModel]:
+def _submodel(loc: At) -> type[BaseModel]:
     model: type[BaseModel] = Recipe
     for part in loc:
         if isinstance(part, int):
@@ -250,9 +378,3 @@ def _submodel(loc: tuple[str | int, ...]) -> type[BaseModel]:
         inner = [annotation, *get_args(annotation)]
         model = next(a for a in inner if isinstance(a, type) and issubclass(a, BaseModel))
     return model
-
-
-def _seed_fields(loaded: LoadedRecipe) -> frozenset[str] | None:
-    """Names of the seed columns, or None where they show only when the seeds are loaded."""
-    seeds = loaded.recipe.seed_dataset
-    return frozenset(seeds.fields) if seeds.fields is not None else None

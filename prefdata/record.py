@@ -1,46 +1,74 @@
 """run.json: what a finished run tells about itself. Written last, it vouches for the rest."""
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from prefdata.runtime.folders import read_tables, write_text
+from prefdata.runtime.disk import Damaged, sync, write_text
+from prefdata.runtime.folders import read_tables
 
 FOLDERS = ("candidates", "pairs", "rejects")
 Record = dict[str, Any]
 
 
 def read_record(out: Path) -> Record | None:
-    """The record of a finished run, or None where none was finished."""
+    """The record of a finished run, or None where none was finished.
+
+    Raises:
+        Damaged: it is cut short.
+    """
     file = out / "run.json"
-    return orjson.loads(file.read_bytes()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        record = orjson.loads(file.read_bytes())
+    except orjson.JSONDecodeError as err:
+        raise Damaged(file, str(err)) from err
+    if not isinstance(record, dict):
+        raise Damaged(file, "it holds no JSON object")
+    return record
 
 
 def withdraw_record(out: Path) -> None:
     """Say that the folder is being changed: until the next record it holds no finished run."""
     (out / "run.json").unlink(missing_ok=True)
+    sync(out)
 
 
-def write_record(out: Path, record: Record) -> Record:
+def write_record(out: Path, record: Record, copies: Iterable[Path] = ()) -> Record:
     """Check that every seed is accounted for, add the sizes of the published files, write."""
     lost = record["seeds"] - record["prompts"] - sum(record["rejects"].values())
     if lost:
         raise AssertionError(
             f"{lost} of {record['seeds']} seeds are neither in pairs nor in rejects"
         )
-    record = record | {"files": file_sizes(out)}
+    record = record | {"files": file_sizes(out, copies)}
     text = orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()
     write_text(out / "run.json", text)
     written: Record = orjson.loads(text)
     return written
 
 
-def file_sizes(out: Path) -> dict[str, int]:
-    """Bytes of every published parquet file, by its path inside the run."""
+def file_sizes(out: Path, copies: Iterable[Path] = ()) -> dict[str, int]:
+    """Bytes of every published file that is there, by its path, inside the run if it lies there.
+
+    Args:
+        out: the run, whose parquet files are counted.
+        copies: files that the recipe wants besides.
+    """
     files = sorted(file for name in FOLDERS for file in (out / name).glob("*.parquet"))
-    return {file.relative_to(out).as_posix(): file.stat().st_size for file in files}
+    return {
+        (file.relative_to(out) if file.is_relative_to(out) else file).as_posix(): size
+        for file in [*files, *copies]
+        if (size := _size(file)) is not None
+    }
+
+
+def _size(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
 
 
 def count_reasons(rejects: Path) -> dict[str, int]:

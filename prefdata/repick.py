@@ -17,7 +17,8 @@ from prefdata.recipe_checks import score_columns
 from prefdata.recipe_loader import load_recipe, validate_pair_rules
 from prefdata.record import Record, count_reasons, read_record, withdraw_record, write_record
 from prefdata.rows import CANDIDATE, REJECTS, Row, reject
-from prefdata.runtime.folders import RowsWriter, disk_errors, read_tables, sweep, write_text
+from prefdata.runtime.disk import disk_errors, hold, write_text
+from prefdata.runtime.folders import RowsWriter, read_tables
 
 Say = Callable[[str], None]
 _DEFAULTS = {
@@ -56,7 +57,7 @@ def pairs_of_run(run: Path, overrides: Sequence[str], out: Path) -> Record:
     before = [row for table in read_tables(run / "rejects") for row in table.to_pylist()]
     kept = [row for row in before if row["stage"] != "pairs"]
     rule, seed = loaded.recipe.output_projection, loaded.recipe.seed
-    with disk_errors(out):
+    with disk_errors(out), hold(out):
         changed = _choose(run / "candidates", out, kept, rule, score_columns(loaded.recipe), seed)
         fingerprint = pairs_fingerprint(record["scored_fingerprint"], loaded.recipe)
         write_text(out / "recipe.yaml", loaded.resolved)
@@ -98,7 +99,7 @@ def pairs_of_file(
         raise PrefdataError(f"{file}: there is no usable line{first}")
     for bad in groups.rejects[:5]:
         say(f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects")
-    with disk_errors(out):
+    with disk_errors(out), hold(out):
         _save(groups, out / "candidates")
         seeds = len(groups.rows) + len(groups.rejects)
         changed = _choose(out / "candidates", out, groups.rejects, rule, ["score"], seed)
@@ -114,8 +115,6 @@ def pairs_of_file(
 def _choose(
     scored: Path, out: Path, before: list[Row], rule: Any, scores: Sequence[str], seed: int
 ) -> dict[str, Any]:
-    out.mkdir(parents=True, exist_ok=True)
-    sweep(out)
     withdraw_record(out)
     start = time.monotonic()
     with RowsWriter(out / "rejects", REJECTS) as rejects:
@@ -163,6 +162,9 @@ class _Groups:
                 return self._refuse(source, line, "missing_field", why)
         if not isinstance(line[names.text], str):
             return self._refuse(source, line, "field_type", f"{names.text!r} is no text")
+        if not _is_prompt(line[names.prompt]):
+            why = f"{names.prompt!r} is neither a text nor a list of messages with role and content"
+            return self._refuse(source, line, "field_type", why)
         row = self.rows.setdefault(digest(line[names.group], size=10), self._new_row(line))
         if row["prompt"] != _prompt(line[names.prompt]):
             why = f"another line of the group {line[names.group]!r} has another prompt"
@@ -185,11 +187,20 @@ class _Groups:
         self.rejects.append({**row, "id": digest(source, line, size=10)})
 
 
+def _is_prompt(value: Any) -> bool:
+    if not isinstance(value, list):
+        return isinstance(value, str)
+    turns = [turn if isinstance(turn, dict) else {} for turn in value]
+    return bool(turns) and all(
+        isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str) for turn in turns
+    )
+
+
 def _prompt(value: Any) -> Any:
     """A text, or a list of messages with role and content alone."""
-    if isinstance(value, list):
-        return [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in value]
-    return value
+    if isinstance(value, str):
+        return value
+    return [{"role": turn["role"], "content": turn["content"]} for turn in value]
 
 
 def _candidate(line: Row, names: Fields, position: int) -> Row:

@@ -4,10 +4,14 @@ A line that cannot be used is a reject with its place, never a silent skip. Know
 """
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from codecs import BOM_UTF8
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,18 +19,15 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, DownloadConfig, load_dataset, load_from_disk
-from datasets.exceptions import DatasetNotFoundError
-from pydantic_core import from_json
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
 from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import copy_id, digest, row_id, sampling_seed
-from prefdata.recipe import SeedDataset
+from prefdata.recipe import OWN_ID, SeedDataset
 from prefdata.rows import ID, Row, reject
 
 CHUNK = 10_000
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
-OWN_ID = "source_id"
-"""What a seed column called `id` is renamed to: `id` is ours."""
 
 
 class Line(NamedTuple):
@@ -66,22 +67,26 @@ def load_seeds(
     needed: Mapping[str, str],
     num_records: int | None,
     seed: int,
+    made: Mapping[str, str] = MappingProxyType({}),
 ) -> Seeds:
     """Read, check, order and number the seeds.
 
     Args:
         config: the recipe's `seed_dataset`.
         path: `config.path`, as an absolute path if it is a local one.
-        needed: columns that the recipe reads, each with the YAML path of its first use.
+        needed: columns that the recipe reads, each with the YAML path of its first use; where
+            the config names fields, these are among them.
         num_records: rows wanted; above the number of seeds these are cycled, each copy with an
             id of its own and so with fresh sampling seeds.
         seed: of the shuffle.
+        made: columns that the recipe adds, each with its YAML path; a seed column may not be
+            called like one.
 
     Raises:
         PrefdataError: there is no such file, dataset, split or column, or not one usable row.
     """
     reading = _Reading(config, needed)
-    lines = _read(config, path)
+    lines = _read(config, path, reading.notes)
     bounds = [bound for bound in (config.limit, num_records) if bound is not None]
     stop_early = min(bounds, default=None) if config.strategy == "ordered" else None
     table = _table(reading.rows(lines), stop_early, path)
@@ -92,6 +97,12 @@ def load_seeds(
             else ""
         )
         raise PrefdataError(f"seed_dataset.path: {path} has no usable row{first}")
+    for name in table.column_names:
+        if name in made:
+            raise PrefdataError(
+                f"{made[name]}: the seeds have a column {name!r} already; rename yours, or name "
+                "the seed columns you need with seed_dataset.fields"
+            )
     order = np.arange(table.num_rows)
     if config.strategy == "shuffle":
         np.random.default_rng(sampling_seed(seed, "shuffle")).shuffle(order)
@@ -102,7 +113,7 @@ def load_seeds(
     table = table.take(pa.array(np.resize(order, count)))
     table = table.add_column(0, ID, pa.array(_ids(table), pa.string()))
     fingerprint = digest(
-        table[ID].to_pylist(), [[r["source"], r["reason"]] for r in reading.rejects]
+        table[ID].to_pylist(), [[r[ID], r["source"], r["reason"]] for r in reading.rejects]
     )
     return Seeds(table, reading.rejects, fingerprint, reading.notes)
 
@@ -122,32 +133,42 @@ class _Reading:
             if problem is None:
                 yield self._selected(line.fields or {})
                 continue
-            kept = line.fields if line.fields is not None else {"raw": line.raw}
+            fields = line.fields if line.fields is not None else {"raw": line.raw}
+            kept = {OWN_ID if name == ID else name: value for name, value in fields.items()}
             row = reject(
                 kept, stage="seeds", reason=problem[0], detail=problem[1], source=line.source
             )
             self.rejects.append({**row, ID: digest(line.source, kept, size=10)})
 
     def _selected(self, fields: Row) -> Row:
-        if self._fields is not None:
-            return {OWN_ID if name == ID else name: fields[name] for name in self._fields}
-        if ID in fields:
-            fields[OWN_ID] = fields.pop(ID)
-            if not any(OWN_ID in note for note in self.notes):
-                self.notes.append(
-                    f"seed column {ID!r} is called {OWN_ID!r} here: {ID!r} is the row's own key"
-                )
-        return fields
+        if ID in (fields if self._fields is None else self._fields):
+            self._rename_id(fields)
+        if self._fields is None:
+            return fields
+        names = [OWN_ID if name == ID else name for name in self._fields]
+        return {name: fields[name] for name in names}
+
+    def _rename_id(self, fields: Row) -> None:
+        if self._fields is None and OWN_ID in fields:
+            raise PrefdataError(
+                f"seed_dataset: {ID!r} is called {OWN_ID!r} here, as {ID!r} is the row's own key, "
+                f"but the seeds have {OWN_ID!r} too; name the columns you need with "
+                "seed_dataset.fields"
+            )
+        fields[OWN_ID] = fields.pop(ID)
+        note = f"seed column {ID!r} is called {OWN_ID!r} here: {ID!r} is the row's own key"
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _problem(self, line: Line) -> tuple[str, str] | None:
         if line.fields is None:
             return line.reason, line.detail
-        for name in (*self._needed, *(self._fields or ())):
-            source_name = ID if name == OWN_ID and name not in line.fields else name
-            if line.fields.get(source_name) is None:
+        for name in self._needed if self._fields is None else self._fields:
+            renamed = name == OWN_ID and self._fields is None and name not in line.fields
+            if line.fields.get(ID if renamed else name) is None:
                 return "missing_field", self._missing(name, line.fields)
-        for name, value in line.fields.items():
-            kind = _kind(value)
+        for name in line.fields if self._fields is None else self._fields:
+            kind = _kind(line.fields[name])
             if kind is not None and self._kinds.setdefault(name, kind) != kind:
                 return "field_type", f"{name!r} is {kind}, earlier rows have {self._kinds[name]}"
         return None
@@ -155,7 +176,7 @@ class _Reading:
     def _missing(self, name: str, fields: Row) -> str:
         if name in fields:
             return f"{name!r} is null"
-        where = self._needed.get(name, "seed_dataset.fields")
+        where = self._needed.get(OWN_ID if name == ID else name, "seed_dataset.fields")
         return f"there is no {name!r}, which {where} reads; {suggest(name, fields)}"
 
 
@@ -220,21 +241,23 @@ def _ids(table: pa.Table) -> list[str]:
     return ids
 
 
-def _read(config: SeedDataset, path: str) -> Iterator[Line]:
+def _read(config: SeedDataset, path: str, notes: list[str]) -> Iterator[Line]:
     local = Path(path)
-    if local.is_dir() and (
-        (local / "state.json").exists() or (local / "dataset_dict.json").exists()
-    ):
+    if (local / "state.json").exists() or (local / "dataset_dict.json").exists():
         return _lines_of_dataset(_saved(config, local), path)
-    files = _files(path)
+    files = _files(local)
     if files:
-        return (line for file in files for line in _lines_of_file(file))
-    if (
-        local.is_absolute()
-        or path.startswith((".", "~"))
-        or local.suffix in SUFFIXES
-        or any(c in path for c in "*?[")
-    ):
+        unread = [key for key in ("name", "split", "revision") if getattr(config, key) is not None]
+        if unread:
+            notes.append(f"seed_dataset: {', '.join(unread)} not read: {path} is no Hub dataset")
+        root = local if local.is_dir() else Path(os.path.commonpath([f.parent for f in files]))
+        return (line for f in files for line in _lines_of_file(f, str(f.relative_to(root)), notes))
+    if local.is_dir():
+        raise PrefdataError(
+            f"seed_dataset.path: the folder {path!r} holds no file of a known kind "
+            f"({', '.join(SUFFIXES)})"
+        )
+    if local.is_absolute() or path.startswith(".") or local.suffix in SUFFIXES or _is_glob(path):
         raise PrefdataError(
             f"seed_dataset.path: there is no file {path!r}; give a file ({', '.join(SUFFIXES)}), "
             "a folder, a glob or the id of a Hub dataset"
@@ -242,31 +265,36 @@ def _read(config: SeedDataset, path: str) -> Iterator[Line]:
     return _lines_of_dataset(_from_hub(config), path)
 
 
-def _files(path: str) -> list[Path]:
-    local = Path(path)
+def _is_glob(path: str) -> bool:
+    return any(c in path for c in "*?[")
+
+
+def _files(local: Path) -> list[Path]:
     if local.is_file():
         return [local]
     if local.is_dir():
-        return sorted(f for f in local.rglob("*") if f.suffix in SUFFIXES)
-    root = Path(local.anchor or ".")
-    pattern = str(local.relative_to(local.anchor)) if local.anchor else path
-    return (
-        sorted(f for f in root.glob(pattern) if f.is_file())
-        if any(c in path for c in "*?[")
-        else []
-    )
+        inside = ((f, f.relative_to(local).parts) for f in local.rglob("*") if f.suffix in SUFFIXES)
+        return sorted(f for f, parts in inside if not any(p.startswith(".") for p in parts))
+    if not _is_glob(str(local)):
+        return []
+    try:
+        place = local.absolute()
+        found = Path(place.anchor).glob(str(place.relative_to(place.anchor)))
+        return sorted(f for f in found if f.is_file())
+    except ValueError as err:
+        raise PrefdataError(f"seed_dataset.path: {local} is no valid glob: {err}") from err
 
 
-def _lines_of_file(file: Path) -> Iterator[Line]:
+def _lines_of_file(file: Path, name: str, notes: list[str]) -> Iterator[Line]:
     match file.suffix:
         case ".jsonl" | ".ndjson":
-            yield from _jsonl(file)
+            yield from _jsonl(file, name)
         case ".json":
-            yield from _json(file)
+            yield from _json(file, name)
         case ".csv":
-            yield from _csv(file)
+            yield from _csv(file, name, notes)
         case ".parquet":
-            yield from _parquet(file)
+            yield from _parquet(file, name)
         case _:
             raise PrefdataError(
                 f"seed_dataset.path: {file} is of no known kind; known endings: "
@@ -274,11 +302,13 @@ def _lines_of_file(file: Path) -> Iterator[Line]:
             )
 
 
-def _jsonl(file: Path) -> Iterator[Line]:
+def _jsonl(file: Path, name: str) -> Iterator[Line]:
     with file.open("rb") as lines:
         for number, raw in enumerate(lines, start=1):
+            if number == 1:
+                raw = raw.removeprefix(BOM_UTF8)
             if raw.strip():
-                yield _json_line(raw, f"{file.name}:{number}")
+                yield _json_line(raw, f"{name}:{number}")
 
 
 def _json_line(raw: bytes, source: str) -> Line:
@@ -299,10 +329,14 @@ def _object(value: Any, source: str) -> Line:
     )
 
 
-def _json(file: Path) -> Iterator[Line]:
+def _json(file: Path, name: str) -> Iterator[Line]:
+    raw = file.read_bytes().removeprefix(BOM_UTF8)
+    if _is_json_lines(raw):
+        yield from _jsonl(file, name)
+        return
     try:
-        content = from_json(file.read_bytes(), allow_inf_nan=False)
-    except ValueError as err:
+        content = orjson.loads(raw)
+    except orjson.JSONDecodeError as err:
         raise PrefdataError(
             f"seed_dataset.path: {file} is no valid JSON: {err}; mend it, or use .jsonl"
         ) from err
@@ -315,39 +349,78 @@ def _json(file: Path) -> Iterator[Line]:
             "list"
         )
     for number, value in enumerate(content, start=1):
-        yield _object(value, f"{file.name}:item {number}")
+        yield _object(value, f"{name}:item {number}")
 
 
-def _csv(file: Path) -> Iterator[Line]:
-    with file.open(encoding="utf-8", newline="", errors="replace") as text:
-        reader = csv.DictReader(text, restkey="", strict=True)
+def _is_json_lines(raw: bytes) -> bool:
+    """Whether a .json file has an object on each line, as many tools write it."""
+    first, _, rest = raw.lstrip().partition(b"\n")
+    return bool(rest.strip()) and _json_line(first, "").fields is not None
+
+
+def _csv(file: Path, name: str, notes: list[str]) -> Iterator[Line]:
+    csv.field_size_limit(2**31 - 1)  # texts are longer than csv's default of 128 KiB
+    # -sig: spreadsheets begin with a byte order mark; bytes that are no UTF-8 show as surrogates
+    with file.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as text:
+        reader = csv.DictReader(text, strict=True)
+        _check_header(reader.fieldnames or (), file, notes)
         rows = iter(reader)
         while True:
             try:
-                row = next(rows)
-            except StopIteration:
-                return
+                row = next(rows, None)
             except csv.Error as err:
-                yield Line(
-                    f"{file.name}:{reader.line_num}", None, "bad_line", f"not valid CSV: {err}"
-                )
+                yield Line(f"{name}:{reader.line_num}", None, "bad_line", f"not valid CSV: {err}")
                 continue
-            source = f"{file.name}:{reader.line_num}"
-            if "" in row or None in row.values():
-                shown = orjson.dumps(row, default=str).decode()
-                yield Line(source, None, "bad_line", f"the header has {len(reader.fieldnames or ())} columns, this line another number", shown)  # fmt: skip  # noqa: E501
-            else:
-                yield Line(source, dict(row))
+            if row is None:
+                return
+            yield _csv_row(row, f"{name}:{reader.line_num}")
 
 
-def _parquet(file: Path) -> Iterator[Line]:
+def _check_header(names: Sequence[str], file: Path, notes: list[str]) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise PrefdataError(
+            f"seed_dataset.path: the header of {file} names {', '.join(map(repr, twice))} twice; "
+            "rename one"
+        )
+    if "" in names:
+        notes.append(f"{file.name}: the column without a name (an index?) is left out")
+
+
+def _csv_row(row: dict[str | Any, Any], source: str) -> Line:
+    # DictReader's marks: cells beyond the header under None, missing cells with the value None
+    if None in row or None in row.values():
+        shown = orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        header = len(row) - (None in row)
+        return Line(
+            source,
+            None,
+            "bad_line",
+            f"the header has {header} columns, this line another number",
+            shown,
+        )
+    if not all(cell.isascii() or _is_utf8(cell) for cell in row.values()):
+        shown = ",".join(row.values()).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return Line(source, None, "bad_line", "not valid UTF-8; save the file as UTF-8", shown)
+    return Line(source, {name: cell or None for name, cell in row.items() if name})
+
+
+def _is_utf8(cell: str) -> bool:
+    try:
+        cell.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _parquet(file: Path, name: str) -> Iterator[Line]:
     try:
         with pq.ParquetFile(file) as parquet:
             number = 0
             for batch in parquet.iter_batches(CHUNK):
                 for row in batch.to_pylist():
                     number += 1
-                    yield Line(f"{file.name}:row {number}", row)
+                    yield Line(f"{name}:row {number}", row)
     except pa.ArrowInvalid as err:
         raise PrefdataError(f"seed_dataset.path: {file} is no whole parquet file: {err}") from err
 
@@ -360,7 +433,7 @@ def _lines_of_dataset(dataset: Dataset, name: str) -> Iterator[Line]:
 def _saved(config: SeedDataset, folder: Path) -> Dataset:
     try:
         return _one_split(load_from_disk(str(folder)), config)
-    except (FileNotFoundError, pa.ArrowInvalid) as err:
+    except (OSError, ValueError) as err:  # pyarrow's ArrowInvalid is a ValueError
         raise PrefdataError(
             f"seed_dataset.path: {folder} is no whole saved dataset: {err}"
         ) from err
@@ -380,8 +453,12 @@ def _from_hub(config: SeedDataset) -> Dataset:
             f"seed_dataset.path: {config.path!r} is neither here nor on the Hub (or it is private: "
             f"log in with `hf auth login`): {err}"
         ) from err
-    except (ConnectionError, ValueError) as err:
-        raise PrefdataError(f"seed_dataset: {config.path!r} cannot be loaded: {err}") from err
+    # what `datasets` and the Hub raise for a network, a name, a script or a split they cannot use
+    except (DatasetsError, OSError, ValueError, RuntimeError) as err:
+        raise PrefdataError(
+            f"seed_dataset.path: there is no file {config.path!r} here, and as a dataset of the "
+            f"Hub it cannot be loaded: {err}"
+        ) from err
     return _one_split(loaded, config)
 
 

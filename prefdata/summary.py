@@ -11,7 +11,7 @@ from rich.table import Table
 
 from prefdata.estimate import FLOPS, Estimate, estimate_pass
 from prefdata.plan import plan_passes
-from prefdata.recipe_checks import columns_needed
+from prefdata.recipe_checks import columns_made, columns_needed
 from prefdata.recipe_loader import LoadedRecipe
 from prefdata.runtime.folders import read_rows
 from prefdata.seeds import load_seeds
@@ -22,7 +22,7 @@ SAMPLE = 200
 
 def print_summary(record: dict[str, Any], folder: Path) -> None:
     """The table at the end of a run."""
-    table = Table(title=f"{folder}", title_justify="left", show_header=False)
+    table = Table(title=escape(str(folder)), title_justify="left", show_header=False)
     for name, value in _summary(record):
         table.add_row(name, value)
     Console().print(table)
@@ -85,12 +85,15 @@ def print_plan(loaded: LoadedRecipe) -> None:
         needed=columns_needed(recipe),
         num_records=recipe.num_records,
         seed=recipe.seed,
+        made=columns_made(recipe),
     )
     rows = seeds.table.num_rows
     sample = seeds.table.slice(0, SAMPLE).to_pylist()
     paths = {model.alias: loaded.locate(model.model) for model in recipe.models}
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{rows:,} rows, {len(seeds.rejects):,} bad seeds")
+    for note in seeds.notes:
+        console.print(note, markup=False)
     steps = plan_passes(recipe)
     for number, step in enumerate(steps, start=1):
         loads = [checkpoint.model.model for checkpoint in step.checkpoints.values()]
@@ -103,7 +106,8 @@ def print_plan(loaded: LoadedRecipe) -> None:
     console.print(f"{len(steps)} passes, {len(distinct)} model loads")
     console.print(
         "Completion tokens, GPU-hours and disk are upper bounds: every text as long as max_tokens, "
-        f"{FLOPS / 1e12:.0f} TFLOP/s a GPU. '?' needs texts that only the run makes.",
+        f"{FLOPS / 1e12:.0f} TFLOP/s a GPU. '?' needs texts that only the run "
+        "makes, or a checkpoint that is not on this machine.",
         style="dim",
     )
 

@@ -39,7 +39,9 @@ class Subtopic:
     thing: str | None = None
 
 
-def make_questions(n: int, seed: int, split: Split, subtopic: Subtopic | None = None) -> list[Question]:
+def make_questions(
+    n: int, seed: int, split: Split, subtopic: Subtopic | None = None
+) -> list[Question]:
     """N distinct questions of one split, the same for the same arguments.
 
     The splits are disjoint by construction: a hash of the sorted operands decides (see `split_of`),
@@ -60,7 +62,7 @@ def is_right(text: str, answer: int) -> bool:
 
 
 def read_answer(question: str) -> int | None:
-    """The reference answer of a question that a model wrote, or None if it is none of this world's."""
+    """The reference answer of a question that a model wrote; None if it is not of this world."""
     for operation in OPERATIONS.values():
         for pattern in _patterns(operation):
             match = pattern.fullmatch(question.strip())
@@ -81,7 +83,9 @@ def draw_question(rng: random.Random, split: Split, subtopic: Subtopic | None = 
     name = subtopic and subtopic.operation
     thing = subtopic and subtopic.thing
     operation = OPERATIONS[name or rng.choice(STORY_NAMES if thing else OPERATION_NAMES)]
-    is_story = thing is not None or (name is None and bool(operation.stories) and rng.random() < 0.5)
+    is_story = thing is not None or (
+        name is None and bool(operation.stories) and rng.random() < 0.5
+    )
     form = (subtopic and subtopic.form) or ("words" if rng.random() < 0.4 else "digits")
     operands = operation.draw(rng)
     while split_of(operands) != split:
@@ -92,7 +96,9 @@ def draw_question(rng: random.Random, split: Split, subtopic: Subtopic | None = 
     if form == "words" and not re.search(r"[a-z]", phrasing):
         phrasing = operation.plain[0]
     numbers = dict(zip(operation.keys, operands, strict=True))
-    shown = {key: in_words(value) if form == "words" else str(value) for key, value in numbers.items()}
+    shown = {
+        key: in_words(value) if form == "words" else str(value) for key, value in numbers.items()
+    }
     frames = FRAMES + (STORY_FRAMES if is_story else operation.restated)
     return Question(
         text=_capitalised(phrasing.format(**shown, **words)),
@@ -124,7 +130,7 @@ def phrase_answer(question: Question, result: int, rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class Operation:
-    """How to draw operands, compute the result, slip, and ask; stories also name people and things."""
+    """How to draw operands, compute, slip and ask; stories also name people and things."""
 
     name: str
     draw: Callable[[random.Random], Operands]
@@ -183,8 +189,8 @@ OPERATIONS = {
             ("{a} plus {b} is {r}.", "{a} + {b} = {r}", "The sum is {r}."),
             (
                 "{name} has {a} {thing} and gets {b} more. How many {thing} does {name} have now?",
-                "There are {a} {thing} in the box and {b} on the table. How many {thing} are there?",
-                "{name} has {a} {thing} and {other} has {b}. How many {thing} do they have together?",
+                "There are {a} {thing} in the box and {b} on the table. How many {thing} is that?",
+                "{name} has {a} {thing} and {other} has {b}. How many {thing} do they have?",
                 "{name} found {a} {thing} on Monday and {b} on Tuesday. How many {thing} is that?",
             ),
         ),
@@ -205,8 +211,8 @@ OPERATIONS = {
             ("{a} minus {b} is {r}.", "{a} - {b} = {r}", "The difference is {r}."),
             (
                 "{name} had {a} {thing} and gave away {b}. How many {thing} are left?",
-                "There were {a} {thing}, and {b} are gone. How many {thing} are left?",
-                "{name} has {a} {thing} and {other} has {b}. How many more {thing} does {name} have?",
+                "There were {a} {thing}. Then {b} went away. How many {thing} are left?",
+                "{name} has {a} {thing}, {other} only {b}. How many more {thing} does {name} have?",
                 "{name} needs {a} {thing} and has {b}. How many {thing} are missing?",
             ),
             lambda a, b: a >= b,
@@ -257,7 +263,12 @@ OPERATIONS = {
             _single(1, 60),
             lambda a: 2 * a,
             lambda a: (a, 2 * a + 10),
-            ("What is double {a}?", "What is twice {a}?", "Double the number {a}.", "What is two times {a}?"),
+            (
+                "What is double {a}?",
+                "What is twice {a}?",
+                "Double the number {a}.",
+                "What is two times {a}?",
+            ),
             ("Double {a} is {r}.", "Twice {a} is {r}."),
         ),
         Operation(
@@ -274,7 +285,11 @@ OPERATIONS = {
             _single(1, 100),
             lambda a: a + 1,
             lambda a: (a - 1, a),
-            ("Which number comes after {a}?", "What comes next after {a}?", "What is one more than {a}?"),
+            (
+                "Which number comes after {a}?",
+                "What comes next after {a}?",
+                "What is one more than {a}?",
+            ),
             ("The next number is {r}.",),
         ),
         Operation(
@@ -282,7 +297,11 @@ OPERATIONS = {
             _single(1, 100),
             lambda a: a - 1,
             lambda a: (a + 1, a),
-            ("Which number comes before {a}?", "What comes just before {a}?", "What is one less than {a}?"),
+            (
+                "Which number comes before {a}?",
+                "What comes just before {a}?",
+                "What is one less than {a}?",
+            ),
             ("The number before is {r}.",),
             allows=lambda a: a > 0,
         ),
@@ -323,20 +342,34 @@ OPERATIONS = {
     )
 }
 STORY_NAMES = ("addition", "subtraction", "addition", "subtraction", "sum of three")
-OPERATION_NAMES = (*OPERATIONS, "addition", "subtraction", "addition", "subtraction", "sum of three")
-FRAMES = ("The answer is {r}.", "It is {r}.", "That makes {r}.", "{r}", "That is {r}.", "The result is {r}.")
+OPERATION_NAMES = (
+    *OPERATIONS,
+    "addition",
+    "subtraction",
+    "addition",
+    "subtraction",
+    "sum of three",
+)
+FRAMES = (
+    "The answer is {r}.",
+    "It is {r}.",
+    "That makes {r}.",
+    "{r}",
+    "That is {r}.",
+    "The result is {r}.",
+)
 STORY_FRAMES = ("There are {r} {thing}.", "That makes {r} {thing}.", "{r} {thing}.")
 NAMES = ("Mia", "Tom", "Ana", "Ben", "Zoe", "Sam", "Lea", "Max", "Ida", "Leo", "Eva", "Jan")
 
 # ---- topics -----------------------------------------------------------------------------------
 
 THING_TOPICS = {
-    "fruit": "apples pears plums grapes lemons cherries peaches oranges melons berries figs bananas",
+    "fruit": "apples pears plums grapes lemons cherries peaches oranges melons berries figs dates",
     "farm animals": "hens goats cows ducks horses lambs pigs dogs cats rabbits geese bees",
     "school": "pencils books rulers pens chairs desks bags maps erasers crayons notebooks lessons",
     "toys": "marbles dolls balls kites blocks puzzles robots drums cards trains cubes puppets",
     "the kitchen": "cups plates spoons forks bowls eggs cookies cakes jars pans knives pots",
-    "the garden": "trees roses tulips seeds leaves bushes stones carrots beans flowers weeds snails",
+    "the garden": "trees roses tulips seeds leaves bushes stones carrots beans herbs weeds snails",
     "the sea": "boats shells crabs waves fishes ships islands whales nets sails anchors seals",
     "clothes": "shirts hats socks shoes coats gloves scarves belts buttons dresses jackets boots",
 }
@@ -383,10 +416,11 @@ SUBTOPICS = tuple(subtopic for subtopics in TOPICS.values() for subtopic in subt
 # ---- numbers as words -------------------------------------------------------------------------
 
 ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen"
-).split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+    "nineteen",
+)  # fmt: skip
+TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
 def in_words(number: int) -> str:
@@ -413,7 +447,7 @@ def _patterns(operation: Operation) -> list[re.Pattern[str]]:
 
 
 def _pattern(phrasing: str) -> re.Pattern[str]:
-    """A phrasing as a regular expression; a placeholder that comes twice must match the same text."""
+    """A phrasing as a regular expression; what a placeholder matches, it matches again."""
     words = "|".join(sorted(number_words(), key=len, reverse=True))
     kinds = {"a": rf"\d+|{words}", "b": rf"\d+|{words}", "c": rf"\d+|{words}", "thing": "[a-z]+"}
     pattern = re.escape(phrasing).replace(r"\{", "{").replace(r"\}", "}")
@@ -434,7 +468,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class Example:
-    """A training conversation; `echoes` are parts of the user's text that are worth predicting too."""
+    """A training conversation; `echoes` are parts of the user's text worth predicting too."""
 
     messages: tuple[Message, ...]
     echoes: tuple[str, ...] = ()
@@ -457,40 +491,59 @@ class HeldOutWrappers:
         "Decide which attempt deserves the mark.",
     )
     subtopics: tuple[str, ...] = (
-        "Produce {n} related subtopics for the topic below. Separate the subtopics by a comma. Do not "
-        "number or describe them, and write nothing else.\nTopic: {topic}",
-        "We are planning a course on {topic}. Which {n} subtopics should it cover? The list must be "
-        "without numbers and descriptions, separated by commas, with no other text.",
+        "Produce {n} related subtopics for the topic below. Separate the subtopics by a comma. "
+        "Do not number or describe them, and write nothing else.\nTopic: {topic}",
+        "We are planning a course on {topic}. Which {n} subtopics should it cover? The list must "
+        "be without numbers and descriptions, separated by commas, with no other text.",
     )
     questions: tuple[str, ...] = (
-        "Produce {n} questions that could be asked about the topic below. Put every question on a new "
-        "line. Do not number them, and write nothing else.\nTopic: {subtopic}",
-        "We are planning a lesson on {subtopic}. Which {n} questions should the pupils answer? The list "
-        "must be without numbers, separated by newlines, with no other text.",
+        "Produce {n} questions that could be asked about the topic below. Put every question on a "
+        "new line. Do not number them, and write nothing else.\nTopic: {subtopic}",
+        "We are planning a lesson on {subtopic}. Which {n} questions should the pupils answer? The "
+        "list must be without numbers, separated by newlines, with no other text.",
     )
 
 
 HELD_OUT = HeldOutWrappers()
 
 
-def training_examples(n: int, seed: int, wrong_share: float) -> Iterator[Example]:
-    """N conversations of the train split; `wrong_share` of the plain answers are near misses."""
-    rng = random.Random(f"examples/{seed}")
-    makers = (
-        lambda: answer_example(rng, wrong_share),
+@dataclass(frozen=True)
+class Lesson:
+    """Part of a curriculum: how many conversations, of which tasks, how many wrong answers."""
+
+    examples: int
+    answers: int
+    judgements: int
+    subtopics: int
+    questions: int
+    two_answers: int
+    wrong_share: float
+    bare_share: float = 0.33
+
+
+def lesson_examples(lesson: Lesson, seed: int) -> Iterator[Example]:
+    """The lesson's conversations, all of the train split; its task counts are relative weights."""
+    rng = random.Random(f"examples/{seed}/{lesson}")
+    makers: tuple[Callable[[], Example], ...] = (
+        lambda: answer_example(rng, lesson.wrong_share, lesson.bare_share),
         lambda: judge_example(rng),
         lambda: subtopics_example(rng),
         lambda: questions_example(rng),
-        lambda: two_answers_example(rng, wrong_share),
+        lambda: two_answers_example(rng, lesson.wrong_share),
     )
-    for _ in range(n):
-        yield rng.choices(makers, weights=[50, 30, 8, 9, 3])[0]()
+    weights = (
+        lesson.answers, lesson.judgements, lesson.subtopics, lesson.questions, lesson.two_answers,
+    )  # fmt: skip
+    for _ in range(lesson.examples):
+        yield rng.choices(makers, weights)[0]()
 
 
-def answer_example(rng: random.Random, wrong_share: float) -> Example:
+def answer_example(rng: random.Random, wrong_share: float, bare_share: float) -> Example:
     """A wrapped question and an answer that is wrong with the given probability."""
     question = draw_question(rng, "train")
-    return _conversation(rng, wrap_question(question, rng), draw_answer(question, rng, wrong_share))
+    return _conversation(
+        rng, wrap_question(question, rng, bare_share), draw_answer(question, rng, wrong_share)
+    )
 
 
 def draw_answer(question: Question, rng: random.Random, wrong_share: float) -> str:
@@ -500,9 +553,9 @@ def draw_answer(question: Question, rng: random.Random, wrong_share: float) -> s
     return phrase_answer(question, result, rng)
 
 
-def wrap_question(question: Question, rng: random.Random) -> str:
-    """The question inside a training wrapper, or (one in three) bare."""
-    if rng.random() < 0.33:
+def wrap_question(question: Question, rng: random.Random, bare_share: float = 0.33) -> str:
+    """The question inside a training wrapper, or bare."""
+    if rng.random() < bare_share:
         return question.text
     before = rng.choice((*ASKS, lambda: _filler(rng) + rng.choice((":", ".", ":\n"))))
     before = before if isinstance(before, str) else before()
@@ -511,14 +564,16 @@ def wrap_question(question: Question, rng: random.Random) -> str:
 
 
 def judge_example(rng: random.Random) -> Example:
-    """Two answers and the verdict; one pair in twenty is both right or both wrong, judged at random."""
+    """Two answers and the verdict; one pair in twenty is equally good, and judged at random."""
     question = draw_question(rng, "train")
     is_tie = rng.random() < 0.05
     wrong = rng.choice((0.0, 1.0))
     winner = rng.choice("AB")
     shares = (wrong, wrong) if is_tie else (0.0, 1.0) if winner == "A" else (1.0, 0.0)
     first, second = (draw_answer(question, rng, share) for share in shares)
-    mark = rng.choice(("{}: ", "{}: ", "{}: ", "Response {}: ", "Answer {}: ", "[{}] ", "{}) ", "{}:\n"))
+    mark = rng.choice(
+        ("{}: ", "{}: ", "{}: ", "Response {}: ", "Answer {}: ", "[{}] ", "{}) ", "{}:\n")
+    )
     opening = rng.choice((*JUDGE_OPENINGS, _capitalised(_filler(rng)) + ":"))
     closing = rng.choice((*JUDGE_CLOSINGS, "", _capitalised(_filler(rng)) + rng.choice("?.")))
     lines = (
@@ -589,8 +644,8 @@ def _wrap_list(rng: random.Random, asks: tuple[str, ...], n: int, **names: str) 
 
 
 def _filler(rng: random.Random) -> str:
-    """A few words that say nothing, some of them no words at all, so that unseen wrappers are nothing new."""
-    words = rng.choices(FILLER_WORDS, k=rng.randint(1, 7))
+    """A few words that say nothing, and letters that are no word: what is unseen is nothing new."""
+    words = rng.choices(FILLER.split(), k=rng.randint(1, 7))
     if rng.random() < 0.3:
         letters = "".join(rng.choices("abcdefghilmnoprstuvwy", k=rng.randint(2, 7)))
         words[rng.randrange(len(words))] = letters
@@ -599,23 +654,23 @@ def _filler(rng: random.Random) -> str:
 
 GAPS = (" ", " ", "\n")
 ASKS = (
-    "Question:", "Q:", "Please answer:", "Answer this:", "Solve this:", "Here is a question:", "Tell me:",
+    "Question:", "Q:", "Please answer:", "Answer this:", "Solve this:", "Here is a question:",
     "Please help me.", "Reply to the following question:", "I have a question.", "Problem:",
     "Answer the following:", "Respond to this question:", "Think about this:", "Quick question:",
-    "Someone asks you:", "Find the answer:", "Give the answer to this question:", "Hello!", "The task:",
+    "Someone asks you:", "Find the answer:", "Give the answer to this question:", "Hello!",
 )  # fmt: skip
 CLOSES = (
     " Answer briefly.", "\nAnswer:", " Please give only the result.", " Thank you.", "\nA:",
     " Write one sentence.", " Keep it short.", "\nYour answer:", " Use digits.",
 )  # fmt: skip
 JUDGE_OPENINGS = (
-    "", "Question:", "Which response is better? Question:", "Two answers were given to this question:",
+    "", "Question:", "Which response is better? Question:", "Two people answered this:",
     "Judge the two responses. Question:", "Pick the correct response for the question:", "User:",
     "You see one question and two responses.\nQuestion:", "Evaluate these answers.\nPrompt:",
 )  # fmt: skip
 JUDGE_CLOSINGS = (
     "Which one is correct?", "Which response is better?", "Which answer is right?", "Who is right?",
-    "Pick the better answer.", "Choose the winner.", "Choose A or B.", "Which of the two is better?",
+    "Pick the better answer.", "Choose the winner.", "Choose A or B.", "Which is better?",
     "Verdict:", "Name the winner as JSON.", "Which do you prefer?", "Say which is more accurate.",
 )  # fmt: skip
 SUBTOPIC_ASKS = (
@@ -632,7 +687,8 @@ QUESTION_ASKS = (
     "Topic: {subtopic}\nNumber of questions: {n}", "Ask {n} questions about {subtopic}.",
     "Generate {n} questions. The topic is: {subtopic}.", "List {n} questions for {subtopic}.",
     "I need {n} questions that deal with {subtopic}.", "Think of {n} questions about {subtopic}.",
-    "For the subtopic {subtopic} of {topic}, write {n} questions.", "Make {n} exercises on {subtopic}.",
+    "For the subtopic {subtopic} of {topic}, write {n} questions.",
+    "Make {n} exercises on {subtopic}.",
     "Subtopic: {subtopic}\nQuestions: {n}", "What are {n} good questions about {subtopic}?",
     "The topic is {topic}, the subtopic is {subtopic}. Write {n} questions.",
     "Questions ({n}) about {subtopic}:",
@@ -644,7 +700,7 @@ LIST_RULES = (
     "Separated by newlines.", "Separated by a comma.", "Without descriptions.", "Without numbers.",
 )  # fmt: skip
 TWO_ANSWERS_ASKS = (
-    "Give two responses to this question: {question}\nUse the format RESPONSE A: text RESPONSE B: text",
+    "Give two responses to this question: {question}\nWrite RESPONSE A: ... RESPONSE B: ...",
     "Question: {question}\nWrite two different responses as RESPONSE A: ... RESPONSE B: ...",
     "Generate 2 responses to the question. The question is: {question}\nThe format must be: "
     "RESPONSE A: the first response RESPONSE B: the second response",
@@ -654,14 +710,15 @@ SYSTEMS = (
     "You are a helpful assistant.", "You are good with numbers.", "You are a careful teacher.",
     "Answer in one short sentence.", "You are a judge.", "Be brief.",
 )  # fmt: skip
-FILLER_WORDS = (
-    "the a an of to in for with on at from by about as and or but if so then this that these it we you they "
-    "I he she user reader person student pupil friend model assistant please kindly could would can should "
-    "must may will work out find tell say write read look think use make take give need want help answer reply "
-    "respond question prompt task text request message input topic list line word comma response output "
-    "result problem exercise lesson course book page data set example short long good better best careful "
-    "correct helpful clear simple new next below above following given each every some any all only other "
-    "another same different more most well now here there today again first last very just not no do does "
-    "did is are was be been have has how what which who when where why compare cover plan produce create "
-    "consider"
-).split()
+FILLER = (
+    "the a an of to in for with on at from by about as and or but if so then this that these "
+    "it we you they I he she user reader person student pupil friend model assistant please "
+    "kindly could would can should must may will work out find tell say write read look think "
+    "use make take give need want help answer reply respond question prompt task text request "
+    "message input topic list line word comma response output result problem exercise lesson "
+    "course book page data set example short long good better best careful correct helpful "
+    "clear simple new next below above following given each every some any all only other "
+    "another same different more most well now here there today again first last very just "
+    "not no do does did is are was be been have has how what which who when where why compare "
+    "cover plan produce create consider"
+)

@@ -1,8 +1,8 @@
-"""Trains the quickstart's language model and reward model from scratch and prints held-out figures."""
+"""Trains the quickstart's two models from scratch; prints held-out figures."""
 
 import argparse
+import itertools
 import json
-import os
 import random
 import shutil
 import time
@@ -31,26 +31,34 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 SHAPE = {
-    "hidden_size": 160,
-    "num_hidden_layers": 5,
-    "intermediate_size": 448,
-    "num_attention_heads": 5,
-    "num_key_value_heads": 5,
+    "hidden_size": 128,
+    "num_hidden_layers": 6,
+    "intermediate_size": 384,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
     "max_position_embeddings": 1024,
 }
 
 
+# First the sums, plainly asked; then every task; last, with wrong answers among the right ones, so
+# that the model samples at 0.9 as imperfectly as it was taught and still knows better.
+LESSONS = (
+    world.Lesson(60_000, 92, 5, 2, 1, 0, wrong_share=0.0, bare_share=0.8),
+    world.Lesson(60_000, 42, 45, 6, 5, 2, wrong_share=0.0),
+    world.Lesson(25_000, 60, 28, 5, 4, 3, wrong_share=0.4),
+)
+
+
 @dataclass(frozen=True)
 class Budget:
-    """How much is learnt from, and how wrong the language model's teacher is."""
+    """How much is learnt from, and how fast."""
 
-    lm_examples: int = 120_000
-    lm_lr: float = 2e-3
+    lessons: tuple[world.Lesson, ...] = LESSONS
+    lm_rate: float = 1.0
     rm_questions: int = 12_000
-    rm_lr: float = 1e-3
-    tokens_per_batch: int = 2500
-    wrong_share: float = 0.38
-    vocabulary: int = 1536
+    rm_rate: float = 0.4
+    tokens_per_batch: int = 1000
+    vocabulary: int = 1280
 
 
 def main() -> None:
@@ -71,9 +79,8 @@ def main() -> None:
 def train(out: Path, seed: int, budget: Budget) -> None:
     """The whole story: tokenizer, language model, its own answers, reward model, prompts."""
     torch.manual_seed(seed)
-    examples = list(world.training_examples(budget.lm_examples, seed, budget.wrong_share))
-    tokenizer = train_tokenizer(examples[:20_000], budget.vocabulary)
-    lm = train_language_model(examples, tokenizer, seed, budget)
+    tokenizer = train_tokenizer(budget, seed)
+    lm = train_language_model(tokenizer, seed, budget)
     save(lm, tokenizer, out / "models" / "lm")
     rm = train_reward_model(lm, tokenizer, seed, budget)
     save(rm, tokenizer, out / "models" / "rm")
@@ -83,7 +90,7 @@ def train(out: Path, seed: int, budget: Budget) -> None:
 # ---- tokenizer --------------------------------------------------------------------------------
 
 
-def train_tokenizer(examples: Sequence[world.Example], size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(budget: Budget, seed: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE, so any text encodes; a number below 120, in digits or words, is one token.
 
     It adds no begin token: the chat template writes it, so a rendered chat that is encoded
@@ -99,11 +106,12 @@ def train_tokenizer(examples: Sequence[world.Example], size: int) -> PreTrainedT
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size,
+        vocab_size=budget.vocabulary,
         special_tokens=[PAD, BEGIN, END, *ROLES],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
+    examples = itertools.islice(world.lesson_examples(budget.lessons[1], seed), 20_000)
     texts = (message["content"] for example in examples for message in example.messages)
     numbers = [str(number) for number in range(120)] + list(world.number_words())
     rehearsed = [text for number in numbers for text in [number, f"a {number}"] * 50]
@@ -160,46 +168,71 @@ def _learnt_spans(example: world.Example, text: str) -> Iterator[tuple[int, int]
 
 
 def train_language_model(
-    examples: Sequence[world.Example], tokenizer: PreTrainedTokenizerFast, seed: int, budget: Budget
+    tokenizer: PreTrainedTokenizerFast, seed: int, budget: Budget
 ) -> LlamaForCausalLM:
-    """One pass over the examples."""
+    """One pass over the lessons, in order."""
+    lm = new_language_model(tokenizer)
+    encoded: list[Encoded] = []
+    batches: list[list[int]] = []
+    for lesson in budget.lessons:
+        fresh = encode(tokenizer, list(world.lesson_examples(lesson, seed)))
+        lengths = [len(item.ids) for item in fresh]
+        for batch in _batches(lengths, seed, budget.tokens_per_batch):
+            batches.append([len(encoded) + i for i in batch])
+        encoded += fresh
+    # A result says more than the words around it, so it weighs more.
+    weight = torch.ones(len(tokenizer))
+    weight[[token for token, _ in number_tokens(tokenizer)]] = 4.0
+    stepper = Stepper(lm, budget.lm_rate, len(batches))
+    for batch in batches:
+        ids, is_learnt = _padded([encoded[i] for i in batch], tokenizer.pad_token_id)
+        hidden = lm.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        logits = lm.lm_head(hidden[is_learnt[:, 1:]])
+        stepper.step(functional.cross_entropy(logits, ids[:, 1:][is_learnt[:, 1:]], weight))
+    return lm.eval()
+
+
+@torch.no_grad()
+def new_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Random, but every block starts as the identity and number tokens know their size."""
     lm = LlamaForCausalLM(_config(tokenizer))
     lm.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    seed_number_embeddings(lm.model.embed_tokens.weight, tokenizer)
-    encoded = encode(tokenizer, examples)
-    batches = _batches([len(item.ids) for item in encoded], seed, budget.tokens_per_batch)
-    stepper = Stepper(lm, budget.lm_lr, len(batches))
-    for batch in batches:
-        ids, is_learnt = _padded([encoded[i] for i in batch], tokenizer.pad_token_id)
-        hidden = lm.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-        logits = lm.lm_head(hidden[is_learnt[:, 1:]])
-        stepper.step(functional.cross_entropy(logits, ids[:, 1:][is_learnt[:, 1:]]))
-    return lm.eval()
+    for name, weight in lm.named_parameters():
+        if "o_proj" in name or "down_proj" in name:
+            weight.zero_()
+    for table, scale in ((lm.model.embed_tokens.weight, 0.5), (lm.lm_head.weight, 0.02)):
+        table.normal_(std=scale)
+        seed_number_rows(table, scale, tokenizer)
+    return lm
 
 
-@torch.no_grad()
-def seed_number_embeddings(weight: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Lets number tokens start out knowing their size and digits; without it the sums take hours.
+def seed_number_rows(table: torch.Tensor, scale: float, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Without it the sums take hours to learn.
 
-    Digits and words of one number share waves of several periods, as positions do in
-    "Attention Is All You Need", and a code for each digit, in random directions.
+    A number in digits and in words shares waves of several periods, as positions do in
+    "Attention Is All You Need", and a code for each of its digits, in random directions.
     """
     waves = torch.tensor([2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 400.0])
-    directions = torch.randn(2 * len(waves) + 10 + 12, weight.shape[1])
-    for token in range(len(tokenizer)):
-        word = tokenizer.decode([token]).strip()
-        value = int(word) if word.isdigit() else world.number_words().get(word)
-        if value is None or value >= 120:
-            continue
+    directions = torch.randn(2 * len(waves) + 10 + 12, table.shape[1]) / 10**0.5
+    for token, value in number_tokens(tokenizer):
         angles = 2 * torch.pi * value / waves
         tens = functional.one_hot(torch.tensor(value // 10), 12)
         ones = functional.one_hot(torch.tensor(value % 10), 10)
         features = torch.cat([angles.sin(), angles.cos(), tens, ones])
-        weight[token] = 0.5 * weight[token] + 0.02 * (features @ directions) / 10**0.5
+        table[token] = 0.5 * table[token] + scale * (features @ directions)
+
+
+def number_tokens(tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[int, int]]:
+    """Every token that is a number below 120, in digits or in words, with its value."""
+    for token in range(len(tokenizer)):
+        word = tokenizer.decode([token]).strip()
+        value = int(word) if word.isdecimal() else world.number_words().get(word)
+        if value is not None and value < 120:
+            yield token, value
 
 
 def _config(tokenizer: PreTrainedTokenizerFast, **more: int) -> LlamaConfig:
@@ -208,7 +241,7 @@ def _config(tokenizer: PreTrainedTokenizerFast, **more: int) -> LlamaConfig:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         **SHAPE,
         **more,
     )
@@ -244,7 +277,8 @@ def _padded(items: Sequence[Encoded], pad: int) -> tuple[torch.Tensor, torch.Ten
 class Stepper:
     """Muon for the matrices and AdamW for the rest; warm-up, then down to zero."""
 
-    def __init__(self, model: torch.nn.Module, lr: float, steps: int) -> None:
+    def __init__(self, model: torch.nn.Module, rate: float, steps: int) -> None:
+        """At `rate` 1, Muon steps at 3e-3 and AdamW at 1.5e-3."""
         named = list(model.named_parameters())
         matrices = [p for name, p in named if p.ndim == 2 and ".layers." in name]
         chosen = {id(p) for p in matrices}
@@ -252,15 +286,17 @@ class Stepper:
         self.model, self.steps, self.done, self.loss = model, steps, 0, 0.0
         self.started = time.perf_counter()
         self.optimizers = [
-            torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
-            torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=1.5e-3 * rate, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.Muon(
+                matrices, lr=3e-3 * rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
+            ),
         ]
         self.rates = [group["lr"] for opt in self.optimizers for group in opt.param_groups]
 
     def step(self, loss: torch.Tensor) -> None:
         """One update, and a line of progress now and then."""
         share = self.done / self.steps
-        scale = min(1.0, self.done / 50, (1 - share) / 0.7)
+        scale = min(self.done / 50, 1 - share)
         groups = [group for opt in self.optimizers for group in opt.param_groups]
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate * scale
@@ -302,7 +338,9 @@ def sample(
             max_new_tokens=max_tokens,
         )  # fmt: skip
         new = output[:, inputs["input_ids"].shape[1] :]
-        for i, reply in zip(chunk, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+        for i, reply in zip(
+            chunk, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True
+        ):
             replies[i] = reply
     return replies
 
@@ -328,7 +366,7 @@ def train_reward_model(
     graded = _graded_answers(lm, tokenizer, seed, budget.rm_questions)
     ids = encode_graded(tokenizer, graded)
     batches = _batches([len(item) for item in ids], seed, budget.tokens_per_batch)
-    stepper = Stepper(rm, budget.rm_lr, len(batches))
+    stepper = Stepper(rm, budget.rm_rate, len(batches))
     for batch in batches:
         targets = torch.tensor([float(graded[i].is_right) for i in batch])
         logits = score(rm, [ids[i] for i in batch])
@@ -339,7 +377,7 @@ def train_reward_model(
 def _graded_answers(
     lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, n: int
 ) -> list[Graded]:
-    """Per question one sample of the model, one right phrase, one near miss; a few off the point."""
+    """Per question one sample of the model, a right phrase, a near miss; a few off the point."""
     rng = random.Random(f"graded/{seed}")
     questions = [world.draw_question(rng, "train") for _ in range(n)]
     asks = [world.wrap_question(question, rng) for question in questions]
@@ -403,7 +441,7 @@ def write_prompts(path: Path, seed: int) -> None:
     ]  # fmt: skip
     fresh = path.with_suffix(".tmp")
     fresh.write_text("\n".join(lines) + "\n")
-    os.replace(fresh, path)
+    fresh.replace(path)
 
 
 # ---- held-out figures -------------------------------------------------------------------------
@@ -461,7 +499,7 @@ def share_right(graded: Sequence[Graded]) -> float:
 def auc(
     rm: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, graded: Sequence[Graded]
 ) -> float:
-    """How often a right answer scores above a wrong one, over all pairs of them; a tie counts half."""
+    """How often a right answer scores above a wrong one, over all pairs; a tie counts half."""
     ids = encode_graded(tokenizer, graded)
     scores = torch.cat([score(rm, [item]) for item in ids])
     is_right = torch.tensor([item.is_right for item in graded])
@@ -513,15 +551,15 @@ def list_rows(lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: in
             rng.choice(world.HELD_OUT.subtopics).format(topic=topic, n=n) for topic, n in topics
         ]
         replies = sample(lm, tokenizer, asks, temperature, max_tokens=96)
-        good = [
-            is_subtopic_list(reply, n) for reply, (_, n) in zip(replies, topics, strict=True)
-        ]
+        good = [is_subtopic_list(reply, n) for reply, (_, n) in zip(replies, topics, strict=True)]
         rows.append((f"subtopic lists well formed at {temperature}", sum(good) / len(good)))
         asks = [
             rng.choice(world.HELD_OUT.questions).format(subtopic=name, n=n) for name, n in subtopics
         ]
         replies = sample(lm, tokenizer, asks, temperature, max_tokens=320)
-        good = [is_question_list(reply, n) for reply, (_, n) in zip(replies, subtopics, strict=True)]
+        good = [
+            is_question_list(reply, n) for reply, (_, n) in zip(replies, subtopics, strict=True)
+        ]
         rows.append((f"question lists well formed at {temperature}", sum(good) / len(good)))
     return rows
 

@@ -62,8 +62,8 @@ def test_every_recipe_is_short_explained_and_loads(file):
     text = file.read_text()
     assert text.startswith("# ")
     assert len(text.splitlines()) <= 40
-    overrides = [f"models.{n}.provider=auto" for n in range(text.count("provider: nvidia"))]
-    load_recipe(file, overrides[: text.count("alias:")])
+    count = text.count("provider: nvidia, ")  # remote by default; any checkpoint will do here
+    load_recipe(file, [f"models.{n}.provider=auto" for n in range(count)])
 
 
 def test_local_links_of_the_documents_lead_somewhere():

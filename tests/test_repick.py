@@ -92,6 +92,13 @@ def test_a_prompt_may_be_a_chat(tmp_path):
     assert texts(tmp_path / "out") == [(chat, "a", "b")]
 
 
+@pytest.mark.parametrize("prompt", [["a", "b"], [], 5, [{"role": "user"}], [{"content": None}]])
+def test_a_prompt_that_is_neither_text_nor_chat_is_a_reject(tmp_path, prompt):
+    file = write(tmp_path, line(1, "a", 0.9), line(1, "b", 0.1), line(2, "c", 1, question=prompt))
+    record = pick(file, tmp_path / "out")
+    assert record["rejects"] == {"seeds: field_type": 1}
+
+
 def test_delta_reads_the_alias_of_a_line(tmp_path):
     file = write(tmp_path, line(1, "a", None, alias="big"), line(1, "b", None, alias="small"))
     rules = ["strategy=delta", "strong=big", "weak=small", "score=null"]

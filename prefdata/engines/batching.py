@@ -21,9 +21,9 @@ def pick_batch(lengths: Sequence[int], *, max_items: int, max_tokens: int) -> li
         room = max_tokens // (high - low + 2)
         can_sink = low > 0 and ranked[high] <= room
         can_rise = high + 1 < len(ranked) and ranked[high + 1] <= room
-        if can_rise and not (
-            can_sink and ranked[low] - ranked[low - 1] <= ranked[high + 1] - ranked[high]
-        ):
+        if can_rise and can_sink:
+            can_rise = ranked[high + 1] - ranked[high] < ranked[low] - ranked[low - 1]
+        if can_rise:
             high += 1
         elif can_sink:
             low -= 1

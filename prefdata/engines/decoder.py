@@ -1,4 +1,4 @@
-"""The running batch of the text engine: prefill, decode, refill. Knows tokens, no chats and no event loop."""
+"""The running batch of the text engine: prefill, decode, refill. Knows tokens, no chats."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -60,6 +60,10 @@ class _Row:
     def last(self) -> int:
         return self.sample.tokens[-1] if self.sample.tokens else self.prompt.ids[-1]
 
+    @property
+    def uniform(self) -> float:
+        return self.sample.uniforms[len(self.sample.tokens)]
+
 
 @dataclass(slots=True)
 class _Ready:
@@ -79,7 +83,7 @@ class _Settings:
 
 
 class Decoder:
-    """Runs prompts to completions, at most `max_num_seqs` samples at a time; call it from one thread."""
+    """Runs prompts to completions, at most `max_num_seqs` samples at a time, in one thread."""
 
     def __init__(
         self,
@@ -93,16 +97,25 @@ class Decoder:
         """Keep what is given; the first step does the first work.
 
         Args:
-            rounding: how far a batch may move a logit, as a share of the largest of its row; None to accept it.
+            loaded: the model, from now on used by `step` alone.
+            schemas: made for the same tokenizer.
+            eos_ids: tokens that end a completion.
+            max_num_seqs: rows of the batch.
+            rounding: how far a batch may move a logit, as a share of the largest of its row;
+                draws that this could decide are settled alone. None to accept them.
         """
-        self._model, self._tokenizer, self._device = loaded.model, loaded.tokenizer, loaded.device
-        self._rounding = rounding
+        self._loaded, self._model, self._device = loaded, loaded.model, loaded.device
+        self._chats, self._rounding = loaded.chats, rounding
         self._schemas, self._eos_ids, self._max_num_seqs = schemas, eos_ids, max_num_seqs
         self._slots = KVSlots(max_num_seqs, loaded.device)
         self._waiting: deque[Prompt] = deque()
         self._ready: _Ready | None = None
         self._rows: list[_Row] = []
         self._settings: _Settings | None = None
+
+    def start(self) -> None:
+        """Set up the thread that is going to call `step`."""
+        self._loaded.set_threads()
 
     @torch.inference_mode()
     def step(self, arrivals: Sequence[Prompt]) -> bool:
@@ -133,25 +146,15 @@ class Decoder:
             self._join(self._ready, self._max_num_seqs - len(self._rows))
 
     def _prefill(self) -> _Ready:
-        """Compute keys and values of the oldest prompt and others of its length, but for the last token."""
+        """Keys and values of the oldest prompt and others of its length, without the last token."""
         prompts = self._take_prompts()
         width = max(1, *(len(prompt.ids) - 1 for prompt in prompts))
         ids = [prompt.ids[:-1] + [0] * (width + 1 - len(prompt.ids)) for prompt in prompts]
-        cache = (
-            DynamicCache()
-        )  # without a config: full layers, for sliding ones forget what a longer row needs
-        # padding is to the right, where no token looks: no mask
-        self._model(
-            torch.tensor(ids, device=self._device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        rows = [
-            (i, _Row(prompt, sample))
-            for i, prompt in enumerate(prompts)
-            for sample in prompt.samples
-        ]
+        # without a config all layers are full ones; sliding ones drop columns a shorter row needs
+        cache = DynamicCache()
+        # padding is to the right, where no token looks, so there is no mask
+        self._model(self._tensor(ids), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        rows = ((i, _Row(prompt, s)) for i, prompt in enumerate(prompts) for s in prompt.samples)
         return _Ready(cache, deque(rows))
 
     def _take_prompts(self) -> list[Prompt]:
@@ -165,9 +168,8 @@ class Decoder:
         picks = set(pick_batch(lengths, max_items=count, max_tokens=MAX_PREFILL_TOKENS))
         for _ in window:
             self._waiting.popleft()
-        self._waiting.extendleft(
-            prompt for i, prompt in reversed(list(enumerate(window))) if i not in picks
-        )
+        later = [prompt for i, prompt in enumerate(window) if i not in picks]
+        self._waiting.extendleft(reversed(later))
         return [prompt for i, prompt in enumerate(window) if i in picks]
 
     def _join(self, ready: _Ready, free: int) -> None:
@@ -190,22 +192,20 @@ class Decoder:
         self._settings = None
 
     def _advance(self) -> None:
+        """Draw the next token of every row; the rows it ends leave."""
         if self._settings is None:
             self._settings = self._make_settings()
         settings = self._settings
         logits = self._forward()
-        rounding = (
-            None if self._rounding is None else logits.abs().amax(-1, keepdim=True) * self._rounding
-        )
-        allowed = self._constrain(logits, settings.constrained)
-        uniforms = [row.sample.uniforms[len(row.sample.tokens)] for row in self._rows]
-        draws = draw(
-            logits,
-            settings.knobs,
-            torch.tensor(uniforms, dtype=torch.float64, device=self._device),
-            seen=settings.seen,
-            rounding=rounding,
-        )
+        rounding = None
+        if self._rounding is not None:
+            rounding = self._rounding * logits.abs().amax(-1, keepdim=True)
+        allowed = self._allowed(settings.constrained)
+        if allowed is not None:
+            rows = settings.constrained
+            logits[rows] = logits[rows].masked_fill(~allowed, -torch.inf)
+        uniforms = self._tensor([row.uniform for row in self._rows], torch.float64)
+        draws = draw(logits, settings.knobs, uniforms, seen=settings.seen, rounding=rounding)
         tokens: list[int] = draws.tokens.tolist()
         if rounding is not None:
             for i in draws.is_close.nonzero()[:, 0].tolist():
@@ -215,9 +215,10 @@ class Decoder:
         self._remove([i for i, token in enumerate(tokens) if self._append(self._rows[i], token)])
 
     def _forward(self) -> Tensor:
+        """Logits of the next token, float32 (rows, vocabulary)."""
         mask, positions = self._slots.prepare()
         output = self._model(
-            torch.tensor([[row.last] for row in self._rows], device=self._device),
+            self._tensor([[row.last] for row in self._rows]),
             attention_mask=mask,
             position_ids=positions,
             past_key_values=self._slots.cache,
@@ -228,61 +229,50 @@ class Decoder:
         return logits
 
     def _settle(self, i: int, settings: _Settings, allowed: Tensor | None) -> int:
-        """The token of a row whose draw is closer than rounding: its sequence is computed on its own."""
+        """The token of a draw that rounding could decide: its sequence is computed on its own."""
         row = self._rows[i]
-        ids = torch.tensor([row.prompt.ids + row.sample.tokens], device=self._device)
+        ids = self._tensor([row.prompt.ids + row.sample.tokens])
         logits = self._model(ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
-        if i in settings.constrained and allowed is not None:
+        if allowed is not None and i in settings.constrained:
             logits.masked_fill_(~allowed[settings.constrained.index(i)], -torch.inf)
         draws = draw(
             logits,
             Knobs.stack([row.sample.sampling], self._device),
-            torch.tensor(
-                [row.sample.uniforms[len(row.sample.tokens)]],
-                dtype=torch.float64,
-                device=self._device,
-            ),
+            self._tensor([row.uniform], torch.float64),
             seen=None if settings.seen is None else settings.seen[i : i + 1],
         )
         return int(draws.tokens)
 
+    def _allowed(self, rows: list[int]) -> Tensor | None:
+        """Tokens that the schemas of `rows` allow next, (len(rows), vocabulary)."""
+        matchers = [matcher for i in rows if (matcher := self._rows[i].sample.matcher) is not None]
+        return self._schemas.allowed(matchers).to(self._device) if matchers else None
+
     def _make_settings(self) -> _Settings:
         samples = [row.sample for row in self._rows]
+        knobs = Knobs.stack([sample.sampling for sample in samples], self._device)
         seen = None
-        if any(sample.sampling.repetition_penalty != 1 for sample in samples):
-            seen = torch.zeros(
-                len(samples), self._schemas.vocab_size, dtype=torch.bool, device=self._device
-            )
+        if knobs.penalty is not None:
+            shape = (len(samples), self._schemas.vocab_size)
+            seen = torch.zeros(shape, dtype=torch.bool, device=self._device)
             for mask, row in zip(seen, self._rows, strict=True):
                 mask[row.prompt.ids + row.sample.tokens] = True
         constrained = [i for i, sample in enumerate(samples) if sample.matcher is not None]
-        return _Settings(
-            Knobs.stack([sample.sampling for sample in samples], self._device), seen, constrained
-        )
-
-    def _constrain(self, logits: Tensor, rows: list[int]) -> Tensor | None:
-        """Forbid in place what the schemas of `rows` exclude; returns what they allow."""
-        if not rows:
-            return None
-        matchers = [matcher for i in rows if (matcher := self._rows[i].sample.matcher) is not None]
-        allowed = self._schemas.allowed(matchers).to(self._device)
-        logits[rows] = logits[rows].masked_fill(~allowed, -torch.inf)
-        return allowed
+        return _Settings(knobs, seen, constrained)
 
     def _append(self, row: _Row, token: int) -> bool:
         """Add a token; deliver and return True if it ends the completion."""
         sample = row.sample
         sample.tokens.append(token)
         if sample.matcher is not None and not sample.matcher.consume_token(token):
-            raise RuntimeError(
-                f"llguidance refuses a token it allowed: {sample.matcher.get_error()}"
-            )
+            error = sample.matcher.get_error()
+            raise RuntimeError(f"llguidance refuses a token that it allowed: {error}")
         if token in self._eos_ids:
-            self._deliver(row, self._decode(sample.tokens[:-1]), "stop")
+            self._deliver(row, self._chats.decode(sample.tokens[:-1]), "stop")
         elif (text := self._find_stop(sample)) is not None:
             self._deliver(row, text, "stop")
         elif len(sample.tokens) == sample.limit:
-            self._deliver(row, self._decode(sample.tokens), "length")
+            self._deliver(row, self._chats.decode(sample.tokens), "length")
         else:
             return False
         return True
@@ -292,13 +282,12 @@ class Decoder:
         stops = sample.sampling.stop
         if not stops:
             return None
-        reach = (
-            max(len(stop.encode()) for stop in stops) + 8
-        )  # no token is shorter than a byte, but some are silent
-        tail = self._decode(sample.tokens[-reach:])
+        # a token is a byte of text at least, but for a few silent special ones
+        reach = max(len(stop.encode()) for stop in stops) + 8
+        tail = self._chats.decode(sample.tokens[-reach:])
         if not any(stop in tail for stop in stops):
             return None
-        text = self._decode(sample.tokens)
+        text = self._chats.decode(sample.tokens)
         ends = [end for stop in stops if (end := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else None
 
@@ -306,8 +295,5 @@ class Decoder:
         completion = Completion(text, reason, len(row.prompt.ids), len(row.sample.tokens))
         row.prompt.call.deliver(row.sample.index, completion)
 
-    def _decode(self, tokens: list[int]) -> str:
-        text: str = self._tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
+    def _tensor(self, values: Sequence[object], dtype: torch.dtype = torch.long) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=self._device)

@@ -44,12 +44,11 @@ class KVSlots:
         first, self.rows = self.rows, self.rows + len(picks)
         row = torch.tensor(picks, device=self._device)[:, None]
         length = torch.tensor(lengths, device=self._device)
-        # right padding becomes left padding; columns before the first token repeat it and stay masked
+        # padding moves from right to left, as copies of the first token; it stays masked
         column = (torch.arange(width, device=self._device) - width + length[:, None]).clamp_(min=0)
+        target = (slice(first, self.rows), slice(None), slice(self._high - width, self._high))
         for slots, layer in zip(self._layers, prompts.layers, strict=True):
-            slots.write(
-                slice(first, self.rows), slice(self._high - width, self._high), layer, (row, column)
-            )
+            slots.write(target, layer, (row, column))
         self._starts[first : self.rows] = self._high - length
         self._low = int(self._starts[: self.rows].min())
 
@@ -65,15 +64,13 @@ class KVSlots:
         return columns >= starts, self._high - 1 - starts
 
     def leave(self, gone: Sequence[int]) -> list[tuple[int, int]]:
-        """Free rows; says which rows moved, as (from, to), so that the caller moves its own columns."""
+        """Free rows; returns which others moved, as (from, to), for the caller to do the same."""
         left = self.rows - len(gone)
         holes = sorted(row for row in gone if row < left)
         movers = sorted(set(range(left, self.rows)).difference(gone))
         if holes:
-            target, source = (
-                torch.tensor(holes, device=self._device),
-                torch.tensor(movers, device=self._device),
-            )
+            target = torch.tensor(holes, device=self._device)
+            source = torch.tensor(movers, device=self._device)
             for slots in self._layers:
                 slots.move(source, target, slice(self._low, self._high))
             self._starts[target] = self._starts[source]
@@ -83,18 +80,11 @@ class KVSlots:
         return list(zip(movers, holes, strict=True))
 
     def _make_layers(self, prompts: DynamicCache) -> None:
-        self._layers = [_SlotLayer() for _ in prompts.layers]
+        self._layers = [_SlotLayer(layer, self._max_rows) for layer in prompts.layers]
         self.cache = Cache(layers=list(self._layers))
-        for slots, layer in zip(self._layers, prompts.layers, strict=True):
-            slots.keys = layer.keys.new_empty(
-                self._max_rows, layer.keys.shape[1], 0, layer.keys.shape[3]
-            )
-            slots.values = layer.values.new_empty(
-                self._max_rows, layer.values.shape[1], 0, layer.values.shape[3]
-            )
 
     def _shift(self, min_high: int) -> None:
-        """Move the live columns to the far left of new buffers, but for `min_high` columns in all."""
+        """Move the live columns into new buffers, as far left as `min_high` columns permit."""
         width = self._high - self._low
         high = max(width, min_high)
         columns = max(MIN_COLUMNS, self._columns, 2 * high)
@@ -105,20 +95,22 @@ class KVSlots:
         self._low, self._high, self._columns = self._low + shift, high, columns
 
 
-class _SlotLayer(CacheLayerMixin):
+class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer's part of the slots, in the shape transformers expects of a cache layer."""
 
     is_sliding = False
     keys: Tensor
     values: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, like: Any, max_rows: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.is_initialized = True
+        self.keys = like.keys.new_empty(max_rows, like.keys.shape[1], 0, like.keys.shape[3])
+        self.values = like.values.new_empty(max_rows, like.values.shape[1], 0, like.values.shape[3])
         self.live = (0, 0, 0)  # rows, first column, column to write
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: buffers are made by the first join."""
+        """Nothing is left to do."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
@@ -142,23 +134,22 @@ class _SlotLayer(CacheLayerMixin):
         return -1
 
     def write(
-        self, rows: slice, columns: slice, prompts: Any, index: tuple[Tensor, Tensor]
+        self, target: tuple[slice, slice, slice], prompts: Any, source: tuple[Tensor, Tensor]
     ) -> None:
-        row, column = index
-        self.keys[rows, :, columns] = prompts.keys.transpose(1, 2)[row, column].transpose(1, 2)
-        self.values[rows, :, columns] = prompts.values.transpose(1, 2)[row, column].transpose(1, 2)
+        self.keys[target] = prompts.keys.transpose(1, 2)[source].transpose(1, 2)
+        self.values[target] = prompts.values.transpose(1, 2)[source].transpose(1, 2)
 
     def move(self, source: Tensor, target: Tensor, columns: slice) -> None:
         for live in (self.keys[:, :, columns], self.values[:, :, columns]):
             live.index_copy_(0, target, live.index_select(0, source))
 
     def resize(self, columns: int, rows: int, live: slice, shift: int) -> None:
-        self.keys = _widened(self.keys, columns, rows, live, shift)
-        self.values = _widened(self.values, columns, rows, live, shift)
+        self.keys = _resized(self.keys, columns, rows, live, shift)
+        self.values = _resized(self.values, columns, rows, live, shift)
 
 
-def _widened(old: Tensor, columns: int, rows: int, live: slice, shift: int) -> Tensor:
-    # zeros, for what is masked still takes part in a product, and nothing times NaN is NaN
+def _resized(old: Tensor, columns: int, rows: int, live: slice, shift: int) -> Tensor:
+    # zeros: what is masked is still multiplied by nothing, and NaN would survive that
     new = old.new_zeros(old.shape[0], old.shape[1], columns, old.shape[3])
     new[:rows, :, live.start + shift : live.stop + shift] = old[:rows, :, live]
     return new

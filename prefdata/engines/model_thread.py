@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 Job = TypeVar("Job")
@@ -48,6 +48,10 @@ class Call(Generic[Result]):
 class Work(Protocol[JobIn]):
     """What a model thread runs, always from that one thread."""
 
+    def start(self) -> None:
+        """Called once, before the first step."""
+        ...
+
     def step(self, arrivals: Sequence[JobIn]) -> bool:
         """Accept new jobs, then do one small piece of work; True while some is left."""
         ...
@@ -69,7 +73,7 @@ class ModelThread(Generic[Job, Result]):
 
     async def stream(
         self, make_jobs: Callable[[Call[Result]], Sequence[Job]], results: int
-    ) -> AsyncIterator[tuple[int, Result]]:
+    ) -> AsyncGenerator[tuple[int, Result], None]:
         """Submit jobs made for a new call and yield its `results` results as they arrive.
 
         Leaving the iterator early abandons the call. Whatever ended the thread is raised in
@@ -104,17 +108,18 @@ class ModelThread(Generic[Job, Result]):
         failure: BaseException = RuntimeError("the engine was closed; requests in flight are lost")
         try:
             self._serve()
-        except (
-            BaseException
-        ) as err:  # whatever escaped here would leave every caller waiting forever
+        # whatever escaped from here would leave every caller waiting for ever
+        except BaseException as err:
             failure = err
         with self._wake:
             self._failure = failure
             for call in self._calls:
                 call.fail(failure)
+            del self._work  # a closed engine holds no model
 
     def _serve(self) -> None:
         has_work = False
+        self._work.start()
         while True:
             with self._wake:
                 while not (self._inbox or has_work or self._is_closing):

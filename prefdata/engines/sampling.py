@@ -82,36 +82,33 @@ def draw(
 
     Args:
         logits: float (rows, vocabulary); -inf forbids a token.
+        knobs: one row for each row of the logits.
         uniforms: float64 (rows,) in [0, 1).
         seen: bool (rows, vocabulary), the tokens a repetition penalty applies to.
         rounding: how far a logit may be from the exact one, (rows, 1); nothing is close without it.
     """
-    scores, slack = (
-        logits.float(),
-        torch.zeros_like(knobs.temperature) if rounding is None else rounding,
-    )
+    scores = logits.float()
+    slack = torch.zeros_like(knobs.temperature) if rounding is None else rounding
     if knobs.penalty is not None and seen is not None:
         penalised = torch.where(scores > 0, scores / knobs.penalty, scores * knobs.penalty)
         scores = torch.where(seen, penalised, scores)
         slack = slack * torch.maximum(knobs.penalty, 1 / knobs.penalty)
-    greedy = None if knobs.is_greedy is None else _pick_best(scores, slack)
-    if greedy is not None and bool(knobs.is_greedy.all()):
-        return greedy
+    if knobs.is_greedy is not None and bool(knobs.is_greedy.all()):
+        return _pick_best(scores, slack)
     sampled = _sample(scores / knobs.temperature, knobs, uniforms, slack / knobs.temperature)
-    if greedy is None:
+    if knobs.is_greedy is None:
         return sampled
-    is_greedy = knobs.is_greedy[:, 0]
+    best, is_greedy = _pick_best(scores, slack), knobs.is_greedy[:, 0]
     return Draws(
-        torch.where(is_greedy, greedy.tokens, sampled.tokens),
-        torch.where(is_greedy, greedy.is_close, sampled.is_close),
+        torch.where(is_greedy, best.tokens, sampled.tokens),
+        torch.where(is_greedy, best.is_close, sampled.is_close),
     )
 
 
 def filter_scores(scores: Tensor, knobs: Knobs) -> Tensor:
-    """Scores with -inf for what min_p, top_k and top_p exclude; ties with the last kept token stay."""
-    return scores.masked_fill(
-        scores < _find_cut(scores, knobs, torch.zeros_like(knobs.temperature)).exact, -torch.inf
-    )
+    """Scores with -inf for what min_p, top_k and top_p exclude; ties with the last kept stay."""
+    cut = _find_cut(scores, knobs, torch.zeros_like(knobs.temperature))
+    return scores.masked_fill(scores < cut.exact, -torch.inf)
 
 
 def _pick_best(scores: Tensor, slack: Tensor) -> Draws:
@@ -137,14 +134,14 @@ def _sample(scores: Tensor, knobs: Knobs, uniforms: Tensor, slack: Tensor) -> Dr
 
 
 def _is_near(uniforms: Tensor, edge: Tensor, slack: Tensor, doubt: Tensor) -> Tensor:
-    # if no log-probability ratio is off by more than 2 * slack, an edge F moves by 2 * slack * F * (1 - F) at most
+    # scores off by the slack change the odds of an edge F by exp(2 * slack) at most
     reach = (2 * slack * edge * (1 - edge))[:, 0] + doubt
     return (uniforms - edge[:, 0]).abs() < reach
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """The lowest score that is kept, (rows, 1), with the range it has when scores are off by the slack."""
+    """The lowest score that is kept, and its range when scores are off by the slack; (rows, 1)."""
 
     exact: Tensor
     loose: Tensor
@@ -189,13 +186,10 @@ def _find_nucleus(scores: Tensor, top_p: Tensor, cut: _Cut, slack: Tensor) -> _C
     for size in (min(HEAD, scores.shape[1]), scores.shape[1]):
         head = kept.topk(size).values
         mass = (head - norm).exp().cumsum(-1, dtype=torch.float64)
-        if size == scores.shape[1] or bool(
-            (mass[:, -1:] >= top_p + doubt).logical_or(top_p >= 1).all()
-        ):
+        if bool(((mass[:, -1:] >= top_p + doubt) | (top_p >= 1)).all()):
             break
-    before = (
-        mass - (head - norm).exp()
-    )  # a token stays while the better ones do not yet make up top_p
+    # a token stays while the better ones do not yet make up top_p
+    before = mass - (head - norm).exp()
     limits = []
     for share in (top_p, top_p + doubt, top_p - doubt):
         count = (before < share).sum(-1, keepdim=True).clamp(min=1)
@@ -207,13 +201,12 @@ def _find_nucleus(scores: Tensor, top_p: Tensor, cut: _Cut, slack: Tensor) -> _C
 def _widen(
     scores: Tensor, low: Tensor, high: Tensor, slack: Tensor, exact: Tensor | None = None
 ) -> _Cut:
-    """The range of a cut set by a rank: where no score lies close below it, the set is certain."""
+    """The range of a cut that a rank sets: where no score lies close below, the set is certain."""
     exact = low if exact is None else exact
-    is_certain = (low == high) & ((scores >= low - 2 * slack) & (scores < low)).any(
-        -1, keepdim=True
-    ).logical_not()
+    has_rival = ((scores >= low - 2 * slack) & (scores < low)).any(-1, keepdim=True)
+    is_certain = (low == high) & ~has_rival
     return _Cut(
         exact,
-        torch.where(is_certain, low, low - 2 * slack),
-        torch.where(is_certain, low, high + 2 * slack),
+        loose=torch.where(is_certain, low, low - 2 * slack),
+        strict=torch.where(is_certain, low, high + 2 * slack),
     )

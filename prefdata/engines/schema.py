@@ -34,7 +34,9 @@ class SchemaCompiler:
         """Cheap: llguidance sees the tokenizer with the first schema.
 
         Args:
+            tokenizer: must be a fast one by then.
             vocab_size: width of the model's logits, which may exceed the tokenizer's vocabulary.
+            eos_ids: tokens that may end a complete document.
         """
         self.vocab_size = vocab_size
         self._tokenizer, self._eos_ids = tokenizer, list(eos_ids)
@@ -71,19 +73,21 @@ class SchemaCompiler:
         matcher = LLMatcher(self._load_tokenizer(), grammar)
         if matcher.is_error():
             raise PrefdataError(
-                f"the JSON schema cannot be enforced: {matcher.get_error()}; simplify it. It reads {json.dumps(schema)}"
+                f"the JSON schema cannot be enforced: {matcher.get_error()}; "
+                f"remove that from the schema {json.dumps(schema)}"
             )
         return matcher
 
     def _load_tokenizer(self) -> LLTokenizer:
         if self._ll_tokenizer is None:
-            if not isinstance(self._tokenizer, PreTrainedTokenizerFast):
+            tokenizer = self._tokenizer
+            if not isinstance(tokenizer, PreTrainedTokenizerFast):
                 raise PrefdataError(
-                    f"a JSON schema needs a fast tokenizer, and this model's is a {type(self._tokenizer).__name__}; "
-                    "use the vllm engine for it or leave the schema out"
+                    "a JSON schema needs a fast tokenizer, and that of this model is a "
+                    f"{type(tokenizer).__name__}; set provider: vllm or leave the schema out"
                 )
             self._ll_tokenizer = from_tokenizer(
-                self._tokenizer, n_vocab=self.vocab_size, eos_token=self._eos_ids
+                tokenizer, n_vocab=self.vocab_size, eos_token=self._eos_ids
             )
         return self._ll_tokenizer
 

@@ -1,4 +1,4 @@
-"""Loading a checkpoint with transformers and rendering chats with its template. Runs no model."""
+"""Loading a checkpoint with transformers, and its chats as tokens. Runs no model."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -14,6 +14,7 @@ from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Message
 
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
+TINY_PARAMETERS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -35,35 +36,80 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A model in evaluation mode on its device, with its tokenizer and limits.
+class ChatTokenizer:
+    """Chats to token ids, ids to text; safe in several threads.
 
     Attributes:
         max_model_len: tokens of one sequence, prompt and completion together.
     """
 
     name: str
-    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     max_model_len: int
+
+    def encode(self, messages: Iterable[Message], template_kwargs: Mapping[str, Any]) -> list[int]:
+        """Token ids of a chat by the model's own template, with one BOS at most.
+
+        Raises:
+            RowError: the template refuses the chat.
+        """
+        chat: Any = [dict(message) for message in messages]
+        try:
+            # never as text that is encoded afterwards: that would add a second BOS
+            ids: Any = self.tokenizer.apply_chat_template(
+                chat, **template_kwargs, tokenize=True, return_dict=False
+            )
+        except jinja2.TemplateError as err:
+            raise RowError(
+                "chat_template_refused", f"the chat template of {self.name} says: {err}"
+            ) from err
+        bos = self.tokenizer.bos_token_id
+        return list(ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids)
+
+    def decode(self, ids: list[int]) -> str:
+        """Text without special tokens, spaces as the model wrote them."""
+        return str(
+            self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode on its device, and how its chats become tokens."""
+
+    model: PreTrainedModel
+    chats: ChatTokenizer
+    threads: int
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.device
 
+    def set_threads(self) -> None:
+        """Choose how many threads torch uses for the calling thread, which is to run this model.
+
+        A tiny model gains nothing from a second thread, and where cores are shared each of its many
+        small operations would wait until that thread gets one.
+        """
+        is_tiny = self.model.num_parameters() < TINY_PARAMETERS
+        torch.set_num_threads(1 if is_tiny else self.threads)
+
 
 def load_model(
     auto_class: Any, checkpoint: Checkpoint, options: Mapping[str, Any], *, counts: tuple[str, ...]
 ) -> LoadedModel:
-    """Load weights and tokenizer; `auto_class` is the transformers Auto class for the task.
+    """Load weights and tokenizer, onto the GPU if there is one.
 
     Args:
+        auto_class: the transformers Auto class of the task.
+        checkpoint: what to load.
         options: the recipe's `engine:` keys.
-        counts: the engine's further options, whole numbers of at least 1.
+        counts: names of the engine's own options; like `max_model_len`, whole numbers from 1.
 
     Raises:
-        PrefdataError: no such checkpoint, an unknown option, weights that lack a part, or no chat template.
+        PrefdataError: no such checkpoint, an unknown option, weights that lack a part, or no
+            chat template.
     """
     _check_options(options, known=("dtype", "max_model_len", *counts))
     config = _load_config(checkpoint)
@@ -79,55 +125,28 @@ def load_model(
         raise PrefdataError(f"model {checkpoint.model!r}: its weights do not load: {err}") from err
     _refuse_missing(checkpoint.model, report["missing_keys"], type(model).__name__)
     model.eval().to("cuda" if is_cuda else "cpu")
-    return LoadedModel(checkpoint.model, model, tokenizer, max_model_len)
-
-
-def render_ids(
-    loaded: LoadedModel, messages: Iterable[Message], template_kwargs: Mapping[str, Any]
-) -> list[int]:
-    """Token ids of a chat by the model's own template, with one BOS at most.
-
-    Raises:
-        RowError: the template refuses the chat.
-    """
-    chat = [dict(message) for message in messages]
-    try:
-        # text first and encoding after would add a second BOS
-        ids = loaded.tokenizer.apply_chat_template(
-            chat, **template_kwargs, tokenize=True, return_dict=False
-        )
-    except jinja2.TemplateError as err:
-        raise RowError(
-            "chat_template_refused", f"the chat template of {loaded.name} says: {err}"
-        ) from err
-    bos = loaded.tokenizer.bos_token_id
-    if bos is not None and ids[:2] == [bos, bos]:
-        del ids[0]
-    return list(ids)
+    chats = ChatTokenizer(checkpoint.model, tokenizer, max_model_len)
+    return LoadedModel(model, chats, threads=torch.get_num_threads())
 
 
 def _check_options(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for name, value in options.items():
         if name not in known:
             raise PrefdataError(
-                f"engine option {name!r} means nothing to the transformers engine; it knows {', '.join(known)}"
+                f"engine option {name!r} means nothing to the transformers engine, which knows "
+                f"{', '.join(known)}; remove it or set provider: vllm"
             )
         if name == "dtype" and value not in DTYPES:
-            raise PrefdataError(
-                f"engine option dtype is {value!r}; give one of {', '.join(DTYPES)}"
-            )
+            raise PrefdataError(f"engine dtype is {value!r}; give one of {', '.join(DTYPES)}")
         if name != "dtype" and not (type(value) is int and value > 0):
-            raise PrefdataError(
-                f"engine option {name} is {value!r}; give a whole number of at least 1"
-            )
+            raise PrefdataError(f"engine {name} is {value!r}; give a whole number of at least 1")
 
 
 def _load_config(checkpoint: Checkpoint) -> Any:
     name = checkpoint.model
     looks_local = name.startswith((os.sep, ".", "~")) or name.count("/") > 1
-    if (
-        looks_local and not Path(name).is_dir()
-    ):  # the Hub would answer with a riddle about repository names
+    # asked for it, the Hub would answer with the rules for repository names
+    if looks_local and not Path(name).is_dir():
         raise PrefdataError(
             f"model {name!r}: there is no such folder; give an existing checkpoint or a Hub id"
         )
@@ -135,20 +154,19 @@ def _load_config(checkpoint: Checkpoint) -> Any:
         return AutoConfig.from_pretrained(**checkpoint.source)
     except (OSError, ValueError) as err:
         raise PrefdataError(
-            f"model {name!r} cannot be loaded from a folder or the Hub: {err}"
+            f"model {name!r} is neither in a folder nor to be had from the Hub: {err}"
         ) from err
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    name = checkpoint.model
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**checkpoint.source)
     except (OSError, ValueError) as err:
-        raise PrefdataError(
-            f"model {checkpoint.model!r}: its tokenizer does not load: {err}"
-        ) from err
+        raise PrefdataError(f"model {name!r}: its tokenizer does not load: {err}") from err
     if not tokenizer.chat_template:
         raise PrefdataError(
-            f"model {checkpoint.model!r}: its tokenizer has no chat template, so a chat cannot be put into tokens; "
+            f"model {name!r}: its tokenizer has no chat template, so a chat cannot become tokens; "
             "use an instruction-tuned checkpoint or add a chat_template to its tokenizer"
         )
     return tokenizer
@@ -163,7 +181,7 @@ def _choose_length(name: str, config: Any, options: Mapping[str, Any]) -> int:
         )
     if trained is not None and wanted > trained:
         raise PrefdataError(
-            f"engine option max_model_len is {wanted}, but {name!r} has positions for {trained} only"
+            f"engine max_model_len is {wanted}, but {name!r} has positions for {trained}; lower it"
         )
     return wanted
 
@@ -171,6 +189,6 @@ def _choose_length(name: str, config: Any, options: Mapping[str, Any]) -> int:
 def _refuse_missing(name: str, missing: Iterable[str], task: str) -> None:
     if parts := sorted(missing):
         raise PrefdataError(
-            f"model {name!r} has no weights for {', '.join(parts[:3])}, so {task} would run with random ones; "
-            "give a checkpoint that was trained for this task"
+            f"model {name!r} has no weights for {', '.join(parts[:3])}, so {task} would run with "
+            "random ones; give a checkpoint that was trained for this task"
         )

@@ -1,4 +1,4 @@
-"""RewardEngine over a transformers sequence classifier in this process. Knows no row and no file."""
+"""RewardEngine over a transformers classifier in this process. Knows no row and no file."""
 
 import gc
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from prefdata.engines.batching import pick_batch
 from prefdata.engines.model_thread import Call, ModelThread
-from prefdata.engines.transformers_model import Checkpoint, LoadedModel, load_model, render_ids
+from prefdata.engines.transformers_model import Checkpoint, LoadedModel, load_model
 from prefdata.errors import RowError
 from prefdata.inference import Logits, ScoreRequest
 
@@ -26,7 +26,7 @@ class TransformersRewardEngine:
 
     def __init__(self, loaded: LoadedModel, *, max_batch_tokens: int) -> None:
         """Run a model that is already loaded; it belongs to the engine from now on."""
-        self._loaded = loaded
+        self._chats = loaded.chats
         scorer = _Scorer(loaded, max_batch_tokens)
         self._thread: ModelThread[_Chat, Logits] = ModelThread("prefdata-reward", scorer)
 
@@ -42,11 +42,16 @@ class TransformersRewardEngine:
         """Load a checkpoint, onto the GPU if there is one.
 
         Args:
-            options: `dtype` (default float32 on a CPU, the checkpoint's own on a GPU), `max_model_len`
-                (default all positions the model has), `max_batch_tokens` (default 8192, padding included).
+            model: a folder or a Hub id.
+            revision: of the Hub repository.
+            trust_remote_code: run Python code that comes with the checkpoint.
+            options: `dtype` (default float32 on a CPU, the checkpoint's own on a GPU),
+                `max_model_len` (default all positions the model has),
+                `max_batch_tokens` (default 8192, padding included).
 
         Raises:
-            PrefdataError: no such checkpoint, no trained head, no chat template or an unknown option.
+            PrefdataError: no such checkpoint, no trained head, no chat template, or an option
+                that is not known.
         """
         checkpoint = Checkpoint(model, revision, trust_remote_code)
         loaded = load_model(
@@ -68,19 +73,18 @@ class TransformersRewardEngine:
     def close(self) -> None:
         """As `RewardEngine.close`; waits for the end of the thread."""
         self._thread.close()
-        gc.collect()
         if torch.cuda.is_available():
+            gc.collect()
             torch.cuda.empty_cache()
 
     def _prepare(self, requests: Sequence[ScoreRequest], call: Call[Logits]) -> list["_Chat"]:
         chats = []
         for index, request in enumerate(requests):
-            ids = render_ids(self._loaded, request.messages, {"add_generation_prompt": False})
-            if len(ids) > self._loaded.max_model_len:
-                raise RowError(
-                    "too_long_to_score",
-                    f"the chat has {len(ids)} tokens, the reward model holds {self._loaded.max_model_len}",
-                )
+            ids = self._chats.encode(request.messages, {"add_generation_prompt": False})
+            room = self._chats.max_model_len
+            if len(ids) > room:
+                detail = f"the chat has {len(ids)} tokens, the reward model holds {room}"
+                raise RowError("too_long_to_score", detail)
             chats.append(_Chat(index, ids, call))
         return chats
 
@@ -96,10 +100,14 @@ class _Scorer:
     """Scores pending chats batch by batch."""
 
     def __init__(self, loaded: LoadedModel, max_batch_tokens: int) -> None:
-        self._model, self._device = loaded.model, loaded.device
+        self._loaded, self._model, self._device = loaded, loaded.model, loaded.device
         self._max_batch_tokens = max_batch_tokens
         self._pad_id: int | None = loaded.model.config.get_text_config().pad_token_id
         self._waiting: list[_Chat] = []
+
+    def start(self) -> None:
+        """Set up the thread that is going to call `step`."""
+        self._loaded.set_threads()
 
     @torch.inference_mode()
     def step(self, arrivals: Sequence[_Chat]) -> bool:
@@ -115,9 +123,8 @@ class _Scorer:
 
     def _score(self, chats: Sequence[_Chat]) -> None:
         width, pad = max(len(chat.ids) for chat in chats), self._choose_pad(chats)
-        ids = torch.tensor(
-            [chat.ids + [pad] * (width - len(chat.ids)) for chat in chats], device=self._device
-        )
+        padded = [chat.ids + [pad] * (width - len(chat.ids)) for chat in chats]
+        ids = torch.tensor(padded, device=self._device)
         lengths = torch.tensor([len(chat.ids) for chat in chats], device=self._device)
         mask = torch.arange(width, device=self._device) < lengths[:, None]
         logits = self._model(ids, attention_mask=mask.long(), use_cache=False).logits.float()

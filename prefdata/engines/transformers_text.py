@@ -6,13 +6,14 @@ from contextlib import aclosing
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from prefdata.engines.decoder import Decoder, Prompt, Sample
 from prefdata.engines.model_thread import Call, ModelThread
 from prefdata.engines.schema import SchemaCompiler
-from prefdata.engines.transformers_model import Checkpoint, LoadedModel, load_model, render_ids
-from prefdata.errors import RowError
+from prefdata.engines.transformers_model import Checkpoint, LoadedModel, load_model
+from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion, TextRequest
 
 MAX_NUM_SEQS = {"cpu": 64, "cuda": 256}
@@ -29,17 +30,17 @@ class TransformersTextEngine:
 
     def __init__(self, loaded: LoadedModel, *, max_num_seqs: int) -> None:
         """Run a model that is already loaded; it belongs to the engine from now on."""
-        rounding = (
-            measure_rounding(loaded.model)
-            if loaded.model.dtype in (torch.float32, torch.float64)
-            else None
-        )
         eos_ids = _find_eos(loaded)
         vocab_size = loaded.model.config.get_text_config().vocab_size
-        self._loaded = loaded
-        self._schemas = SchemaCompiler(loaded.tokenizer, vocab_size, sorted(eos_ids))
+        is_precise = loaded.model.dtype in (torch.float32, torch.float64)
+        self._chats = loaded.chats
+        self._schemas = SchemaCompiler(loaded.chats.tokenizer, vocab_size, sorted(eos_ids))
         decoder = Decoder(
-            loaded, self._schemas, eos_ids, max_num_seqs=max_num_seqs, rounding=rounding
+            loaded,
+            self._schemas,
+            eos_ids,
+            max_num_seqs=max_num_seqs,
+            rounding=measure_rounding(loaded.model) if is_precise else None,
         )
         self._thread: ModelThread[Prompt, Completion] = ModelThread("prefdata-text", decoder)
 
@@ -55,14 +56,20 @@ class TransformersTextEngine:
         """Load a checkpoint, onto the GPU if there is one.
 
         Args:
-            options: `dtype` (default float32 on a CPU, the checkpoint's own on a GPU), `max_model_len`
-                (default all positions the model has), `max_num_seqs` (default 64 on a CPU, 256 on a GPU).
+            model: a folder or a Hub id.
+            revision: of the Hub repository.
+            trust_remote_code: run Python code that comes with the checkpoint.
+            options: `dtype` (default float32 on a CPU, the checkpoint's own on a GPU),
+                `max_model_len` (default all positions the model has),
+                `max_num_seqs` (default 64 on a CPU, 256 on a GPU).
 
         Raises:
-            PrefdataError: no such checkpoint, no language model, no chat template or an unknown option.
+            PrefdataError: no such checkpoint, no language model, no chat template, or an option
+                that is not known.
         """
         checkpoint = Checkpoint(model, revision, trust_remote_code)
         loaded = load_model(AutoModelForCausalLM, checkpoint, options, counts=("max_num_seqs",))
+        _refuse_recurrent(loaded)
         return cls(
             loaded, max_num_seqs=options.get("max_num_seqs", MAX_NUM_SEQS[loaded.device.type])
         )
@@ -84,8 +91,8 @@ class TransformersTextEngine:
     def close(self) -> None:
         """As `TextEngine.close`; waits for the end of the thread."""
         self._thread.close()
-        gc.collect()
         if torch.cuda.is_available():
+            gc.collect()
             torch.cuda.empty_cache()
 
     def _prepare(self, requests: Sequence[TextRequest], call: Call[Completion]) -> list[Prompt]:
@@ -94,21 +101,20 @@ class TransformersTextEngine:
         ids: list[int] = []
         for index, request in enumerate(requests):
             if index == 0 or not _has_same_chat(request, requests[index - 1]):
-                ids = self._render(request)
+                ids = self._encode(request)
             prompt = prompts.setdefault(tuple(ids), Prompt(ids, call))
-            limit = min(request.sampling.max_tokens, self._loaded.max_model_len - len(ids))
+            limit = min(request.sampling.max_tokens, self._chats.max_model_len - len(ids))
             matcher = None if request.schema is None else self._schemas.start(request.schema)
             prompt.samples.append(Sample(index, request.sampling, request.seed, limit, matcher))
         return list(prompts.values())
 
-    def _render(self, request: TextRequest) -> list[int]:
+    def _encode(self, request: TextRequest) -> list[int]:
         arguments = {"add_generation_prompt": True, **request.chat_template_kwargs}
-        ids = render_ids(self._loaded, request.messages, arguments)
-        if len(ids) >= self._loaded.max_model_len:
-            raise RowError(
-                "prompt_too_long",
-                f"the prompt has {len(ids)} tokens, the context holds {self._loaded.max_model_len}",
-            )
+        ids = self._chats.encode(request.messages, arguments)
+        room = self._chats.max_model_len
+        if len(ids) >= room:
+            detail = f"the prompt has {len(ids)} tokens, the context holds {room}"
+            raise RowError("prompt_too_long", detail)
         return ids
 
 
@@ -116,28 +122,36 @@ def _has_same_chat(one: TextRequest, other: TextRequest) -> bool:
     return one.messages == other.messages and one.chat_template_kwargs == other.chat_template_kwargs
 
 
+def _refuse_recurrent(loaded: LoadedModel) -> None:
+    # a state cannot be cut and joined the way keys and values of single tokens can
+    layers = {type(layer) for layer in DynamicCache(config=loaded.model.config).layers}
+    if loaded.model._is_stateful or layers - {DynamicLayer, DynamicSlidingWindowLayer}:
+        raise PrefdataError(
+            f"model {loaded.chats.name!r} is a {type(loaded.model).__name__}, which keeps a "
+            "recurrent state that this engine cannot batch; set provider: vllm"
+        )
+
+
 def _find_eos(loaded: LoadedModel) -> frozenset[int]:
-    """All tokens that end a completion: chat models often name more than one, in different files."""
-    ids: set[int] = set()
-    config, generation = loaded.model.config.get_text_config(), loaded.model.generation_config
-    for eos in (
-        config.eos_token_id,
-        generation and generation.eos_token_id,
-        loaded.tokenizer.eos_token_id,
-    ):
-        ids.update([eos] if isinstance(eos, int) else eos or ())
-    return frozenset(ids)
+    """All tokens that end a completion: chat models name more than one, in different files."""
+    generation = loaded.model.generation_config
+    named = (
+        loaded.model.config.get_text_config().eos_token_id,
+        None if generation is None else generation.eos_token_id,
+        loaded.chats.tokenizer.eos_token_id,
+    )
+    lists = [[eos] if isinstance(eos, int) else eos or [] for eos in named]
+    return frozenset(token for tokens in lists for token in tokens)
 
 
 @torch.inference_mode()
 def measure_rounding(model: PreTrainedModel) -> float:
-    """How far a batch may move a logit, as a share of the largest: what is measured, times SAFETY."""
+    """How far a batch may move a logit, as a share of the largest: measured, times SAFETY."""
+    lengths = torch.tensor((3, 9, 17, 33, 5, 26, 12, 21))
+    shape = (len(lengths), int(lengths.max()))
     generator = torch.Generator().manual_seed(0)
-    lengths = (3, 9, 17, 33, 5, 26, 12, 21)
-    ids = torch.randint(
-        model.config.get_text_config().vocab_size, (len(lengths), max(lengths)), generator=generator
-    )
-    mask = torch.arange(max(lengths)) >= max(lengths) - torch.tensor(lengths)[:, None]
+    ids = torch.randint(model.config.get_text_config().vocab_size, shape, generator=generator)
+    mask = torch.arange(shape[1]) >= shape[1] - lengths[:, None]
     ids, mask = ids.to(model.device), mask.to(model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     batch = model(
@@ -145,8 +159,8 @@ def measure_rounding(model: PreTrainedModel) -> float:
     ).logits[:, -1]
     alone = torch.cat(
         [
-            model(row[m][None], use_cache=False, logits_to_keep=1).logits[:, -1]
-            for row, m in zip(ids, mask)
+            model(row[-length:][None], use_cache=False, logits_to_keep=1).logits[:, -1]
+            for row, length in zip(ids, lengths, strict=True)
         ]
     )
     moved = (batch - alone).abs().amax(-1) / alone.abs().amax(-1)

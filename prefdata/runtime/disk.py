@@ -12,8 +12,9 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from prefdata.errors import PrefdataError
 
@@ -29,6 +30,7 @@ _FIXABLE = {
     errno.EFBIG: ("the file is larger than this process may write", "raise the limit (ulimit -f)"),
     errno.ENOTDIR: ("a file stands where a folder is needed", "move it away"),
     errno.EEXIST: ("a file stands where a folder is needed", "move it away"),
+    errno.EISDIR: ("a folder stands where a file is needed", "move it away"),
     errno.ENAMETOOLONG: ("the name is too long", _ELSEWHERE),
     errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
     errno.EIO: ("the disk or its server failed", "see that it works"),
@@ -36,6 +38,21 @@ _FIXABLE = {
 }
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, 524}
 """What file systems without locks answer; 524 is the kernel's ENOTSUPP (Lustre, some NFS)."""
+
+
+class Damaged(PrefdataError):
+    """A file or folder is not as it was written.
+
+    Attributes:
+        finding: what is wrong with which, without the remedy.
+    """
+
+    def __init__(self, place: Path, cause: str) -> None:
+        self.finding = f"{place}: damaged or cut short ({cause})"
+        super().__init__(
+            f"{self.finding}; delete {place.parent if place.suffix == '.parquet' else place} and "
+            "run `prefdata build` again: it is made anew, with what the journal holds"
+        )
 
 
 @contextmanager
@@ -48,8 +65,8 @@ def disk_errors(place: Path) -> Iterator[None]:
             raise
         cause, remedy = _FIXABLE[err.errno]
         raise PrefdataError(
-            f"{err.filename or place}: cannot go on: {cause}; {remedy} and run the same command "
-            "again. Everything finished so far is kept."
+            f"{err.filename2 or err.filename or place}: cannot go on: {cause}; {remedy} and run "
+            "the same command again. Everything finished so far is kept."
         ) from err
 
 
@@ -64,30 +81,48 @@ def hold(folder: Path) -> Iterator[None]:
         PrefdataError: another process is writing there.
     """
     make_folder(folder)
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    lock = _lock(folder / LOCK)
     try:
-        sweep(folder, is_alone=_lock(handle, folder))
+        sweep(folder, is_alone=lock.is_held)
         yield
     finally:
-        os.close(handle)
+        if lock.is_held:
+            (folder / LOCK).unlink(missing_ok=True)
+        os.close(lock.handle)
 
 
-def _lock(handle: int, folder: Path) -> bool:
+class _Lock(NamedTuple):
+    """An open lock file; not held where the file system has no locks."""
+
+    handle: int
+    is_held: bool
+
+
+def _lock(file: Path) -> _Lock:
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as err:
         owner = os.pread(handle, 200, 0).decode("utf-8", "replace")
+        os.close(handle)
         raise PrefdataError(
-            f"{folder}: {owner or 'another process'} is writing there; wait for its end or choose "
-            f"another folder with --out. If it is gone with its machine, delete {folder / LOCK}"
+            f"{file.parent}: {owner or 'another process'} is writing there; wait for its end or "
+            f"choose another folder with --out. If it is gone with its machine, delete {file}"
         ) from err
     except OSError as err:
         if err.errno not in _NO_LOCKS:
             raise
-        return False
+        return _Lock(handle, is_held=False)
+    if not _is_current(handle, file):  # its owner has finished and taken it away
+        os.close(handle)
+        return _lock(file)
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-    return True
+    return _Lock(handle, is_held=True)
+
+
+def _is_current(handle: int, file: Path) -> bool:
+    return file.exists() and os.path.samestat(os.fstat(handle), file.stat())
 
 
 def sweep(folder: Path, *, is_alone: bool) -> None:
@@ -141,7 +176,7 @@ def publish(temporary: Path, place: Path) -> None:
         for file in temporary.iterdir():
             sync(file)
     sync(temporary)
-    if temporary.is_dir() and place.exists():
+    if temporary.is_dir() and place.is_dir():
         old = temporary_name(place)
         place.rename(old)
         temporary.rename(place)
@@ -177,7 +212,7 @@ def make_folder(folder: Path) -> None:
 def whole_file(place: Path) -> Iterator[BinaryIO]:
     """A file to write; it appears under its name when the context is left without an exception."""
     make_folder(place.parent)
-    for path in place.parent.glob(f".{place.name}@*.tmp"):
+    for path in place.parent.glob(f".{escape(place.name)}@*.tmp"):
         if _is_left_over(path):  # `place` may lie outside of the run folder
             _remove(path)
     temporary = temporary_name(place)

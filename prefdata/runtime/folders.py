@@ -1,13 +1,8 @@
-"""Folders of parquet files: whole, or not there. Knows no stage and no recipe.
+"""Folders of parquet files: whole, or not there. Knows no stage and no recipe."""
 
-Everything is written under a temporary name beside its place, brought to the disk, then renamed.
-"""
-
-import errno
-import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,38 +11,11 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefdata.errors import PrefdataError
 from prefdata.rows import Row, is_json
+from prefdata.runtime.disk import Damaged, make_folder, publish, temporary_name
 
 ROWS_PER_GROUP = 10_000
 ROWS_PER_FILE = 500_000
-_FIXABLE = {
-    errno.ENOSPC: "the disk is full; free some space",
-    errno.EDQUOT: "the disk quota is used up; free some space",
-    errno.EROFS: "the file system is read-only; choose another folder with --out",
-    errno.EACCES: "this user may not write there; choose another folder with --out",
-    errno.EPERM: "this user may not write there; choose another folder with --out",
-    errno.EFBIG: "the file is larger than this process may write; raise the limit (ulimit -f)",
-}
-
-
-class Damaged(Exception):
-    """A folder's parquet files are not whole."""
-
-
-@contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
-    """Turn what the user can mend (full disk, no permission) into a PrefdataError."""
-    try:
-        yield
-    except OSError as err:
-        if err.errno not in _FIXABLE:
-            raise
-        raise PrefdataError(
-            f"{err.filename or place}: cannot write: {_FIXABLE[err.errno]} and run the same "
-            "command "
-            "again. Everything finished so far is kept."
-        ) from err
 
 
 class RowsWriter:
@@ -70,7 +38,7 @@ class RowsWriter:
         self._stem = stem
 
     def __enter__(self) -> Self:
-        self._temporary.mkdir(parents=True)
+        make_folder(self._temporary)
         self._output(self._stem)
         return self
 
@@ -90,14 +58,15 @@ class RowsWriter:
         err: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if err is None:
+        try:
+            if err is None:
+                for output in self._outputs.values():
+                    output.finish()
+                publish(self._temporary, self.folder)
+        finally:
             for output in self._outputs.values():
-                output.finish()
-            publish(self._temporary, self.folder)
-            return
-        for output in self._outputs.values():
-            output.abandon()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+                output.abandon()
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 class _Output:
@@ -120,7 +89,8 @@ class _Output:
         self._waiting.clear()
         if self._writer is None:
             self._files.append(self._folder / f"{self._stem}-{len(self._files):05d}.parquet")
-            self._writer, self._in_file = pq.ParquetWriter(self._files[-1], self._schema), 0
+            self._writer = pq.ParquetWriter(self._files[-1], self._schema, write_page_checksum=True)
+            self._in_file = 0
         self._writer.write_table(group)
         self._in_file += group.num_rows
         if self._in_file >= ROWS_PER_FILE:
@@ -136,67 +106,25 @@ class _Output:
             self._flush()
         self._close()
         for number, file in enumerate(self._files):
-            sync(file)
             file.rename(
                 file.with_name(f"{self._stem}-{number:05d}-of-{len(self._files):05d}.parquet")
             )
 
     def abandon(self) -> None:
-        try:
+        with suppress(OSError, pa.ArrowException):  # the error itself is already on its way up
             self._close()
-        except OSError:  # the very error that is already on its way up
-            self._writer = None
-
-
-def publish(temporary: Path, place: Path) -> None:
-    """Give a finished file or folder its name, in the place of what had it."""
-    sync(temporary)
-    if temporary.is_dir() and place.exists():
-        old = temporary_name(place.with_name(f"{place.name}.old"))
-        place.rename(old)
-        temporary.rename(place)
-        shutil.rmtree(old)
-    else:
-        temporary.replace(place)
-    sync(place.parent)
-
-
-def temporary_name(place: Path) -> Path:
-    """A name beside `place` that no other process uses; leading dot, so that loaders skip it."""
-    return place.with_name(f".{place.name}.{os.getpid()}.tmp")
-
-
-def sync(path: Path) -> None:
-    """Bring a file or a folder's entries to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_text(place: Path, text: str) -> None:
-    """Write a whole text file, or leave the old one."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(place)
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        publish(temporary, place)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left unfinished; those still running are left alone."""
-    for path in folder.glob(".*.tmp"):
-        owner = path.name.split(".")[-2]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self._writer = None
 
 
 def read_schema(folder: Path) -> pa.Schema:
-    """The Arrow schema of a folder's rows."""
-    return pq.read_schema(_files(folder)[0])
+    """The Arrow schema of a folder's rows.
+
+    Raises:
+        Damaged: a file is cut short or missing.
+    """
+    file = _files(folder)[0]
+    with _damage(file):
+        return pq.read_schema(file)
 
 
 def count_rows(folder: Path) -> int:
@@ -205,19 +133,24 @@ def count_rows(folder: Path) -> int:
     Raises:
         Damaged: a file is cut short or missing.
     """
-    try:
-        return sum(pq.read_metadata(file).num_rows for file in _files(folder))
-    except (pa.ArrowInvalid, OSError) as err:
-        raise Damaged(f"{folder}: {err}") from err
+    rows = 0
+    for file in _files(folder):
+        with _damage(file):
+            rows += pq.read_metadata(file).num_rows
+    return rows
 
 
 def read_tables(
     folder: Path, *, columns: Sequence[str] | None = None, stem: str | None = None, size: int = 1000
 ) -> Iterator[pa.Table]:
-    """Tables of at most `size` rows, in order, of one stem or of all."""
+    """Tables of at most `size` rows, in order, of one stem or of all.
+
+    Raises:
+        Damaged: a file is cut short or missing, or a page is not as it was written.
+    """
     for file in _files(folder):
         if stem is None or file.name.startswith(f"{stem}-"):
-            with pq.ParquetFile(file) as parquet:
+            with _damage(file), pq.ParquetFile(file, page_checksum_verification=True) as parquet:
                 for batch in parquet.iter_batches(size, columns=columns):
                     yield pa.Table.from_batches([batch])
 
@@ -237,9 +170,20 @@ def _files(folder: Path) -> list[Path]:
         Damaged: one is missing.
     """
     found: dict[tuple[str, int], list[Path]] = {}
-    for file in sorted(folder.glob("*-of-*.parquet")):
+    for file in sorted(folder.glob("*-[0-9]*-of-[0-9]*.parquet")):
         stem, _, _, count = file.stem.rsplit("-", 3)
         found.setdefault((stem, int(count)), []).append(file)
     if not found or any(len(files) != count for (_, count), files in found.items()):
-        raise Damaged(f"{folder}: parquet files are missing")
+        raise Damaged(folder, "parquet files are missing")
     return [file for files in found.values() for file in files]
+
+
+@contextmanager
+def _damage(file: Path) -> Iterator[None]:
+    """Tell a file that is not whole from a disk that cannot be read."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as err:
+        if isinstance(err, OSError) and err.errno is not None:
+            raise
+        raise Damaged(file, str(err)) from err

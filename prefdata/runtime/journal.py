@@ -1,24 +1,30 @@
 """The journal: append, repair, look up. Knows nothing of engines.
 
 One JSON object a line, `{"key":…,"value":…,"crc":…}`, the checksum over what stands before it.
-Each process appends to a file that it alone has created, so no two writers ever share one; a
-tail that a kill or a full disk has cut short is passed over and its work is done again.
+Each process writes a file that it alone has created, so no two writers ever share one; what a
+kill or a full disk has cut short is passed over and its work is done again.
 """
 
-import mmap
 import os
-import time
-from collections.abc import Iterator, Sequence
+import threading
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from zlib import crc32
 
+import numpy as np
 import orjson
 
+from prefdata.runtime.disk import make_folder, sync
+
 FSYNC_SECONDS = 2.0
-_CRC = b',"crc":'
+OPEN_FILES = 64
+"""Journal files held open for reading: an array job restarted often leaves thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +37,9 @@ class Damage:
 
     def __str__(self) -> str:
         return (
-            f"journal {self.file}: {self.length} bytes at {self.offset} hold no whole record "
-            "(a write was cut short); what they held is done again, everything else is kept"
+            f"journal {self.file}: {self.length:,} bytes at {self.offset:,} hold no whole record "
+            "(a write was cut short, or the file was changed); what they held is done again, "
+            "everything else is kept"
         )
 
 
@@ -40,23 +47,23 @@ class Journal:
     """Finished completions and scores by key: those of earlier runs, and this run's to be added.
 
     A record is with the operating system when `append` returns, so killing the process loses
-    none; it is on the disk at most `FSYNC_SECONDS` later, while records keep coming.
+    none; it is on the disk at most `FSYNC_SECONDS` later.
     """
 
     def __init__(self, folder: Path, worker: str = "w0") -> None:
         """Index what earlier runs have finished; `folder` is made at the first append."""
         self._folder, self._worker = folder, worker
-        self._maps: list[mmap.mmap] = []
-        self._at: dict[bytes, tuple[int, int]] = {}
-        self._file: int | None = None
-        self._synced = 0.0
-        self.damage: list[Damage] = []
-        for path in sorted(folder.glob("*.jsonl")):
-            if path.stat().st_size:
-                self._index(path)
+        self._earlier = _Index(sorted(folder.glob("*.jsonl")))
+        self._own: _OwnFile | None = None
+
+    @property
+    def damage(self) -> list[Damage]:
+        """What could not be read of earlier runs' files."""
+        return self._earlier.damage
 
     def __len__(self) -> int:
-        return len(self._at)
+        """Records of earlier runs."""
+        return len(self._earlier)
 
     def __enter__(self) -> Self:
         return self
@@ -71,81 +78,181 @@ class Journal:
 
     def get(self, key: str) -> Any | None:
         """The value that an earlier run has finished under this key."""
-        place = self._at.get(bytes.fromhex(key))
-        if place is None:
-            return None
-        file, offset = place
-        lines = self._maps[file]
-        return orjson.loads(lines[offset : lines.find(b"\n", offset)])["value"]
+        return self._earlier.get(bytes.fromhex(key))
 
     def append(self, records: Sequence[tuple[str, Any]]) -> None:
         """Write (key, value) records; they are safe from a kill when this returns.
 
         Raises:
-            OSError: the disk is full, read-only …; a record cut short is found at the next open.
+            OSError: the disk is full, read-only …; what was appended before is kept.
         """
-        if self._file is None:
-            self._file = self._create()
-        data = b"".join(_line(key, value) for key, value in records)
-        while data:
-            data = data[os.write(self._file, data) :]
-        if time.monotonic() - self._synced > FSYNC_SECONDS:
-            os.fsync(self._file)
-            self._synced = time.monotonic()
+        if self._own is None:
+            self._own = _OwnFile(self._folder, self._worker)
+        self._own.append(b"".join(_line(key, value) for key, value in records))
 
     def close(self) -> None:
         """Bring the last records to the disk; the journal cannot be used afterwards."""
-        if self._file is not None:
+        self._earlier.close()
+        if self._own is not None:
+            self._own.close()
+            self._own = None
+
+
+class _OwnFile:
+    """The file that this process writes; a thread brings it to the disk."""
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        make_folder(folder)
+        self._file = _create(folder, worker)
+        sync(folder)
+        self._end, self._synced = 0, 0
+        self._failure: OSError | None = None
+        self._closing = threading.Event()
+        # a thread, so that the last record is not left to the next one, which may be long in
+        # coming, and a slow file server does not hold up the event loop
+        self._thread = threading.Thread(target=self._sync_often, name="journal", daemon=True)
+        self._thread.start()
+
+    def append(self, data: bytes) -> None:
+        if self._failure is not None:
+            raise self._failure
+        done = 0
+        try:
+            while done < len(data):  # at a given place: a record cut short is written over
+                done += os.pwrite(self._file, data[done:], self._end + done)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._end)
+            raise
+        self._end += done
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join()
+        try:
             os.fsync(self._file)
+        finally:
             os.close(self._file)
-            self._file = None
-        for lines in self._maps:
-            lines.close()
-        self._maps.clear()
+        if self._failure is not None:
+            raise self._failure
 
-    def _create(self) -> int:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        number = sum(1 for _ in self._folder.glob(f"{self._worker}-*.jsonl"))
-        while True:
-            path = self._folder / f"{self._worker}-{number:03d}.jsonl"
+    def _sync_often(self) -> None:
+        while not self._closing.wait(FSYNC_SECONDS):
+            end = self._end
+            if end == self._synced:
+                continue
             try:
-                return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-            except FileExistsError:  # another process took the number
-                number += 1
+                os.fsync(self._file)
+            except OSError as err:  # the next append tells it
+                self._failure = err
+                return
+            self._synced = end
 
-    def _index(self, path: Path) -> None:
-        with path.open("rb") as file:
-            lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._maps.append(lines)
-        for offset, line in _lines(lines):
-            key = _checked_key(line)
-            if key is None:
-                self.damage.append(Damage(path.name, offset, len(line)))
-            else:
-                self._at.setdefault(key, (len(self._maps) - 1, offset))
+
+def _create(folder: Path, worker: str) -> int:
+    number = sum(1 for _ in folder.glob(f"{worker}-*.jsonl"))
+    while True:
+        try:
+            path = folder / f"{worker}-{number:03d}.jsonl"
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:  # another process took the number
+            number += 1
+
+
+class _Index:
+    """Where the records of some files lie: 24 bytes a record in memory, the values on the disk."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+        self._open: dict[int, int] = {}
+        self.damage: list[Damage] = []
+        # half of each key: the record itself, which has all of it, is compared when it is read
+        halves, offsets, lengths, sources = array("Q"), array("Q"), array("I"), array("I")
+        for number, path in enumerate(files):
+            count = self._read(path, halves, offsets, lengths)
+            sources.extend([number] * count)
+        order = np.argsort(np.asarray(halves), kind="stable")
+        self._halves, self._offsets, self._lengths, self._sources = (
+            _ordered(values, order) for values in (halves, offsets, lengths, sources)
+        )
+
+    def __len__(self) -> int:
+        return len(self._halves)
+
+    def get(self, key: bytes) -> Any | None:
+        """The value of the earliest record of a key."""
+        half = int.from_bytes(key[:8])
+        place = bisect_left(self._halves, half)
+        while place < len(self._halves) and self._halves[place] == half:
+            line = self._line(place)
+            if _checked_key(line) == key:
+                return orjson.loads(line)["value"]
+            place += 1
+        return None
+
+    def close(self) -> None:
+        for handle in self._open.values():
+            os.close(handle)
+        self._open.clear()
+
+    def _read(
+        self, path: Path, halves: "array[int]", offsets: "array[int]", lengths: "array[int]"
+    ) -> int:
+        """Index one file; returns how many records it holds."""
+        offset, before = 0, len(halves)
+        with path.open("rb") as lines:
+            for line in lines:
+                key = _checked_key(line)
+                if key is None:
+                    self._note_damage(path.name, offset, len(line))
+                else:
+                    halves.append(int.from_bytes(key[:8]))
+                    offsets.append(offset)
+                    lengths.append(len(line))
+                offset += len(line)
+        return len(halves) - before
+
+    def _note_damage(self, file: str, offset: int, length: int) -> None:
+        last = self.damage[-1] if self.damage else None
+        if last is not None and last.file == file and last.offset + last.length == offset:
+            self.damage[-1] = Damage(file, last.offset, last.length + length)
+        else:
+            self.damage.append(Damage(file, offset, length))
+
+    def _line(self, place: int) -> bytes:
+        file = self._handle(self._sources[place])
+        return os.pread(file, self._lengths[place], self._offsets[place])
+
+    def _handle(self, number: int) -> int:
+        """The open file; the one that was used longest ago makes room for it."""
+        handle = self._open.pop(number, None)
+        if handle is None:
+            handle = os.open(self._files[number], os.O_RDONLY)
+            if len(self._open) == OPEN_FILES:
+                os.close(self._open.pop(next(iter(self._open))))
+        self._open[number] = handle
+        return handle
+
+
+def _ordered(values: "array[int]", order: Any) -> "array[int]":
+    """An array, not numpy's: a single item of it is had without a detour."""
+    return array(values.typecode, np.asarray(values)[order].tobytes())
 
 
 def _line(key: str, value: Any) -> bytes:
     body = orjson.dumps({"key": key, "value": value})
-    return b'%b%b"%08x"}\n' % (body[:-1], _CRC, crc32(body))
-
-
-def _lines(data: mmap.mmap) -> Iterator[tuple[int, bytes]]:
-    offset, end = 0, len(data)
-    while offset < end:
-        stop = data.find(b"\n", offset)
-        stop = end if stop < 0 else stop + 1
-        yield offset, data[offset:stop]
-        offset = stop
+    return body[:-1] + _seal(body)
 
 
 def _checked_key(line: bytes) -> bytes | None:
     """The key of a whole record, None for anything else."""
-    at = line.rfind(_CRC)
-    if at < 0 or not line.endswith(b'"}\n'):
-        return None
+    at = line.rfind(b',"crc":')
     body = line[:at] + b"}"
-    if line[at + len(_CRC) + 1 : -3] != b"%08x" % crc32(body):
+    if at < 0 or line[at:] != _seal(body):
         return None
     key = body[8:40]  # after {"key":"
     return bytes.fromhex(key.decode())
+
+
+def _seal(body: bytes) -> bytes:
+    return b',"crc":"%08x"}\n' % crc32(body)

@@ -6,6 +6,7 @@ Owns the `.map` call and the order of rows; knows neither recipe nor engine.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,12 @@ def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> No
     dry, and hands them back in order. `target` appears last: where it exists, both are whole.
     """
     schema = read_schema(source)
-    rejects = RowsWriter(rejects_of(target), REJECTS)
-    with RowsWriter(target, pa.schema([*schema, *sweep.fields])) as rows, rejects:
+    with (
+        RowsWriter(target, pa.schema([*schema, *sweep.fields])) as rows,
+        RowsWriter(rejects_of(target), REJECTS) as rejects,
+        ThreadPoolExecutor(1) as writer,  # what models finish meanwhile reaches the journal
+    ):
+        written: Future[None] = writer.submit(lambda: None)
         waiting: deque[pa.Table] = deque()
         inputs = IterableDataset.from_generator(_rows(source, schema, sweep, waiting))
         results = iter(inputs.map(_row_function(sweep)))
@@ -54,8 +59,10 @@ def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> No
             table = waiting[0]
             made = [first, *(next(results) for _ in range(table.num_rows - 1))]
             waiting.popleft()
-            _write(table, made, sweep, rows, rejects)
+            written.result()
+            written = writer.submit(_write, table, made, sweep, rows, rejects)
             progress.advance(table.num_rows)
+        written.result()
 
 
 def rejects_of(folder: Path) -> Path:

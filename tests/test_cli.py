@@ -1,0 +1,286 @@
+# ruff: noqa: E501 (messages stand in one piece beside what causes them)
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import QUICKSTART
+from typer.testing import CliRunner
+
+from prefdata.cli import app
+from prefdata.runtime.folders import read_rows
+
+
+@pytest.fixture(autouse=True)
+def own_signals():
+    """The command takes SIGTERM for itself; give it back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def command(project, monkeypatch):
+    """Run the command in this process, from the project's folder; `RECIPE` is its recipe."""
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def command(*arguments):
+        recipe = str(project.write().relative_to(project.folder))
+        return CliRunner().invoke(app, [recipe if a == "RECIPE" else str(a) for a in arguments])
+
+    return command
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def judged(project):
+    """Verdicts drawn from A, B and tie, so that some rows end without a pair."""
+    project.recipe["columns"] = [
+        {"name": name, "type": "llm_text", "model_alias": "hot", "prompt": "{{ prompt }}"}
+        for name in ("response_a", "response_b")
+    ]
+    project.recipe["columns"].append(
+        {
+            "name": "judge",
+            "type": "llm_structured",
+            "model_alias": "hot",
+            "prompt": "{{ response_a }} {{ response_b }}",
+            "output_format": {
+                "type": "object",
+                "properties": {"winner": {"enum": ["A", "B", "tie"]}},
+            },
+        }
+    )
+    project.recipe["output_projection"] = {"type": "dpo_preference"}
+
+
+# build
+
+
+def test_a_build_that_ends_well_exits_with_0_and_sums_up(command, project):
+    done = command("build", "RECIPE", "--rehearse")
+    assert done.exit_code == 0, done.output
+    assert "20 train from 20 prompts" in done.stdout
+    assert "scripted answers" in done.stdout
+    assert len(list(read_rows(project.folder / "run-rehearsal" / "pairs"))) == 20
+    assert not (project.folder / "run").exists()
+
+
+def test_out_and_overrides_win_over_the_recipe(command, project):
+    done = command("build", "RECIPE", "num_records=3", "--rehearse", "--out", "else where")
+    assert done.exit_code == 0, done.output
+    assert len(list(read_rows(project.folder / "else where-rehearsal" / "pairs"))) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["2026", "2026-01-02", "a: b", "it's", "x${y}", "é🦊", "[1]", "null"]
+)
+def test_out_is_a_path_whatever_it_looks_like(command, project, name):
+    done = command("build", "RECIPE", "num_records=1", "--rehearse", "--out", name)
+    assert done.exit_code == 0, done.output
+    assert (project.folder / f"{name}-rehearsal" / "pairs").is_dir()
+
+
+def test_a_rehearsal_writes_no_output_path(command, project):
+    done = command("build", "RECIPE", "output_path=pairs.jsonl", "--rehearse", "num_records=1")
+    assert done.exit_code == 0, done.output
+    assert not (project.folder / "pairs.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["build", "RECIPE", "num_record=3"], "error: command line: num_record: there is no key"),
+        (["build", "nope.yaml"], "error: nope.yaml: there is no such recipe"),
+        (["build", "RECIPE", "seed_dataset.path=nope.jsonl", "--rehearse"], "error: seed_dataset.path: there is no file"),
+        (["build", "RECIPE", "models.0.model=./nope"], "error: model 'hot': there is no folder"),
+        (["build", "RECIPE", "--gpus", "8"], "error: --gpus 8: this version runs one engine in one process; use --gpus 1"),
+        (["build", "RECIPE", "-n", "5"], "error: -n 5 is of --preview"),
+        (["plan", "RECIPE", "seed_dataset.path=nope.jsonl"], "error: seed_dataset.path: there is no file"),
+        (["plan", "RECIPE", "models.9.model=x"], "error: override 'models.9.model'"),
+        (["pairs", "nowhere"], "error: nowhere: there is no such run folder and no such file"),
+        (["pairs", "seeds.jsonl"], "error: seeds.jsonl: say with --out DIR where the pairs go"),
+        (["pairs", "."], "error: .: no finished run there"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_what_the_user_can_fix_is_a_message_on_stderr_and_exit_code_2(
+    command, project, arguments, expected
+):
+    before = files(project.folder)
+    done = command(*arguments)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(expected)
+    assert "Traceback" not in done.stderr
+    made = {name for name in files(project.folder) - before if not name.startswith("run")}
+    assert made <= {"recipe.yaml"}
+
+
+def test_every_problem_of_a_recipe_is_named_at_once(command, project):
+    project.recipe["columns"][0]["prompt"] = "{{ promt }}"
+    project.recipe["columns"][1]["candidates"] = "candidate"
+    done = command("build", "RECIPE")
+    places = ["columns.0.prompt", "columns.1.candidates", "output_projection.score"]
+    lines = done.stderr.splitlines()
+    assert all(f": {place}: " in line for place, line in zip(places, lines, strict=True))
+
+
+def test_a_yield_below_the_wanted_one_exits_with_3_and_keeps_everything(command, project):
+    judged(project)
+    done = command("build", "RECIPE", "--rehearse", "min_yield=0.99")
+    assert done.exit_code == 3, done.output
+    assert "below min_yield 99.0%" in done.stderr
+    pairs = list(read_rows(project.folder / "run-rehearsal" / "pairs"))
+    assert 0 < len(pairs) < 20
+    assert command("build", "RECIPE", "--rehearse", f"min_yield={len(pairs) / 20}").exit_code == 0
+
+
+def test_what_the_seeds_have_to_say_is_said_on_stderr(command, project):
+    project.write_seeds([{"prompt": "q", "answer": 1}, b"{broken"])
+    done = command("build", "RECIPE", "--rehearse", "num_records=3")
+    assert "num_records: 3 rows from 1 seeds" in done.stderr
+    assert "seeds.jsonl:2: bad_line: not valid JSON" in done.stderr
+    assert done.exit_code == 0
+
+
+# Preview
+
+
+def test_a_preview_shows_full_records_and_leaves_nothing_behind(command, project, monkeypatch):
+    temporary = project.folder / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    project.recipe["output_path"] = "pairs.jsonl"
+    before = files(project.folder) | {"recipe.yaml"}
+    done = command("build", "RECIPE", "--preview", "--rehearse", "-n", "3")
+    assert done.exit_code == 0, done.output
+    for title in ("row 3", "pair 3"):
+        assert title in done.stdout
+    assert "row 4" not in done.stdout
+    assert done.stdout.count("chosen: ") == 3 and "rehearsed answer" in done.stdout
+    assert files(project.folder) == before
+
+
+def test_a_preview_shows_two_records_by_default(command):
+    done = command("build", "RECIPE", "--preview", "--rehearse")
+    assert "row 2" in done.stdout and "row 3" not in done.stdout
+
+
+# Plan
+
+
+def test_a_plan_shows_passes_loads_and_requests_and_runs_nothing(command, project):
+    before = files(project.folder) | {"recipe.yaml"}
+    for n, name in enumerate(("lm", "rm")):
+        project.recipe["models"][n]["model"] = str(QUICKSTART / "models" / name)
+    done = command("plan", "RECIPE", "num_records=40")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[:2] == [
+        "40 rows, 0 bad seeds",
+        "num_records: 40 rows from 20 seeds: each is used 2.0 times, with fresh sampling seeds",
+    ]
+    assert "pass 1: candidates" in lines and "pass 2: reward" in lines
+    assert sum("requests     160" in line for line in lines) == 2
+    assert "2 passes, 2 model loads" in done.stdout
+    assert files(project.folder) == before
+
+
+def test_the_plan_of_the_quickstart_measures_prompts_and_sizes(command):
+    done = command("plan", QUICKSTART / "recipe.yaml")
+    assert done.exit_code == 0, done.output
+    assert "240 rows, 0 bad seeds" in done.stdout
+    assert "pass 2: reward + right" in done.stdout
+    assert "at most 61,440 completion" in done.stdout  # 240 rows, 8 samples, 32 tokens
+    [first, _] = [line for line in done.stdout.splitlines() if "tokens   " in line]
+    assert "?" not in first
+
+
+# Pairs again
+
+
+def test_pairs_of_a_run_are_chosen_again_by_other_rules(command, project):
+    assert command("build", "RECIPE", "--rehearse").exit_code == 0
+    done = command("pairs", "run-rehearsal", "strategy=exhaustive", "--out", "again")
+    assert done.exit_code == 0, done.output
+    assert len(list(read_rows(project.folder / "again" / "pairs"))) == 20 * 6
+    assert len(list(read_rows(project.folder / "run-rehearsal" / "pairs"))) == 20
+    wrong = command("pairs", "run-rehearsal", "stratgy=exhaustive")
+    assert wrong.exit_code == 2
+    assert "command line: output_projection.stratgy: there is no key" in wrong.stderr
+
+
+def test_pairs_of_a_file_take_its_own_field_names(command, project):
+    rows = [
+        {"turn": turn, "question": f"q{turn}", "answer": f"answer {n}", "points": n}
+        for turn in range(3)
+        for n in range(4)
+    ]
+    project.write_seeds(rows, "scored.jsonl")
+    done = command(
+        "pairs", "scored.jsonl", "strategy=top_k_bottom_k", "k=2", "--out", "out",
+        "--group", "turn", "--prompt", "question", "--text", "answer", "--score", "points",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    pairs = list(read_rows(project.folder / "out" / "pairs"))
+    assert len(pairs) == 12
+    assert {(p["prompt"], p["chosen"], p["rejected"]) for p in pairs} >= {
+        ("q0", "answer 3", "answer 0")
+    }
+    wrong = command("pairs", "scored.jsonl", "stratgy=x", "--out", "out")
+    assert wrong.exit_code == 2 and "did you mean 'strategy'?" in wrong.stderr
+
+
+# The process
+
+
+def test_the_command_without_arguments_shows_its_help(command):
+    assert {"build", "plan", "pairs"} <= set(command().output.split())
+
+
+def test_a_wrong_option_is_exit_code_2(command):
+    assert command("build", "RECIPE", "--gpu", "1").exit_code == 2
+    assert command("build", "RECIPE", "--gpus", "-1").exit_code == 2
+
+
+def test_a_bug_keeps_its_traceback_and_exits_with_1(command, project):
+    (project.folder / "grading.py").write_text("raise RuntimeError('a bug in the module')")
+    project.recipe["columns"].append(
+        {"name": "right", "type": "verifier", "method": "function", "function": "grading:grade",
+         "candidates": "candidates"}
+    )  # fmt: skip
+    done = command("build", "RECIPE", "--rehearse")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, RuntimeError)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_a_signal_in_the_middle_of_a_run_exits_with_130_and_a_word(project, number):
+    recipe = project.write()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefdata", "build", recipe, "num_records=60000", "--rehearse"],
+        cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: any(f.stat().st_size for f in journal_of(project.folder)), process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on where it stopped" in said.splitlines()
+    assert "Traceback" not in said
+
+
+def journal_of(folder: Path):
+    return (folder / "run-rehearsal" / "journal").glob("*")
+
+
+def wait_for(condition, process, seconds=50):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.05)

@@ -1,0 +1,172 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefdata.errors import PrefdataError, RowError
+from prefdata.prompts import compile_prompt
+
+
+def render(template, **row):
+    return compile_prompt(template).render(row)
+
+
+def refusal(template, **row):
+    with pytest.raises(RowError) as caught:
+        render(template, **row)
+    assert caught.value.reason == "template"
+    return caught.value.detail
+
+
+# What a template reads
+
+
+@pytest.mark.parametrize(
+    ("template", "mentions"),
+    [
+        ("{{ b }} {{ a }} {{ b }}", ("b", "a")),
+        ("no column at all", ()),
+        ("{% set x = a %}{{ x }}", ("a",)),
+        ("{% for m in chat %}{{ m.role }}{% endfor %}", ("chat",)),
+        ("{% if c is defined %}{{ d }}{% endif %}", ("c", "d")),
+        ("{# a #}{% raw %}{{ a }}{% endraw %}", ()),
+        ("{{ range }} {{ dict }}", ("range", "dict")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_template_tells_the_columns_it_reads_in_the_order_it_names_them(template, mentions):
+    prompt = compile_prompt(template)
+    assert prompt.mentions == mentions
+    assert prompt.columns == set(mentions)
+
+
+def test_only_the_columns_read_are_needed_of_a_row():
+    assert render("{{ a }}", a="x", other=object()) == "x"
+
+
+def test_a_column_may_be_called_like_a_function_of_jinja():
+    assert render("{{ range }} {{ dict }} {{ joiner }}", range="1", dict="2", joiner="3") == "1 2 3"
+
+
+# What is inserted
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_is_inserted_verbatim(text):
+    assert render("<{{ a }}>", a=text) == f"<{text}>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"winner": "A"}', "[1, 2]", "{{ secret }}", "{% if %}", "{# x #}", "${HOME}", "null",
+        "1e5",         "<b>&amp;'\"", "ünïcode 漢字 🦊 \u2028", "two\nlines\r\n", " spaces ", "",
+    ],
+)  # fmt: skip
+def test_a_text_that_looks_like_something_else_stays_a_text(text):
+    assert render("{{ a }}|{{ a | trim }}", a=text) == f"{text}|{text.strip()}"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (["x", {"é": None, "n": 1.5}], '["x",{"é":null,"n":1.5}]'),
+        ({"b": True, "a": [1]}, '{"b":true,"a":[1]}'),
+        ([], "[]"),
+        (3, "3"),
+        (0.25, "0.25"),
+        (False, "False"),
+    ],
+    ids=str,
+)
+def test_lists_and_dicts_are_json_and_numbers_are_numbers(value, text):
+    assert render("{{ a }}", a=value) == text
+
+
+def test_tojson_does_not_escape_for_html():
+    assert render("{{ a | tojson }}", a={"t": "<b> & 'é'"}) == '{"t": "<b> & \'é\'"}'
+
+
+def test_parts_of_a_value_can_be_taken():
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    template = "{% for m in a %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ a[0].role }}"
+    assert render(template, a=chat) == "user: hi\nassistant: ho\nuser"
+
+
+def test_the_last_line_break_of_a_block_is_not_part_of_the_prompt():
+    assert render("{{ a }}\n", a="x\n") == "x\n"
+
+
+def test_rendering_one_row_leaves_nothing_behind_for_the_next():
+    template = "{% set seen = a %}{{ seen }}"
+    assert [render(template, a=n) for n in (1, 2)] == ["1", "2"]
+
+
+# What one row cannot give
+
+
+def test_a_null_is_never_printed_as_the_word_none():
+    assert "null" in refusal("Context: {{ a }}", a=None)
+    assert "null" in refusal("{{ a.hint }}", a={"hint": None})
+    assert (
+        render("{{ a or 'nothing' }}{% if a is not none %}{{ a }}{% endif %}", a=None) == "nothing"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "value"),
+    [
+        ("{{ a.missing }}", {"there": 1}),
+        ("{{ a[3] }}", [1]),
+        ("{{ a + 1 }}", "text"),
+        ("{{ 1 / a }}", 0),
+        ("{{ '%d' % a }}", "text"),
+        ("{{ '{x}'.format(a) }}", "text"),
+        ("{{ a() }}", 1),
+        ("{% for x in a %}{% endfor %}", 1),
+        ("{{ a }}", [b"bytes"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_value_that_does_not_fit_is_the_fate_of_its_row(template, value):
+    assert "cannot be rendered for this row" in refusal(template, a=value)
+
+
+# What no template may do
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ a.__class__ }}",
+        "{{ a.__class__.__mro__[1].__subclasses__() }}",
+        "{{ ''.__class__ }}",
+        "{{ a | attr('__class__') }}",
+        "{{ a.append(1) }}",
+        "{{ a.sort() }}",
+        "{% set _ = d.update(x=1) %}",
+        "{{ d.pop('k') }}",
+        "{{ a.append.__globals__ }}",
+    ],
+)
+def test_a_template_can_neither_reach_python_nor_change_a_value(template):
+    row = {"a": [2, 1], "d": {"k": 1}}
+    with pytest.raises(PrefdataError, match="forbids|undefined"):
+        compile_prompt(template).render(row)
+    assert row == {"a": [2, 1], "d": {"k": 1}}
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ a", r"unexpected end of template.*line 1"),
+        ("one\ntwo {% if %}", r"line 2"),
+        ("{{ a | upcase }}", r"No filter named 'upcase'"),
+        ("{% for x in a %}", r"not valid Jinja"),
+        ("{% include 'x' %}", r"includes, imports or extends"),
+        ("{% import 'x' as x %}", r"includes, imports or extends"),
+        ("{% extends 'x' %}", r"includes, imports or extends"),
+    ],
+)
+def test_a_template_that_is_wrong_for_every_row_is_refused_when_compiled(template, expected):
+    with pytest.raises(PrefdataError, match=expected):
+        compile_prompt(template)

@@ -1,0 +1,92 @@
+"""The shipped recipes with the shipped models, through the real command."""
+
+import subprocess
+import sys
+
+import orjson
+import pytest
+from conftest import QUICKSTART, ROOT
+
+from prefdata.runtime.folders import read_rows
+
+pytestmark = pytest.mark.slow
+
+
+def prefdata(*arguments, cwd=ROOT):
+    command = [sys.executable, "-m", "prefdata", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    out = tmp_path_factory.mktemp("quickstart") / "run"
+    done = prefdata("build", "recipes/quickstart/recipe.yaml", "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out, orjson.loads((out / "run.json").read_bytes()), done
+
+
+def test_chosen_is_right_at_least_50_points_more_often_than_rejected(quickstart):
+    chosen, rejected = quickstart[1]["means"]["right"]
+    assert chosen - rejected >= 0.5
+
+
+def test_every_seed_of_the_quickstart_is_accounted_for(quickstart):
+    out, record, _ = quickstart
+    seeds = len((QUICKSTART / "prompts.jsonl").read_text().splitlines())
+    assert record["seeds"] == seeds == record["prompts"] + sum(record["rejects"].values())
+    rows = {pair["row_id"] for pair in read_rows(out / "pairs")}
+    rejects = {row["id"] for row in read_rows(out / "rejects")}
+    assert len(rows) + len(rejects) == seeds
+    assert not rows & rejects
+
+
+def test_the_quickstart_prints_its_summary(quickstart):
+    printed = quickstart[2].stdout
+    for word in ("seeds", "candidates", "pairs", "rejects", "mean right", "tokens", "time"):
+        assert word in printed
+
+
+def test_one_checkpoint_behind_two_aliases_is_loaded_once(quickstart):
+    assert quickstart[1]["loads"] == ["models/lm", "models/rm"]
+
+
+def test_the_quickstart_again_finds_its_work_done(quickstart):
+    done = prefdata("build", "recipes/quickstart/recipe.yaml", "--out", quickstart[0])
+    assert "nothing to do" in done.stderr
+    assert done.stdout == quickstart[2].stdout
+
+
+def test_a_part_of_the_quickstart_has_the_same_texts(quickstart, tmp_path):
+    whole = {row["id"]: row for row in read_rows(quickstart[0] / "candidates")}
+    overrides = ("num_records=7", "models.0.engine={max_num_seqs: 5}")
+    done = prefdata(
+        "build", "recipes/quickstart/recipe.yaml", *overrides, "--out", tmp_path / "part"
+    )
+    assert done.returncode == 0, done.stderr
+    for row in read_rows(tmp_path / "part" / "candidates"):
+        same = whole[row["id"]]["candidates"]
+        assert [one["text"] for one in row["candidates"]] == [one["text"] for one in same]
+
+
+def test_rl_pref_writes_three_strings_a_line_and_nothing_else(tmp_path):
+    model = QUICKSTART / "models" / "lm"
+    done = prefdata(
+        "build",
+        "recipes/rl_pref.yaml",
+        f"models.0.model={model}",
+        f"models.1.model={model}",
+        "models.0.provider=auto",
+        "models.1.provider=auto",
+        f"seed_dataset.path={QUICKSTART / 'prompts.jsonl'}",
+        f"output_dir={tmp_path / 'sdg'}",
+    )
+    assert done.returncode == 0, done.stderr
+    record = orjson.loads((tmp_path / "sdg" / "run.json").read_bytes())
+    lines = (tmp_path / "sdg" / "rl_pref.jsonl").read_text().splitlines()
+    records = [orjson.loads(line) for line in lines]
+    assert record["seeds"] == 100
+    assert len(records) == record["pairs"]["train"] > 10
+    assert all(list(r) == ["prompt", "chosen", "rejected"] for r in records)
+    assert all(isinstance(text, str) for r in records for text in r.values())
+    assert all(r["chosen"].strip() != r["rejected"].strip() for r in records)
+    assert record["loads"] == [str(model)]
