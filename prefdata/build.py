@@ -30,7 +30,7 @@ from prefdata.plan import Checkpoint, Pass, plan_passes
 from prefdata.preferences import choose_pairs, write_jsonl
 from prefdata.projection import DpoPreference
 from prefdata.recipe import Candidates, Recipe
-from prefdata.recipe_checks import columns_needed, columns_read, score_columns
+from prefdata.recipe_columns import columns_needed, columns_read, score_columns
 from prefdata.recipe_loader import LoadedRecipe
 from prefdata.record import (
     Record,

@@ -22,7 +22,7 @@ from prefdata.recipe import (
     Scored,
     TextColumn,
 )
-from prefdata.recipe_checks import aliases_of, compared_columns
+from prefdata.recipe_columns import aliases_of, compared_columns
 
 FLOPS = 300e12
 """Useful bf16 FLOP/s assumed of one GPU: about 40 % of an H100's peak."""

@@ -12,7 +12,7 @@ import orjson
 
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
 from prefdata.recipe import AnyColumn, Model, Recipe
-from prefdata.recipe_checks import aliases_of
+from prefdata.recipe_columns import aliases_of
 
 FORMAT = 1
 """Raised when a stage's rows change their meaning or shape, so that old folders are not reused."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from prefdata.fingerprint import digest
 from prefdata.recipe import AnyColumn, Model, Recipe, RewardModel
-from prefdata.recipe_checks import aliases_of, columns_read, names_made
+from prefdata.recipe_columns import aliases_of, columns_read, names_made
 
 
 @dataclass(frozen=True, slots=True)

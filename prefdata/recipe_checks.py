@@ -1,9 +1,9 @@
 """What must hold between the parts of a recipe: aliases, and columns in the order of the file.
 
-Also tells what each column reads and makes. Knows no file and no line.
+Knows no file and no line.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,15 +24,18 @@ from prefdata.recipe import (
     Recipe,
     RewardModel,
     Scored,
-    Verifier,
+)
+from prefdata.recipe_columns import (
+    PROJECTED,
+    aliases_of,
+    compared_columns,
+    names_a_winner,
+    names_made,
+    references,
+    verdicts,
 )
 
 At = tuple[str | int, ...]
-PROJECTED = (
-    "prompt_field", "response_a_field", "response_b_field", "judge_field",
-    "candidates", "score", "group_by",
-)  # fmt: skip
-"""Keys of `output_projection` that name a column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,89 +104,6 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
     return list(dict.fromkeys(problems))
 
 
-def names_made(column: AnyColumn) -> tuple[str, ...]:
-    """Names of the columns that a stage adds."""
-    if isinstance(column, LlmText | LlmStructured | LlmJudge):
-        return column.name, column.name + META_SUFFIX
-    return (column.name,)
-
-
-def columns_read(column: AnyColumn) -> frozenset[str]:
-    """Names of the columns that this one needs; templates must have been checked before."""
-    return frozenset(name for _, name in _references(column))
-
-
-def columns_made(recipe: Recipe) -> dict[str, str]:
-    """Columns that the recipe adds to the seeds', each with its YAML path."""
-    numbered = enumerate(recipe.columns)
-    return {name: f"columns.{n}" for n, column in numbered for name in names_made(column)}
-
-
-def columns_needed(recipe: Recipe) -> dict[str, str]:
-    """Seed columns that the recipe needs, each with the YAML path of its first use."""
-    made = {"id", *columns_made(recipe)}
-    needed: dict[str, str] = {}
-    for number, column in enumerate(recipe.columns):
-        for key, name in _references(column):
-            needed.setdefault(name, f"columns.{number}.{key}")
-    for key in PROJECTED:
-        projected: str | None = getattr(recipe.output_projection, key, None)
-        if projected is not None:
-            needed.setdefault(projected, f"output_projection.{key}")
-    return {name: at for name, at in needed.items() if name not in made}
-
-
-def compared_columns(judge: LlmJudge, columns: Iterable[AnyColumn]) -> tuple[str, str] | None:
-    """The two responses that a judge compares, or None if it looks at one row as a whole.
-
-    Without `compare` these are the only two `llm_text` columns that its prompt names, in the
-    order in which it names them, provided its schema lets `winner_field` be "A" or "B".
-    """
-    if judge.compare:
-        return judge.compare
-    answers = {column.name for column in columns if isinstance(column, LlmText)}
-    texts = [name for name in compile_prompt(judge.prompt).mentions if name in answers]
-    return (texts[0], texts[1]) if len(texts) == 2 and _names_a_winner(judge) else None
-
-
-def _names_a_winner(judge: LlmJudge) -> bool:
-    return {"A", "B"} <= _verdicts(judge, judge.winner_field)
-
-
-def _verdicts(judge: LlmJudge | LlmStructured, key: str) -> set[str]:
-    """What the schema lets a key of the verdict be, in capitals; empty where anything goes."""
-    schema = judge.output_format.get("properties", {}).get(key, {})
-    return {str(value).upper() for value in schema.get("enum", ())}
-
-
-def score_columns(recipe: Recipe) -> list[str]:
-    """Columns with a score for each side of a pair."""
-    rule = recipe.output_projection
-    scored = [column for column in recipe.columns if isinstance(column, Scored)]
-    if isinstance(rule, DpoPreference):
-        sides = {rule.response_a_field, rule.response_b_field}
-        return [column.name for column in scored if sides <= set(column.responses or ())]
-    return [column.name for column in scored if column.candidates == rule.candidates]
-
-
-def _references(column: AnyColumn) -> Iterator[tuple[str, str]]:
-    """(key of the column, name it refers to), in the order of the keys."""
-    if isinstance(column, Expression):
-        yield from (
-            ("expression", name) for name in sorted(compile_prompt(column.expression).columns)
-        )
-    elif isinstance(column, LlmText | LlmStructured | LlmJudge | Candidates | RewardModel):
-        yield from (("prompt", name) for name in sorted(compile_prompt(column.prompt).columns))
-    if isinstance(column, LlmJudge):
-        yield from (("compare", name) for name in column.compare or ())
-    if isinstance(column, Scored):
-        if column.candidates:
-            yield "candidates", column.candidates
-        yield from (("responses", name) for name in column.responses or ())
-    if isinstance(column, Verifier) and column.reference:
-        yield "reference", column.reference
-
-
 def _check_aliases(recipe: Recipe) -> Iterator[Problem]:
     seen: dict[str, int] = {}
     for number, model in enumerate(recipe.models):
@@ -196,12 +116,12 @@ def _check_aliases(recipe: Recipe) -> Iterator[Problem]:
 def _check_column(column: AnyColumn, at: At, scope: _Scope, recipe: Recipe) -> Iterator[Problem]:
     yield from _check_models_of(column, at, recipe)
     try:
-        references = list(_references(column))
+        named = list(references(column))
     except PrefdataError as err:
         key = "expression" if isinstance(column, Expression) else "prompt"
         yield Problem((*at, key), str(err))
         return
-    for key, name in references:
+    for key, name in named:
         if not scope.has(name):
             yield Problem((*at, key), scope.missing(name))
     if isinstance(column, Scored):
@@ -225,15 +145,6 @@ def _check_models_of(column: AnyColumn, at: At, recipe: Recipe) -> Iterator[Prob
             )
         elif not isinstance(column, RewardModel):
             yield from _check_sampling(recipe.models[known[alias]], known[alias])
-
-
-def aliases_of(column: AnyColumn) -> tuple[str, ...]:
-    """The models a column asks, none for a column that is pure CPU work."""
-    if isinstance(column, Candidates):
-        return column.model_alias
-    if isinstance(column, LlmText | LlmStructured | LlmJudge | RewardModel):
-        return (column.model_alias,)
-    return ()
 
 
 def _check_sampling(model: Model, number: int) -> Iterator[Problem]:
@@ -275,7 +186,7 @@ def _check_judge(judge: LlmJudge, at: At, scope: _Scope) -> Iterator[Problem]:
             yield Problem((*at, "compare", number), message)
     if not judge.both_orders:
         return
-    if not _names_a_winner(judge):
+    if not names_a_winner(judge):
         if judge.compare or judge.winner_field != LlmJudge.model_fields["winner_field"].default:
             message = (
                 f"the key {judge.winner_field!r} of the verdict may not be A or B, so the orders "
@@ -332,7 +243,7 @@ def _check_winner(
     projection: DpoPreference, judge: LlmJudge | LlmStructured, at: At
 ) -> Iterator[Problem]:
     at, key = (*at, "winner_field"), projection.winner_field
-    keys, words = judge.output_format.get("properties", {}), _verdicts(judge, key)
+    keys, words = judge.output_format.get("properties", {}), verdicts(judge, key)
     if key not in keys:
         message = f"the verdict of {judge.name!r} has no key {key!r}; {suggest(key, keys)}"
         yield Problem(at, message)

@@ -1,40 +1,28 @@
 """From a YAML file and `key=value` overrides to a checked Recipe, before anything heavy is loaded.
 
-Owns the YAML paths and lines in messages. Knows no engine, no dataset library.
+Knows no engine, no dataset library.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
-from prefdata.errors import PrefdataError, suggest
-from prefdata.recipe import AnyColumn, OutputProjection, PreferencePairs, Recipe
+from prefdata.errors import PrefdataError
+from prefdata.recipe import PreferencePairs, Recipe
 from prefdata.recipe_checks import At, check_recipe
+from prefdata.recipe_messages import Lines, explain, shown
 
 PATH_KEYS = ("seed_dataset.path", "models.*.model")
 """Keys whose values may be files: in a recipe they are sought beside it, then in the current
 folder; on the command line in the current folder first."""
 
-LONGEST = 80
-"""Characters of a wrong value that a message repeats."""
-_KINDS = {
-    "string_type": "a text is wanted here",
-    "tuple_type": "a list is wanted here",
-    "dict_type": "a mapping of keys to values is wanted here",
-    "model_type": "a mapping of keys to values is wanted here",
-    "model_attributes_type": "a mapping of keys to values is wanted here",
-    "string_too_short": "it may not be empty",
-    "string_pattern_mismatch": "a name is made of letters, digits and '_' and begins with a letter",
-}
-"""pydantic's types of error in the words of a recipe."""
 _ABOUT_INTERPOLATION = (
     "set what it names, or give a default as in ${oc.env:NAME,default}; a plain '${' is written "
     "'\\${'"
@@ -79,7 +67,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as err:
-        raise PrefdataError(_explain(err, lines)) from err
+        raise PrefdataError(explain(err, lines)) from err
     loaded = LoadedRecipe(recipe, _dump(raw), path.parent.absolute())
     problems = check_recipe(recipe, recipe.seed_dataset.kept)
     if problems:
@@ -93,7 +81,7 @@ def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -
     Raises:
         PrefdataError: an unknown key, or a value that does not fit.
     """
-    lines = _Lines(None, None)
+    lines = Lines(None, None)
     config = OmegaConf.create({"output_projection": dict(defaults)})
     for override in overrides:
         _override(config, f"output_projection.{override}")
@@ -101,7 +89,7 @@ def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -
     try:
         return PreferencePairs.model_validate(raw)
     except ValidationError as err:
-        raise PrefdataError(_explain(err, lines, "output_projection", "preference_pairs")) from err
+        raise PrefdataError(explain(err, lines, "output_projection", "preference_pairs")) from err
 
 
 def _read(path: Path) -> str:
@@ -115,7 +103,7 @@ def _read(path: Path) -> str:
         raise PrefdataError(f"{path}: the recipe cannot be read: {err}") from err
 
 
-def _parse(path: Path, text: str) -> tuple[DictConfig, "_Lines"]:
+def _parse(path: Path, text: str) -> tuple[DictConfig, "Lines"]:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if not isinstance(root, yaml.MappingNode):
@@ -126,13 +114,13 @@ def _parse(path: Path, text: str) -> tuple[DictConfig, "_Lines"]:
                 "columns and output_projection"
             )
         # OmegaConf's own YAML loader also refuses duplicate keys
-        return cast(DictConfig, OmegaConf.create(text)), _Lines(path, root)
+        return cast(DictConfig, OmegaConf.create(text)), Lines(path, root)
     except yaml.YAMLError as err:
         mark = getattr(err, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise PrefdataError(f"{path}{line}: not valid YAML: {_yaml_problem(err)}") from err
     except OmegaConfBaseException as err:
-        place = _Lines(path, root).place(_path(_dotted(err)))
+        place = Lines(path, root).place(_path(_dotted(err)))
         raise PrefdataError(f"{place}: {_first_line(err)}; {_ABOUT_INTERPOLATION}") from err
 
 
@@ -148,7 +136,7 @@ def _dotted(err: OmegaConfBaseException) -> str:
     return re.sub(r"\[(\w+)\]", r".\1", err.full_key or "").lstrip(".")
 
 
-def _resolve(config: DictConfig, lines: "_Lines") -> dict[str, Any]:
+def _resolve(config: DictConfig, lines: "Lines") -> dict[str, Any]:
     try:
         raw = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as err:
@@ -241,140 +229,7 @@ def _check_way(config: Any, key: str) -> None:
             return
         if not OmegaConf.is_config(node):
             raise PrefdataError(
-                f"override {key!r}: {seen} is {_shown(node)}, which has no keys; set {seen} itself"
+                f"override {key!r}: {seen} is {shown(node)}, which has no keys; set {seen} itself"
             )
         seen = f"{seen}.{part}".lstrip(".")
         node = OmegaConf.select(config, seen, throw_on_missing=False)
-
-
-class _Lines:
-    """Where each YAML path stands: in the file, or on the command line."""
-
-    def __init__(self, path: Path | None, root: yaml.Node | None) -> None:
-        self._path, self._root = path, root
-        self.overridden: list[At] = []
-
-    def place(self, at: At) -> str:
-        """`file:line: path`, with the line of the nearest key that stands in the file."""
-        dotted = ".".join(map(str, at))
-        line = self._line(at)
-        if line is None and any(key[: len(at)] == at for key in self.overridden):
-            return f"command line: {dotted}"
-        if self._root is None or any(at[: len(key)] == key for key in self.overridden):
-            return f"command line: {dotted}"
-        while line is None:
-            line = self._line(at := at[:-1])
-        return f"{self._path}:{line}: {dotted}" if dotted else f"{self._path}"
-
-    def _line(self, at: At) -> int | None:
-        """The line of a path, from 1, or None where the file does not have it."""
-        if self._root is None:
-            return None
-        node, line = self._root, self._root.start_mark.line
-        for part in at:
-            found = _child(node, part)
-            if found is None:
-                return None
-            node, line = found
-        return line + 1
-
-
-def _child(node: yaml.Node, part: str | int) -> tuple[yaml.Node, int] | None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if key.value == str(part):
-                return value, key.start_mark.line
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        item = node.value[part]
-        return item, item.start_mark.line
-    return None
-
-
-def _explain(err: ValidationError, lines: _Lines, *inside: str) -> str:
-    """One line a problem; equal ones, from the members of a union, once."""
-    found = err.errors()
-    for details in found:
-        details["loc"] = (*inside, *details["loc"])
-    return "\n".join(dict.fromkeys(_explain_one(details, lines) for details in found))
-
-
-def _explain_one(details: ErrorDetails, lines: _Lines) -> str:
-    at, kind = _without_tags(details["loc"]), details["type"]
-    if kind == "union_tag_invalid":
-        at = (*at, "type")
-    return f"{lines.place(at)}: {_say(kind, at, details)}"
-
-
-def _say(kind: str, at: At, details: ErrorDetails) -> str:
-    found, context = details["input"], details.get("ctx", {})
-    if kind == "extra_forbidden":
-        return f"there is no key {at[-1]!r} here; {suggest(str(at[-1]), _known_keys(details['loc'][:-1]))}"  # fmt: skip  # noqa: E501
-    if kind == "missing":
-        return "this key is missing; add it"
-    if kind == "union_tag_not_found":
-        return "the key 'type' is missing, so it cannot be read; add it"
-    if kind in ("union_tag_invalid", "literal_error"):
-        word = context.get("tag", found)
-        known = re.findall(r"'([^']*)'", context.get("expected_tags") or context["expected"])
-        if len(known) == 1:
-            return f"it should be {known[0]!r} (found {_shown(word)})"
-        message = f"there is no {at[-1]} {word!r}; {suggest(str(word), known)}"
-        if at[-1] == "provider":
-            message += f". Set {'.'.join(map(str, at))}=auto to run the checkpoint on this machine"
-        return message
-    message = _KINDS.get(kind, details["msg"].removeprefix("Value error, "))
-    if kind == "string_type" and isinstance(found, bool | int | float):
-        message += ": put the value in quotes"
-    return message + (f" (found {_shown(found)})" if _is_told(kind, found) else "")
-
-
-def _is_told(kind: str, found: Any) -> bool:
-    # the checks across the keys of a mapping name what they found themselves
-    return not isinstance(found, dict | BaseModel) or kind.endswith("_type")
-
-
-def _shown(found: Any) -> str:
-    text = "null" if found is None else repr(found)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-
-
-def _tags(union: Any) -> dict[str, type[BaseModel]]:
-    members = get_args(get_args(union)[0])
-    return {get_args(m.model_fields["type"].annotation)[0]: m for m in members}
-
-
-def _without_tags(loc: At) -> At:
-    """A YAML path: pydantic puts a union's tag behind `columns.N` and `output_projection`."""
-    if loc[-1:] in (("int",), ("float",)):  # the members of a plain union of numbers
-        loc = loc[:-1]
-    if loc[:1] == ("columns",) and len(loc) > 2:
-        return (*loc[:2], *loc[3:])
-    if loc[:1] == ("output_projection",) and len(loc) > 1 and loc[1] in _projections():
-        return (loc[0], *loc[2:])
-    return loc
-
-
-def _projections() -> dict[str, type[BaseModel]]:
-    return _tags(OutputProjection)
-
-
-def _known_keys(loc: At) -> list[str]:
-    model: type[BaseModel] = Recipe
-    if loc[:1] == ("columns",) and len(loc) > 2:
-        model = _tags(AnyColumn)[str(loc[2])]
-    elif loc[:1] == ("output_projection",) and len(loc) > 1:
-        model = _projections()[str(loc[1])]
-    elif loc:
-        model = _submodel(loc)
-    return sorted(model.model_fields)
-
-
-def _submodel(loc: At) -> type[BaseModel]:
-    model: type[BaseModel] = Recipe
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        inner = [annotation, *get_args(annotation)]
-        model = next(a for a in inner if isinstance(a, type) and issubclass(a, BaseModel))
-    return model

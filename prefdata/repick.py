@@ -13,7 +13,7 @@ import pyarrow as pa
 from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import digest, pairs_fingerprint
 from prefdata.preferences import choose_pairs
-from prefdata.recipe_checks import score_columns
+from prefdata.recipe_columns import score_columns
 from prefdata.recipe_loader import load_recipe, validate_pair_rules
 from prefdata.record import Record, count_reasons, read_record, withdraw_record, write_record
 from prefdata.rows import CANDIDATE, REJECTS, Row, reject

@@ -3,41 +3,22 @@
 A line that cannot be used is a reject with its place, never a silent skip. Knows no stage.
 """
 
-import csv
-import os
-from codecs import BOM_UTF8
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict, DownloadConfig, load_dataset, load_from_disk
-from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
 from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import copy_id, digest, row_id, sampling_seed
 from prefdata.recipe import OWN_ID, SeedDataset
 from prefdata.rows import ID, Row, reject
+from prefdata.seed_files import Line, kind_of, read_lines
 
 CHUNK = 10_000
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
-
-
-class Line(NamedTuple):
-    """One row as read: fields, or the reason why there are none."""
-
-    source: str
-    fields: Row | None
-    reason: str = ""
-    detail: str = ""
-    raw: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +67,7 @@ def load_seeds(
         PrefdataError: there is no such file, dataset, split or column, or not one usable row.
     """
     reading = _Reading(config, needed)
-    lines = _read(config, path, reading.notes)
+    lines = read_lines(config, path, reading.notes)
     bounds = [bound for bound in (config.limit, num_records) if bound is not None]
     stop_early = min(bounds, default=None) if config.strategy == "ordered" else None
     table = _table(reading.rows(lines), stop_early, path)
@@ -168,7 +149,7 @@ class _Reading:
             if line.fields.get(ID if renamed else name) is None:
                 return "missing_field", self._missing(name, line.fields)
         for name in line.fields if self._fields is None else self._fields:
-            kind = _kind(line.fields[name])
+            kind = kind_of(line.fields[name])
             if kind is not None and self._kinds.setdefault(name, kind) != kind:
                 return "field_type", f"{name!r} is {kind}, earlier rows have {self._kinds[name]}"
         return None
@@ -178,24 +159,6 @@ class _Reading:
             return f"{name!r} is null"
         where = self._needed.get(OWN_ID if name == ID else name, "seed_dataset.fields")
         return f"there is no {name!r}, which {where} reads; {suggest(name, fields)}"
-
-
-def _kind(value: Any) -> str | None:
-    match value:
-        case None:
-            return None
-        case bool():
-            return "true or false"
-        case int() | float():
-            return "a number"
-        case str():
-            return "text"
-        case list():
-            return "a list"
-        case dict():
-            return "an object"
-        case _:
-            return type(value).__name__
 
 
 def _table(rows: Iterator[Row], wanted: int | None, path: str) -> pa.Table:
@@ -239,238 +202,3 @@ def _ids(table: pa.Table) -> list[str]:
             copy = copies[content] = copies.get(content, -1) + 1
             ids.append(copy_id(content, copy))
     return ids
-
-
-def _read(config: SeedDataset, path: str, notes: list[str]) -> Iterator[Line]:
-    local = Path(path)
-    if (local / "state.json").exists() or (local / "dataset_dict.json").exists():
-        return _lines_of_dataset(_saved(config, local), path)
-    files = _files(local)
-    if files:
-        unread = [key for key in ("name", "split", "revision") if getattr(config, key) is not None]
-        if unread:
-            notes.append(f"seed_dataset: {', '.join(unread)} not read: {path} is no Hub dataset")
-        root = local if local.is_dir() else Path(os.path.commonpath([f.parent for f in files]))
-        return (line for f in files for line in _lines_of_file(f, str(f.relative_to(root)), notes))
-    if local.is_dir():
-        raise PrefdataError(
-            f"seed_dataset.path: the folder {path!r} holds no file of a known kind "
-            f"({', '.join(SUFFIXES)})"
-        )
-    if local.is_absolute() or path.startswith(".") or local.suffix in SUFFIXES or _is_glob(path):
-        raise PrefdataError(
-            f"seed_dataset.path: there is no file {path!r}; give a file ({', '.join(SUFFIXES)}), "
-            "a folder, a glob or the id of a Hub dataset"
-        )
-    return _lines_of_dataset(_from_hub(config), path)
-
-
-def _is_glob(path: str) -> bool:
-    return any(c in path for c in "*?[")
-
-
-def _files(local: Path) -> list[Path]:
-    if local.is_file():
-        return [local]
-    if local.is_dir():
-        inside = ((f, f.relative_to(local).parts) for f in local.rglob("*") if f.suffix in SUFFIXES)
-        return sorted(f for f, parts in inside if not any(p.startswith(".") for p in parts))
-    if not _is_glob(str(local)):
-        return []
-    try:
-        place = local.absolute()
-        found = Path(place.anchor).glob(str(place.relative_to(place.anchor)))
-        return sorted(f for f in found if f.is_file())
-    except ValueError as err:
-        raise PrefdataError(f"seed_dataset.path: {local} is no valid glob: {err}") from err
-
-
-def _lines_of_file(file: Path, name: str, notes: list[str]) -> Iterator[Line]:
-    match file.suffix:
-        case ".jsonl" | ".ndjson":
-            yield from _jsonl(file, name)
-        case ".json":
-            yield from _json(file, name)
-        case ".csv":
-            yield from _csv(file, name, notes)
-        case ".parquet":
-            yield from _parquet(file, name)
-        case _:
-            raise PrefdataError(
-                f"seed_dataset.path: {file} is of no known kind; known endings: "
-                f"{', '.join(SUFFIXES)}"
-            )
-
-
-def _jsonl(file: Path, name: str) -> Iterator[Line]:
-    with file.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            if number == 1:
-                raw = raw.removeprefix(BOM_UTF8)
-            if raw.strip():
-                yield _json_line(raw, f"{name}:{number}")
-
-
-def _json_line(raw: bytes, source: str) -> Line:
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as err:
-        shown = raw.decode("utf-8", "replace").strip()
-        return Line(source, None, "bad_line", f"not valid JSON: {err}", shown)
-    return _object(value, source)
-
-
-def _object(value: Any, source: str) -> Line:
-    if isinstance(value, dict):
-        return Line(source, value)
-    shown = orjson.dumps(value).decode()
-    return Line(
-        source, None, "bad_line", f"a row is a JSON object, this is {_kind(value) or 'null'}", shown
-    )
-
-
-def _json(file: Path, name: str) -> Iterator[Line]:
-    raw = file.read_bytes().removeprefix(BOM_UTF8)
-    if _is_json_lines(raw):
-        yield from _jsonl(file, name)
-        return
-    try:
-        content = orjson.loads(raw)
-    except orjson.JSONDecodeError as err:
-        raise PrefdataError(
-            f"seed_dataset.path: {file} is no valid JSON: {err}; mend it, or use .jsonl"
-        ) from err
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        content = lists[0] if len(lists) == 1 else None
-    if not isinstance(content, list):
-        raise PrefdataError(
-            f"seed_dataset.path: {file} must hold a list of objects, or one object with one such "
-            "list"
-        )
-    for number, value in enumerate(content, start=1):
-        yield _object(value, f"{name}:item {number}")
-
-
-def _is_json_lines(raw: bytes) -> bool:
-    """Whether a .json file has an object on each line, as many tools write it."""
-    first, _, rest = raw.lstrip().partition(b"\n")
-    return bool(rest.strip()) and _json_line(first, "").fields is not None
-
-
-def _csv(file: Path, name: str, notes: list[str]) -> Iterator[Line]:
-    csv.field_size_limit(2**31 - 1)  # texts are longer than csv's default of 128 KiB
-    # -sig: spreadsheets begin with a byte order mark; bytes that are no UTF-8 show as surrogates
-    with file.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as text:
-        reader = csv.DictReader(text, strict=True)
-        _check_header(reader.fieldnames or (), file, notes)
-        rows = iter(reader)
-        while True:
-            try:
-                row = next(rows, None)
-            except csv.Error as err:
-                yield Line(f"{name}:{reader.line_num}", None, "bad_line", f"not valid CSV: {err}")
-                continue
-            if row is None:
-                return
-            yield _csv_row(row, f"{name}:{reader.line_num}")
-
-
-def _check_header(names: Sequence[str], file: Path, notes: list[str]) -> None:
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        raise PrefdataError(
-            f"seed_dataset.path: the header of {file} names {', '.join(map(repr, twice))} twice; "
-            "rename one"
-        )
-    if "" in names:
-        notes.append(f"{file.name}: the column without a name (an index?) is left out")
-
-
-def _csv_row(row: dict[str | Any, Any], source: str) -> Line:
-    # DictReader's marks: cells beyond the header under None, missing cells with the value None
-    if None in row or None in row.values():
-        shown = orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-        header = len(row) - (None in row)
-        return Line(
-            source,
-            None,
-            "bad_line",
-            f"the header has {header} columns, this line another number",
-            shown,
-        )
-    if not all(cell.isascii() or _is_utf8(cell) for cell in row.values()):
-        shown = ",".join(row.values()).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        return Line(source, None, "bad_line", "not valid UTF-8; save the file as UTF-8", shown)
-    return Line(source, {name: cell or None for name, cell in row.items() if name})
-
-
-def _is_utf8(cell: str) -> bool:
-    try:
-        cell.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _parquet(file: Path, name: str) -> Iterator[Line]:
-    try:
-        with pq.ParquetFile(file) as parquet:
-            number = 0
-            for batch in parquet.iter_batches(CHUNK):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield Line(f"{name}:row {number}", row)
-    except pa.ArrowInvalid as err:
-        raise PrefdataError(f"seed_dataset.path: {file} is no whole parquet file: {err}") from err
-
-
-def _lines_of_dataset(dataset: Dataset, name: str) -> Iterator[Line]:
-    for number, row in enumerate(dataset, start=1):
-        yield Line(f"{Path(name).name}:row {number}", dict(row))
-
-
-def _saved(config: SeedDataset, folder: Path) -> Dataset:
-    try:
-        return _one_split(load_from_disk(str(folder)), config)
-    except (OSError, ValueError) as err:  # pyarrow's ArrowInvalid is a ValueError
-        raise PrefdataError(
-            f"seed_dataset.path: {folder} is no whole saved dataset: {err}"
-        ) from err
-
-
-def _from_hub(config: SeedDataset) -> Dataset:
-    try:
-        loaded = load_dataset(
-            config.path,
-            config.name,
-            split=config.split,
-            revision=config.revision,
-            download_config=DownloadConfig(max_retries=3),
-        )
-    except DatasetNotFoundError as err:
-        raise PrefdataError(
-            f"seed_dataset.path: {config.path!r} is neither here nor on the Hub (or it is private: "
-            f"log in with `hf auth login`): {err}"
-        ) from err
-    # what `datasets` and the Hub raise for a network, a name, a script or a split they cannot use
-    except (DatasetsError, OSError, ValueError, RuntimeError) as err:
-        raise PrefdataError(
-            f"seed_dataset.path: there is no file {config.path!r} here, and as a dataset of the "
-            f"Hub it cannot be loaded: {err}"
-        ) from err
-    return _one_split(loaded, config)
-
-
-def _one_split(loaded: Dataset | DatasetDict, config: SeedDataset) -> Dataset:
-    if not isinstance(loaded, DatasetDict):
-        return loaded
-    if config.split in loaded:
-        return loaded[config.split]
-    if config.split is None and len(loaded) == 1:
-        return next(iter(loaded.values()))
-    what = f"there is no split {config.split!r}" if config.split else "it has several splits"
-    raise PrefdataError(
-        f"seed_dataset.split: {what} in {config.path!r}; set it to one of: "
-        f"{', '.join(map(str, loaded))}"
-    )

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from prefdata.estimate import FLOPS, Estimate, estimate_pass
 from prefdata.plan import plan_passes
-from prefdata.recipe_checks import columns_made, columns_needed
+from prefdata.recipe_columns import columns_made, columns_needed
 from prefdata.recipe_loader import LoadedRecipe
 from prefdata.runtime.folders import read_rows
 from prefdata.seeds import load_seeds

@@ -128,6 +128,7 @@ def stopped_in(out):
     return "stage"
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_any_moment_costs_only_what_did_not_fit(
     project, reference, tmp_path, can_mount
 ):

@@ -20,7 +20,7 @@ from prefdata.fingerprint import (
 )
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
 from prefdata.recipe import Model, Recipe
-from prefdata.recipe_checks import aliases_of
+from prefdata.recipe_columns import aliases_of
 from prefdata.seeds import load_seeds
 
 SCHEMA = {"type": "object", "properties": {"winner": {"type": "string", "enum": ["A", "B"]}}}

@@ -4,6 +4,8 @@ What is asked of each killed run: whatever its journal held is never asked again
 asked again was in flight, at most the engine's running batch.
 """
 
+import math
+import multiprocessing
 import os
 import random
 import shutil
@@ -18,9 +20,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+
+from prefdata.engines.model_thread import ModelThread
+from prefdata.fingerprint import TextKeys
+from prefdata.inference import Completion, Sampling, TextRequest
+from prefdata.runtime.folders import RowsWriter
+from prefdata.runtime.journal import Journal
+from prefdata.runtime.journaled import JournaledText, Work
+from prefdata.runtime.passes import Sweep, run_pass
+from prefdata.stages.asking import answers
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart"
@@ -29,6 +41,9 @@ PROMPTS, SAMPLES = 110, 4
 MINUTES = 5
 RUNNING_BATCH = 64
 """Sequences that the transformers engine runs at a time on a CPU."""
+
+ROUNDING = 1e-5
+"""Reward models score in batches, whose rounding in float32 shows in the last digits of a score."""
 
 pytestmark = pytest.mark.slow
 
@@ -145,15 +160,12 @@ class Runs:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
 
-    def kill_when(self, name, ready: Callable[[], bool]):
+    def kill_when(self, name, ready: Callable[[], bool], pause: float):
         """Start, and kill as soon as `ready`; returns whether that came before the end."""
-        deadline = time.monotonic() + 60 * MINUTES
         with self.started(name) as process:
-            while not ready():
-                if process.poll() is not None:
-                    assert process.returncode == 0, process.stderr.read()
-                    return False
-                assert time.monotonic() < deadline
+            if not wait_until(ready, process, pause):
+                assert process.returncode == 0, process.stderr.read()
+                return False
             os.killpg(process.pid, signal.SIGKILL)
             return process.wait() == -signal.SIGKILL
 
@@ -163,6 +175,17 @@ class Runs:
             error = process.communicate(timeout=60 * MINUTES)[1]
             assert process.returncode == 0, error
         return orjson.loads((self.out(name) / "run.json").read_bytes())
+
+
+def wait_until(ready, process, pause):
+    """Look again and again; whether it came before the process ended by itself."""
+    deadline = time.monotonic() + 60 * MINUTES
+    while not ready():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < deadline
+        time.sleep(pause)
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +198,7 @@ def real(tmp_path_factory):
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rehearsed")
-    recipe = make_recipe(folder, 3000, QUICKSTART / "models")
+    recipe = make_recipe(folder, 1500, QUICKSTART / "models")
     return Runs(recipe, ("--rehearse",), "-rehearsal")
 
 
@@ -204,17 +227,22 @@ def journal_of(out):
     for line in filter(None, lines):
         with suppress(orjson.JSONDecodeError):  # a write that the kill has cut short
             record = orjson.loads(line)
-            records.append((record["key"], orjson.dumps(record["value"])))
+            records.append((record["key"], record["value"]))
     return records
 
 
 def rows(out):
     """Every row of the results, file by file."""
     return {
-        file.relative_to(out).as_posix(): pq.read_table(file).to_pylist()
+        file.relative_to(out).as_posix(): [*map(with_parsed, pq.read_table(file).to_pylist())]
         for name in RESULTS
         for file in sorted((out / name).glob("*.parquet"))
     }
+
+
+def with_parsed(row):
+    """A reject's row is a text; as a value it can be compared."""
+    return row | {"row": orjson.loads(row["row"])} if "row" in row else row
 
 
 def copies(out):
@@ -233,12 +261,30 @@ def any_bytes(folder):
     return False
 
 
+def is_same(one, other):
+    """Whether two values are equal, numbers that are not whole but for rounding."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and all(is_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, abs_tol=ROUNDING)
+    return type(one) is type(other) and one == other
+
+
 def assert_equal(runs, name, record):
     out, expected = runs.out(name), orjson.loads((runs.reference / "run.json").read_bytes())
-    assert rows(out) == rows(runs.reference)
+    found, wanted = rows(out), rows(runs.reference)
+    assert {file: len(part) for file, part in found.items()} == {
+        file: len(part) for file, part in wanted.items()
+    }
+    for file, part in wanted.items():
+        for mine, one in zip(found[file], part, strict=True):
+            assert is_same(mine, one), file
+    print(f"{name}: rows differ in digits: {sum(found[f] != wanted[f] for f in wanted)} files")
     assert copies(out) == copies(runs.reference)
     for part in ("seeds", "prompts", "pairs", "candidates", "rejects", "drops", "means"):
-        assert record[part] == expected[part]
+        assert is_same(record[part], expected[part])
     assert record["seeds"] == record["prompts"] + sum(record["rejects"].values())
     assert not [path for path in out.rglob(".*") if path.name.startswith(".")]
 
@@ -246,11 +292,13 @@ def assert_equal(runs, name, record):
 def assert_nothing_twice(runs, name):
     """No request was recorded twice, and each was answered as in the undisturbed run."""
     records, expected = journal_of(runs.out(name)), journal_of(runs.reference)
-    assert len({key for key, _ in expected}) == len(expected)
-    twice = len(records) - len({key for key, _ in records})
-    print(f"{name}: {len(records)} records, {twice} of them twice")
-    assert twice == 0
-    assert dict(records) == dict(expected)
+    assert len(dict(expected)) == len(expected)
+    assert len(records) == len(dict(records))
+    found = dict(records)
+    assert found.keys() == dict(expected).keys()
+    differing = [key for key, value in expected if found[key] != value]
+    print(f"{name}: {len(records)} records, none twice, {len(differing)} differ in digits")
+    assert all(is_same(found[key], value) for key, value in expected)
 
 
 WRITES = {
@@ -274,7 +322,9 @@ class Chain:
     def __init__(self, runs, name, seed):
         self.runs, self.name, self.out = runs, name, runs.out(name)
         self.random = random.Random(seed)
-        self.total = Counter("score" if b"logits" in v else "text" for _, v in journal_of(runs.reference))  # fmt: skip  # noqa: E501
+        self.total = Counter(
+            "score" if "logits" in value else "text" for _, value in journal_of(runs.reference)
+        )
         self.kills: Counter[str] = Counter()
 
     def kill_at_records(self, kind, share):
@@ -282,7 +332,7 @@ class Chain:
         records = Records(self.out)
         before = records.count(kind)
         wanted = max(before + 1, int(self.total[kind] * share))
-        killed = self.runs.kill_when(self.name, lambda: records.count(kind) >= wanted)
+        killed = self.runs.kill_when(self.name, lambda: records.count(kind) >= wanted, 0.002)
         if killed and before < records.count(kind) < self.total[kind]:
             self.kills[kind] += 1
 
@@ -293,15 +343,20 @@ class Chain:
         def ready():
             return bool(half_written(self.out, pattern))
 
-        if self.runs.kill_when(self.name, lambda: ready() and not time.sleep(wait)) and ready():
+        def ready_and_waited():
+            return ready() and not time.sleep(wait)
+
+        if self.runs.kill_when(self.name, ready_and_waited, 0.0001) and ready():
             self.kills["write"] += 1
             self.kills[f"write {what}"] += 1
 
-    def finish(self):
+    def finish(self, *, least):
+        """Run to the end, compare, and make sure that the kills fell where they should."""
         record = self.runs.finish(self.name)
+        print(f"{self.name}{self.runs.suffix}:", dict(self.kills))
         assert_equal(self.runs, self.name, record)
         assert_nothing_twice(self.runs, self.name)
-        print(self.name, dict(self.kills))
+        assert all(self.kills[kind] >= count for kind, count in least.items())
 
 
 def test_a_run_of_real_models_killed_while_it_generates_scores_and_writes(real):
@@ -314,11 +369,7 @@ def test_a_run_of_real_models_killed_while_it_generates_scores_and_writes(real):
         chain.kill_at_records("score", share)
     for what in ("second stage", "rejects", "picks", "pairs", "jsonl", "run.json"):
         chain.kill_at_write(what)
-    chain.finish()
-    assert chain.kills["text"] >= 3
-    assert chain.kills["score"] >= 2
-    assert chain.kills["write"] >= 4
-    assert chain.kills["text"] + chain.kills["score"] + chain.kills["write"] >= 11
+    chain.finish(least={"text": 3, "score": 2, "write": 4})
 
 
 def test_a_rehearsed_run_killed_at_every_step(rehearsed):
@@ -328,10 +379,123 @@ def test_a_rehearsed_run_killed_at_every_step(rehearsed):
         chain.kill_at_records("text", share)
     for _ in range(2):
         chain.kill_at_write("first stage")
-    for share in sorted(chain.random.uniform(0.01, 0.95) for _ in range(4)):
+    for share in sorted(chain.random.uniform(0.01, 0.95) for _ in range(3)):
         chain.kill_at_records("score", share)
     for what in ("second stage", "candidates", "rejects", "picks", "pairs", "recipe.yaml"):
         chain.kill_at_write(what)
     chain.kill_at_write("run.json")
-    chain.finish()
-    assert chain.kills["text"] + chain.kills["score"] + chain.kills["write"] >= 12
+    chain.finish(least={"text": 3, "score": 2, "write": 5})
+
+
+@pytest.mark.parametrize(
+    ("models", "sign"), [("real", signal.SIGTERM), ("rehearsed", signal.SIGINT)]
+)
+def test_a_run_that_is_asked_to_stop_ends_soon_and_goes_on_later(models, sign, request):
+    runs, name = request.getfixturevalue(models), f"asked {sign.name}"
+    records = Records(runs.out(name))
+    with runs.started(name) as process:
+        assert wait_until(lambda: records.count("text") > 300, process, 0.002)
+        asked = time.monotonic()
+        process.send_signal(sign)
+        error = process.communicate(timeout=60)[1]
+        seconds = time.monotonic() - asked
+    print(f"{sign.name}: ended after {seconds:.1f} s")
+    assert (process.returncode, seconds < 10) == (130, True)
+    assert error.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
+    assert not [path for path in runs.out(name).rglob(".*") if path.name.startswith(".")]
+    finished = len(journal_of(runs.out(name)))
+    record = runs.finish(name)
+    assert record["requests"]["replayed"] == finished
+    assert_equal(runs, name, record)
+    assert_nothing_twice(runs, name)
+
+
+def test_of_two_runs_in_one_folder_one_stops_and_the_other_is_not_harmed(rehearsed):
+    with rehearsed.started("twice") as first, rehearsed.started("twice") as second:
+        ends = [(p.communicate(timeout=60 * MINUTES)[1], p.returncode) for p in (first, second)]
+    assert sorted(code for _, code in ends) == [0, 2]
+    [error] = [error for error, code in ends if code == 2]
+    assert "is writing there; wait for its end or choose another folder with --out" in error
+    assert "Traceback" not in error
+    record = orjson.loads((rehearsed.out("twice") / "run.json").read_bytes())
+    assert_equal(rehearsed, "twice", record)
+    assert_nothing_twice(rehearsed, "twice")
+
+
+class Steps:
+    """Work of a model thread that finishes a batch a step, and notes it where a kill leaves it."""
+
+    def __init__(self, log, seconds):
+        self._log, self._seconds, self._waiting = log, seconds, []
+
+    def step(self, arrivals):
+        self._waiting += arrivals
+        time.sleep(self._seconds)
+        batch, self._waiting = self._waiting[:RUNNING_BATCH], self._waiting[RUNNING_BATCH:]
+        os.write(self._log, b"x" * len(batch))
+        for index, call in batch:
+            call.deliver(index, Completion("word " * 200, "stop", 1, 200))
+        return bool(self._waiting)
+
+
+class SteppingEngine:
+    """A TextEngine over `Steps`, in a thread as the real ones."""
+
+    def __init__(self, log, seconds):
+        self._thread = ModelThread("steps", Steps(log, seconds))
+
+    async def generate(self, requests):
+        jobs = self._thread.stream(
+            lambda call: [(index, call) for index in range(len(requests))], len(requests)
+        )
+        async for index, completion in jobs:
+            yield index, completion
+
+    def close(self):
+        self._thread.close()
+
+
+class NoProgress:
+    def advance(self, rows):
+        pass
+
+
+def generate_on_and_on(folder, seconds):
+    """One pass of many rows through the journal, until somebody kills it."""
+    log = os.open(folder / "finished", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    with RowsWriter(folder / "seeds", pa.schema({"id": pa.string()})) as writer:
+        writer.write(pa.table({"id": [f"r{n}" for n in range(50_000)]}))
+    with Journal(folder / "journal") as journal:
+        engine = JournaledText(lambda: SteppingEngine(log, seconds), TextKeys("m"), journal, Work())
+
+        async def stage(row):
+            chat = ({"role": "user", "content": row["id"]},)
+            requests = [TextRequest(chat, Sampling(1.0, 10), seed) for seed in range(8)]
+            return {"texts": [answer.text for answer in await answers(engine, requests)]}
+
+        fields = [pa.field("texts", pa.list_(pa.string()))]
+        sweep = Sweep([[("texts", stage)]], fields, frozenset())
+        run_pass(sweep, folder / "seeds", folder / "out", NoProgress())
+
+
+def test_a_kill_loses_at_most_the_batch_that_runs_and_the_one_just_finished(tmp_path):
+    """At 1,300 to 3,200 completions a second."""
+    lost, draw = [], random.Random(4)
+    for number in range(6):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        process = multiprocessing.get_context("spawn").Process(
+            target=generate_on_and_on, args=(folder, draw.choice([0.02, 0.05]))
+        )
+        process.start()
+        while not list(folder.glob("journal/*")):
+            assert process.is_alive()
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 3))
+        process.kill()
+        process.join()
+        records = journal_of(folder)
+        assert len(records) == len(dict(records))
+        lost.append((folder / "finished").stat().st_size - len(records))
+    print("finished and not journaled at each kill:", lost)
+    assert max(lost) <= 2 * RUNNING_BATCH

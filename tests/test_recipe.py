@@ -13,7 +13,7 @@ from conftest import ROOT
 from prefdata.errors import PrefdataError
 from prefdata.projection import DpoPreference, PreferencePairs
 from prefdata.recipe import AnyColumn, InferenceParameters, Model, Recipe, SeedDataset
-from prefdata.recipe_checks import columns_made, columns_needed, compared_columns
+from prefdata.recipe_columns import columns_made, columns_needed, compared_columns
 from prefdata.recipe_loader import load_recipe, validate_pair_rules
 
 RECIPE = """\

@@ -107,7 +107,7 @@ def check_role(model: Model, path: str, role: Literal["text", "reward"]) -> None
 
 
 def count_parameters(path: str) -> int | None:
-    """Parameters of a local checkpoint from its safetensors headers; None if there are none here."""
+    """Parameters of a local checkpoint, from its safetensors headers; None where it has none."""
     from safetensors import safe_open
 
     total = 0

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from prefdata.prompts import compile_prompt
 from prefdata.recipe import META_SUFFIX, AnyColumn, LlmJudge
-from prefdata.recipe_checks import compared_columns
+from prefdata.recipe_columns import compared_columns
 from prefdata.rows import ID, JUDGE_META, Row, field_of_schema
 from prefdata.stages.asking import Asker, Tools, answers
 from prefdata.stages.stage import Stage

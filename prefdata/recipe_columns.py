@@ -1,0 +1,118 @@
+"""What the columns of a recipe read, make, ask and score. Judges nothing."""
+
+from collections.abc import Iterable, Iterator
+
+from prefdata.prompts import compile_prompt
+from prefdata.recipe import (
+    META_SUFFIX,
+    AnyColumn,
+    Candidates,
+    DpoPreference,
+    Expression,
+    LlmJudge,
+    LlmStructured,
+    LlmText,
+    Recipe,
+    RewardModel,
+    Scored,
+    Verifier,
+)
+
+PROJECTED = (
+    "prompt_field", "response_a_field", "response_b_field", "judge_field",
+    "candidates", "score", "group_by",
+)  # fmt: skip
+"""Keys of `output_projection` that name a column."""
+
+
+def names_made(column: AnyColumn) -> tuple[str, ...]:
+    """Names of the columns that a stage adds."""
+    if isinstance(column, LlmText | LlmStructured | LlmJudge):
+        return column.name, column.name + META_SUFFIX
+    return (column.name,)
+
+
+def columns_read(column: AnyColumn) -> frozenset[str]:
+    """Names of the columns that this one needs; templates must have been checked before."""
+    return frozenset(name for _, name in references(column))
+
+
+def columns_made(recipe: Recipe) -> dict[str, str]:
+    """Columns that the recipe adds to the seeds', each with its YAML path."""
+    numbered = enumerate(recipe.columns)
+    return {name: f"columns.{n}" for n, column in numbered for name in names_made(column)}
+
+
+def columns_needed(recipe: Recipe) -> dict[str, str]:
+    """Seed columns that the recipe needs, each with the YAML path of its first use."""
+    made = {"id", *columns_made(recipe)}
+    needed: dict[str, str] = {}
+    for number, column in enumerate(recipe.columns):
+        for key, name in references(column):
+            needed.setdefault(name, f"columns.{number}.{key}")
+    for key in PROJECTED:
+        projected: str | None = getattr(recipe.output_projection, key, None)
+        if projected is not None:
+            needed.setdefault(projected, f"output_projection.{key}")
+    return {name: at for name, at in needed.items() if name not in made}
+
+
+def compared_columns(judge: LlmJudge, columns: Iterable[AnyColumn]) -> tuple[str, str] | None:
+    """The two responses that a judge compares, or None if it looks at one row as a whole.
+
+    Without `compare` these are the only two `llm_text` columns that its prompt names, in the
+    order in which it names them, provided its schema lets `winner_field` be "A" or "B".
+    """
+    if judge.compare:
+        return judge.compare
+    answers = {column.name for column in columns if isinstance(column, LlmText)}
+    texts = [name for name in compile_prompt(judge.prompt).mentions if name in answers]
+    return (texts[0], texts[1]) if len(texts) == 2 and names_a_winner(judge) else None
+
+
+def names_a_winner(judge: LlmJudge) -> bool:
+    """Whether the judge's schema lets `winner_field` be "A" or "B"."""
+    return {"A", "B"} <= verdicts(judge, judge.winner_field)
+
+
+def verdicts(judge: LlmJudge | LlmStructured, key: str) -> set[str]:
+    """What the schema lets a key of the verdict be, in capitals; empty where anything goes."""
+    schema = judge.output_format.get("properties", {}).get(key, {})
+    return {str(value).upper() for value in schema.get("enum", ())}
+
+
+def score_columns(recipe: Recipe) -> list[str]:
+    """Columns with a score for each side of a pair."""
+    rule = recipe.output_projection
+    scored = [column for column in recipe.columns if isinstance(column, Scored)]
+    if isinstance(rule, DpoPreference):
+        sides = {rule.response_a_field, rule.response_b_field}
+        return [column.name for column in scored if sides <= set(column.responses or ())]
+    return [column.name for column in scored if column.candidates == rule.candidates]
+
+
+def references(column: AnyColumn) -> Iterator[tuple[str, str]]:
+    """(key of the column, name it refers to), in the order of the keys."""
+    if isinstance(column, Expression):
+        yield from (
+            ("expression", name) for name in sorted(compile_prompt(column.expression).columns)
+        )
+    elif isinstance(column, LlmText | LlmStructured | LlmJudge | Candidates | RewardModel):
+        yield from (("prompt", name) for name in sorted(compile_prompt(column.prompt).columns))
+    if isinstance(column, LlmJudge):
+        yield from (("compare", name) for name in column.compare or ())
+    if isinstance(column, Scored):
+        if column.candidates:
+            yield "candidates", column.candidates
+        yield from (("responses", name) for name in column.responses or ())
+    if isinstance(column, Verifier) and column.reference:
+        yield "reference", column.reference
+
+
+def aliases_of(column: AnyColumn) -> tuple[str, ...]:
+    """The models a column asks, none for a column that is pure CPU work."""
+    if isinstance(column, Candidates):
+        return column.model_alias
+    if isinstance(column, LlmText | LlmStructured | LlmJudge | RewardModel):
+        return (column.model_alias,)
+    return ()
