@@ -5,32 +5,29 @@ unfinished one is made again, and the journal answers what was answered before.
 """
 
 import platform
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from prefdata import engines
-from prefdata.engines.checkpoints import check_role, identify
-from prefdata.engines.scripted import ScriptedReward, ScriptedText
-from prefdata.fingerprint import (
-    ScoreKeys,
-    TextKeys,
-    model_identity,
-    pairs_fingerprint,
-    stage_fingerprint,
-)
-from prefdata.plan import Checkpoint, Pass, plan_passes
+from prefdata.fingerprint import pairs_fingerprint, stage_fingerprint
+from prefdata.plan import Pass, plan_passes
 from prefdata.preferences import choose_pairs, write_jsonl
 from prefdata.projection import DpoPreference
 from prefdata.recipe import Candidates, Recipe
-from prefdata.recipe_columns import columns_needed, columns_read, score_columns
+from prefdata.recipe_columns import (
+    columns_made,
+    columns_needed,
+    columns_read,
+    reads_any,
+    score_columns,
+)
 from prefdata.recipe_loader import LoadedRecipe
 from prefdata.record import (
     Record,
@@ -41,29 +38,22 @@ from prefdata.record import (
     write_record,
 )
 from prefdata.rows import REJECTS
-from prefdata.runtime.disk import (
-    Damaged,
-    disk_errors,
-    hold,
-    publish,
-    temporary_name,
-    write_text,
-)
-from prefdata.runtime.folders import RowsWriter, count_rows, read_tables
-from prefdata.runtime.journal import Journal
-from prefdata.runtime.journaled import JournaledReward, JournaledText, Work
+from prefdata.runtime.disk import Damaged, disk_errors, hold, write_text
+from prefdata.runtime.fleet import Fleet
+from prefdata.runtime.folders import RowsWriter, count_rows, link_folder, read_tables
 from prefdata.runtime.passes import Sweep, rejects_of, run_pass
 from prefdata.runtime.progress import show_progress
 from prefdata.seeds import Seeds, load_seeds
-from prefdata.stages import Tools, fields_of, make_stage
+from prefdata.selection import check_dedupe
+from prefdata.stages import Tools, code_of, fields_of, make_stage
 
 Say = Callable[[str], None]
 JSONL_COLUMNS = ("prompt", "chosen", "rejected")
+VERSIONS = ("datasets", "llguidance", "pyarrow", "rensa", "torch", "transformers")
+"""Packages whose version can matter to the rows."""
 
 
-def build(
-    loaded: LoadedRecipe, out: Path, *, rehearse: bool = False, say: Say = print
-) -> dict[str, Any]:
+def build(loaded: LoadedRecipe, out: Path, *, rehearse: bool = False, say: Say = print) -> Record:
     """Run a recipe, or go on where an earlier run of it stopped; returns what `run.json` holds.
 
     Args:
@@ -76,15 +66,22 @@ def build(
         PrefdataError: the user can fix it; everything finished so far is kept.
     """
     started = time.time()
-    with disk_errors(out), hold(out), ExitStack() as open_things:
-        run = _Run(loaded, out, rehearse, say)
-        checkpoints = run.identify_checkpoints()
+    check_dedupe(loaded.recipe.output_projection)
+    with (
+        disk_errors(out),
+        hold(out),
+        Fleet(loaded, out / "journal", rehearse=rehearse, say=say) as fleet,
+    ):
+        run = _Run(loaded, out, fleet, say)
         seeds = run.load_seeds()
         folder, fingerprint = run.save_seeds(seeds)
         folders = [folder]
         steps = []
         for number, step in enumerate(plan_passes(loaded.recipe), start=1):
-            fingerprint = stage_fingerprint(fingerprint, step.columns, loaded.recipe, checkpoints)
+            code = [code_of(column, loaded.folder) for column in step.columns]
+            fingerprint = stage_fingerprint(
+                fingerprint, step.columns, loaded.recipe, fleet.checkpoints, code
+            )
             folders.append(out / "stages" / f"{number}-{step.name}-{fingerprint[:8]}")
             steps.append((step, folders[-2], folders[-1]))
         final = pairs_fingerprint(fingerprint, loaded.recipe)
@@ -92,9 +89,17 @@ def build(
             say("nothing to do: this run is finished")
             return finished
         for step, source, target in steps:
-            run.run_pass(step, source, target, open_things)
-        outcome = run.choose(folders)
-        return run.record(final, fingerprint, seeds, outcome, checkpoints, started)
+            run.run_pass(step, source, target)
+        record = {
+            "prefdata": version("prefdata"),
+            "fingerprint": final,
+            "scored_fingerprint": fingerprint,
+            "rehearsed": rehearse,
+            "seeds": len(seeds),
+            "stages": [folder.name for folder in folders],
+            **run.choose(folders),
+        }
+        return run.record(record, started)
 
 
 @dataclass
@@ -103,37 +108,13 @@ class _Run:
 
     loaded: LoadedRecipe
     out: Path
-    rehearse: bool
+    fleet: Fleet
     say: Say
-    work: Work = field(default_factory=Work)
     seconds: dict[str, float] = field(default_factory=dict)
-    _journal: Journal | None = None
-    _engines: dict[str, JournaledText | JournaledReward] = field(default_factory=dict)
-    _identities: dict[str, str] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe:
         return self.loaded.recipe
-
-    def identify_checkpoints(self) -> dict[str, str]:
-        """Content hash or commit of every alias's checkpoint; a missing one stops the run."""
-        found: dict[str, str] = {}
-        roles = {
-            a: c.role
-            for p in plan_passes(self.recipe)
-            for c in p.checkpoints.values()
-            for a in [c.model.alias]
-        }
-        for model in self.recipe.models:
-            path = self.loaded.locate(model.model)
-            if self.rehearse:
-                found[model.alias] = "scripted"
-                continue
-            found[model.alias] = identify(model, path)
-            if model.alias in roles and not model.skip_health_check:
-                check_role(model, path, roles[model.alias])
-        self._identities = {m.alias: model_identity(m, found[m.alias]) for m in self.recipe.models}
-        return found
 
     def load_seeds(self) -> Seeds:
         with self._timed("seeds"):
@@ -142,6 +123,7 @@ class _Run:
                 config,
                 self.loaded.locate(config.path),
                 needed=columns_needed(self.recipe),
+                made=columns_made(self.recipe),
                 num_records=self.recipe.num_records,
                 seed=self.recipe.seed,
             )
@@ -180,14 +162,14 @@ class _Run:
             self.say(f"{name}: {found.get(name, 0):,} bytes of {size:,} are there; it is made anew")
         return record if record["files"] == found else None
 
-    def run_pass(self, step: Pass, source: Path, target: Path, open_things: ExitStack) -> None:
+    def run_pass(self, step: Pass, source: Path, target: Path) -> None:
         """Make `target` unless it is there and whole."""
         if self._is_whole(target):
             return
-        sweep = self._sweep(step, open_things)
+        sweep = self._sweep(step)
         with (
             self._timed(step.name),
-            show_progress(step.name, count_rows(source), self.work) as progress,
+            show_progress(step.name, count_rows(source), self.fleet.work) as progress,
         ):
             run_pass(sweep, source, target, progress)
 
@@ -196,7 +178,7 @@ class _Run:
         scored, rule = folders[-1], self.recipe.output_projection
         withdraw_record(self.out)
         with self._timed("pairs"):
-            _link(scored, self.out / "candidates")
+            link_folder(scored, self.out / "candidates")
             with RowsWriter(self.out / "rejects", REJECTS) as rejects:
                 for folder in folders:
                     for table in read_tables(rejects_of(folder)):
@@ -220,96 +202,33 @@ class _Run:
             "means": choice.means,
         }
 
-    def record(
-        self,
-        fingerprint: str,
-        scored: str,
-        seeds: Seeds,
-        outcome: dict[str, Any],
-        checkpoints: Mapping[str, str],
-        started: float,
-    ) -> Record:
-        """Write recipe.yaml and run.json."""
+    def record(self, record: Record, started: float) -> Record:
+        """Write recipe.yaml and run.json, which adds to `record` what was used and spent."""
+        work = self.fleet.work
         write_text(self.out / "recipe.yaml", self.loaded.resolved)
-        record = {
-            "prefdata": version("prefdata"),
-            "fingerprint": fingerprint,
-            "scored_fingerprint": scored,
-            "rehearsed": self.rehearse,
-            "seeds": len(seeds),
-            **outcome,
-            "checkpoints": dict(checkpoints),
+        record |= {
+            "checkpoints": self.fleet.checkpoints,
+            "loads": work.loads,
             "requests": {
-                "generated": self.work.generated,
-                "scored": self.work.scored,
-                "replayed": self.work.replayed,
+                "generated": work.generated,
+                "scored": work.scored,
+                "replayed": work.replayed,
             },
-            "tokens": {
-                "prompt": self.work.prompt_tokens,
-                "completion": self.work.completion_tokens,
-            },
-            "loads": self.work.loads,
+            "tokens": {"prompt": work.prompt_tokens, "completion": work.completion_tokens},
             "seconds": self.seconds | {"total": time.time() - started},
             "started": started,
-            "versions": {
-                name: version(name) for name in ("datasets", "pyarrow", "torch", "transformers")
-            },
+            "versions": {name: version(name) for name in VERSIONS if find_spec(name)},
             "python": platform.python_version(),
         }
         return write_record(self.out, record, self._copies().values())
 
-    def _sweep(self, step: Pass, open_things: ExitStack) -> Sweep:
-        text, reward = self._open(step, open_things)
+    def _sweep(self, step: Pass) -> Sweep:
+        text, reward = self.fleet.engines_of(step)
         models = {model.alias: model for model in self.recipe.models}
         tools = Tools(self.recipe.seed, models, text, reward, self.loaded.folder)
         waves = [[(c.name, make_stage(c, self.recipe, tools)) for c in wave] for wave in step.waves]
         fields = [field for column in step.columns for field in fields_of(column)]
-        reads = frozenset[str]().union(*(columns_read(column) for column in step.columns))
-        return Sweep(waves, fields, reads)
-
-    def _open(
-        self, step: Pass, open_things: ExitStack
-    ) -> tuple[dict[str, JournaledText], dict[str, JournaledReward]]:
-        """Engines of a pass by alias; those that earlier passes have loaded are used again."""
-        journal = self._open_journal(open_things)
-        text: dict[str, JournaledText] = {}
-        reward: dict[str, JournaledReward] = {}
-        for model in self.recipe.models:
-            for key, checkpoint in step.checkpoints.items():
-                if Checkpoint(checkpoint.role, model).key != key:
-                    continue
-                if key not in self._engines:
-                    self._engines[key] = self._engine(checkpoint, journal)
-                    open_things.callback(self._engines[key].close)
-                engine = self._engines[key]
-                if isinstance(engine, JournaledText):
-                    text[model.alias] = engine
-                else:
-                    reward[model.alias] = engine
-        return text, reward
-
-    def _engine(self, checkpoint: Checkpoint, journal: Journal) -> JournaledText | JournaledReward:
-        model, identity = checkpoint.model, self._identities[checkpoint.model.alias]
-        path = self.loaded.locate(model.model)
-
-        def load_text() -> engines.TextEngine:
-            self.work.loads.append(model.model)
-            return ScriptedText() if self.rehearse else engines.open_text_engine(model, path)
-
-        def load_reward() -> engines.RewardEngine:
-            self.work.loads.append(model.model)
-            return ScriptedReward() if self.rehearse else engines.open_reward_engine(model, path)
-
-        if checkpoint.role == "text":
-            return JournaledText(load_text, TextKeys(identity), journal, self.work)
-        return JournaledReward(load_reward, ScoreKeys(identity), journal, self.work)
-
-    def _open_journal(self, open_things: ExitStack) -> Journal:
-        if self._journal is None:
-            self._journal = open_things.enter_context(Journal(self.out / "journal"))
-            for damage in self._journal.damage:
-                self.say(str(damage))
-        return self._journal
+        return Sweep(waves, fields, _reads(step))
 
     def _is_whole(self, folder: Path) -> bool:
         """Whether a step is finished; a damaged one is set aside, to be made again."""
@@ -342,21 +261,11 @@ class _Run:
         self.seconds[name] = time.monotonic() - start
 
 
-def _link(source: Path, target: Path) -> None:
-    """Show a finished folder under a second name, without a second copy where links work."""
-    temporary = temporary_name(target)
-    try:
-        shutil.copytree(source, temporary, copy_function=_hard_link)
-        publish(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _hard_link(source: str, target: str) -> None:
-    try:
-        Path(target).hardlink_to(source)
-    except OSError:  # a file system without links
-        shutil.copy2(source, target)
+def _reads(step: Pass) -> frozenset[str] | None:
+    """Columns that a pass reads; None for all of them, which a Python function may ask for."""
+    if any(reads_any(column) for column in step.columns):
+        return None
+    return frozenset[str]().union(*(columns_read(column) for column in step.columns))
 
 
 def _count_candidates(scored: Path, recipe: Recipe) -> int:

@@ -3,7 +3,7 @@
 A key is content: whatever can change a text or a score changes its key; nothing else does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from hashlib import blake2b
 from typing import Any
@@ -143,7 +143,11 @@ class ScoreKeys:
 
 
 def stage_fingerprint(
-    parent: str, columns: tuple[AnyColumn, ...], recipe: Recipe, checkpoints: Mapping[str, str]
+    parent: str,
+    columns: tuple[AnyColumn, ...],
+    recipe: Recipe,
+    checkpoints: Mapping[str, str],
+    code: Sequence[str] = (),
 ) -> str:
     """Identity of a stage's rows: its parent's, its columns', and its models'.
 
@@ -152,9 +156,10 @@ def stage_fingerprint(
         columns: the columns that the stage adds.
         recipe: whose seed and models they use.
         checkpoints: hash or commit of each alias's checkpoint.
+        code: hashes of the Python functions that the columns call.
     """
     models = [_model_facts(recipe.model(a), checkpoints[a]) for c in columns for a in aliases_of(c)]
-    return digest(FORMAT, parent, recipe.seed, [c.model_dump() for c in columns], models)
+    return digest(FORMAT, parent, recipe.seed, [c.model_dump() for c in columns], models, [*code])
 
 
 def _model_facts(model: Model, checkpoint: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from prefdata.fingerprint import digest
 from prefdata.recipe import AnyColumn, Model, Recipe, RewardModel
-from prefdata.recipe_columns import aliases_of, columns_read, names_made
+from prefdata.recipe_columns import aliases_of, columns_read, names_made, reads_any
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def _waves(columns: Sequence[AnyColumn]) -> tuple[tuple[AnyColumn, ...], ...]:
     waves: list[list[AnyColumn]] = []
     for column in columns:
         made = {name for c in (waves[-1] if waves else ()) for name in names_made(c)}
-        if not waves or columns_read(column) & made:
+        if not waves or reads_any(column) or columns_read(column) & made:
             waves.append([])
         waves[-1].append(column)
     return tuple(tuple(wave) for wave in waves)

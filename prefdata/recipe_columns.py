@@ -37,6 +37,11 @@ def columns_read(column: AnyColumn) -> frozenset[str]:
     return frozenset(name for _, name in references(column))
 
 
+def reads_any(column: AnyColumn) -> bool:
+    """Whether the column may read whatever exists before it: a Python function is given the row."""
+    return isinstance(column, Verifier) and column.function is not None
+
+
 def columns_made(recipe: Recipe) -> dict[str, str]:
     """Columns that the recipe adds to the seeds', each with its YAML path."""
     numbered = enumerate(recipe.columns)

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any, Literal
 
@@ -111,6 +112,7 @@ def select(facts: Iterable[PairFacts], rule: PairRules, *, seed: int) -> Selecti
         PrefdataError: `test_size` is a count that would leave no prompt for training, or `minhash`
             is asked for and its package is missing.
     """
+    check_dedupe(rule)
     table = _read(facts, seed, with_signatures=rule.dedupe == "minhash")
     codes = np.full(len(table), _CODES["train"], dtype=np.uint8)
     prompts, claims = _number(table.prompts), _number(table.claims)
@@ -213,14 +215,21 @@ def _append_signatures(columns: _Columns, prompts: Sequence[str]) -> None:
     columns.signatures.extend(_signatures(runs).tobytes())
 
 
-def _signatures(prompts: Sequence[str]) -> _Codes:
-    try:
-        from rensa import RMinHash  # only `minhash` needs it
-    except ImportError as err:
+def check_dedupe(rule: PairRules) -> None:
+    """Make sure that what `dedupe` needs is installed, before there is anything to lose.
+
+    Raises:
+        PrefdataError: it is not.
+    """
+    if rule.dedupe == "minhash" and find_spec("rensa") is None:
         raise PrefdataError(
             "dedupe is minhash, which needs the package rensa, but it is not installed; "
             "run pip install 'prefdata[minhash]', or set dedupe: exact"
-        ) from err
+        )
+
+
+def _signatures(prompts: Sequence[str]) -> _Codes:
+    from rensa import RMinHash  # only `minhash` needs it
 
     shingles = [_shingles(prompt) for prompt in prompts]
     digests: Any = RMinHash.digests_from_token_sets(shingles, _PERMUTATIONS, 0)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import datasets
 import orjson
 import pyarrow.parquet as pq
@@ -247,3 +250,51 @@ def test_provenance_of_both_sides_is_in_the_pairs(project):
     names = pq.read_schema(next((project.folder / "run" / "pairs").glob("*.parquet"))).names
     for name in ("alias", "model", "temperature", "sample", "finish_reason", "score", "scores"):
         assert {f"chosen_{name}", f"rejected_{name}"} <= set(names)
+
+
+def with_function(project, body):
+    (project.folder / "grading.py").write_text(f"def grade(text, row):\n    return {body}\n")
+    project.recipe["columns"].append(
+        {
+            "name": "grade",
+            "type": "verifier",
+            "method": "function",
+            "function": "grading:grade",
+            "candidates": "candidates",
+        }
+    )
+
+
+def test_a_function_sees_every_column_of_its_row(project):
+    with_function(project, "len(text) + row['answer'] + row['reward'][0]")
+    record = run(project)
+    assert record["rejects"] == {}
+    assert record["means"].keys() == {"reward", "grade"}
+
+
+def test_editing_a_function_grades_anew(project):
+    with_function(project, "len(text) % 2")
+    command = [sys.executable, "-m", "prefdata", "build", project.write(), "--rehearse"]
+
+    def grades():
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return [row["grade"] for row in rows(project.folder / "run-rehearsal", "candidates")]
+
+    first = grades()
+    (project.folder / "grading.py").write_text("def grade(text, row):\n    return 7\n")
+    assert first != grades() == [[7.0] * 4] * 20
+
+
+def test_a_seed_column_called_as_a_recipe_column_is_refused(project):
+    project.recipe["seed_dataset"].pop("fields")
+    project.write_seeds([{"prompt": "p", "answer": 1, "reward": 2}])
+    with pytest.raises(PrefdataError, match="reward"):
+        run(project)
+
+
+def test_run_json_names_stages_versions_and_checkpoints(project):
+    record = run(project)
+    assert [name.split("-")[1] for name in record["stages"]] == ["seeds", "candidates", "reward"]
+    assert record["versions"].keys() >= {"datasets", "pyarrow", "torch", "transformers"}
+    assert record["checkpoints"] == {"hot": "scripted", "grader": "scripted"}

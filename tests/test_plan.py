@@ -178,7 +178,7 @@ def test_prompts_are_measured_with_the_models_own_tokenizer_template_included(re
     )
     sample = [{"prompt": "Add 2 and 3."}] * 2
     estimate = cost(found, 10, sample, QUICKSTART / "models" / "lm")
-    assert 100 <= estimate.prompt_tokens <= 300
+    assert 50 <= estimate.prompt_tokens <= 400
     assert estimate.parameters > 100_000
     assert estimate.gpu_hours > 0
 

@@ -68,7 +68,7 @@ REPORT = {
         "by": {"anyOf": [{"$ref": "#/$defs/person"}, {"type": "null"}]},
     },
     "required": ["score", "tags", "safe", "by"],
-    "$defs": {"person": {"type": "object", "properties": {"age": {"type": "number"}}}},
+    "$defs": {"person": {"type": "object", "properties": {"age": {"enum": [1, 2.5]}}}},
 }
 
 
@@ -276,11 +276,11 @@ def test_the_text_ends_before_the_first_stop_string(load_text):
     free = complete(engine, many_requests(32))[0]
     cut = complete(engine, many_requests(32, stop=(" is ", "zebra")))[0]
     stopped = [i for i, done in enumerate(free) if " is " in done.text]
-    assert len(stopped) > 5
+    assert stopped
     for i, (whole, part) in enumerate(zip(free, cut, strict=True)):
         assert part.text == whole.text.split(" is ")[0]
         assert part.completion_tokens < whole.completion_tokens or i not in stopped
-        assert part.finish_reason == "stop"
+        assert part.finish_reason == ("stop" if i in stopped else whole.finish_reason)
 
 
 def test_length_ends_a_completion_at_max_tokens_and_at_the_context(random_lm, load_text):
@@ -318,14 +318,14 @@ def test_a_prompt_that_fills_the_context_is_a_reject(random_lm, load_text):
 def test_a_schema_holds_at_temperature_two(folder, schema, random_lm, load_text):
     engine = load_text(random_lm if folder == "random" else MODELS / "lm")
     hot = [request("list", seed, schema, temperature=2.0, max_tokens=120) for seed in range(60)]
-    complete_ones = [done for done in complete(engine, hot)[0] if done.finish_reason == "stop"]
-    assert len(complete_ones) > 40
-    for done in complete_ones:
+    verdicts = complete(engine, hot)[0]
+    for done in verdicts:
+        assert done.finish_reason == "stop"
         value = json.loads(done.text)
         jsonschema.validate(value, schema)
         assert set(value) == set(schema["properties"])
     if schema is VERDICT:
-        assert {done.text for done in complete_ones} <= {'{"winner": "A"}', '{"winner": "B"}'}
+        assert {done.text for done in verdicts} <= {'{"winner": "A"}', '{"winner": "B"}'}
 
 
 def test_a_schema_cut_by_max_tokens_says_so(random_lm, load_text):

@@ -1,9 +1,13 @@
 """Engines: what runs the models. The only package that imports torch, transformers or vllm."""
 
+from typing import Literal
+
 from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.recipe import Model
 
-__all__ = ["RewardEngine", "TextEngine", "open_reward_engine", "open_text_engine"]
+Role = Literal["text", "reward"]
+
+__all__ = ["Role", "RewardEngine", "TextEngine", "open_reward_engine", "open_text_engine"]
 
 
 def open_text_engine(model: Model, path: str) -> TextEngine:

@@ -116,6 +116,23 @@ class _Output:
         self._writer = None
 
 
+def link_folder(source: Path, target: Path) -> None:
+    """Show a finished folder under a second name, without a second copy where links work."""
+    temporary = temporary_name(target)
+    try:
+        shutil.copytree(source, temporary, copy_function=_hard_link)
+        publish(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _hard_link(source: str, target: str) -> None:
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
+
+
 def read_schema(folder: Path) -> pa.Schema:
     """The Arrow schema of a folder's rows.
 

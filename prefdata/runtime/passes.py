@@ -18,6 +18,7 @@ from datasets import IterableDataset
 from prefdata.errors import RowError
 from prefdata.rows import ID, REJECTS, Row, is_json, reject
 from prefdata.runtime.folders import RowsWriter, read_schema, read_tables
+from prefdata.runtime.map_loop import MapLoop
 from prefdata.runtime.progress import Progress
 
 Stage = Callable[[Row], Awaitable[Row]]
@@ -31,12 +32,12 @@ class Sweep:
     Attributes:
         waves: (column, stage) pairs; those of one wave run at the same time for a row.
         fields: Arrow fields that the stages add, in order.
-        reads: columns that the stages need.
+        reads: columns that the stages need; None for all.
     """
 
     waves: Sequence[Sequence[tuple[str, Stage]]]
     fields: Sequence[pa.Field]
-    reads: frozenset[str]
+    reads: frozenset[str] | None
 
 
 def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> None:
@@ -50,15 +51,17 @@ def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> No
         RowsWriter(target, pa.schema([*schema, *sweep.fields])) as rows,
         RowsWriter(rejects_of(target), REJECTS) as rejects,
         ThreadPoolExecutor(1) as writer,  # what models finish meanwhile reaches the journal
+        MapLoop() as loop,
     ):
         written: Future[None] = writer.submit(lambda: None)
         waiting: deque[pa.Table] = deque()
         inputs = IterableDataset.from_generator(_rows(source, schema, sweep, waiting))
-        results = iter(inputs.map(_row_function(sweep)))
+        results = iter(inputs.map(_row_function(sweep, loop)))
         while (first := next(results, None)) is not None:
             table = waiting[0]
             made = [first, *(next(results) for _ in range(table.num_rows - 1))]
             waiting.popleft()
+            loop.check()
             written.result()
             written = writer.submit(_write, table, made, sweep, rows, rejects)
             progress.advance(table.num_rows)
@@ -73,7 +76,8 @@ def rejects_of(folder: Path) -> Path:
 def _rows(
     source: Path, schema: pa.Schema, sweep: Sweep, waiting: deque[pa.Table]
 ) -> Callable[[], Iterator[Row]]:
-    names = [field.name for field in schema if field.name in sweep.reads or field.name == ID]
+    wanted = set(schema.names) if sweep.reads is None else sweep.reads | {ID}
+    names = [name for name in schema.names if name in wanted]
     coded = [field.name for field in schema if field.name in names and is_json(field)]
 
     def rows() -> Iterator[Row]:
@@ -87,10 +91,11 @@ def _rows(
     return rows
 
 
-def _row_function(sweep: Sweep) -> Stage:
+def _row_function(sweep: Sweep, loop: MapLoop) -> Stage:
     """All stages of the pass as one function for `.map`."""
 
     async def run(row: Row) -> Row:
+        loop.adopt()
         added: Row = {}
         for wave in sweep.waves:
             outcome = await _run_wave(wave, row | added)

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from prefdata.recipe import AnyColumn, LlmJudge, Recipe
 from prefdata.stages.asking import Tools
+from prefdata.stages.functions import code_of
 from prefdata.stages.judge import judge_fields, llm_judge
 from prefdata.stages.scores import reward_model, score_fields, verifier
 from prefdata.stages.stage import Stage
@@ -21,7 +22,7 @@ from prefdata.stages.text import (
 )
 from prefdata.stages.values import category, category_fields, expression, expression_fields
 
-__all__ = ["STAGES", "Kind", "Stage", "Tools", "fields_of", "make_stage"]
+__all__ = ["STAGES", "Kind", "Stage", "Tools", "code_of", "fields_of", "make_stage"]
 
 
 @dataclass(frozen=True, slots=True)

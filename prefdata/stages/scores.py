@@ -1,20 +1,19 @@
 """`reward_model` and `verifier`: one number per text, by a model or by a rule."""
 
-import importlib
 import math
 import re
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 
-from prefdata.errors import PrefdataError, RowError
+from prefdata.errors import RowError
 from prefdata.inference import Message, ScoreRequest
 from prefdata.prompts import compile_prompt
 from prefdata.recipe import RewardModel, Scored, Verifier
 from prefdata.rows import Row
 from prefdata.stages.asking import Tools
+from prefdata.stages.functions import Function, load_function
 from prefdata.stages.stage import Stage
 
 Check = Callable[[str, Row], float | None]
@@ -69,7 +68,7 @@ def _check(column: Verifier, tools: Tools) -> Check:
         pattern = re.compile(column.pattern or "")
         return lambda text, row: float(bool(pattern.search(text)))
     if column.method == "function":
-        return _guarded(_load_function(column, tools), column)
+        return _guarded(load_function(column, tools.folder), column)
     reference = column.reference or ""
     if column.method == "number":
         return lambda text, row: float(_same_number(text, row[reference]))
@@ -86,23 +85,7 @@ def _same_number(text: str, reference: Any) -> bool:
     return bool(found) and math.isclose(float(found[-1].replace(",", "")), wanted, abs_tol=1e-12)
 
 
-def _load_function(column: Verifier, tools: Tools) -> Callable[[str, Mapping[str, Any]], Any]:
-    module, _, name = (column.function or "").partition(":")
-    # beside the recipe, as `python script.py` would find its neighbours
-    sys.path.insert(0, str(tools.folder))
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as err:
-        raise PrefdataError(
-            f"column {column.name!r}: the function {column.function!r} cannot be imported ({err}); "
-            "write 'package.module:name' for a function beside the recipe or on Python's path"
-        ) from err
-    finally:
-        sys.path.remove(str(tools.folder))
-    return function  # type: ignore[no-any-return]
-
-
-def _guarded(function: Callable[[str, Mapping[str, Any]], Any], column: Verifier) -> Check:
+def _guarded(function: Function, column: Verifier) -> Check:
     def check(text: str, row: Row) -> float | None:
         try:
             score = float(function(text, row))

@@ -1,0 +1,72 @@
+"""The event loop that `.map` makes: interrupted where it does no harm, closed when it is done."""
+
+import asyncio
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+
+class MapLoop:
+    """While this is open, Ctrl-C and SIGTERM wait for a moment between two steps of the loop.
+
+    Python raises KeyboardInterrupt wherever it happens to be. In the middle of a step the wake-up
+    of a task is lost, and `.map`, which waits for the tasks it has cancelled, waits forever.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_asked = False
+        self._signals: list[signal.Signals] = []
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is signal.default_int_handler:
+                    signal.signal(number, self._ask)
+                    self._signals.append(number)
+        return self
+
+    def adopt(self) -> None:
+        """Take care of the loop in which this is called."""
+        self._loop = asyncio.get_running_loop()
+
+    def check(self) -> None:
+        """Raise the KeyboardInterrupt that has come while the loop stood still."""
+        if self._is_asked:
+            raise KeyboardInterrupt
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._close()
+        finally:
+            for number in self._signals:
+                signal.signal(number, signal.default_int_handler)
+        if kind is None:
+            self.check()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._is_asked = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.check)
+
+    def _close(self) -> None:
+        """End what an error has left running: `.map` cancels tasks, but not all of them end."""
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(_gather(tasks))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+async def _gather(tasks: set[asyncio.Task[object]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
