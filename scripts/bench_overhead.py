@@ -26,9 +26,22 @@ models:
   - {{alias: hot, model: scripted, inference_parameters: {{temperature: 0.9, max_tokens: 64}}}}
   - {{alias: judge, model: scripted}}
 columns:
-  - {{name: candidates, type: candidates, model_alias: hot, samples: {samples}, prompt: "Answer: {{{{ prompt }}}}"}}
-  - {{name: reward, type: reward_model, model_alias: judge, candidates: candidates, prompt: "{{{{ prompt }}}}"}}
-output_projection: {{type: preference_pairs, candidates: candidates, score: reward, strategy: best_vs_worst, test_size: 0.02}}
+  - name: candidates
+    type: candidates
+    model_alias: hot
+    samples: {samples}
+    prompt: "Answer: {{{{ prompt }}}}"
+  - name: reward
+    type: reward_model
+    model_alias: judge
+    candidates: candidates
+    prompt: "{{{{ prompt }}}}"
+output_projection:
+  type: preference_pairs
+  candidates: candidates
+  score: reward
+  strategy: best_vs_worst
+  test_size: 0.02
 """
 
 
@@ -53,7 +66,7 @@ def _run(rows: int, samples: int) -> dict[str, float]:
 
 
 def _measure(rows: int, samples: int) -> dict[str, float]:
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]})
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     from prefdata.build import build
     from prefdata.recipe_loader import load_recipe
 
@@ -95,9 +108,11 @@ def _print(results: list[dict[str, float]]) -> None:
     for name in ("peak MiB", "disk MiB"):
         print(f"{name:12}" + "".join(f"{r[name]:>19.0f}{'':>12}" for r in results))
     large, small = results
-    print(f"prompts/s on one core: {large['rows'] / large['total']:,.0f} at {int(large['rows']):,} rows, "
-          f"{small['rows'] / small['total']:,.0f} at {int(small['rows']):,}; "
-          f"time grows {large['total'] / small['total']:.2f}-fold for {large['rows'] / small['rows']:.0f} times the rows")  # fmt: skip  # noqa: E501
+    growth, more = large["total"] / small["total"], large["rows"] / small["rows"]
+    for name, figures in (("wall", "total"), ("CPU", "cpu")):
+        rates = ", ".join(f"{r['rows'] / r[figures]:,.0f} at {r['rows']:,} rows" for r in results)
+        print(f"prompts a second of {name} time: {rates}")
+    print(f"wall time grows {growth:.2f}-fold for {more:.0f} times the rows")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import hashlib
 import random
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -86,7 +86,7 @@ def draw_question(rng: random.Random, split: Split, subtopic: Subtopic | None = 
     is_story = thing is not None or (
         name is None and bool(operation.stories) and rng.random() < 0.5
     )
-    form = (subtopic and subtopic.form) or ("words" if rng.random() < 0.4 else "digits")
+    form = (subtopic and subtopic.form) or ("words" if rng.random() < 0.3 else "digits")
     operands = operation.draw(rng)
     while split_of(operands) != split:
         operands = operation.draw(rng)
@@ -110,14 +110,17 @@ def draw_question(rng: random.Random, split: Split, subtopic: Subtopic | None = 
     )
 
 
-def near_miss(question: Question, rng: random.Random) -> int:
-    """A wrong result of the kind people make: one off, ten off, or the wrong operation."""
+def slip(question: Question, rng: random.Random) -> int:
+    """A wrong result of the kind people make: a ten slipped, or the wrong operation.
+
+    It is at least eight off: to see that takes a sense of size, which a small network learns in
+    minutes; to see that a result is one off takes the exact sum.
+    """
     right = question.answer
-    slips = [right - 1, right + 1, right - 10, right + 10, right - 2, right + 2]
-    chosen = rng.choices(slips, weights=[4, 4, 3, 3, 1, 1])[0]
+    chosen = right + rng.choices([-10, 10, -20, 20], weights=[4, 4, 2, 2])[0]
     if rng.random() < 0.2:
         chosen = rng.choice(OPERATIONS[question.operation].mistaken(*question.operands))
-    return chosen if chosen >= 0 and chosen != right else right + 1
+    return chosen if chosen >= 0 and abs(chosen - right) >= 8 else right + rng.choice((10, 20))
 
 
 def phrase_answer(question: Question, result: int, rng: random.Random) -> str:
@@ -148,21 +151,22 @@ class Operation:
 
 
 def _pair(rng: random.Random) -> Operands:
-    return rng.randint(1, 59), rng.randint(1, 40)
+    return rng.randint(1, 49), rng.randint(1, 20)
 
 
 def _descending_pair(rng: random.Random) -> Operands:
-    a, b = sorted(rng.sample(range(1, 99), 2))
-    return b, a
+    b = rng.randint(1, 20)
+    return b + rng.randint(1, 49), b
 
 
 def _distinct_pair(rng: random.Random) -> Operands:
-    a, b = rng.sample(range(1, 100), 2)
-    return a, b
+    a = rng.randint(1, 60)
+    low_high = (a, a + rng.randint(8, 39))
+    return low_high if rng.random() < 0.5 else low_high[::-1]
 
 
 def _three_small(rng: random.Random) -> Operands:
-    return rng.randint(1, 12), rng.randint(1, 9), rng.randint(1, 9)
+    return rng.randint(1, 9), rng.randint(1, 9), rng.randint(1, 9)
 
 
 def _single(low: int, high: int, step: int = 1) -> Callable[[random.Random], Operands]:
@@ -260,7 +264,7 @@ OPERATIONS = {
         ),
         Operation(
             "doubling",
-            _single(1, 60),
+            _single(1, 40),
             lambda a: 2 * a,
             lambda a: (a, 2 * a + 10),
             (
@@ -270,15 +274,6 @@ OPERATIONS = {
                 "What is two times {a}?",
             ),
             ("Double {a} is {r}.", "Twice {a} is {r}."),
-        ),
-        Operation(
-            "halving",
-            _single(2, 100, 2),
-            lambda a: a // 2,
-            lambda a: (a, 2 * a),
-            ("What is half of {a}?", "Halve the number {a}.", "What is {a} divided by two?"),
-            ("Half of {a} is {r}.",),
-            allows=lambda a: a % 2 == 0,
         ),
         Operation(
             "next number",
@@ -381,13 +376,13 @@ TOPICS: dict[str, tuple[Subtopic, ...]] = {
         Subtopic("subtraction", "subtraction"),
         Subtopic("adding three numbers", "sum of three"),
         Subtopic("doubling", "doubling"),
-        Subtopic("halving", "halving"),
         Subtopic("adding ten", "ten more"),
         Subtopic("taking away ten", "ten less"),
         Subtopic("addition in words", "addition", "words"),
         Subtopic("subtraction in words", "subtraction", "words"),
         Subtopic("doubling in words", "doubling", "words"),
-        Subtopic("halving in words", "halving", "words"),
+        Subtopic("adding ten in words", "ten more", "words"),
+        Subtopic("taking away ten in words", "ten less", "words"),
         Subtopic("three numbers in words", "sum of three", "words"),
     ),
     "number sense": (
@@ -467,11 +462,24 @@ Message = dict[str, str]
 
 
 @dataclass(frozen=True)
+class Answer:
+    """An answer as it stands in a conversation, and whether it is right."""
+
+    text: str
+    is_right: bool
+
+
+@dataclass(frozen=True)
 class Example:
-    """A training conversation; `echoes` are parts of the user's text worth predicting too."""
+    """A training conversation.
+
+    `answers` stand in it in this order and can be graded; right ones are worth predicting wherever
+    they stand. The assistant's turn is learnt only if it is `spoken`.
+    """
 
     messages: tuple[Message, ...]
-    echoes: tuple[str, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    is_spoken: bool = True
 
 
 @dataclass(frozen=True)
@@ -513,6 +521,7 @@ class Lesson:
 
     examples: int
     answers: int
+    grades: int
     judgements: int
     subtopics: int
     questions: int
@@ -526,13 +535,15 @@ def lesson_examples(lesson: Lesson, seed: int) -> Iterator[Example]:
     rng = random.Random(f"examples/{seed}/{lesson}")
     makers: tuple[Callable[[], Example], ...] = (
         lambda: answer_example(rng, lesson.wrong_share, lesson.bare_share),
+        lambda: graded_example(rng, lesson.bare_share),
         lambda: judge_example(rng),
         lambda: subtopics_example(rng),
         lambda: questions_example(rng),
         lambda: two_answers_example(rng, lesson.wrong_share),
     )
     weights = (
-        lesson.answers, lesson.judgements, lesson.subtopics, lesson.questions, lesson.two_answers,
+        lesson.answers, lesson.grades, lesson.judgements,
+        lesson.subtopics, lesson.questions, lesson.two_answers,
     )  # fmt: skip
     for _ in range(lesson.examples):
         yield rng.choices(makers, weights)[0]()
@@ -541,16 +552,26 @@ def lesson_examples(lesson: Lesson, seed: int) -> Iterator[Example]:
 def answer_example(rng: random.Random, wrong_share: float, bare_share: float) -> Example:
     """A wrapped question and an answer that is wrong with the given probability."""
     question = draw_question(rng, "train")
-    return _conversation(
-        rng, wrap_question(question, rng, bare_share), draw_answer(question, rng, wrong_share)
-    )
+    answer = draw_answer(question, rng, wrong_share)
+    return _conversation(rng, wrap_question(question, rng, bare_share), answer.text)
 
 
-def draw_answer(question: Question, rng: random.Random, wrong_share: float) -> str:
-    """A phrased answer, a near miss with the given probability."""
-    is_wrong = rng.random() < wrong_share
-    result = near_miss(question, rng) if is_wrong else question.answer
-    return phrase_answer(question, result, rng)
+def graded_example(rng: random.Random, bare_share: float) -> Example:
+    """A wrapped question with an answer to grade, right or wrong; not the model's own words."""
+    question = draw_question(rng, "train")
+    answer = draw_answer(question, rng, wrong_share=0.5, far_share=0.25)
+    ask = wrap_question(question, rng, bare_share)
+    return replace(_conversation(rng, ask, answer.text, (answer,)), is_spoken=False)
+
+
+def draw_answer(
+    question: Question, rng: random.Random, wrong_share: float, far_share: float = 0.0
+) -> Answer:
+    """A phrased answer, wrong with the given probability; of the wrong ones, some are far off."""
+    result = question.answer
+    if rng.random() < wrong_share:
+        result = rng.randrange(100) if rng.random() < far_share else slip(question, rng)
+    return Answer(phrase_answer(question, result, rng), result == question.answer)
 
 
 def wrap_question(question: Question, rng: random.Random, bare_share: float = 0.33) -> str:
@@ -570,7 +591,7 @@ def judge_example(rng: random.Random) -> Example:
     wrong = rng.choice((0.0, 1.0))
     winner = rng.choice("AB")
     shares = (wrong, wrong) if is_tie else (0.0, 1.0) if winner == "A" else (1.0, 0.0)
-    first, second = (draw_answer(question, rng, share) for share in shares)
+    first, second = (draw_answer(question, rng, share, far_share=0.15) for share in shares)
     mark = rng.choice(
         ("{}: ", "{}: ", "{}: ", "Response {}: ", "Answer {}: ", "[{}] ", "{}) ", "{}:\n")
     )
@@ -578,8 +599,8 @@ def judge_example(rng: random.Random) -> Example:
     closing = rng.choice((*JUDGE_CLOSINGS, "", _capitalised(_filler(rng)) + rng.choice("?.")))
     lines = (
         f"{opening} {question.text}".strip(),
-        mark.format("A") + first,
-        mark.format("B") + second,
+        mark.format("A") + first.text,
+        mark.format("B") + second.text,
         closing,
     )
     text = rng.choice(("\n", "\n", "\n", "\n\n")).join(line for line in lines if line)
@@ -605,8 +626,10 @@ def questions_example(rng: random.Random) -> Example:
     """A subtopic and n questions about it, one a line."""
     topic = rng.choice(tuple(TOPICS))
     subtopic = rng.choice(TOPICS[topic])
-    n = rng.choices(range(1, 11), weights=[3, 4, 4, 4, 4, 2, 1, 1, 1, 1])[0]
-    questions = [draw_question(rng, "train", subtopic).text for _ in range(n)]
+    n = rng.choices(range(1, 11), weights=[3, 4, 4, 4, 4, 3, 1, 1, 1, 1])[0]
+    questions: dict[str, None] = {}
+    while len(questions) < n:
+        questions[draw_question(rng, "train", subtopic).text] = None
     text = _wrap_list(rng, QUESTION_ASKS, n, subtopic=subtopic.name, topic=topic)
     return _conversation(rng, text, "\n".join(questions))
 
@@ -618,17 +641,17 @@ def two_answers_example(rng: random.Random, wrong_share: float) -> Example:
     ask = rng.choice(TWO_ANSWERS_ASKS).format(question=question.text)
     if rng.random() < 0.3:
         ask = f"{_capitalised(_filler(rng))}. {ask}"
-    return _conversation(rng, ask, f"RESPONSE A: {first}\nRESPONSE B: {second}")
+    return _conversation(rng, ask, f"RESPONSE A: {first.text}\nRESPONSE B: {second.text}")
 
 
 def _conversation(
-    rng: random.Random, ask: str, reply: str, echoes: tuple[str, ...] = ()
+    rng: random.Random, ask: str, reply: str, answers: tuple[Answer, ...] = ()
 ) -> Example:
     messages = [{"role": "user", "content": ask}, {"role": "assistant", "content": reply}]
     if rng.random() < 0.15:
         system = rng.choice((*SYSTEMS, _capitalised(_filler(rng)) + "."))
         messages.insert(0, {"role": "system", "content": system})
-    return Example(tuple(messages), echoes)
+    return Example(tuple(messages), answers)
 
 
 def _wrap_list(rng: random.Random, asks: tuple[str, ...], n: int, **names: str) -> str:

@@ -1,6 +1,7 @@
 """Trains the quickstart's two models from scratch; prints held-out figures."""
 
 import argparse
+import bisect
 import itertools
 import json
 import random
@@ -32,7 +33,7 @@ CHAT_TEMPLATE = (
 )
 SHAPE = {
     "hidden_size": 128,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 7,
     "intermediate_size": 384,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
@@ -40,12 +41,16 @@ SHAPE = {
 }
 
 
+# The layers that are asked for results, and for grades of answers, so that those above can build
+# on them (Lee et al. 2015, "Deeply-Supervised Nets").
+RESULT_LAYER, GRADE_LAYER = 4, 6
+
 # First the sums, plainly asked; then every task; last, with wrong answers among the right ones, so
 # that the model samples at 0.9 as imperfectly as it was taught and still knows better.
 LESSONS = (
-    world.Lesson(60_000, 92, 5, 2, 1, 0, wrong_share=0.0, bare_share=0.8),
-    world.Lesson(60_000, 42, 45, 6, 5, 2, wrong_share=0.0),
-    world.Lesson(25_000, 60, 28, 5, 4, 3, wrong_share=0.4),
+    world.Lesson(48_000, 78, 20, 0, 1, 1, 0, wrong_share=0.0, bare_share=0.8),
+    world.Lesson(40_000, 28, 12, 36, 13, 9, 2, wrong_share=0.0),
+    world.Lesson(18_000, 50, 5, 26, 10, 7, 2, wrong_share=0.33),
 )
 
 
@@ -68,7 +73,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate-only", action="store_true", help="print the table for --out")
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # matrices this small are no faster on two
     started = time.perf_counter()
     if not args.evaluate_only:
         train(args.out, args.seed, Budget())
@@ -80,9 +85,9 @@ def train(out: Path, seed: int, budget: Budget) -> None:
     """The whole story: tokenizer, language model, its own answers, reward model, prompts."""
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(budget, seed)
-    lm = train_language_model(tokenizer, seed, budget)
-    save(lm, tokenizer, out / "models" / "lm")
-    rm = train_reward_model(lm, tokenizer, seed, budget)
+    taught = train_language_model(tokenizer, seed, budget)
+    save(taught.lm, tokenizer, out / "models" / "lm")
+    rm = train_reward_model(taught, tokenizer, seed, budget)
     save(rm, tokenizer, out / "models" / "rm")
     write_prompts(out / "prompts.jsonl", seed)
 
@@ -140,38 +145,54 @@ def render(tokenizer: PreTrainedTokenizerFast, messages: Sequence[world.Message]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids, and for each whether the model learns to predict it."""
+    """Token ids; for each whether it is learnt, and 1 or 0 where a right or wrong answer ended."""
 
     ids: list[int]
     is_learnt: list[bool]
+    grades: dict[int, bool]
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[world.Example]) -> list[Encoded]:
-    """Learnt are the assistant's turn and the example's echoes, nothing else."""
+    """Learnt are the assistant's own words and right answers; grades stand on the token after."""
     texts = [render(tokenizer, example.messages, ask=False) for example in examples]
     encodings = tokenizer.backend_tokenizer.encode_batch(texts)
     encoded = []
     for example, text, encoding in zip(examples, texts, encodings, strict=True):
-        spans = list(_learnt_spans(example, text))
-        is_learnt = [any(low < end <= high for low, high in spans) for _, end in encoding.offsets]
-        encoded.append(Encoded(encoding.ids, is_learnt))
+        starts = [start for start, _ in encoding.offsets]
+        ends = [(_place(text, example, n), n) for n in range(len(example.answers))]
+        learnt = [
+            (end - len(answer.text), end)
+            for (end, _), answer in zip(ends, example.answers, strict=True)
+            if answer.is_right
+        ]
+        if example.is_spoken:
+            learnt.append((len(text) - len(example.messages[-1]["content"] + END), len(text)))
+        is_learnt = [any(low < end <= high for low, high in learnt) for _, end in encoding.offsets]
+        grades = {bisect.bisect_left(starts, end): example.answers[n].is_right for end, n in ends}
+        encoded.append(Encoded(encoding.ids, is_learnt, grades))
     return encoded
 
 
-def _learnt_spans(example: world.Example, text: str) -> Iterator[tuple[int, int]]:
-    start = 0
-    for echo in example.echoes:
-        start = text.index(echo, start)
-        yield start, start + len(echo)
-        start += len(echo)
-    yield len(text) - len(example.messages[-1]["content"] + END), len(text)
+def _place(text: str, example: world.Example, number: int) -> int:
+    """Where the answer of this number ends in the text."""
+    end = 0
+    for answer in example.answers[: number + 1]:
+        end = text.index(answer.text, end) + len(answer.text)
+    return end
 
 
-def train_language_model(
-    tokenizer: PreTrainedTokenizerFast, seed: int, budget: Budget
-) -> LlamaForCausalLM:
+@dataclass(frozen=True)
+class Taught:
+    """The language model, and the row that turns its last hidden state into a grade."""
+
+    lm: LlamaForCausalLM
+    grader: torch.nn.Linear
+
+
+def train_language_model(tokenizer: PreTrainedTokenizerFast, seed: int, budget: Budget) -> Taught:
     """One pass over the lessons, in order."""
     lm = new_language_model(tokenizer)
+    taught = Taught(lm, torch.nn.Linear(SHAPE["hidden_size"], 1, bias=False))
     encoded: list[Encoded] = []
     batches: list[list[int]] = []
     for lesson in budget.lessons:
@@ -180,16 +201,48 @@ def train_language_model(
         for batch in _batches(lengths, seed, budget.tokens_per_batch):
             batches.append([len(encoded) + i for i in batch])
         encoded += fresh
-    # A result says more than the words around it, so it weighs more.
-    weight = torch.ones(len(tokenizer))
-    weight[[token for token, _ in number_tokens(tokenizer)]] = 4.0
-    stepper = Stepper(lm, budget.lm_rate, len(batches))
+    weights = token_weights(tokenizer)
+    stepper = Stepper([lm, taught.grader], budget.lm_rate, len(batches))
     for batch in batches:
-        ids, is_learnt = _padded([encoded[i] for i in batch], tokenizer.pad_token_id)
-        hidden = lm.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-        logits = lm.lm_head(hidden[is_learnt[:, 1:]])
-        stepper.step(functional.cross_entropy(logits, ids[:, 1:][is_learnt[:, 1:]], weight))
-    return lm.eval()
+        stepper.step(lesson_loss(taught, [encoded[i] for i in batch], weights))
+    lm.eval()
+    return taught
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """What each token of the vocabulary weighs in the loss, and in the loss of early results."""
+
+    final: torch.Tensor
+    early: torch.Tensor
+
+
+def token_weights(tokenizer: PreTrainedTokenizerFast) -> TokenWeights:
+    """Results, verdicts and the ends of list items say more than other words and weigh more."""
+    early = torch.zeros(len(tokenizer))
+    early[[token for token, _ in number_tokens(tokenizer)]] = 1.0
+    final = 1.0 + 3.0 * early
+    for text in ("A", "B", ",", "\n", END):
+        final[tokenizer.encode(text)] = 4.0
+    return TokenWeights(final, early)
+
+
+def lesson_loss(taught: Taught, items: Sequence[Encoded], weights: TokenWeights) -> torch.Tensor:
+    """Next tokens; results once more from the result layer; grades from the grade layer."""
+    lm = taught.lm
+    ids, is_learnt = _padded(items, lm.config.pad_token_id)
+    states = lm.model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+    mask, targets = is_learnt[:, 1:], ids[:, 1:][is_learnt[:, 1:]]
+    loss = functional.cross_entropy(lm.lm_head(states[-1][:, :-1][mask]), targets, weights.final)
+    early = lm.lm_head(lm.model.norm(states[RESULT_LAYER][:, :-1][mask]))
+    loss = loss + 0.5 * functional.cross_entropy(early, targets, weights.early)
+    places = [(row, place) for row, item in enumerate(items) for place in item.grades]
+    if places:
+        rows, columns = torch.tensor(places).unbind(1)
+        grades = torch.tensor([float(grade) for item in items for grade in item.grades.values()])
+        logits = taught.grader(lm.model.norm(states[GRADE_LAYER][rows, columns]))[:, 0]
+        loss = loss + 0.5 * functional.binary_cross_entropy_with_logits(logits, grades)
+    return loss
 
 
 @torch.no_grad()
@@ -204,26 +257,25 @@ def new_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     for name, weight in lm.named_parameters():
         if "o_proj" in name or "down_proj" in name:
             weight.zero_()
+    # The same directions for both tables: a result that is thought looks like one that is read.
+    directions = torch.randn(38, SHAPE["hidden_size"]) / 10**0.5
     for table, scale in ((lm.model.embed_tokens.weight, 0.5), (lm.lm_head.weight, 0.02)):
         table.normal_(std=scale)
-        seed_number_rows(table, scale, tokenizer)
+        for token, value in number_tokens(tokenizer):
+            table[token] = 0.5 * table[token] + scale * (number_features(value) @ directions)
     return lm
 
 
-def seed_number_rows(table: torch.Tensor, scale: float, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Without it the sums take hours to learn.
+def number_features(value: int) -> torch.Tensor:
+    """Waves of several periods, as positions have, and a code per digit; 38 numbers.
 
-    A number in digits and in words shares waves of several periods, as positions do in
-    "Attention Is All You Need", and a code for each of its digits, in random directions.
+    Shared by a number in digits and in words; without it the sums take hours to learn.
     """
     waves = torch.tensor([2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 400.0])
-    directions = torch.randn(2 * len(waves) + 10 + 12, table.shape[1]) / 10**0.5
-    for token, value in number_tokens(tokenizer):
-        angles = 2 * torch.pi * value / waves
-        tens = functional.one_hot(torch.tensor(value // 10), 12)
-        ones = functional.one_hot(torch.tensor(value % 10), 10)
-        features = torch.cat([angles.sin(), angles.cos(), tens, ones])
-        table[token] = 0.5 * table[token] + scale * (features @ directions)
+    angles = 2 * torch.pi * value / waves
+    tens = functional.one_hot(torch.tensor(value // 10), 12)
+    ones = functional.one_hot(torch.tensor(value % 10), 10)
+    return torch.cat([angles.sin(), angles.cos(), tens, ones])
 
 
 def number_tokens(tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[int, int]]:
@@ -277,13 +329,14 @@ def _padded(items: Sequence[Encoded], pad: int) -> tuple[torch.Tensor, torch.Ten
 class Stepper:
     """Muon for the matrices and AdamW for the rest; warm-up, then down to zero."""
 
-    def __init__(self, model: torch.nn.Module, rate: float, steps: int) -> None:
+    def __init__(self, modules: Sequence[torch.nn.Module], rate: float, steps: int) -> None:
         """At `rate` 1, Muon steps at 3e-3 and AdamW at 1.5e-3."""
-        named = list(model.named_parameters())
+        named = [pair for module in modules for pair in module.named_parameters()]
         matrices = [p for name, p in named if p.ndim == 2 and ".layers." in name]
         chosen = {id(p) for p in matrices}
         others = [p for _, p in named if id(p) not in chosen]
-        self.model, self.steps, self.done, self.loss = model, steps, 0, 0.0
+        self.parameters = [p for _, p in named]
+        self.steps, self.done, self.loss = steps, 0, 0.0
         self.started = time.perf_counter()
         self.optimizers = [
             torch.optim.AdamW(others, lr=1.5e-3 * rate, betas=(0.9, 0.98), weight_decay=0.0),
@@ -300,9 +353,10 @@ class Stepper:
         groups = [group for opt in self.optimizers for group in opt.param_groups]
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate * scale
-        self.model.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
         self.done += 1
@@ -358,15 +412,16 @@ class Graded:
 
 
 def train_reward_model(
-    lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, budget: Budget
+    taught: Taught, tokenizer: PreTrainedTokenizerFast, seed: int, budget: Budget
 ) -> LlamaForSequenceClassification:
-    """Starts from the language model's body; learns right from wrong, one logit per answer."""
+    """Starts from the language model's body and grader; one logit per answer."""
     rm = LlamaForSequenceClassification(_config(tokenizer, num_labels=1))
-    rm.model.load_state_dict(lm.model.state_dict())
-    graded = _graded_answers(lm, tokenizer, seed, budget.rm_questions)
+    rm.model.load_state_dict(taught.lm.model.state_dict())
+    rm.score.load_state_dict(taught.grader.state_dict())
+    graded = _graded_answers(taught.lm, tokenizer, seed, budget.rm_questions)
     ids = encode_graded(tokenizer, graded)
     batches = _batches([len(item) for item in ids], seed, budget.tokens_per_batch)
-    stepper = Stepper(rm, budget.rm_rate, len(batches))
+    stepper = Stepper([rm], budget.rm_rate, len(batches))
     for batch in batches:
         targets = torch.tensor([float(graded[i].is_right) for i in batch])
         logits = score(rm, [ids[i] for i in batch])
@@ -377,14 +432,15 @@ def train_reward_model(
 def _graded_answers(
     lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, n: int
 ) -> list[Graded]:
-    """Per question one sample of the model, a right phrase, a near miss; a few off the point."""
+    """Per question one sample of the model, a right phrase, a slip; a few off the point."""
     rng = random.Random(f"graded/{seed}")
     questions = [world.draw_question(rng, "train") for _ in range(n)]
     asks = [world.wrap_question(question, rng) for question in questions]
     replies = sample(lm, tokenizer, asks, temperature=0.9)
     graded = []
     for question, ask, reply in zip(questions, asks, replies, strict=True):
-        for text in (reply, *(world.draw_answer(question, rng, share) for share in (0.0, 1.0))):
+        drawn = [world.draw_answer(question, rng, share, far_share=0.1).text for share in (0, 1)]
+        for text in (reply, *drawn):
             graded.append(Graded(ask, text, world.is_right(text, question.answer)))
         if rng.random() < 0.1:
             beside = rng.choice(("", "I do not know.", question.text, rng.choice(replies)))

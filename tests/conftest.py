@@ -1,5 +1,6 @@
 """A small recipe to start from, and the folder of the models that ship."""
 
+import signal
 from pathlib import Path
 
 import orjson
@@ -74,3 +75,7 @@ def project(tmp_path):
 @pytest.fixture(scope="session")
 def quickstart_models():
     return QUICKSTART / "models"
+
+
+def hear_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job inherits it ignored

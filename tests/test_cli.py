@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import QUICKSTART
+from conftest import QUICKSTART, hear_ctrl_c
 from typer.testing import CliRunner
 
 from prefdata.cli import app
@@ -250,9 +250,9 @@ def test_a_wrong_option_is_exit_code_2(command):
 
 
 def test_a_bug_keeps_its_traceback_and_exits_with_1(command, project):
-    (project.folder / "grading.py").write_text("raise RuntimeError('a bug in the module')")
+    (project.folder / "broken_grading.py").write_text("raise RuntimeError('a bug in the module')")
     project.recipe["columns"].append(
-        {"name": "right", "type": "verifier", "method": "function", "function": "grading:grade",
+        {"name": "right", "type": "verifier", "method": "function", "function": "broken_grading:grade",
          "candidates": "candidates"}
     )  # fmt: skip
     done = command("build", "RECIPE", "--rehearse")
@@ -266,6 +266,7 @@ def test_a_signal_in_the_middle_of_a_run_exits_with_130_and_a_word(project, numb
     process = subprocess.Popen(
         [sys.executable, "-m", "prefdata", "build", recipe, "num_records=60000", "--rehearse"],
         cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=hear_ctrl_c,
     )  # fmt: skip
     wait_for(lambda: any(f.stat().st_size for f in journal_of(project.folder)), process)
     process.send_signal(number)

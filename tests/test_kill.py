@@ -4,7 +4,6 @@ What is asked of each killed run: whatever its journal held is never asked again
 asked again was in flight, at most the engine's running batch.
 """
 
-import math
 import multiprocessing
 import os
 import random
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from conftest import hear_ctrl_c
 
 from prefdata.engines.model_thread import ModelThread
 from prefdata.fingerprint import TextKeys
@@ -41,9 +41,6 @@ PROMPTS, SAMPLES = 110, 4
 MINUTES = 5
 RUNNING_BATCH = 64
 """Sequences that the transformers engine runs at a time on a CPU."""
-
-ROUNDING = 1e-5
-"""Reward models score in batches, whose rounding in float32 shows in the last digits of a score."""
 
 pytestmark = pytest.mark.slow
 
@@ -152,6 +149,7 @@ class Runs:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=hear_ctrl_c,
         )
         try:
             yield process
@@ -261,17 +259,6 @@ def any_bytes(folder):
     return False
 
 
-def is_same(one, other):
-    """Whether two values are equal, numbers that are not whole but for rounding."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return list(one) == list(other) and all(is_same(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(is_same, one, other))
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, abs_tol=ROUNDING)
-    return type(one) is type(other) and one == other
-
-
 def assert_equal(runs, name, record):
     out, expected = runs.out(name), orjson.loads((runs.reference / "run.json").read_bytes())
     found, wanted = rows(out), rows(runs.reference)
@@ -280,11 +267,10 @@ def assert_equal(runs, name, record):
     }
     for file, part in wanted.items():
         for mine, one in zip(found[file], part, strict=True):
-            assert is_same(mine, one), file
-    print(f"{name}: rows differ in digits: {sum(found[f] != wanted[f] for f in wanted)} files")
+            assert mine == one, file
     assert copies(out) == copies(runs.reference)
     for part in ("seeds", "prompts", "pairs", "candidates", "rejects", "drops", "means"):
-        assert is_same(record[part], expected[part])
+        assert record[part] == expected[part], part
     assert record["seeds"] == record["prompts"] + sum(record["rejects"].values())
     assert not [path for path in out.rglob(".*") if path.name.startswith(".")]
 
@@ -297,8 +283,8 @@ def assert_nothing_twice(runs, name):
     found = dict(records)
     assert found.keys() == dict(expected).keys()
     differing = [key for key, value in expected if found[key] != value]
-    print(f"{name}: {len(records)} records, none twice, {len(differing)} differ in digits")
-    assert all(is_same(found[key], value) for key, value in expected)
+    print(f"{name}: {len(records)} records, none twice")
+    assert not differing
 
 
 WRITES = {

@@ -500,6 +500,15 @@ def test_scores_are_the_raw_logits_in_any_batch(max_batch_tokens, load_reward):
     assert torch.allclose(torch.tensor(scores), torch.tensor(expected), rtol=0, atol=1e-5)
 
 
+def test_a_score_is_the_same_to_the_last_bit_whatever_is_scored_with_it(load_reward):
+    engine = load_reward(MODELS / "rm")
+    alone = [score(engine, [request])[0][0] for request in ANSWERS]
+    together = [logits for call in score(engine, ANSWERS[::-1]) for logits in call][::-1]
+    by_threes = score(engine, *(ANSWERS[i : i + 3] for i in range(0, len(ANSWERS), 3)))
+    assert together == alone
+    assert [logits for call in by_threes for logits in call] == alone
+
+
 def test_all_labels_are_scored_by_a_model_without_pad_token(make_checkpoint, load_reward):
     folder = make_checkpoint(
         LlamaForSequenceClassification, LlamaConfig, num_labels=3, pad_token_id=None

@@ -4,7 +4,7 @@ import gc
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -19,10 +19,16 @@ from prefdata.inference import Logits, ScoreRequest
 MAX_BATCH_TOKENS = 8192
 LOOKAHEAD = 1024
 """Pending chats, oldest first, among which a batch looks for similar lengths."""
+FIXED_ROWS, FIXED_STEP = 16, 32
+"""In float32 on a CPU every batch has this many rows and a width that is a multiple of this, since
+a matrix product rounds by its shape: a chat's score is then the same to the last bit in any run."""
 
 
 class TransformersRewardEngine:
-    """Scores chats with the raw outputs of a classification head; all labels, no sigmoid."""
+    """Scores chats with the raw outputs of a classification head; all labels, no sigmoid.
+
+    In float32 on a CPU a score depends on its chat alone, bit for bit.
+    """
 
     def __init__(self, loaded: LoadedModel, *, max_batch_tokens: int) -> None:
         """Run a model that is already loaded; it belongs to the engine from now on."""
@@ -96,12 +102,18 @@ class _Chat:
     call: Call[Logits]
 
 
+def _width(chat: _Chat) -> int:
+    """Tokens of a chat, rounded up to the next step."""
+    return -(-len(chat.ids) // FIXED_STEP) * FIXED_STEP
+
+
 class _Scorer:
     """Scores pending chats batch by batch."""
 
     def __init__(self, loaded: LoadedModel, max_batch_tokens: int) -> None:
         self._loaded, self._model, self._device = loaded, loaded.model, loaded.device
         self._max_batch_tokens = max_batch_tokens
+        self._is_fixed = loaded.model.dtype == torch.float32 and loaded.device.type == "cpu"
         self._pad_id: int | None = loaded.model.config.get_text_config().pad_token_id
         self._waiting: list[_Chat] = []
 
@@ -114,21 +126,37 @@ class _Scorer:
         """Queue chats, score one batch; True while any is left."""
         self._waiting = [chat for chat in (*self._waiting, *arrivals) if not chat.call.is_abandoned]
         if self._waiting:
-            lengths = [len(chat.ids) for chat in self._waiting[:LOOKAHEAD]]
-            picks = pick_batch(lengths, max_items=len(lengths), max_tokens=self._max_batch_tokens)
+            picks = self._pick_fixed() if self._is_fixed else self._pick()
             self._score([self._waiting[i] for i in picks])
             taken = set(picks)
             self._waiting = [chat for i, chat in enumerate(self._waiting) if i not in taken]
         return bool(self._waiting)
 
+    def _pick(self) -> list[int]:
+        lengths = [len(chat.ids) for chat in self._waiting[:LOOKAHEAD]]
+        return pick_batch(lengths, max_items=len(lengths), max_tokens=self._max_batch_tokens)
+
+    def _pick_fixed(self) -> list[int]:
+        """The oldest chat and the next ones of its width."""
+        width = _width(self._waiting[0])
+        same = (i for i, chat in enumerate(self._waiting) if _width(chat) == width)
+        return list(islice(same, self._rows(width)))
+
+    def _rows(self, width: int) -> int:
+        return max(1, min(FIXED_ROWS, self._max_batch_tokens // width))
+
     def _score(self, chats: Sequence[_Chat]) -> None:
         width, pad = max(len(chat.ids) for chat in chats), self._choose_pad(chats)
-        padded = [chat.ids + [pad] * (width - len(chat.ids)) for chat in chats]
+        rows = [chat.ids for chat in chats]
+        if self._is_fixed:
+            width = _width(chats[0])
+            rows += [rows[0]] * (self._rows(width) - len(rows))
+        padded = [ids + [pad] * (width - len(ids)) for ids in rows]
         ids = torch.tensor(padded, device=self._device)
-        lengths = torch.tensor([len(chat.ids) for chat in chats], device=self._device)
+        lengths = torch.tensor([len(ids) for ids in rows], device=self._device)
         mask = torch.arange(width, device=self._device) < lengths[:, None]
         logits = self._model(ids, attention_mask=mask.long(), use_cache=False).logits.float()
-        for chat, row in zip(chats, logits.tolist(), strict=True):
+        for chat, row in zip(chats, logits.tolist(), strict=False):  # copies that fill it up: last
             chat.call.deliver(chat.index, tuple(row))
 
     def _choose_pad(self, chats: Sequence[_Chat]) -> int:
