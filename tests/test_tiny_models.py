@@ -43,18 +43,18 @@ def test_the_models_have_the_shape_that_vllm_wants(name):
 def test_the_language_model_is_imperfect_and_knows_better(figures):
     [hot] = named(figures, "answers right at temperature 0.9")
     [cool] = named(figures, "answers right at temperature 0.3")
-    assert 0.45 <= hot <= 0.75
+    assert 0.50 <= hot <= 0.75
     assert cool >= hot + 0.10
 
 
 @pytest.mark.slow
 def test_the_reward_model_tells_right_from_wrong(figures):
     [auc] = named(figures, "reward model: AUC")
-    assert auc >= 0.85
+    assert auc >= 0.92
 
 
 @pytest.mark.slow
 def test_the_judge_is_right_far_more_often_than_chance(figures):
     verdicts = named(figures, "judge, ", ": right")
     assert len(verdicts) >= 4
-    assert min(verdicts) >= 0.65
+    assert min(verdicts) >= 0.70
