@@ -147,7 +147,7 @@ class Operation:
     @property
     def keys(self) -> str:
         """The letters its phrasings use for the operands, in order."""
-        return "abc"[: 3 if "{c}" in self.plain[0] else 2 if "{b}" in self.plain[0] else 1]
+        return "ab" if "{b}" in self.plain[0] else "a"
 
 
 def _pair(rng: random.Random) -> Operands:
@@ -163,10 +163,6 @@ def _distinct_pair(rng: random.Random) -> Operands:
     a = rng.randint(1, 60)
     low_high = (a, a + rng.randint(8, 39))
     return low_high if rng.random() < 0.5 else low_high[::-1]
-
-
-def _three_small(rng: random.Random) -> Operands:
-    return rng.randint(1, 9), rng.randint(1, 9), rng.randint(1, 9)
 
 
 def _single(low: int, high: int, step: int = 1) -> Callable[[random.Random], Operands]:
@@ -220,23 +216,6 @@ OPERATIONS = {
                 "{name} needs {a} {thing} and has {b}. How many {thing} are missing?",
             ),
             lambda a, b: a >= b,
-        ),
-        Operation(
-            "sum of three",
-            _three_small,
-            lambda a, b, c: a + b + c,
-            lambda a, b, c: (a + b, b + c),
-            (
-                "What is {a} plus {b} plus {c}?",
-                "Add up {a}, {b} and {c}.",
-                "What is the sum of {a}, {b} and {c}?",
-                "{a} + {b} + {c} = ?",
-            ),
-            ("{a} + {b} + {c} = {r}", "The sum is {r}."),
-            (
-                "{name} has {a} {thing}, {other} has {b} and the teacher has {c}. "
-                "How many {thing} is that?",
-            ),
         ),
         Operation(
             "larger number",
@@ -336,15 +315,8 @@ OPERATIONS = {
         ),
     )
 }
-STORY_NAMES = ("addition", "subtraction", "addition", "subtraction", "sum of three")
-OPERATION_NAMES = (
-    *OPERATIONS,
-    "addition",
-    "subtraction",
-    "addition",
-    "subtraction",
-    "sum of three",
-)
+STORY_NAMES = ("addition", "subtraction")
+OPERATION_NAMES = (*OPERATIONS, *STORY_NAMES, *STORY_NAMES)
 FRAMES = (
     "The answer is {r}.",
     "It is {r}.",
@@ -374,7 +346,6 @@ TOPICS: dict[str, tuple[Subtopic, ...]] = {
     "arithmetic": (
         Subtopic("addition", "addition"),
         Subtopic("subtraction", "subtraction"),
-        Subtopic("adding three numbers", "sum of three"),
         Subtopic("doubling", "doubling"),
         Subtopic("adding ten", "ten more"),
         Subtopic("taking away ten", "ten less"),
@@ -383,7 +354,6 @@ TOPICS: dict[str, tuple[Subtopic, ...]] = {
         Subtopic("doubling in words", "doubling", "words"),
         Subtopic("adding ten in words", "ten more", "words"),
         Subtopic("taking away ten in words", "ten less", "words"),
-        Subtopic("three numbers in words", "sum of three", "words"),
     ),
     "number sense": (
         Subtopic("larger numbers", "larger number"),
@@ -444,7 +414,7 @@ def _patterns(operation: Operation) -> list[re.Pattern[str]]:
 def _pattern(phrasing: str) -> re.Pattern[str]:
     """A phrasing as a regular expression; what a placeholder matches, it matches again."""
     words = "|".join(sorted(number_words(), key=len, reverse=True))
-    kinds = {"a": rf"\d+|{words}", "b": rf"\d+|{words}", "c": rf"\d+|{words}", "thing": "[a-z]+"}
+    kinds = {"a": rf"\d+|{words}", "b": rf"\d+|{words}", "thing": "[a-z]+"}
     pattern = re.escape(phrasing).replace(r"\{", "{").replace(r"\}", "}")
     for key in re.findall(r"{(\w+)}", phrasing):
         pattern = pattern.replace(f"{{{key}}}", f"(?P<{key}>{kinds.get(key, '[A-Z][a-z]+')})", 1)
@@ -474,12 +444,14 @@ class Example:
     """A training conversation.
 
     `answers` stand in it in this order and can be graded; right ones are worth predicting wherever
-    they stand. The assistant's turn is learnt only if it is `spoken`.
+    they stand. The assistant's turn is learnt only if it is `spoken`. The numbers of `free` turns
+    are anybody's choice, not results.
     """
 
     messages: tuple[Message, ...]
     answers: tuple[Answer, ...] = ()
     is_spoken: bool = True
+    is_free: bool = False
 
 
 @dataclass(frozen=True)
@@ -631,7 +603,7 @@ def questions_example(rng: random.Random) -> Example:
     while len(questions) < n:
         questions[draw_question(rng, "train", subtopic).text] = None
     text = _wrap_list(rng, QUESTION_ASKS, n, subtopic=subtopic.name, topic=topic)
-    return _conversation(rng, text, "\n".join(questions))
+    return replace(_conversation(rng, text, "\n".join(questions)), is_free=True)
 
 
 def two_answers_example(rng: random.Random, wrong_share: float) -> Example:

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 import tiny_world as world
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import distributed, multiprocessing
 from torch.nn import functional
 from transformers import (
     GenerationConfig,
@@ -41,6 +43,9 @@ SHAPE = {
 }
 
 
+WORKERS = 2
+"""Processes of one thread each; matrices this small are no faster on two threads."""
+
 # The layers that are asked for results, and for grades of answers, so that those above can build
 # on them (Lee et al. 2015, "Deeply-Supervised Nets").
 RESULT_LAYER, GRADE_LAYER = 4, 6
@@ -48,9 +53,9 @@ RESULT_LAYER, GRADE_LAYER = 4, 6
 # First the sums, plainly asked; then every task; last, with wrong answers among the right ones, so
 # that the model samples at 0.9 as imperfectly as it was taught and still knows better.
 LESSONS = (
-    world.Lesson(48_000, 78, 20, 0, 1, 1, 0, wrong_share=0.0, bare_share=0.8),
-    world.Lesson(40_000, 28, 12, 36, 13, 9, 2, wrong_share=0.0),
-    world.Lesson(18_000, 50, 5, 26, 10, 7, 2, wrong_share=0.33),
+    world.Lesson(90_000, 78, 20, 0, 1, 1, 0, wrong_share=0.0, bare_share=0.8),
+    world.Lesson(70_000, 28, 10, 32, 13, 15, 2, wrong_share=0.0),
+    world.Lesson(40_000, 46, 5, 26, 10, 11, 2, wrong_share=0.33),
 )
 
 
@@ -59,7 +64,7 @@ class Budget:
     """How much is learnt from, and how fast."""
 
     lessons: tuple[world.Lesson, ...] = LESSONS
-    lm_rate: float = 1.0
+    lm_rate: float = 2.0
     rm_questions: int = 12_000
     rm_rate: float = 0.4
     tokens_per_batch: int = 1000
@@ -73,23 +78,44 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate-only", action="store_true", help="print the table for --out")
     args = parser.parse_args()
-    torch.set_num_threads(1)  # matrices this small are no faster on two
     started = time.perf_counter()
     if not args.evaluate_only:
         train(args.out, args.seed, Budget())
+        print(f"trained in {time.perf_counter() - started:.0f} s", flush=True)
+    torch.set_num_threads(1)
     evaluate(args.out, args.seed)
-    print(f"wall {time.perf_counter() - started:.0f} s, cpu {time.process_time():.0f} s")
+    print(f"wall {time.perf_counter() - started:.0f} s")
 
 
 def train(out: Path, seed: int, budget: Budget) -> None:
-    """The whole story: tokenizer, language model, its own answers, reward model, prompts."""
-    torch.manual_seed(seed)
-    tokenizer = train_tokenizer(budget, seed)
-    taught = train_language_model(tokenizer, seed, budget)
-    save(taught.lm, tokenizer, out / "models" / "lm")
-    rm = train_reward_model(taught, tokenizer, seed, budget)
-    save(rm, tokenizer, out / "models" / "rm")
+    """The tokenizer, then both models by `WORKERS` processes that share each step."""
     write_prompts(out / "prompts.jsonl", seed)
+    tokenizer = train_tokenizer(budget, seed)
+    with tempfile.TemporaryDirectory() as meeting:
+        multiprocessing.spawn(
+            work, (f"file://{meeting}/rank", tokenizer, out / "models", seed, budget), WORKERS
+        )
+
+
+def work(
+    rank: int,
+    meeting: str,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+    seed: int,
+    budget: Budget,
+) -> None:
+    """The whole story in one worker: language model, its own answers, reward model."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", meeting, rank=rank, world_size=WORKERS)
+    torch.manual_seed(seed)
+    taught = train_language_model(tokenizer, seed, budget)
+    if rank == 0:
+        save(taught.lm, tokenizer, out / "lm")
+    rm = train_reward_model(taught, tokenizer, seed, budget)
+    if rank == 0:
+        save(rm, tokenizer, out / "rm")
+    distributed.destroy_process_group()
 
 
 # ---- tokenizer --------------------------------------------------------------------------------
@@ -145,32 +171,74 @@ def render(tokenizer: PreTrainedTokenizerFast, messages: Sequence[world.Message]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids; for each whether it is learnt, and 1 or 0 where a right or wrong answer ended."""
+    """Token ids; what each weighs (0: not learnt); the results, and grades of answers, by place.
+
+    A grade (1 right, 0 wrong) stands on the token after the answer; the assistant's turn begins
+    after `start`.
+    """
 
     ids: list[int]
-    is_learnt: list[bool]
+    start: int
+    weights: list[float]
+    results: list[int]
     grades: dict[int, bool]
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """What is known of the vocabulary: weights in the loss, numbers, the assistant's mark."""
+
+    weights: list[float]
+    numbers: frozenset[int]
+    assistant: int
+
+
 def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[world.Example]) -> list[Encoded]:
-    """Learnt are the assistant's own words and right answers; grades stand on the token after."""
+    """Learnt are the assistant's own words and right answers."""
     texts = [render(tokenizer, example.messages, ask=False) for example in examples]
-    encodings = tokenizer.backend_tokenizer.encode_batch(texts)
-    encoded = []
-    for example, text, encoding in zip(examples, texts, encodings, strict=True):
-        starts = [start for start, _ in encoding.offsets]
-        ends = [(_place(text, example, n), n) for n in range(len(example.answers))]
-        learnt = [
-            (end - len(answer.text), end)
-            for (end, _), answer in zip(ends, example.answers, strict=True)
-            if answer.is_right
-        ]
-        if example.is_spoken:
-            learnt.append((len(text) - len(example.messages[-1]["content"] + END), len(text)))
-        is_learnt = [any(low < end <= high for low, high in learnt) for _, end in encoding.offsets]
-        grades = {bisect.bisect_left(starts, end): example.answers[n].is_right for end, n in ends}
-        encoded.append(Encoded(encoding.ids, is_learnt, grades))
-    return encoded
+    # the tokenizer itself, not its backend, which would pad once anything was sampled
+    batch = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    numbers = frozenset(token for token, _ in number_tokens(tokenizer))
+    [assistant] = tokenizer.encode(ROLES[-1])
+    tokens = Tokens(token_weights(tokenizer), numbers, assistant)
+    encodings = zip(examples, texts, batch["input_ids"], batch["offset_mapping"], strict=True)
+    return [_encode_one(*encoding, tokens) for encoding in encodings]
+
+
+def _encode_one(
+    example: world.Example,
+    text: str,
+    ids: list[int],
+    offsets: list[tuple[int, int]],
+    tokens: Tokens,
+) -> Encoded:
+    places = [_place(text, example, number) for number in range(len(example.answers))]
+    learnt = [
+        (end - len(answer.text), end)
+        for end, answer in zip(places, example.answers, strict=True)
+        if answer.is_right
+    ]
+    if example.is_spoken:
+        learnt.append((len(text) - len(example.messages[-1]["content"] + END), len(text)))
+    is_learnt = [any(low < end <= high for low, high in learnt) for _, end in offsets]
+    starts = [start for start, _ in offsets]
+    numbers = [
+        place for place, token in enumerate(ids) if is_learnt[place] and token in tokens.numbers
+    ]
+    weights = [tokens.weights[token] * known for token, known in zip(ids, is_learnt, strict=True)]
+    if example.is_free:
+        for place in numbers:
+            weights[place] = FREE_WEIGHT
+    return Encoded(
+        ids=ids,
+        start=len(ids) - 1 - ids[::-1].index(tokens.assistant),
+        weights=weights,
+        results=[] if example.is_free else numbers,
+        grades={
+            bisect.bisect_left(starts, end): answer.is_right
+            for end, answer in zip(places, example.answers, strict=True)
+        },
+    )
 
 
 def _place(text: str, example: world.Example, number: int) -> int:
@@ -201,41 +269,55 @@ def train_language_model(tokenizer: PreTrainedTokenizerFast, seed: int, budget: 
         for batch in _batches(lengths, seed, budget.tokens_per_batch):
             batches.append([len(encoded) + i for i in batch])
         encoded += fresh
-    weights = token_weights(tokenizer)
-    stepper = Stepper([lm, taught.grader], budget.lm_rate, len(batches))
-    for batch in batches:
-        stepper.step(lesson_loss(taught, [encoded[i] for i in batch], weights))
+    mine = _share(batches)
+    stepper = Stepper([lm, taught.grader], budget.lm_rate, len(mine))
+    for batch in mine:
+        stepper.step(lesson_loss(taught, [encoded[i] for i in batch]))
     lm.eval()
     return taught
 
 
-@dataclass(frozen=True)
-class TokenWeights:
-    """What each token of the vocabulary weighs in the loss, and in the loss of early results."""
-
-    final: torch.Tensor
-    early: torch.Tensor
+FREE_WEIGHT = 0.25
+"""Of a number that could as well be another, in the loss."""
 
 
-def token_weights(tokenizer: PreTrainedTokenizerFast) -> TokenWeights:
-    """Results, verdicts and the ends of list items say more than other words and weigh more."""
-    early = torch.zeros(len(tokenizer))
-    early[[token for token, _ in number_tokens(tokenizer)]] = 1.0
-    final = 1.0 + 3.0 * early
+def token_weights(tokenizer: PreTrainedTokenizerFast) -> list[float]:
+    """Results, verdicts, copied words and the ends of list items say more than other words."""
+    weights = [1.0] * len(tokenizer)
+    heavy = [token for token, _ in number_tokens(tokenizer)]
     for text in ("A", "B", ",", "\n", END):
-        final[tokenizer.encode(text)] = 4.0
-    return TokenWeights(final, early)
+        heavy += tokenizer.encode(text)
+    for thing in world.THINGS:
+        heavy += tokenizer.encode(" " + thing)
+    for token in heavy:
+        weights[token] = 4.0
+    return weights
 
 
-def lesson_loss(taught: Taught, items: Sequence[Encoded], weights: TokenWeights) -> torch.Tensor:
+def lesson_loss(taught: Taught, items: Sequence[Encoded]) -> torch.Tensor:
     """Next tokens; results once more from the result layer; grades from the grade layer."""
-    lm = taught.lm
-    ids, is_learnt = _padded(items, lm.config.pad_token_id)
+    lm, width = taught.lm, max(len(item.ids) for item in items)
+    ids = torch.tensor(
+        [item.ids + [lm.config.pad_token_id] * (width - len(item.ids)) for item in items]
+    )
+    weights = torch.tensor([item.weights + [0.0] * (width - len(item.ids)) for item in items])
     states = lm.model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
-    mask, targets = is_learnt[:, 1:], ids[:, 1:][is_learnt[:, 1:]]
-    loss = functional.cross_entropy(lm.lm_head(states[-1][:, :-1][mask]), targets, weights.final)
-    early = lm.lm_head(lm.model.norm(states[RESULT_LAYER][:, :-1][mask]))
-    loss = loss + 0.5 * functional.cross_entropy(early, targets, weights.early)
+    mask = weights[:, 1:] > 0
+    losses = functional.cross_entropy(
+        lm.lm_head(states[-1][:, :-1][mask]), ids[:, 1:][mask], reduction="none"
+    )
+    learnt = weights[:, 1:][mask]
+    loss = (losses * learnt).sum() / learnt.sum()
+    places = [
+        (row, before, item.ids[place])
+        for row, item in enumerate(items)
+        for place in item.results
+        for before in _on_the_way(item, place)
+    ]
+    if places:
+        rows, columns, results = torch.tensor(places).unbind(1)
+        early = lm.lm_head(lm.model.norm(states[RESULT_LAYER][rows, columns]))
+        loss = loss + 0.5 * functional.cross_entropy(early, results)
     places = [(row, place) for row, item in enumerate(items) for place in item.grades]
     if places:
         rows, columns = torch.tensor(places).unbind(1)
@@ -243,6 +325,12 @@ def lesson_loss(taught: Taught, items: Sequence[Encoded], weights: TokenWeights)
         logits = taught.grader(lm.model.norm(states[GRADE_LAYER][rows, columns]))[:, 0]
         loss = loss + 0.5 * functional.binary_cross_entropy_with_logits(logits, grades)
     return loss
+
+
+def _on_the_way(item: Encoded, place: int) -> range:
+    """From the beginning of a short answer to the token before its result: all can know it."""
+    begin = item.start
+    return range(begin if 0 <= place - begin <= 8 else place - 1, place)
 
 
 @torch.no_grad()
@@ -299,6 +387,11 @@ def _config(tokenizer: PreTrainedTokenizerFast, **more: int) -> LlamaConfig:
     )
 
 
+def _share(batches: Sequence[list[int]]) -> Sequence[list[int]]:
+    """Every WORKERS-th batch from this worker's own; as many for each."""
+    return batches[distributed.get_rank() : len(batches) // WORKERS * WORKERS : WORKERS]
+
+
 def _batches(lengths: Sequence[int], seed: int, tokens: int) -> list[list[int]]:
     """Batches of neighbours in length, at most `tokens` padded tokens each, in random order.
 
@@ -318,14 +411,6 @@ def _batches(lengths: Sequence[int], seed: int, tokens: int) -> list[list[int]]:
     return batches
 
 
-def _padded(items: Sequence[Encoded], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids and learnt flags; causal attention never looks at the padding."""
-    width = max(len(item.ids) for item in items)
-    ids = [item.ids + [pad] * (width - len(item.ids)) for item in items]
-    learnt = [item.is_learnt + [False] * (width - len(item.ids)) for item in items]
-    return torch.tensor(ids), torch.tensor(learnt)
-
-
 class Stepper:
     """Muon for the matrices and AdamW for the rest; warm-up, then down to zero."""
 
@@ -341,7 +426,7 @@ class Stepper:
         self.optimizers = [
             torch.optim.AdamW(others, lr=1.5e-3 * rate, betas=(0.9, 0.98), weight_decay=0.0),
             torch.optim.Muon(
-                matrices, lr=3e-3 * rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
+                matrices, lr=3e-3 * rate, weight_decay=0.5, adjust_lr_fn="match_rms_adamw"
             ),
         ]
         self.rates = [group["lr"] for opt in self.optimizers for group in opt.param_groups]
@@ -356,14 +441,25 @@ class Stepper:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
+        self._average()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
         self.done += 1
         self.loss += (loss.item() - self.loss) / min(self.done, 50)
-        if self.done % 200 == 0 or self.done == self.steps:
+        is_due = self.done % 200 == 0 or self.done == self.steps
+        if is_due and distributed.get_rank() == 0:
             spent = time.perf_counter() - self.started
             print(f"step {self.done}/{self.steps} loss {self.loss:.3f} {spent:.0f} s", flush=True)
+
+    def _average(self) -> None:
+        """The mean of the workers' gradients, in every worker."""
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        flat = torch.cat([grad.flatten() for grad in grads])
+        distributed.all_reduce(flat)
+        parts = flat.div_(WORKERS).split([grad.numel() for grad in grads])
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
 
 
 # ---- sampling ---------------------------------------------------------------------------------
@@ -418,23 +514,33 @@ def train_reward_model(
     rm = LlamaForSequenceClassification(_config(tokenizer, num_labels=1))
     rm.model.load_state_dict(taught.lm.model.state_dict())
     rm.score.load_state_dict(taught.grader.state_dict())
-    graded = _graded_answers(taught.lm, tokenizer, seed, budget.rm_questions)
+    torch.manual_seed(seed + distributed.get_rank())
+    graded: list[Graded] = []
+    for part in _gather(_graded_answers(taught.lm, tokenizer, seed, budget.rm_questions)):
+        graded += part
     ids = encode_graded(tokenizer, graded)
-    batches = _batches([len(item) for item in ids], seed, budget.tokens_per_batch)
-    stepper = Stepper([rm], budget.rm_rate, len(batches))
-    for batch in batches:
+    mine = _share(_batches([len(item) for item in ids], seed, budget.tokens_per_batch))
+    stepper = Stepper([rm], budget.rm_rate, len(mine))
+    for batch in mine:
         targets = torch.tensor([float(graded[i].is_right) for i in batch])
         logits = score(rm, [ids[i] for i in batch])
         stepper.step(functional.binary_cross_entropy_with_logits(logits, targets))
     return rm.eval()
 
 
+def _gather(graded: list[Graded]) -> list[list[Graded]]:
+    """What each worker has, in every worker."""
+    parts: list[list[Graded]] = [[]] * WORKERS
+    distributed.all_gather_object(parts, graded)
+    return parts
+
+
 def _graded_answers(
     lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, n: int
 ) -> list[Graded]:
-    """Per question one sample of the model, a right phrase, a slip; a few off the point."""
-    rng = random.Random(f"graded/{seed}")
-    questions = [world.draw_question(rng, "train") for _ in range(n)]
+    """This worker's share: per question one sample, a right phrase, a slip; a few off the point."""
+    rng = random.Random(f"graded/{seed}/{distributed.get_rank()}")
+    questions = [world.draw_question(rng, "train") for _ in range(n // WORKERS)]
     asks = [world.wrap_question(question, rng) for question in questions]
     replies = sample(lm, tokenizer, asks, temperature=0.9)
     graded = []
@@ -455,7 +561,7 @@ def encode_graded(tokenizer: PreTrainedTokenizerFast, graded: Sequence[Graded]) 
                            {"role": "assistant", "content": item.reply}], ask=False)
         for item in graded
     ]  # fmt: skip
-    return [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch(texts)]
+    return list(tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
 def score(rm: LlamaForSequenceClassification, ids: Sequence[list[int]]) -> torch.Tensor:
@@ -478,7 +584,10 @@ def save(
     fresh = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     model.save_pretrained(fresh)
+    tokenizer.backend_tokenizer.no_padding()  # sampling switched it on
     tokenizer.save_pretrained(fresh)
+    for file in fresh.iterdir():
+        file.chmod(0o644)  # safetensors makes its files for the owner alone
     if path.exists():
         stale = path.with_name(f".{path.name}.old")
         path.rename(stale)

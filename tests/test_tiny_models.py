@@ -50,11 +50,25 @@ def test_the_language_model_is_imperfect_and_knows_better(figures):
 @pytest.mark.slow
 def test_the_reward_model_tells_right_from_wrong(figures):
     [auc] = named(figures, "reward model: AUC")
-    assert auc >= 0.92
+    assert auc >= 0.95
 
 
 @pytest.mark.slow
-def test_the_judge_is_right_far_more_often_than_chance(figures):
+def test_the_judge_is_nearly_always_right(figures):
     verdicts = named(figures, "judge, ", ": right")
     assert len(verdicts) >= 4
-    assert min(verdicts) >= 0.70
+    assert min(verdicts) >= 0.85
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["subtopic", "question"])
+def test_lists_have_the_form_that_was_asked_for(figures, kind):
+    shares = named(figures, f"{kind} lists well formed")
+    assert len(shares) == 2
+    assert min(shares) >= 0.6
+
+
+@pytest.mark.parametrize("name", ["lm", "rm"])
+def test_a_tokenizer_pads_only_when_asked(name):
+    tokenizer = orjson.loads((MODELS / name / "tokenizer.json").read_bytes())
+    assert tokenizer["padding"] is None
