@@ -41,7 +41,8 @@ from prefdata.rows import REJECTS
 from prefdata.runtime.disk import Damaged, disk_errors, hold, write_text
 from prefdata.runtime.fleet import Fleet
 from prefdata.runtime.folders import RowsWriter, count_rows, link_folder, read_tables
-from prefdata.runtime.passes import Sweep, rejects_of, run_pass
+from prefdata.runtime.machine import Machine
+from prefdata.runtime.passes import Sweep, rejects_of, run_ahead, run_pass
 from prefdata.runtime.progress import show_progress
 from prefdata.seeds import Seeds, load_seeds
 from prefdata.selection import check_dedupe
@@ -53,12 +54,20 @@ VERSIONS = ("datasets", "llguidance", "pyarrow", "rensa", "torch", "transformers
 """Packages whose version can matter to the rows."""
 
 
-def build(loaded: LoadedRecipe, out: Path, *, rehearse: bool = False, say: Say = print) -> Record:
+def build(
+    loaded: LoadedRecipe,
+    out: Path,
+    *,
+    machine: Machine | None = None,
+    rehearse: bool = False,
+    say: Say = print,
+) -> Record:
     """Run a recipe, or go on where an earlier run of it stopped; returns what `run.json` holds.
 
     Args:
         loaded: a checked recipe.
         out: the run folder; made if missing.
+        machine: what the models may use; the CPU, in this process, where left out.
         rehearse: answer with the scripted engines, without loading a model.
         say: told what the user should know, a line at a time.
 
@@ -70,7 +79,7 @@ def build(loaded: LoadedRecipe, out: Path, *, rehearse: bool = False, say: Say =
     with (
         disk_errors(out),
         hold(out),
-        Fleet(loaded, out / "journal", rehearse=rehearse, say=say) as fleet,
+        Fleet(loaded, out, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
     ):
         run = _Run(loaded, out, fleet, say)
         seeds = run.load_seeds()
@@ -166,12 +175,14 @@ class _Run:
         """Make `target` unless it is there and whole."""
         if self._is_whole(target):
             return
-        sweep = self._sweep(step)
-        with (
-            self._timed(step.name),
-            show_progress(step.name, count_rows(source), self.fleet.work) as progress,
-        ):
-            run_pass(sweep, source, target, progress)
+        *before, last = self.fleet.sittings(step)
+        with self._timed(step.name):
+            for number, sitting in enumerate(before, start=1):
+                name = f"{step.name} ({number} of {len(before) + 1} models)"
+                with show_progress(name, count_rows(source), self.fleet.work) as progress:
+                    run_ahead(self._sweep(step, sitting), source, progress)
+            with show_progress(step.name, count_rows(source), self.fleet.work) as progress:
+                run_pass(self._sweep(step, last), source, target, progress)
 
     def choose(self, folders: list[Path]) -> dict[str, Any]:
         """Write candidates, pairs, rejects and the JSONL copies; returns their counts."""
@@ -222,13 +233,13 @@ class _Run:
         }
         return write_record(self.out, record, self._copies().values())
 
-    def _sweep(self, step: Pass) -> Sweep:
-        text, reward = self.fleet.engines_of(step)
+    def _sweep(self, step: Pass, sitting: frozenset[str]) -> Sweep:
+        text, reward = self.fleet.engines_of(step, sitting)
         models = {model.alias: model for model in self.recipe.models}
         tools = Tools(self.recipe.seed, models, text, reward, self.loaded.folder)
         waves = [[(c.name, make_stage(c, self.recipe, tools)) for c in wave] for wave in step.waves]
         fields = [field for column in step.columns for field in fields_of(column)]
-        return Sweep(waves, fields, _reads(step))
+        return Sweep(waves, fields, _reads(step), self.fleet.window)
 
     def _is_whole(self, folder: Path) -> bool:
         """Whether a step is finished; a damaged one is set aside, to be made again."""

@@ -40,7 +40,10 @@ def build(
     overrides: Overrides = None,
     out: Out = None,
     gpus: Annotated[
-        int | None, typer.Option(min=0, help="0: CPU; 1: one GPU; default: one if there is one.")
+        int | None, typer.Option(min=0, help="GPUs to use; 0: CPU; default: one if there is one.")
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="On a CPU: processes a model, sharing the cores.")
     ] = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="Show full records of a few rows, keep nothing.")
@@ -57,22 +60,22 @@ def build(
 ) -> None:
     """Build the dataset of a recipe; run again, it goes on where it stopped."""
     with _exit_codes():
-        _choose_devices(gpus)
         if rows and not preview:
             raise PrefdataError(
                 f"-n {rows} is of --preview; add it, or set num_records={rows} for a small run"
             )
         loaded = _load(recipe, overrides, out)
         if preview:
-            _preview(loaded, rows or 2, rehearse)
+            _preview(loaded, rows or 2, rehearse, _find_machine(gpus, replicas, rehearse))
             return
+        machine = _find_machine(gpus, replicas, rehearse)
         from prefdata.build import build as run
 
         folder = Path(loaded.recipe.output_dir)
         if rehearse:
             folder = folder.with_name(folder.name + "-rehearsal")
             loaded = loaded.changed(output_path=None)
-        record = run(loaded, folder, rehearse=rehearse, say=_say)
+        record = run(loaded, folder, machine=machine, rehearse=rehearse, say=_say)
         from prefdata.summary import print_summary
 
         print_summary(record, folder)
@@ -145,19 +148,15 @@ def _load(recipe: Path, overrides: list[str] | None, out: Path | None) -> Any:
     return load_recipe(recipe, given)
 
 
-def _choose_devices(gpus: int | None) -> None:
-    if gpus == 0:
-        os.environ["CUDA_VISIBLE_DEVICES"] = (
-            ""  # set before importing torch: it reads the list once
-        )
-    elif gpus is not None and gpus > 1:
-        raise PrefdataError(
-            f"--gpus {gpus}: this version runs one engine in one process; use --gpus 1, or 0 for "
-            "the CPU"
-        )
+def _find_machine(gpus: int | None, replicas: int | None, rehearse: bool) -> Any:
+    if gpus == 0:  # set before importing torch: it reads the list once
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    from prefdata.runtime.machine import Machine, find_machine
+
+    return Machine() if rehearse else find_machine(gpus, replicas)
 
 
-def _preview(loaded: Any, rows: int, rehearse: bool) -> None:
+def _preview(loaded: Any, rows: int, rehearse: bool, machine: Any) -> None:
     from prefdata.build import build as run
     from prefdata.summary import print_records
 
@@ -165,6 +164,7 @@ def _preview(loaded: Any, rows: int, rehearse: bool) -> None:
         run(
             loaded.changed(num_records=rows, output_path=None),
             Path(folder),
+            machine=machine,
             rehearse=rehearse,
             say=_say,
         )

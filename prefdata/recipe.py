@@ -121,7 +121,7 @@ class Model(Frozen):
     model: Filled
     """Hub id or local folder."""
     revision: str | None = None
-    provider: Literal["auto", "transformers"] = "auto"
+    provider: Literal["auto", "transformers", "vllm"] = "auto"
     inference_parameters: InferenceParameters = InferenceParameters()
     engine: dict[str, Any] = {}
     """Passed on to the engine: dtype, max_model_len, max_num_seqs …"""

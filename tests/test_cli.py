@@ -99,7 +99,7 @@ def test_a_rehearsal_writes_no_output_path(command, project):
         (["build", "nope.yaml"], "error: nope.yaml: there is no such recipe"),
         (["build", "RECIPE", "seed_dataset.path=nope.jsonl", "--rehearse"], "error: seed_dataset.path: there is no file"),
         (["build", "RECIPE", "models.0.model=./nope"], "error: model 'hot': there is no folder"),
-        (["build", "RECIPE", "--gpus", "8"], "error: --gpus 8: this version runs one engine in one process; use --gpus 1"),
+        (["build", "RECIPE", "--gpus", "8"], "error: --gpus 8: this process sees 0 GPUs"),
         (["build", "RECIPE", "-n", "5"], "error: -n 5 is of --preview"),
         (["plan", "RECIPE", "seed_dataset.path=nope.jsonl"], "error: seed_dataset.path: there is no file"),
         (["plan", "RECIPE", "models.9.model=x"], "error: override 'models.9.model'"),

@@ -323,7 +323,17 @@ class Chain:
             self.kills[kind] += 1
 
     def kill_at_write(self, what):
-        """Kill while a file is being written, a random moment after it has appeared."""
+        """Kill while a file is being written, a random moment after it has appeared.
+
+        On a busy machine the file may be whole before the kill falls: then run.json is taken away,
+        so that the same command writes the results again, and the next kill may be in time.
+        """
+        for _ in range(5):
+            if self._kill_at_write(what) or not (self.out / "run.json").is_file():
+                return
+            (self.out / "run.json").unlink()
+
+    def _kill_at_write(self, what):
         pattern, wait = WRITES[what], self.random.choice([0, 0, 0.0003, 0.001])
 
         def ready():
@@ -332,9 +342,11 @@ class Chain:
         def ready_and_waited():
             return ready() and not time.sleep(wait)
 
-        if self.runs.kill_when(self.name, ready_and_waited, 0.0001) and ready():
+        is_hit = self.runs.kill_when(self.name, ready_and_waited, 0.0001) and ready()
+        if is_hit:
             self.kills["write"] += 1
             self.kills[f"write {what}"] += 1
+        return is_hit
 
     def finish(self, *, least):
         """Run to the end, compare, and make sure that the kills fell where they should."""

@@ -1,4 +1,4 @@
-"""What a stage may ask of an engine. Two protocols of one method each."""
+"""What a stage may ask of an engine: two protocols of one method each; and what a host may."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
@@ -39,3 +39,20 @@ class RewardEngine(Protocol):
     def close(self) -> None:
         """Free the model; calls in flight fail."""
         ...
+
+
+class Hosted(Protocol):
+    """An engine with a model of its own, as whoever deals out requests sees it."""
+
+    @property
+    def capacity(self) -> int:
+        """Requests that it works on at the same time; more wait in its queue."""
+        ...
+
+
+class HostedText(TextEngine, Hosted, Protocol):
+    """A TextEngine with a model."""
+
+
+class HostedReward(RewardEngine, Hosted, Protocol):
+    """A RewardEngine with a model."""

@@ -14,8 +14,13 @@ Reply = Callable[[TextRequest], str | Completion]
 Rate = Callable[[ScoreRequest], float | Logits]
 
 
+CAPACITY = 64
+
+
 class ScriptedText:
     """A TextEngine that answers by a function of the request."""
+
+    capacity = CAPACITY
 
     def __init__(self, reply: Reply | None = None, *, seconds: float = 0.0) -> None:
         """Answer with `reply`, by default a short text drawn from the seed.
@@ -42,6 +47,8 @@ class ScriptedText:
 
 class ScriptedReward:
     """A RewardEngine that scores by a function of the request."""
+
+    capacity = CAPACITY
 
     def __init__(self, rate: Rate | None = None, *, seconds: float = 0.0) -> None:
         """Score with `rate`, by default a number from -8 to 8 that depends on the chat alone."""

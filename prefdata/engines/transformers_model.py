@@ -113,7 +113,7 @@ def load_model(
     """
     _check_options(options, known=("dtype", "max_model_len", *counts))
     config = _load_config(checkpoint)
-    tokenizer = _load_tokenizer(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
     max_model_len = _choose_length(checkpoint.model, config, options)
     is_cuda = torch.cuda.is_available()
     dtype = options.get("dtype", "auto" if is_cuda else "float32")
@@ -158,7 +158,12 @@ def _load_config(checkpoint: Checkpoint) -> Any:
         ) from err
 
 
-def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    """The tokenizer of a chat model.
+
+    Raises:
+        PrefdataError: there is none, or it has no chat template.
+    """
     name = checkpoint.model
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**checkpoint.source)

@@ -32,6 +32,7 @@ class TransformersRewardEngine:
 
     def __init__(self, loaded: LoadedModel, *, max_batch_tokens: int) -> None:
         """Run a model that is already loaded; it belongs to the engine from now on."""
+        self.capacity = LOOKAHEAD
         self._chats = loaded.chats
         scorer = _Scorer(loaded, max_batch_tokens)
         self._thread: ModelThread[_Chat, Logits] = ModelThread("prefdata-reward", scorer)

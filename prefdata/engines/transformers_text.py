@@ -33,6 +33,7 @@ class TransformersTextEngine:
         eos_ids = _find_eos(loaded)
         vocab_size = loaded.model.config.get_text_config().vocab_size
         is_precise = loaded.model.dtype in (torch.float32, torch.float64)
+        self.capacity = max_num_seqs
         self._chats = loaded.chats
         self._schemas = SchemaCompiler(loaded.chats.tokenizer, vocab_size, sorted(eos_ids))
         decoder = Decoder(

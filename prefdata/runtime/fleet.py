@@ -8,7 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from prefdata import engines
+from prefdata.engines import (
+    RewardEngine,
+    Role,
+    TextEngine,
+    choose_provider,
+    open_reward_engine,
+    open_text_engine,
+)
 from prefdata.engines.checkpoints import check_role, identify
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.fingerprint import ScoreKeys, TextKeys, model_identity
@@ -17,6 +24,12 @@ from prefdata.recipe import Model
 from prefdata.recipe_loader import LoadedRecipe
 from prefdata.runtime.journal import Journal
 from prefdata.runtime.journaled import JournaledReward, JournaledText, Work
+from prefdata.runtime.machine import Machine
+from prefdata.runtime.messages import Order
+from prefdata.runtime.passes import WINDOW
+from prefdata.runtime.workers import Workers
+
+ROWS_PER_GPU = 4096
 
 
 class Fleet:
@@ -28,23 +41,31 @@ class Fleet:
     """
 
     def __init__(
-        self, loaded: LoadedRecipe, journal: Path, *, rehearse: bool, say: Callable[[str], None]
+        self,
+        loaded: LoadedRecipe,
+        out: Path,
+        *,
+        machine: Machine,
+        rehearse: bool,
+        say: Callable[[str], None],
     ) -> None:
         """Identify and check every checkpoint; load none.
 
         Args:
             loaded: whose models are used.
-            journal: folder of the journal, read when the first engine is wanted.
+            out: the run folder; its journal is read when the first engine is wanted.
+            machine: what the models may use.
             rehearse: use the scripted engines in the place of all models.
-            say: told of damaged records.
+            say: told of damaged records and dead workers.
 
         Raises:
             PrefdataError: a checkpoint is missing, or cannot do what the recipe wants of it.
         """
         self._loaded, self._rehearse, self._say = loaded, rehearse, say
-        self._journal_folder = journal
+        self._out, self._machine = out, machine
         self._journal: Journal | None = None
         self._engines: dict[str, JournaledText | JournaledReward] = {}
+        self._known: dict[str, Checkpoint] = {}
         self.work = Work()
         roles = {
             model.alias: checkpoint.role
@@ -71,27 +92,78 @@ class Fleet:
             if self._journal is not None:
                 self._journal.close()
 
-    def engines_of(self, step: Pass) -> tuple[dict[str, JournaledText], dict[str, JournaledReward]]:
-        """Text and reward engines of a pass, by alias."""
+    @property
+    def window(self) -> int:
+        """Rows to keep in flight: several times what the GPUs' engines hold, were each request one.
+
+        Rows come back in order, so a slow one at the head must not starve the engines.
+        """
+        return max(WINDOW, ROWS_PER_GPU * len(self._machine.gpus))
+
+    def sittings(self, step: Pass) -> list[frozenset[str]]:
+        """Keys of the checkpoints that are loaded together in a pass, one set after another.
+
+        Mostly one set with all. On GPUs models stay apart, unless the recipe gives each its share
+        of the memory: then a pass that asks several goes over the rows once for each.
+        """
+        keys = list(step.checkpoints)
+        if self._fit([step.checkpoints[key] for key in keys]):
+            return [frozenset(keys)]
+        return [frozenset([key]) for key in keys]
+
+    def engines_of(
+        self, step: Pass, sitting: frozenset[str]
+    ) -> tuple[dict[str, JournaledText], dict[str, JournaledReward]]:
+        """Text and reward engines of a pass, by alias; only those of the sitting may load.
+
+        What earlier passes and sittings have loaded and what has no room beside this is freed.
+        """
+        if self._journal is not None and len(sitting) < len(step.checkpoints):
+            self._journal.refresh()  # the others' answers were given in this run
         text: dict[str, JournaledText] = {}
         reward: dict[str, JournaledReward] = {}
         for model in self._loaded.recipe.models:
             for key, checkpoint in step.checkpoints.items():
                 if Checkpoint(checkpoint.role, model).key != key:
                     continue
-                engine = self._engines.setdefault(key, self._make(checkpoint))
+                if key not in self._engines:
+                    self._engines[key] = self._make(checkpoint)
+                    self._known[key] = checkpoint
+                engine = self._engines[key]
                 if isinstance(engine, JournaledText):
                     text[model.alias] = engine
                 else:
                     reward[model.alias] = engine
+        together = [self._known[key] for key in sitting]
+        for key, engine in self._engines.items():
+            engine.may_load = key in sitting
+            if key not in sitting and not self._fit([*together, self._known[key]]):
+                engine.close()
         return text, reward
 
-    def _identify(self, model: Model, roles: dict[str, engines.Role]) -> str:
+    def _fit(self, checkpoints: list[Checkpoint]) -> bool:
+        """Whether these may be in memory at the same time."""
+        large = [c for c in checkpoints if not self._is_embedded(c.model)]
+        shares = [c.model.engine.get("gpu_memory_utilization") for c in large]
+        told = [share for share in shares if isinstance(share, int | float)]
+        return len(large) < 2 or (len(told) == len(large) and sum(told) <= 1)
+
+    def _is_embedded(self, model: Model) -> bool:
+        """Whether the model runs inside this process: a small one, on the CPU."""
+        is_alone = not self._machine.gpus and self._machine.replicas == 1
+        return self._rehearse or (
+            is_alone and choose_provider(model, on_gpu=False) == "transformers"
+        )
+
+    def _identify(self, model: Model, roles: dict[str, Role]) -> str:
         if self._rehearse:
             return "scripted"
         path = self._loaded.locate(model.model)
-        if model.alias in roles and not model.skip_health_check:
-            check_role(model, path, roles[model.alias])
+        if model.alias in roles:
+            choose_provider(model, on_gpu=bool(self._machine.gpus))
+            self._machine.places(model)
+            if not model.skip_health_check:
+                check_role(model, path, roles[model.alias])
         return identify(model, path)
 
     def _make(self, checkpoint: Checkpoint) -> JournaledText | JournaledReward:
@@ -103,21 +175,31 @@ class Fleet:
         keys = ScoreKeys(identity)
         return JournaledReward(lambda: self._reward(model), keys, journal, self.work)
 
-    def _text(self, model: Model) -> engines.TextEngine:
+    def _text(self, model: Model) -> TextEngine:
         self.work.loads.append(model.model)
         if self._rehearse:
             return ScriptedText()
-        return engines.open_text_engine(model, self._loaded.locate(model.model))
+        if self._is_embedded(model):
+            return open_text_engine(model, self._loaded.locate(model.model), "transformers")
+        return self._workers("text", model)
 
-    def _reward(self, model: Model) -> engines.RewardEngine:
+    def _reward(self, model: Model) -> RewardEngine:
         self.work.loads.append(model.model)
         if self._rehearse:
             return ScriptedReward()
-        return engines.open_reward_engine(model, self._loaded.locate(model.model))
+        if self._is_embedded(model):
+            return open_reward_engine(model, self._loaded.locate(model.model), "transformers")
+        return self._workers("reward", model)
+
+    def _workers(self, role: Role, model: Model) -> Workers:
+        provider = choose_provider(model, on_gpu=bool(self._machine.gpus))
+        order = Order(role, model, self._loaded.locate(model.model), provider)
+        places = self._machine.places(model)
+        return Workers(order, places, self._out / "logs", self._say)
 
     def _open_journal(self) -> Journal:
         if self._journal is None:
-            self._journal = Journal(self._journal_folder)
+            self._journal = Journal(self._out / "journal")
             for damage in self._journal.damage:
                 self._say(str(damage))
         return self._journal

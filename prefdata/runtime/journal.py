@@ -76,6 +76,11 @@ class Journal:
     ) -> None:
         self.close()
 
+    def refresh(self) -> None:
+        """Read again, so that what this run has appended is found as well."""
+        self._earlier.close()
+        self._earlier = _Index(sorted(self._folder.glob("*.jsonl")))
+
     def get(self, key: str) -> Any | None:
         """The value that an earlier run has finished under this key."""
         return self._earlier.get(bytes.fromhex(key))

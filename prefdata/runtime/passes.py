@@ -7,22 +7,26 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pyarrow as pa
-from datasets import IterableDataset
+from datasets import IterableDataset, config
 
 from prefdata.errors import RowError
 from prefdata.rows import ID, REJECTS, Row, is_json, reject
 from prefdata.runtime.folders import RowsWriter, read_schema, read_tables
+from prefdata.runtime.journaled import NotNow
 from prefdata.runtime.map_loop import MapLoop
 from prefdata.runtime.progress import Progress
 
 Stage = Callable[[Row], Awaitable[Row]]
 _REJECTED = "__rejected__"
+WINDOW = 1000
+"""Rows in flight where the engines are small."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +37,39 @@ class Sweep:
         waves: (column, stage) pairs; those of one wave run at the same time for a row.
         fields: Arrow fields that the stages add, in order.
         reads: columns that the stages need; None for all.
+        window: rows in flight at the same time.
     """
 
     waves: Sequence[Sequence[tuple[str, Stage]]]
     fields: Sequence[pa.Field]
     reads: frozenset[str] | None
+    window: int = WINDOW
+
+
+def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> None:
+    """Ask what this sitting's models can answer, for the journal; rows are not kept.
+
+    Raises:
+        PrefdataError: as from the stages.
+    """
+    schema = read_schema(source)
+    with MapLoop() as loop, _window(sweep):
+        waiting: deque[pa.Table] = deque()
+        inputs = IterableDataset.from_generator(_rows(source, schema, sweep, waiting))
+        for _ in inputs.map(_row_function(sweep, loop, is_ahead=True)):
+            loop.check()
+            progress.advance(1)
 
 
 def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> None:
     """Write `target`, the rows of `source` with the new columns, and `target`.rejects beside it.
 
-    `IterableDataset.map` keeps about a thousand rows in flight, so an engine's queue never runs
+    `IterableDataset.map` keeps `sweep.window` rows in flight, so an engine's queue never runs
     dry, and hands them back in order. `target` appears last: where it exists, both are whole.
     """
     schema = read_schema(source)
     with (
+        _window(sweep),
         RowsWriter(target, pa.schema([*schema, *sweep.fields])) as rows,
         RowsWriter(rejects_of(target), REJECTS) as rejects,
         ThreadPoolExecutor(1) as writer,  # what models finish meanwhile reaches the journal
@@ -91,11 +113,30 @@ def _rows(
     return rows
 
 
-def _row_function(sweep: Sweep, loop: MapLoop) -> Stage:
-    """All stages of the pass as one function for `.map`."""
+@contextmanager
+def _window(sweep: Sweep) -> Iterator[None]:
+    """Let `.map` keep so many rows in flight; the library has one number for the process."""
+    before = config.MAX_NUM_RUNNING_ASYNC_MAP_FUNCTIONS_IN_PARALLEL
+    config.MAX_NUM_RUNNING_ASYNC_MAP_FUNCTIONS_IN_PARALLEL = sweep.window
+    try:
+        yield
+    finally:
+        config.MAX_NUM_RUNNING_ASYNC_MAP_FUNCTIONS_IN_PARALLEL = before
+
+
+def _row_function(sweep: Sweep, loop: MapLoop, *, is_ahead: bool = False) -> Stage:
+    """All stages of the pass as one function for `.map`; `is_ahead` stops at a model not loaded."""
 
     async def run(row: Row) -> Row:
         loop.adopt()
+        try:
+            return await sweep_row(row)
+        except NotNow:
+            if not is_ahead:
+                raise
+            return {}
+
+    async def sweep_row(row: Row) -> Row:
         added: Row = {}
         for wave in sweep.waves:
             outcome = await _run_wave(wave, row | added)
@@ -111,7 +152,12 @@ async def _run_wave(wave: Sequence[tuple[str, Stage]], row: Row) -> Row:
     if len(wave) == 1:
         return await _run_stage(*wave[0], row)
     made: Row = {}
-    for outcome in await asyncio.gather(*(_run_stage(name, stage, row) for name, stage in wave)):
+    outcomes = await asyncio.gather(
+        *(_run_stage(name, stage, row) for name, stage in wave), return_exceptions=True
+    )
+    for outcome in outcomes:  # all of them have come to their end, so none runs unheard
+        if isinstance(outcome, BaseException):
+            raise outcome
         made = outcome | made if _REJECTED in made else made | outcome
     return made
 

@@ -1,0 +1,283 @@
+"""Text and reward engines over vLLM in this process. Know no row, no file and no other process.
+
+vLLM works wherever its caller lets it: both engines live in a thread of their own, where the
+engine is made too, since its CPU build binds the threads of whoever makes it.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Generic, TypeVar
+
+from vllm.engine.arg_utils import EngineArgs
+from vllm.exceptions import VLLMValidationError
+from vllm.pooling_params import PoolingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from prefdata.engines.model_thread import Call, ModelThread
+from prefdata.engines.transformers_model import ChatTokenizer, Checkpoint, load_tokenizer
+from prefdata.engines.vllm_arguments import Task, engine_arguments
+from prefdata.errors import PrefdataError, RowError
+from prefdata.inference import Completion, FinishReason, Logits, ScoreRequest, TextRequest
+
+Result = TypeVar("Result")
+REFUSALS = (ValueError, VLLMValidationError)
+"""What vLLM raises for what it cannot serve; since 0.27 or so the second is no longer the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job(Generic[Result]):
+    """One request on its way to the engine thread."""
+
+    index: int
+    ids: list[int]
+    params: SamplingParams | PoolingParams
+    call: Call[Result]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a loaded engine can hold: tokens of one sequence, sequences of one step."""
+
+    max_model_len: int
+    max_num_seqs: int
+
+
+class VllmTextEngine:
+    """Completes chats; what arrives while others run joins them at the next step."""
+
+    def __init__(self, checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
+        """Load a checkpoint and wait until it is ready.
+
+        Args:
+            checkpoint: folder or Hub id, revision, whether its own code may run.
+            options: the recipe's `engine:` keys, names and meanings of vLLM's `EngineArgs`.
+
+        Raises:
+            PrefdataError: an unknown option, no such checkpoint, no chat template, no room.
+        """
+        tokenizer = load_tokenizer(checkpoint)
+        self._work = _Refill(checkpoint, "text", options, self._read)
+        self._thread: ModelThread[_Job[Completion], Completion] = ModelThread("vllm", self._work)
+        self.limits = self._work.ready.result()
+        self._chats = ChatTokenizer(checkpoint.model, tokenizer, self.limits.max_model_len)
+
+    async def generate(
+        self, requests: Sequence[TextRequest]
+    ) -> AsyncIterator[tuple[int, Completion]]:
+        """As `TextEngine.generate`; leaving it early lets the rest run unheard.
+
+        Raises:
+            RowError: `prompt_too_long` or `chat_template_refused`.
+            PrefdataError: a schema cannot be enforced.
+        """
+        stream = self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
+        async with aclosing(stream) as completions:
+            async for index, completion in completions:
+                yield index, completion
+
+    def close(self) -> None:
+        """As `TextEngine.close`; waits for the end of the thread."""
+        self._thread.close()
+        self._work.shutdown()
+
+    @property
+    def capacity(self) -> int:
+        """As `TextEngine.capacity`: vLLM's `max_num_seqs`."""
+        return self.limits.max_num_seqs
+
+    @property
+    def steps(self) -> int:
+        """Engine steps so far."""
+        return self._work.steps
+
+    def _prepare(
+        self, requests: Sequence[TextRequest], call: Call[Completion]
+    ) -> list[_Job[Completion]]:
+        jobs: list[_Job[Completion]] = []
+        for index, request in enumerate(requests):
+            before = requests[index - 1]
+            is_known = index > 0 and (request.messages, request.chat_template_kwargs) == (
+                before.messages,
+                before.chat_template_kwargs,
+            )
+            ids = jobs[-1].ids if is_known else self._encode(request)
+            jobs.append(_Job(index, ids, self._params(request, len(ids)), call))
+        return jobs
+
+    def _encode(self, request: TextRequest) -> list[int]:
+        arguments = {"add_generation_prompt": True, **request.chat_template_kwargs}
+        ids = self._chats.encode(request.messages, arguments)
+        room = self.limits.max_model_len
+        if len(ids) >= room:
+            detail = f"the prompt has {len(ids)} tokens, the context holds {room}"
+            raise RowError("prompt_too_long", detail)
+        return ids
+
+    def _params(self, request: TextRequest, prompt_tokens: int) -> SamplingParams:
+        sampling = request.sampling
+        schema = None
+        if request.schema is not None:  # or the model may spend all its tokens on blanks
+            schema = StructuredOutputsParams(json=dict(request.schema), disable_any_whitespace=True)
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,
+            max_tokens=min(sampling.max_tokens, self.limits.max_model_len - prompt_tokens),
+            stop=list(sampling.stop),
+            seed=request.seed,
+            structured_outputs=schema,
+            # one decode at the end costs a third of decoding token by token, which only stop
+            # strings need
+            detokenize=bool(sampling.stop),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _read(self, job: _Job[Completion], output: Any) -> Completion:
+        [made] = output.outputs
+        reason: FinishReason = "length" if made.finish_reason == "length" else "stop"
+        if made.finish_reason not in ("length", "stop"):
+            raise RuntimeError(f"vLLM ended a request with {made.finish_reason!r}")
+        ids = list(made.token_ids)
+        has_stops = isinstance(job.params, SamplingParams) and job.params.stop
+        text = made.text if has_stops else self._chats.decode(ids)
+        return Completion(text, reason, len(job.ids), len(ids))
+
+
+class VllmRewardEngine:
+    """Scores chats with the raw outputs of a classification head; all labels, no activation."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, options: Mapping[str, Any], *, task: Task = "classify"
+    ) -> None:
+        """Load a checkpoint and wait until it is ready; errors as for `VllmTextEngine`.
+
+        Args:
+            checkpoint: folder or Hub id, revision, whether its own code may run.
+            options: the recipe's `engine:` keys.
+            task: `classify` for one vector a chat; `token_classify` for one a token, of which the
+                last counts.
+        """
+        tokenizer = load_tokenizer(checkpoint)
+        self._task: Task = task
+        self._work = _Refill(checkpoint, task, options, self._read)
+        self._thread: ModelThread[_Job[Logits], Logits] = ModelThread("vllm", self._work)
+        self.limits = self._work.ready.result()
+        self._chats = ChatTokenizer(checkpoint.model, tokenizer, self.limits.max_model_len)
+
+    async def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
+        """As `RewardEngine.score`.
+
+        Raises:
+            RowError: `too_long_to_score` or `chat_template_refused`.
+        """
+        stream = self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
+        async with aclosing(stream) as scores:
+            async for index, logits in scores:
+                yield index, logits
+
+    def close(self) -> None:
+        """As `RewardEngine.close`; waits for the end of the thread."""
+        self._thread.close()
+        self._work.shutdown()
+
+    @property
+    def capacity(self) -> int:
+        """As `TextEngine.capacity`: vLLM's `max_num_seqs`."""
+        return self.limits.max_num_seqs
+
+    @property
+    def steps(self) -> int:
+        """Engine steps so far."""
+        return self._work.steps
+
+    def _prepare(self, requests: Sequence[ScoreRequest], call: Call[Logits]) -> list[_Job[Logits]]:
+        jobs = []
+        for index, request in enumerate(requests):
+            ids = self._chats.encode(request.messages, {"add_generation_prompt": False})
+            room = self.limits.max_model_len
+            if len(ids) > room:
+                detail = f"the chat has {len(ids)} tokens, the reward model holds {room}"
+                raise RowError("too_long_to_score", detail)
+            # the default activation is a sigmoid: above 17.4 it is 1.0 for every chat
+            params = PoolingParams(task=self._task, use_activation=False)
+            jobs.append(_Job(index, ids, params, call))
+        return jobs
+
+    def _read(self, job: _Job[Logits], output: Any) -> Logits:
+        data = output.outputs.data
+        last = data[-1] if self._task == "token_classify" else data
+        return tuple(last.float().flatten().tolist())
+
+
+class _Refill(Generic[Result]):
+    """Adds requests as they come and steps the engine while any is unfinished."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        task: Task,
+        options: Mapping[str, Any],
+        read: Callable[[_Job[Result], Any], Result],
+    ) -> None:
+        self.ready: Future[Limits] = Future()
+        self.steps = 0
+        self._checkpoint, self._task, self._options, self._read = checkpoint, task, options, read
+        self._numbers = count()
+        self._jobs: dict[str, _Job[Result]] = {}
+
+    def start(self) -> None:
+        """Load, and tell whoever waits for it how that went."""
+        try:
+            self._engine = self._load()
+        except BaseException as err:
+            self.ready.set_exception(err)
+            raise
+        config = self._engine.vllm_config
+        self.ready.set_result(
+            Limits(config.model_config.max_model_len, config.scheduler_config.max_num_seqs)
+        )
+
+    def step(self, arrivals: Sequence[_Job[Result]]) -> bool:
+        """One engine step; every request that it finishes is delivered."""
+        for job in arrivals:
+            self._add(job)
+        if not self._jobs:
+            return False
+        self.steps += 1
+        for output in self._engine.step():
+            if output.finished:
+                job = self._jobs.pop(output.request_id)
+                job.call.deliver(job.index, self._read(job, output))
+        return bool(self._jobs)
+
+    def shutdown(self) -> None:
+        """Free the model; nothing may be stepped any more."""
+        self._engine.engine_core.shutdown()
+        del self._engine
+
+    def _add(self, job: _Job[Result]) -> None:
+        number = str(next(self._numbers))
+        try:
+            self._engine.add_request(number, {"prompt_token_ids": job.ids}, job.params)
+        except REFUSALS as err:
+            message = f"model {self._checkpoint.model!r}: vLLM refuses a request: {err}"
+            job.call.fail(PrefdataError(message))
+            return
+        self._jobs[number] = job
+
+    def _load(self) -> LLMEngine:
+        arguments = engine_arguments(self._checkpoint, self._task, self._options)
+        try:
+            return LLMEngine.from_engine_args(EngineArgs(**arguments))
+        except (OSError, RuntimeError, *REFUSALS) as err:
+            raise PrefdataError(
+                f"model {self._checkpoint.model!r} does not load in vLLM: {err}; mend its "
+                "'engine' options (max_model_len, gpu_memory_utilization, dtype), or set provider: "
+                "transformers"
+            ) from err

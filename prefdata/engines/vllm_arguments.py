@@ -1,0 +1,74 @@
+"""What vLLM is started with: the recipe's options, our defaults, and those of its CPU build."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Literal
+
+from transformers import AutoConfig
+from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
+
+from prefdata.engines.transformers_model import Checkpoint
+from prefdata.errors import PrefdataError, suggest
+
+Task = Literal["text", "classify", "token_classify"]
+
+OWNED = {
+    "model": "it is the recipe's 'model'",
+    "tokenizer": "it is the model's own",
+    "revision": "it is the recipe's 'revision'",
+    "trust_remote_code": "it is a key of the model itself",
+    "runner": "the column decides it",
+    "convert": "the column decides it",
+    "data_parallel_size": "give --gpus, or --replicas on a CPU, instead",
+    "disable_log_stats": "it is always on",
+}
+"""Arguments that a recipe does not set under `engine`, each with the reason."""
+
+
+def engine_arguments(
+    checkpoint: Checkpoint, task: Task, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Keyword arguments for vLLM's `EngineArgs`.
+
+    Raises:
+        PrefdataError: an option is unknown, or not the recipe's to set.
+    """
+    _check(options)
+    arguments: dict[str, Any] = {
+        "model": checkpoint.model,
+        "revision": checkpoint.revision,
+        "tokenizer_revision": checkpoint.revision,
+        "trust_remote_code": checkpoint.trust_remote_code,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "seed": 0,
+    }
+    if task != "text":
+        arguments |= {"runner": "pooling"}
+    if current_platform.is_cpu():
+        arguments |= _cpu_defaults(checkpoint, options)
+    return arguments | dict(options)
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    known = {field.name for field in fields(EngineArgs)}
+    for name in options:
+        if name in OWNED:
+            raise PrefdataError(f"engine option {name!r} cannot be set here: {OWNED[name]}")
+        if name not in known:
+            raise PrefdataError(
+                f"engine option {name!r} means nothing to vLLM; {suggest(name, sorted(known))}"
+            )
+
+
+def _cpu_defaults(checkpoint: Checkpoint, options: Mapping[str, Any]) -> dict[str, Any]:
+    config = AutoConfig.from_pretrained(**checkpoint.source).get_text_config()
+    length = options.get("max_model_len", getattr(config, "max_position_embeddings", None))
+    return {
+        "dtype": "float32",
+        "enforce_eager": True,
+        # the CPU build crashes on a request with a seed whose prompt is cut into chunks
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(4096, length or 0),
+    }

@@ -1,0 +1,62 @@
+"""What a run and its workers say to one another, over a socket, as pickles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prefdata.engines import Provider, Role
+from prefdata.inference import Completion, Logits, ScoreRequest, TextRequest
+from prefdata.recipe import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The first thing a worker hears: which model to load."""
+
+    role: Role
+    model: Model
+    path: str
+    provider: Provider
+    cores: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is loaded; `capacity` requests fill it."""
+
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class CannotLoad:
+    """The model does not load, for a reason that the user can mend."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The requests of one row, under a number that the answers bear."""
+
+    number: int
+    requests: Sequence[TextRequest | ScoreRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One finished request: its index in the row's requests, and what came out."""
+
+    number: int
+    index: int
+    result: Completion | Logits
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row that cannot be answered: a RowError's reason and detail, or no reason: a bad recipe."""
+
+    number: int
+    reason: str | None
+    detail: str
+
+
+FromWorker = Ready | CannotLoad | Sequence[Answer | Refusal]

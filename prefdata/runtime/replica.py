@@ -1,0 +1,104 @@
+"""One worker process as the run sees it: started, spoken to, buried. Decides nothing."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from prefdata.runtime.machine import Place
+from prefdata.runtime.messages import Ask, FromWorker, Order
+
+GRACE_SECONDS = 5.0
+LOG_LINES = 15
+PROGRAM = ("-m", "prefdata.runtime.worker")
+"""What the Python interpreter is given to become a worker."""
+
+
+class Replica:
+    """A worker process in a session of its own, so that its children can be ended with it."""
+
+    def __init__(
+        self, order: Order, place: Place, log: Path, program: Sequence[str] = PROGRAM
+    ) -> None:
+        """Start it; it begins to load at once.
+
+        Args:
+            order: what it loads.
+            place: GPUs or cores that it gets.
+            log: file to which its output is added.
+            program: arguments of the interpreter; the number of the socket follows.
+        """
+        ours, theirs = socket.socketpair()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with theirs, log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, *program, str(theirs.fileno())],
+                env=_environment(place),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.log = log
+        self.pid = self._process.pid
+        self._connection = Connection(ours.detach())
+        with suppress(OSError):  # it has died already, which the first hearing tells
+            self._connection.send(order)
+
+    def hear(self) -> FromWorker | None:
+        """What it says next; None once it is dead."""
+        try:
+            message: Any = self._connection.recv()
+        except (EOFError, OSError):
+            return None
+        return message  # type: ignore[no-any-return]
+
+    def tell(self, ask: Ask) -> None:
+        """Give it a row; if it is dead, the next hearing tells."""
+        with suppress(OSError):
+            self._connection.send(ask)
+
+    def end(self) -> None:
+        """Let it go; it ends by itself when nobody can speak to it any more."""
+        with suppress(OSError):
+            socket.socket(fileno=os.dup(self._connection.fileno())).shutdown(socket.SHUT_RDWR)
+
+    def bury(self) -> int:
+        """Wait for its end, or bring it about, and that of its children; returns the exit code."""
+        try:
+            code = self._process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._connection.close()
+        return code
+
+    def last_words(self) -> str:
+        """The end of its output."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-LOG_LINES:])
+
+
+def _environment(place: Place) -> Mapping[str, str]:
+    """The worker's environment: it sees only its own GPUs, from before it imports anything."""
+    own = {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus)}
+    if place.cores:
+        own["OMP_NUM_THREADS"] = str(len(place.cores))
+        own["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, place.cores))
+    defaults = {
+        # an engine in the worker itself loads faster and leaves no process behind
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    return {**defaults, **os.environ, **own}

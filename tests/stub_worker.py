@@ -1,0 +1,43 @@
+"""A worker whose engine does what its chats tell it to. Run by test_workers.py."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+
+from prefdata.errors import PrefdataError, RowError
+from prefdata.inference import Completion
+from prefdata.runtime.worker import serve
+
+CAPACITY = 16
+
+
+async def generate(requests):
+    for index, request in enumerate(requests):
+        words = request.messages[0]["content"].split()
+        if "poison" in words:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "bug" in words:
+            raise ZeroDivisionError("a bug in the engine")
+        if "refuse" in words:
+            raise RowError("refused", "the row asked for it")
+        if "misfit" in words:
+            raise PrefdataError("the recipe is wrong")
+        await asyncio.sleep(0.2 if "slow" in words else 0.002)
+        yield index, Completion(f"{words[0]} {request.seed} {os.getpid()}", "stop", 1, 1)
+
+
+def open_engine(order):
+    if order.path == "no such model":
+        raise PrefdataError("there is no such model")
+    if order.path == "dies":
+        print("out of memory, says the driver", flush=True)
+        os._exit(9)
+    if order.path == "has a child":
+        subprocess.Popen(["sleep", "1000"])
+    return generate, CAPACITY
+
+
+serve(Connection(int(sys.argv[1])), open_engine)

@@ -1,0 +1,219 @@
+"""Workers: rows dealt to processes, deaths survived, the culprit found, nobody left behind."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from prefdata.errors import PrefdataError, RowError
+from prefdata.inference import Sampling, TextRequest
+from prefdata.recipe import Model
+from prefdata.runtime.machine import Place
+from prefdata.runtime.messages import Order
+from prefdata.runtime.workers import Workers
+
+STUB = (str(Path(__file__).with_name("stub_worker.py")),)
+SAMPLING = Sampling(temperature=1.0, max_tokens=8)
+
+
+@contextmanager
+def workers(folder, n=2, path="stub"):
+    order = Order("text", Model(alias="m", model="stub"), path, "transformers")
+    said = []
+    engine = Workers(order, [Place()] * n, folder / "logs", said.append, program=STUB)
+    engine.said = said
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+async def ask(engine, text, samples=2):
+    requests = [
+        TextRequest(({"role": "user", "content": text},), SAMPLING, k) for k in range(samples)
+    ]
+    found = {}
+    async for index, completion in engine.generate(requests):
+        found[index] = completion.text.split()
+    return [found[index] for index in range(samples)]
+
+
+def ask_all(engine, texts):
+    async def run():
+        return await asyncio.gather(*(ask(engine, t) for t in texts), return_exceptions=True)
+
+    return asyncio.run(run())
+
+
+def is_alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def check(texts, answers):
+    for text, answer in zip(texts, answers, strict=True):
+        assert [part[:2] for part in answer] == [[text.split()[0], str(k)] for k in range(2)]
+
+
+def test_every_request_gets_its_own_answer_from_some_worker(tmp_path):
+    texts = [f"row{n}" for n in range(200)]
+    with workers(tmp_path) as engine:
+        answers = ask_all(engine, texts)
+    check(texts, answers)
+    assert len({part[2] for answer in answers for part in answer}) == 2
+
+
+def test_samples_of_a_row_and_equal_prompts_go_to_one_worker(tmp_path):
+    with workers(tmp_path) as engine:
+        answers = ask_all(engine, [f"row{n}" for n in range(20) for _ in range(2)])
+    for first, second in zip(answers[::2], answers[1::2], strict=True):
+        assert len({part[2] for part in first + second}) == 1
+
+
+def test_a_worker_that_is_held_up_gets_fewer_rows(tmp_path):
+    async def run(engine):
+        slow = asyncio.gather(*(ask(engine, f"slow{n} slow", 16) for n in range(2)))
+        await asyncio.sleep(0.5)
+        return await slow, await asyncio.gather(*(ask(engine, f"row{n}") for n in range(100)))
+
+    with workers(tmp_path) as engine:
+        ask_all(engine, ["warm", "up"])
+        slow, rows = asyncio.run(run(engine))
+    assert len(slow) == 2
+    assert len(rows) == 100
+
+
+def test_a_killed_worker_is_replaced_and_its_rows_are_asked_again(tmp_path):
+    texts = [f"row{n} slow" for n in range(60)]
+    with workers(tmp_path) as engine:
+        ask_all(engine, ["warm", "up"])
+
+        async def run():
+            asked = asyncio.gather(*(ask(engine, text) for text in texts))
+            await asyncio.sleep(0.3)
+            os.kill(engine.pids[0], signal.SIGKILL)
+            return await asked
+
+        answers = asyncio.run(run())
+        check(texts, answers)
+        assert len(engine.said) == 1
+        assert "signal 9" in engine.said[0]
+        wait_until(lambda: len(engine.pids) == 2)
+
+
+@pytest.mark.parametrize("word", ["poison", "bug"])
+def test_a_row_that_kills_is_refused_and_every_other_is_answered(tmp_path, word):
+    texts = [f"row{n}" for n in range(80)]
+    with workers(tmp_path) as engine:
+        answers = ask_all(engine, [*texts[:40], f"culprit {word}", *texts[40:]])
+        culprit = answers.pop(40)
+        check(texts, answers)
+        assert isinstance(culprit, RowError)
+        assert culprit.reason == "kills_workers"
+        assert len(engine.said) == 3
+
+
+def test_two_rows_that_kill_are_both_found(tmp_path):
+    texts = [f"row{n}" for n in range(40)]
+    with workers(tmp_path, n=1) as engine:
+        answers = ask_all(engine, ["first poison", *texts, "second poison"])
+    assert [getattr(answers[n], "reason", None) for n in (0, -1)] == ["kills_workers"] * 2
+    check(texts, answers[1:-1])
+
+
+def test_a_row_that_is_refused_leaves_the_others_alone(tmp_path):
+    with workers(tmp_path) as engine:
+        refused, *answers = ask_all(engine, ["a refuse", "b", "c"])
+    assert isinstance(refused, RowError)
+    assert refused.reason == "refused"
+    check(["b", "c"], answers)
+
+
+def test_what_the_user_can_fix_reaches_the_run_as_such(tmp_path):
+    with workers(tmp_path) as engine:
+        [error] = ask_all(engine, ["a misfit"])
+    assert isinstance(error, PrefdataError)
+    assert str(error) == "the recipe is wrong"
+
+
+def test_a_model_that_does_not_load_ends_every_call_with_the_reason(tmp_path):
+    with workers(tmp_path, path="no such model") as engine:
+        errors = ask_all(engine, ["a", "b"])
+        late = ask_all(engine, ["c"])
+    assert {str(error) for error in errors + late} == {"there is no such model"}
+
+
+def test_workers_that_die_whatever_they_are_asked_end_the_run_with_their_last_words(tmp_path):
+    with workers(tmp_path, n=1, path="dies") as engine:
+        [error] = ask_all(engine, ["a"])
+    assert isinstance(error, PrefdataError)
+    assert "4 workers died one after another without a result (exit code 9)" in str(error)
+    assert "out of memory, says the driver" in str(error)
+
+
+def test_closing_leaves_no_process_behind(tmp_path):
+    with workers(tmp_path, path="has a child") as engine:
+        ask_all(engine, ["a"])
+        pids = engine.pids
+        wait_until(lambda: all(Counter(_groups())[pid] == 2 for pid in pids))
+    assert not set(pids) & set(_groups())
+
+
+def test_calls_in_flight_end_when_the_workers_are_closed(tmp_path):
+    with workers(tmp_path) as engine:
+
+        async def run():
+            asked = asyncio.create_task(ask(engine, "row slow", 10))
+            await asyncio.sleep(2.0)
+            await asyncio.to_thread(engine.close)
+            return await asyncio.gather(asked, return_exceptions=True)
+
+        [error] = asyncio.run(run())
+    assert isinstance(error, RuntimeError)
+
+
+def test_workers_end_when_the_run_is_killed(tmp_path):
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import test_workers as t\n"
+        "with t.workers(Path(sys.argv[1]), path='has a child') as engine:\n"
+        "    t.ask_all(engine, ['a', 'b'])\n"
+        "    print(*engine.pids, flush=True); time.sleep(1000)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+    pids = [int(pid) for pid in run.stdout.readline().split()]
+    assert len(pids) == 2
+    assert all(is_alive(pid) for pid in pids)
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    wait_until(lambda: not set(pids) & set(_groups()))
+
+
+def _groups():
+    """The process group of every living process."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, group = stat.read_text().rsplit(")", 1)[1].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state != "Z":
+            yield int(group)
