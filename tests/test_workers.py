@@ -160,11 +160,19 @@ def test_a_model_that_does_not_load_ends_every_call_with_the_reason(tmp_path):
     assert {str(error) for error in errors + late} == {"there is no such model"}
 
 
-def test_workers_that_die_whatever_they_are_asked_end_the_run_with_their_last_words(tmp_path):
+def test_workers_that_die_whatever_they_are_asked_end_the_run(tmp_path):
+    with workers(tmp_path, n=1) as engine:
+        errors = ask_all(engine, [f"row{n} bug" for n in range(20)])
+    assert any(isinstance(error, PrefdataError) for error in errors)
+    assert "4 workers died one after another without a result" in str(errors[-1])
+    assert "a bug in the engine" in str(errors[-1])
+
+
+def test_workers_that_die_while_they_load_end_the_run_with_their_last_words(tmp_path):
     with workers(tmp_path, n=1, path="dies") as engine:
         [error] = ask_all(engine, ["a"])
     assert isinstance(error, PrefdataError)
-    assert "4 workers died one after another without a result (exit code 9)" in str(error)
+    assert "2 workers died one after another while it loaded (exit code 9)" in str(error)
     assert "out of memory, says the driver" in str(error)
 
 

@@ -275,7 +275,7 @@ class _Refill(Generic[Result]):
         arguments = engine_arguments(self._checkpoint, self._task, self._options)
         try:
             return LLMEngine.from_engine_args(EngineArgs(**arguments))
-        except (OSError, RuntimeError, *REFUSALS) as err:
+        except (OSError, *REFUSALS) as err:
             raise PrefdataError(
                 f"model {self._checkpoint.model!r} does not load in vLLM: {err}; mend its "
                 "'engine' options (max_model_len, gpu_memory_utilization, dtype), or set provider: "

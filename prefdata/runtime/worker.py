@@ -13,7 +13,8 @@ import threading
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from multiprocessing import active_children
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from prefdata.engines import open_reward_engine, open_text_engine
@@ -47,6 +48,7 @@ def serve(connection: Connection, open_engine: Opener) -> None:
     except PrefdataError as err:
         connection.send(CannotLoad(str(err)))
         return
+    threading.Thread(target=_mind_children, name="children", daemon=True).start()
     connection.send(Ready(capacity))
     asyncio.run(_answer_all(ask, connection, inbox))
 
@@ -128,6 +130,14 @@ def _die_of(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (err := task.exception()) is not None:
         traceback.print_exception(err)
         sys.stderr.flush()
+        end(DIED)
+
+
+def _mind_children() -> None:
+    """Without one of the processes that vLLM has started, its engine may wait for ever."""
+    if children := [child.sentinel for child in active_children()]:
+        wait(children)
+        print("a process of the engine has died", file=sys.stderr, flush=True)
         end(DIED)
 
 

@@ -26,6 +26,8 @@ MAX_DEATHS = 3
 """Deaths in a row's company after which the row is a reject: the last time it was alone."""
 MAX_BARREN = 4
 """Deaths of a place's workers, one after another, without a single result in between."""
+MAX_FAILED_LOADS = 2
+"""Of those, deaths before the model was loaded."""
 FILL = 2
 """Requests given to a replica for each that its engine holds at once: its queue never runs dry."""
 REMEMBERED = 4096
@@ -62,6 +64,7 @@ class _Seat:
     Attributes:
         load: requests that are not answered.
         barren: workers that died here one after another without a result.
+        failed_loads: workers that died here one after another before they were ready.
         suspects: rows that saw a death here; nothing else is dealt until they are through.
     """
 
@@ -71,6 +74,7 @@ class _Seat:
     capacity: int = 0
     load: int = 0
     barren: int = 0
+    failed_loads: int = 0
     leases: dict[int, _Lease] = field(default_factory=dict)
     suspects: deque[_Row] = field(default_factory=deque)
     has_suspects_within: bool = False
@@ -230,6 +234,7 @@ class Workers:
                 self._take(message, seat)
             code = replica.bury()
             with self._lock:
+                seat.failed_loads += not seat.capacity
                 rows = self._vacate(seat)
             if self._is_closing or self._failure is not None:
                 for row in rows:
@@ -244,6 +249,7 @@ class Workers:
         with self._lock:
             if isinstance(message, Ready):
                 seat.capacity = message.capacity
+                seat.failed_loads = 0
             else:
                 for part in message:
                     self._settle(part, seat)
@@ -278,28 +284,31 @@ class Workers:
     def _mourn(self, seat: _Seat, replica: Replica, code: int, rows: list[_Row]) -> None:
         """Say what happened; decide who is asked again, and whether to go on at all."""
         seat.barren += 1
+        alias = self._order.model.alias
         told = f"exit code {code}" if code >= 0 else f"signal {-code}"
-        if seat.barren >= MAX_BARREN:
+        if seat.barren >= MAX_BARREN or seat.failed_loads >= MAX_FAILED_LOADS:
+            when = "while it loaded" if seat.failed_loads else "without a result"
+            seat.suspects.extend(rows)
             self._fail_all(
                 PrefdataError(
-                    f"model {self._order.model.alias!r}: {seat.barren} workers died one after "
-                    f"another without a result ({told}); what was finished is kept. The last of "
-                    f"them said, in {replica.log}:\n{replica.last_words()}"
+                    f"model {alias!r}: {seat.barren} workers died one after another {when} "
+                    f"({told}); what was finished is kept. The last of them said, in "
+                    f"{replica.log}:\n{replica.last_words()}"
                 )
             )
             return
         self._say(
-            f"a worker of {self._order.model.alias!r} died ({told}) with {len(rows)} rows; they "
-            f"are asked again (its output: {replica.log})"
+            f"a worker of {alias!r} died ({told}) with {len(rows)} rows; they are asked again (its "
+            f"output: {replica.log})"
         )
         with self._lock:
             for row in rows:
                 row.deaths += 1
-                if row.deaths >= MAX_DEATHS:
+                if row.deaths < MAX_DEATHS:
+                    seat.suspects.append(row)
+                else:
                     detail = f"{row.deaths} workers died while they had it, the last with it alone"
                     row.call.fail(RowError("kills_workers", f"{detail} ({told})"))
-                else:
-                    seat.suspects.append(row)
 
     def _fail_all(self, error: Exception) -> None:
         with self._lock:

@@ -1,0 +1,189 @@
+"""Whole runs over real vLLM: two replicas, killed workers, killed engines, Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+from conftest import ROOT, hear_ctrl_c
+
+from prefdata.runtime.folders import read_rows
+
+pytest.importorskip("vllm", reason="vLLM is not installed here")
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+RECIPE = "recipes/quickstart/recipe.yaml"
+OVERRIDES = [f"models.{n}.provider=vllm" for n in range(3)]
+
+
+def start(out, *more, **environment):
+    command = [sys.executable, "-m", "prefdata", "build", RECIPE, *OVERRIDES, *more]
+    return subprocess.Popen(
+        [*command, "--gpus", "0", "--out", str(out)],
+        cwd=ROOT,
+        env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
+    )
+
+
+def finish(run, code=0):
+    printed, said = run.communicate(timeout=300)
+    assert run.returncode == code, said
+    return printed, said
+
+
+def record_of(out):
+    return orjson.loads((out / "run.json").read_bytes())
+
+
+def texts_of(out):
+    """What was generated, by row; scores to the fourth digit, since batches round."""
+    return {
+        row["id"]: (
+            [one["text"] for one in row["candidates"]],
+            [round(score, 3) + 0.0 for score in row["reward"]],
+        )
+        for row in read_rows(out / "candidates")
+    }
+
+
+def journaled(out):
+    return sum(file.read_bytes().count(b"\n") for file in (out / "journal").glob("*.jsonl"))
+
+
+def processes():
+    """Parent and command of every living process, by its number."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state != "Z":
+            found[int(folder.name)] = int(parent), command
+    return found
+
+
+def descendants(pid):
+    every = processes()
+    found, new = set(), {pid}
+    while new:
+        new = {child for child, (parent, _) in every.items() if parent in new} - found
+        found |= new
+    return found
+
+
+def workers_of(run):
+    every = processes()
+    return [p for p in descendants(run.pid) if "prefdata.runtime.worker" in every[p][1]]
+
+
+def wait_until(condition, run, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert run.poll() is None, run.communicate()
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish(start(out))
+    return texts_of(out)
+
+
+def differing(one, other):
+    return [key for key in one if one[key] != other[key]]
+
+
+def test_two_replicas_make_the_rows_of_one(undisturbed, tmp_path):
+    out = tmp_path / "run"
+    run = start(out, "--replicas", "2")
+    wait_until(lambda: journaled(out) > 50, run)
+    family = descendants(run.pid)
+    assert len(workers_of(run)) == 2
+    finish(run)
+    assert texts_of(out) == undisturbed
+    record = record_of(out)
+    assert record["loads"] == ["models/lm", "models/rm"]
+    assert record["requests"]["generated"] == 1920
+    assert not family & processes().keys()
+
+
+def test_a_replica_killed_in_the_middle_changes_no_row(undisturbed, tmp_path):
+    out = tmp_path / "run"
+    run = start(out, "--replicas", "2")
+    wait_until(lambda: journaled(out) > 100, run)
+    os.kill(workers_of(run)[0], signal.SIGKILL)
+    killed_at = journaled(out)
+    _, said = finish(run)
+    assert killed_at < 1920
+    assert "died (signal 9)" in said
+    assert texts_of(out) == undisturbed
+    assert record_of(out)["requests"]["generated"] == 1920
+
+
+def test_an_engine_core_killed_in_the_middle_changes_no_row(undisturbed, tmp_path):
+    out = tmp_path / "run"
+    run = start(out, "--replicas", "2", VLLM_ENABLE_V1_MULTIPROCESSING="1")
+    wait_until(lambda: journaled(out) > 100, run)
+    [worker, _] = workers_of(run)
+    wait_until(
+        lambda: "VLLM::EngineCore" in str([processes()[p] for p in descendants(worker)]), run
+    )
+    every = processes()
+    cores = [p for p in descendants(worker) if "resource_tracker" not in every[p][1]]
+    for core in cores:
+        os.kill(core, signal.SIGKILL)
+    killed_at = journaled(out)
+    family = descendants(run.pid)
+    _, said = finish(run)
+    assert killed_at < 1920
+    assert "died" in said
+    assert texts_of(out) == undisturbed
+    assert not family & processes().keys()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_run_that_is_asked_to_stop_leaves_nobody_behind_and_goes_on_later(
+    undisturbed, tmp_path, sign
+):
+    out = tmp_path / "run"
+    run = start(out, "--replicas", "2")
+    wait_until(lambda: journaled(out) > 100, run)
+    family = descendants(run.pid)
+    asked = time.monotonic()
+    run.send_signal(sign)
+    _, said = finish(run, code=130)
+    assert time.monotonic() - asked < 10
+    assert said.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
+    assert not family & processes().keys()
+    kept = journaled(out)
+    finish(start(out))
+    assert texts_of(out) == undisturbed
+    assert record_of(out)["requests"]["replayed"] == kept
+
+
+def test_a_judge_hot_and_cool_answers_of_one_checkpoint_load_it_once(tmp_path):
+    model = ROOT / "recipes" / "quickstart" / "models" / "lm"
+    seeds = ROOT / "recipes" / "quickstart" / "prompts.jsonl"
+    changes = [f"models.{n}.model={model}" for n in range(2)]
+    command = [
+        *(sys.executable, "-m", "prefdata", "build", "recipes/rl_pref.yaml", *changes),
+        *("models.0.provider=vllm", "models.1.provider=vllm", f"seed_dataset.path={seeds}"),
+        *("num_records=40", f"output_dir={tmp_path / 'run'}", "--gpus", "0"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    record = record_of(tmp_path / "run")
+    assert record["loads"] == [str(model)]
+    assert record["pairs"]["train"] > 10
