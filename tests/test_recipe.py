@@ -652,7 +652,7 @@ def test_the_rl_pref_example_loads_when_its_models_run_here(load, monkeypatch):
 
 def test_a_provider_that_is_not_here_says_how_to_run_the_checkpoint(complaint):
     assert complaint("models.1.provider=auto", text=RL_PREF) == (
-        "r.yaml:6: models.0.provider: there is no provider 'nvidia'; Known: auto, transformers. "
+        "r.yaml:6: models.0.provider: there is no provider 'nvidia'; Known: auto, transformers, vllm. "
         "Set models.0.provider=auto to run the checkpoint on this machine"
     )
 

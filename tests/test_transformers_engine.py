@@ -156,9 +156,7 @@ def load_reward():
     engines = []
 
     def load(model, **options):
-        engine = TransformersRewardEngine.load(
-            str(model), revision=None, trust_remote_code=False, options=options
-        )
+        engine = TransformersRewardEngine.load(Checkpoint(str(model), None, False), options)
         engines.append(engine)
         return engine
 

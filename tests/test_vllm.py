@@ -189,8 +189,7 @@ def test_rewards_are_raw_and_those_of_transformers():
             anext(engine.score([ScoreRequest(({"role": "user", "content": "again " * 2000},))]))
         )
     engine.close()
-    source = {"revision": None, "trust_remote_code": False, "options": {}}
-    reference = TransformersRewardEngine.load(RM.model, **source)
+    reference = TransformersRewardEngine.load(RM, {})
     theirs = asyncio.run(run(reference))
     reference.close()
     assert min(min(row) for row in mine) < -1  # no sigmoid
@@ -198,3 +197,25 @@ def test_rewards_are_raw_and_those_of_transformers():
         abs(a - b) for x, y in zip(mine, theirs, strict=True) for a, b in zip(x, y, strict=True)
     )
     assert worst < 1e-3
+
+
+def test_a_reward_model_is_examined_before_it_scores():
+    from prefdata.engines import open_reward_engine
+    from prefdata.recipe import Model
+
+    engine = open_reward_engine(Model(alias="grader", model=RM.model), RM.model, "vllm")
+    assert engine.last_read[0] == engine.bos_token_id
+    assert engine.last_read.count(engine.bos_token_id) == 1
+    engine.close()
+
+
+def test_a_reward_model_that_is_read_wrongly_is_refused(monkeypatch):
+    from prefdata.engines import open_reward_engine, vllm
+    from prefdata.recipe import Model
+
+    raw = vllm.PoolingParams
+    monkeypatch.setattr(
+        vllm, "PoolingParams", lambda **more: raw(**more | {"use_activation": True})
+    )
+    with pytest.raises(PrefdataError, match="more than 0.001 apart in float32"):
+        open_reward_engine(Model(alias="grader", model=RM.model), RM.model, "vllm")

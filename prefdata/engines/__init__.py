@@ -3,12 +3,18 @@
 from importlib.util import find_spec
 from typing import Literal
 
-from prefdata.engines.protocols import HostedReward, HostedText, RewardEngine, TextEngine
+from prefdata.engines.protocols import (
+    HostedReward,
+    HostedText,
+    Provider,
+    RewardEngine,
+    TextEngine,
+)
+from prefdata.engines.reward_families import find_family
 from prefdata.errors import PrefdataError
 from prefdata.recipe import Model
 
 Role = Literal["text", "reward"]
-Provider = Literal["transformers", "vllm"]
 
 __all__ = [
     "Provider", "Role", "RewardEngine", "TextEngine", "choose_provider", "count_gpus",
@@ -16,21 +22,33 @@ __all__ = [
 ]  # fmt: skip
 
 
-def choose_provider(model: Model, *, on_gpu: bool) -> Provider:
-    """The program that runs a model: as the recipe says; for `auto` vLLM on GPUs, if installed.
+def choose_provider(role: Role, model: Model, path: str, *, on_gpu: bool) -> Provider:
+    """The program that runs a model: as the recipe says; for `auto` vLLM on GPUs, if it can.
+
+    Args:
+        role: what the model is for.
+        model: as in the recipe.
+        path: its checkpoint.
+        on_gpu: whether it will have one.
 
     Raises:
-        PrefdataError: the recipe wants vLLM, which is not installed.
+        PrefdataError: the recipe wants vLLM, which is not installed, or a reward model that
+            nothing here can read.
     """
     has_vllm = find_spec("vllm") is not None
-    if model.provider == "vllm" and not has_vllm:
+    served: tuple[Provider, ...] = ("vllm", "transformers")
+    if role == "reward":
+        served = find_family(model, path).providers
+    if (model.provider == "vllm" or served == ("vllm",)) and not has_vllm:
         raise PrefdataError(
-            f"model {model.alias!r} wants provider: vllm, which is not installed; pip install "
-            "'prefdata[vllm]', or set provider: auto"
+            f"model {model.alias!r} needs vLLM, which is not installed; pip install "
+            "'prefdata[vllm]'" + (", or set provider: auto" if len(served) > 1 else "")
         )
-    if model.provider == "auto":
-        return "vllm" if on_gpu and has_vllm else "transformers"
-    return model.provider
+    if model.provider != "auto":
+        return model.provider
+    if len(served) == 1:
+        return served[0]
+    return "vllm" if on_gpu and has_vllm else "transformers"
 
 
 def count_gpus() -> int:
@@ -68,18 +86,19 @@ def open_text_engine(model: Model, path: str, provider: Provider) -> HostedText:
 
 
 def open_reward_engine(model: Model, path: str, provider: Provider) -> HostedReward:
-    """Load a checkpoint to score chats; arguments and errors as for `open_text_engine`."""
-    if provider == "vllm":
-        from prefdata.engines.transformers_model import Checkpoint
-        from prefdata.engines.vllm import VllmRewardEngine
+    """Load a checkpoint to score chats; arguments and errors as for `open_text_engine`.
 
-        checkpoint = Checkpoint(path, model.revision, model.trust_remote_code)
-        return VllmRewardEngine(checkpoint, model.engine)
+    vLLM's first scores are compared with those of transformers, unless the recipe says
+    `skip_health_check`.
+    """
+    from prefdata.engines.transformers_model import Checkpoint
+
+    family = find_family(model, path)
+    checkpoint = Checkpoint(path, model.revision, model.trust_remote_code)
+    if provider == "vllm":
+        from prefdata.engines.vllm import open_examined
+
+        return open_examined(model, checkpoint, family)
     from prefdata.engines.transformers_reward import TransformersRewardEngine
 
-    return TransformersRewardEngine.load(
-        path,
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-        options=model.engine,
-    )
+    return TransformersRewardEngine.load(checkpoint, model.engine, reading=family.reading)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
@@ -15,10 +15,7 @@ from prefdata.recipe import Model
 WHOLE_FILE = 64 * 2**20
 """Files up to this many bytes are hashed whole, larger ones at SAMPLES places."""
 SAMPLES, SAMPLE_BYTES = 256, 64 * 2**10
-_ARCHITECTURES = {
-    "text": ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel"),
-    "reward": ("ForSequenceClassification",),
-}
+_TEXT = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 _COUNTED = (".json", ".jinja", ".safetensors", ".bin", ".model", ".txt", ".py", ".tiktoken")
 
 
@@ -60,7 +57,7 @@ def _commit(model: Model, path: str) -> str:
     """The commit that a Hub id and revision stand for; the local cache answers when offline."""
     from transformers.utils.hub import extract_commit_hash  # slow; local models never need it
 
-    commit = extract_commit_hash(str(_config_file(model, path)), None)
+    commit = extract_commit_hash(str(config_file(model, path)), None)
     if commit is None:
         raise PrefdataError(
             f"model {model.alias!r}: the Hub cache of {path!r} names no commit; set 'revision'"
@@ -68,7 +65,7 @@ def _commit(model: Model, path: str) -> str:
     return str(commit)
 
 
-def _config_file(model: Model, path: str) -> Path:
+def config_file(model: Model, path: str) -> Path:
     """The config.json of a local folder, or of a Hub repository as cached or fetched."""
     if Path(path).is_dir():
         return Path(path) / "config.json"
@@ -88,20 +85,18 @@ def _config_file(model: Model, path: str) -> Path:
         ) from err
 
 
-def check_role(model: Model, path: str, role: Literal["text", "reward"]) -> None:
-    """Make sure, from its config alone, that a checkpoint can do what the recipe wants of it.
+def check_text_model(model: Model, path: str) -> None:
+    """Make sure, from its config alone, that a checkpoint writes texts.
 
     Raises:
-        PrefdataError: a reward model without a head for scores, a text model without one for text.
+        PrefdataError: it has no language-model head.
     """
-    architectures = orjson.loads(_config_file(model, path).read_bytes()).get("architectures") or []
-    wanted = _ARCHITECTURES[role]
-    if model.trust_remote_code or any(name.endswith(wanted) for name in architectures):
+    architectures = orjson.loads(config_file(model, path).read_bytes()).get("architectures") or []
+    if model.trust_remote_code or any(name.endswith(_TEXT) for name in architectures):
         return
     raise PrefdataError(
         f"model {model.alias!r}: {path} is {', '.join(architectures) or 'of unknown kind'}, but "
-        "the "
-        f"recipe uses it as a {role} model, one of *{', *'.join(wanted)}; name another model, or "
+        f"the recipe uses it as a text model, one of *{', *'.join(_TEXT)}; name another model, or "
         "set skip_health_check: true if this one can do it"
     )
 

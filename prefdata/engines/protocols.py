@@ -1,9 +1,12 @@
 """What a stage may ask of an engine: two protocols of one method each; and what a host may."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from prefdata.inference import Completion, Logits, ScoreRequest, TextRequest
+
+Provider = Literal["transformers", "vllm"]
+"""A program that runs checkpoints on this machine."""
 
 
 class TextEngine(Protocol):

@@ -8,14 +8,21 @@ from itertools import count, islice
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from prefdata.engines.batching import pick_batch
 from prefdata.engines.model_thread import Call, ModelThread
+from prefdata.engines.reward_families import Reading
 from prefdata.engines.transformers_model import Checkpoint, LoadedModel, load_model
 from prefdata.errors import RowError
 from prefdata.inference import Logits, ScoreRequest
 
+_AUTO_CLASSES: dict[Reading, Any] = {
+    "labels": AutoModelForSequenceClassification,
+    "score_and_rewards": AutoModelForSequenceClassification,
+    "first_logit": AutoModelForCausalLM,
+}
 MAX_BATCH_TOKENS = 8192
 LOOKAHEAD = 1024
 """Pending chats, oldest first, among which a batch looks for similar lengths."""
@@ -30,41 +37,36 @@ class TransformersRewardEngine:
     In float32 on a CPU a score depends on its chat alone, bit for bit.
     """
 
-    def __init__(self, loaded: LoadedModel, *, max_batch_tokens: int) -> None:
+    def __init__(
+        self, loaded: LoadedModel, *, max_batch_tokens: int, reading: Reading = "labels"
+    ) -> None:
         """Run a model that is already loaded; it belongs to the engine from now on."""
         self.capacity = LOOKAHEAD
         self._chats = loaded.chats
-        scorer = _Scorer(loaded, max_batch_tokens)
+        scorer = _Scorer(loaded, max_batch_tokens, reading)
         self._thread: ModelThread[_Chat, Logits] = ModelThread("prefdata-reward", scorer)
 
     @classmethod
     def load(
-        cls,
-        model: str,
-        *,
-        revision: str | None,
-        trust_remote_code: bool,
-        options: Mapping[str, Any],
+        cls, checkpoint: Checkpoint, options: Mapping[str, Any], *, reading: Reading = "labels"
     ) -> "TransformersRewardEngine":
         """Load a checkpoint, onto the GPU if there is one.
 
         Args:
-            model: a folder or a Hub id.
-            revision: of the Hub repository.
-            trust_remote_code: run Python code that comes with the checkpoint.
+            checkpoint: a folder or a Hub id, its revision, whether its own code may run.
             options: `dtype` (default float32 on a CPU, the checkpoint's own on a GPU),
                 `max_model_len` (default all positions the model has),
                 `max_batch_tokens` (default 8192, padding included).
+            reading: where the numbers are; see `reward_families`.
 
         Raises:
             PrefdataError: no such checkpoint, no trained head, no chat template, or an option
                 that is not known.
         """
-        checkpoint = Checkpoint(model, revision, trust_remote_code)
-        loaded = load_model(
-            AutoModelForSequenceClassification, checkpoint, options, counts=("max_batch_tokens",)
-        )
-        return cls(loaded, max_batch_tokens=options.get("max_batch_tokens", MAX_BATCH_TOKENS))
+        auto_class = _AUTO_CLASSES[reading]
+        loaded = load_model(auto_class, checkpoint, options, counts=("max_batch_tokens",))
+        size = options.get("max_batch_tokens", MAX_BATCH_TOKENS)
+        return cls(loaded, max_batch_tokens=size, reading=reading)
 
     async def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
         """As `RewardEngine.score`; leaving it early drops what is not scored.
@@ -111,7 +113,8 @@ def _width(chat: _Chat) -> int:
 class _Scorer:
     """Scores pending chats batch by batch."""
 
-    def __init__(self, loaded: LoadedModel, max_batch_tokens: int) -> None:
+    def __init__(self, loaded: LoadedModel, max_batch_tokens: int, reading: Reading) -> None:
+        self._reading = reading
         self._loaded, self._model, self._device = loaded, loaded.model, loaded.device
         self._max_batch_tokens = max_batch_tokens
         self._is_fixed = loaded.model.dtype == torch.float32 and loaded.device.type == "cpu"
@@ -156,9 +159,23 @@ class _Scorer:
         ids = torch.tensor(padded, device=self._device)
         lengths = torch.tensor([len(ids) for ids in rows], device=self._device)
         mask = torch.arange(width, device=self._device) < lengths[:, None]
-        logits = self._model(ids, attention_mask=mask.long(), use_cache=False).logits.float()
+        logits = self._read(ids, mask, lengths).float()
         for chat, row in zip(chats, logits.tolist(), strict=False):  # copies that fill it up: last
             chat.call.deliver(chat.index, tuple(row))
+
+    def _read(self, ids: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
+        """Float tensor [chats, numbers a chat]."""
+        inputs = {"input_ids": ids, "attention_mask": mask.long(), "use_cache": False}
+        if self._reading == "first_logit":  # of one vocabulary entry, at one token a chat
+            states = self._model.base_model(**inputs).last_hidden_state
+            last = states[torch.arange(len(ids), device=self._device), lengths - 1]
+            head: Any = self._model.get_output_embeddings()  # type: ignore[no-untyped-call]
+            return torch.nn.functional.linear(last, head.weight[:1])
+        output = self._model(**inputs)
+        if self._reading == "score_and_rewards":
+            return torch.cat([output.score.reshape(len(ids), 1), output.rewards], dim=1)
+        logits: Tensor = output.logits
+        return logits
 
     def _choose_pad(self, chats: Sequence[_Chat]) -> int:
         """The model's own padding token, or one that ends none of these chats.

@@ -4,6 +4,7 @@ vLLM works wherever its caller lets it: both engines live in a thread of their o
 engine is made too, since its CPU build binds the threads of whoever makes it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
@@ -17,11 +18,16 @@ from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from prefdata.engines.doctor import PROBES, check_begin, compare
 from prefdata.engines.model_thread import Call, ModelThread
+from prefdata.engines.protocols import RewardEngine
+from prefdata.engines.reward_families import Family, Reading
 from prefdata.engines.transformers_model import ChatTokenizer, Checkpoint, load_tokenizer
+from prefdata.engines.transformers_reward import TransformersRewardEngine
 from prefdata.engines.vllm_arguments import Task, engine_arguments
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion, FinishReason, Logits, ScoreRequest, TextRequest
+from prefdata.recipe import Model
 
 Result = TypeVar("Result")
 REFUSALS = (ValueError, VLLMValidationError)
@@ -150,25 +156,47 @@ class VllmTextEngine:
 
 
 class VllmRewardEngine:
-    """Scores chats with the raw outputs of a classification head; all labels, no activation."""
+    """Scores chats with the raw outputs of a classification head; all labels, no activation.
+
+    Attributes:
+        last_read: token ids of the last chat that vLLM has scored, as it read them.
+    """
 
     def __init__(
-        self, checkpoint: Checkpoint, options: Mapping[str, Any], *, task: Task = "classify"
+        self,
+        checkpoint: Checkpoint,
+        options: Mapping[str, Any],
+        *,
+        reading: Reading = "labels",
+        appends: str | None = None,
     ) -> None:
         """Load a checkpoint and wait until it is ready; errors as for `VllmTextEngine`.
 
         Args:
             checkpoint: folder or Hub id, revision, whether its own code may run.
             options: the recipe's `engine:` keys.
-            task: `classify` for one vector a chat; `token_classify` for one a token, of which the
-                last counts.
+            reading: where the numbers are, `labels` or `last_token`; see `reward_families`.
+            appends: key of the config with a token that every chat must end with.
         """
         tokenizer = load_tokenizer(checkpoint)
-        self._task: Task = task
-        self._work = _Refill(checkpoint, task, options, self._read)
+        self._task: Task = "token_classify" if reading == "last_token" else "classify"
+        self._work = _Refill(checkpoint, self._task, options, self._read)
         self._thread: ModelThread[_Job[Logits], Logits] = ModelThread("vllm", self._work)
         self.limits = self._work.ready.result()
         self._chats = ChatTokenizer(checkpoint.model, tokenizer, self.limits.max_model_len)
+        self.last_read: list[int] = []
+        self._ending = [] if appends is None else [int(getattr(self.config.hf_config, appends))]
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The begin token of the model's chats, if it has one."""
+        bos: int | None = self._chats.tokenizer.bos_token_id
+        return bos
+
+    @property
+    def config(self) -> Any:
+        """The `ModelConfig` that vLLM has made."""
+        return self._work.engine.vllm_config.model_config
 
     async def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
         """As `RewardEngine.score`.
@@ -200,6 +228,7 @@ class VllmRewardEngine:
         jobs = []
         for index, request in enumerate(requests):
             ids = self._chats.encode(request.messages, {"add_generation_prompt": False})
+            ids += self._ending
             room = self.limits.max_model_len
             if len(ids) > room:
                 detail = f"the chat has {len(ids)} tokens, the reward model holds {room}"
@@ -210,9 +239,44 @@ class VllmRewardEngine:
         return jobs
 
     def _read(self, job: _Job[Logits], output: Any) -> Logits:
+        self.last_read = list(output.prompt_token_ids)
         data = output.outputs.data
         last = data[-1] if self._task == "token_classify" else data
         return tuple(last.float().flatten().tolist())
+
+
+def open_examined(model: Model, checkpoint: Checkpoint, family: Family) -> VllmRewardEngine:
+    """Load a reward model, and make sure that transformers reads the same from it.
+
+    transformers goes first and is gone when vLLM takes the memory.
+
+    Raises:
+        PrefdataError: they differ, or as from `VllmRewardEngine`.
+    """
+    is_examined = not model.skip_health_check and "transformers" in family.providers
+    reference = _reference(model, checkpoint, family) if is_examined else []
+    engine = VllmRewardEngine(
+        checkpoint, model.engine, reading=family.reading, appends=family.appends
+    )
+    if is_examined:
+        mine = asyncio.run(_scores(engine))
+        check_begin(model.alias, engine.last_read, engine.bos_token_id)
+        compare(model.alias, mine, reference, str(engine.config.dtype).removeprefix("torch."))
+    return engine
+
+
+def _reference(model: Model, checkpoint: Checkpoint, family: Family) -> list[Logits]:
+    options = {k: v for k, v in model.engine.items() if k in ("dtype", "max_model_len")}
+    engine = TransformersRewardEngine.load(checkpoint, options, reading=family.reading)
+    try:
+        return asyncio.run(_scores(engine))
+    finally:
+        engine.close()
+
+
+async def _scores(engine: RewardEngine) -> list[Logits]:
+    found = {index: logits async for index, logits in engine.score(PROBES)}
+    return [found[index] for index in range(len(PROBES))]
 
 
 class _Refill(Generic[Result]):
@@ -234,11 +298,11 @@ class _Refill(Generic[Result]):
     def start(self) -> None:
         """Load, and tell whoever waits for it how that went."""
         try:
-            self._engine = self._load()
+            self.engine = self._load()
         except BaseException as err:
             self.ready.set_exception(err)
             raise
-        config = self._engine.vllm_config
+        config = self.engine.vllm_config
         self.ready.set_result(
             Limits(config.model_config.max_model_len, config.scheduler_config.max_num_seqs)
         )
@@ -250,7 +314,7 @@ class _Refill(Generic[Result]):
         if not self._jobs:
             return False
         self.steps += 1
-        for output in self._engine.step():
+        for output in self.engine.step():
             if output.finished:
                 job = self._jobs.pop(output.request_id)
                 job.call.deliver(job.index, self._read(job, output))
@@ -258,13 +322,13 @@ class _Refill(Generic[Result]):
 
     def shutdown(self) -> None:
         """Free the model; nothing may be stepped any more."""
-        self._engine.engine_core.shutdown()
-        del self._engine
+        self.engine.engine_core.shutdown()
+        del self.engine
 
     def _add(self, job: _Job[Result]) -> None:
         number = str(next(self._numbers))
         try:
-            self._engine.add_request(number, {"prompt_token_ids": job.ids}, job.params)
+            self.engine.add_request(number, {"prompt_token_ids": job.ids}, job.params)
         except REFUSALS as err:
             message = f"model {self._checkpoint.model!r}: vLLM refuses a request: {err}"
             job.call.fail(PrefdataError(message))

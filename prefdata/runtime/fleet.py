@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from prefdata.engines import (
+    Provider,
     RewardEngine,
     Role,
     TextEngine,
@@ -16,7 +17,7 @@ from prefdata.engines import (
     open_reward_engine,
     open_text_engine,
 )
-from prefdata.engines.checkpoints import check_role, identify
+from prefdata.engines.checkpoints import check_text_model, identify
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.fingerprint import ScoreKeys, TextKeys, model_identity
 from prefdata.plan import Checkpoint, Pass, plan_passes
@@ -143,27 +144,29 @@ class Fleet:
 
     def _fit(self, checkpoints: list[Checkpoint]) -> bool:
         """Whether these may be in memory at the same time."""
-        large = [c for c in checkpoints if not self._is_embedded(c.model)]
+        large = [c for c in checkpoints if not self._is_embedded(c.role, c.model)]
         shares = [c.model.engine.get("gpu_memory_utilization") for c in large]
         told = [share for share in shares if isinstance(share, int | float)]
         return len(large) < 2 or (len(told) == len(large) and sum(told) <= 1)
 
-    def _is_embedded(self, model: Model) -> bool:
+    def _is_embedded(self, role: Role, model: Model) -> bool:
         """Whether the model runs inside this process: a small one, on the CPU."""
         is_alone = not self._machine.gpus and self._machine.replicas == 1
-        return self._rehearse or (
-            is_alone and choose_provider(model, on_gpu=False) == "transformers"
-        )
+        return self._rehearse or (is_alone and self._provider(role, model) == "transformers")
+
+    def _provider(self, role: Role, model: Model) -> Provider:
+        path = self._loaded.locate(model.model)
+        return choose_provider(role, model, path, on_gpu=bool(self._machine.gpus))
 
     def _identify(self, model: Model, roles: dict[str, Role]) -> str:
         if self._rehearse:
             return "scripted"
         path = self._loaded.locate(model.model)
         if model.alias in roles:
-            choose_provider(model, on_gpu=bool(self._machine.gpus))
+            self._provider(roles[model.alias], model)
             self._machine.places(model)
-            if not model.skip_health_check:
-                check_role(model, path, roles[model.alias])
+            if roles[model.alias] == "text" and not model.skip_health_check:
+                check_text_model(model, path)
         return identify(model, path)
 
     def _make(self, checkpoint: Checkpoint) -> JournaledText | JournaledReward:
@@ -179,7 +182,7 @@ class Fleet:
         self.work.loads.append(model.model)
         if self._rehearse:
             return ScriptedText()
-        if self._is_embedded(model):
+        if self._is_embedded("text", model):
             return open_text_engine(model, self._loaded.locate(model.model), "transformers")
         return self._workers("text", model)
 
@@ -187,13 +190,13 @@ class Fleet:
         self.work.loads.append(model.model)
         if self._rehearse:
             return ScriptedReward()
-        if self._is_embedded(model):
+        if self._is_embedded("reward", model):
             return open_reward_engine(model, self._loaded.locate(model.model), "transformers")
         return self._workers("reward", model)
 
     def _workers(self, role: Role, model: Model) -> Workers:
-        provider = choose_provider(model, on_gpu=bool(self._machine.gpus))
-        order = Order(role, model, self._loaded.locate(model.model), provider)
+        path = self._loaded.locate(model.model)
+        order = Order(role, model, path, self._provider(role, model))
         places = self._machine.places(model)
         return Workers(order, places, self._out / "logs", self._say)
 

@@ -1,0 +1,79 @@
+"""The start-up check of a reward model: two programs must read the same scores. Loads nothing.
+
+vLLM and transformers differ in what goes wrong: a template rendered twice, an activation left on,
+the wrong token read. What both agree on is right.
+"""
+
+import math
+from collections.abc import Sequence
+
+from prefdata.errors import PrefdataError
+from prefdata.inference import Logits, ScoreRequest
+
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
+"""How far the scores of one chat may lie apart, by dtype: 16 bit rounds by the batch's shape."""
+
+
+def _chat(question: str, answer: str) -> ScoreRequest:
+    return ScoreRequest(
+        ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
+    )
+
+
+PROBES = (
+    _chat("What is two plus two?", "Two plus two is four."),
+    _chat("What is two plus two?", "I like trains."),
+    _chat("Name a colour.", "Blue"),
+    _chat("Name a colour.", "Name a colour. Name a colour. Name a colour."),
+    _chat("Write a poem of two lines.", "The sea is wide,\nit keeps the tide."),
+    _chat("¿Qué hora es?", "Son las tres — creo."),
+)
+"""Good and bad answers, short and long, one line and two."""
+
+
+def compare(alias: str, mine: Sequence[Logits], reference: Sequence[Logits], dtype: str) -> None:
+    """Let a reward model pass, or say what is wrong with the way it is read.
+
+    Args:
+        alias: for the message.
+        mine: scores of PROBES by the engine that is going to be used.
+        reference: the same by transformers.
+        dtype: of the weights, a key of TOLERANCES.
+
+    Raises:
+        PrefdataError: scores that are not finite, saturated, all equal, or that differ.
+    """
+    values = [logit for logits in mine for logit in logits]
+    advice = "set provider: transformers for it, and report the checkpoint"
+    if not all(math.isfinite(value) for value in values):
+        raise PrefdataError(f"model {alias!r} gives scores that are no numbers: {values}; {advice}")
+    if all(value in (0.0, 1.0) for value in values):
+        raise PrefdataError(
+            f"model {alias!r} scores every probe 0 or 1: a saturated sigmoid, which ranks nothing; "
+            f"{advice}"
+        )
+    if len({logits[0] for logits in mine}) == 1:
+        raise PrefdataError(
+            f"model {alias!r} scores six different answers with {values[0]}; {advice}"
+        )
+    for request, one, other in zip(PROBES, mine, reference, strict=True):
+        apart = max(abs(a - b) for a, b in zip(one, other, strict=True))
+        if apart > TOLERANCES[dtype]:
+            raise PrefdataError(
+                f"model {alias!r}: vLLM scores the answer {request.messages[-1]['content']!r} with "
+                f"{one[0]:.4f}, transformers with {other[0]:.4f}: more than {TOLERANCES[dtype]} "
+                f"apart in {dtype}, so one of them reads it wrongly; {advice}"
+            )
+
+
+def check_begin(alias: str, ids: Sequence[int], bos: int | None) -> None:
+    """A chat begins with one begin token, if with any.
+
+    Raises:
+        PrefdataError: with two: the template and the tokenizer have each added theirs.
+    """
+    if bos is not None and list(ids[:2]) == [bos, bos]:
+        raise PrefdataError(
+            f"model {alias!r}: its chats begin with two begin tokens ({list(ids[:4])} …); mend the "
+            "chat template or the tokenizer's add_bos_token of the checkpoint"
+        )
