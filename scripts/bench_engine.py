@@ -6,9 +6,11 @@ take turns, so that they share whatever else the machine does; engine steps do n
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
+import re
 import shutil
 import statistics
 import subprocess
@@ -33,12 +35,18 @@ class Load:
     lengths: list[int]
 
 
-def make_load(n: int) -> Load:
-    """Prompts of about 25 to 120 tokens; lognormal lengths (median 60, p99 near 330)."""
+def make_load(n: int, turn: int) -> Load:
+    """Prompts of about 25 to 120 tokens; lognormal lengths (median 60, p99 near 330).
+
+    Turns begin their prompts differently, so that none finds its prefills done.
+    """
     rng = random.Random(0)
     words = ["write", "a", "long", "list", "of", "questions", "about", "numbers", "for", "pupils"]
     prompts = [
-        f"{k}. " + " ".join(rng.choices(words, k=rng.randint(15, 90))) + " " + rng.choice(SUBTOPICS)
+        f"{turn}, {k}. "
+        + " ".join(rng.choices(words, k=rng.randint(15, 90)))
+        + " "
+        + rng.choice(SUBTOPICS)
         for k in range(n)
     ]
     drawn = (int(rng.lognormvariate(0, SIGMA) * MEDIAN) for _ in range(n))
@@ -66,18 +74,27 @@ def main() -> None:
 def measure(names: Sequence[str], args: Any, model: Path) -> dict[str, list[dict[str, float]]]:
     """Results of every round, by mode; the modes run one after another, never together."""
     servers = {name: start(name, args, model) for name in names}
+    for name, server in servers.items():
+        answer(name, server)  # all are warm before the first round
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(args.rounds):
         for name, server in servers.items():
-            assert server.stdin and server.stdout
+            assert server.stdin
             server.stdin.write("go\n")
             server.stdin.flush()
-            while not (line := server.stdout.readline()).startswith("{"):
-                if not line:
-                    raise SystemExit(f"{name} ended with {server.wait()}")
-            found[name].append(json.loads(line))
+            found[name].append(answer(name, server))
     for server in servers.values():
         server.communicate("")
+    return found
+
+
+def answer(name: str, server: "subprocess.Popen[str]") -> dict[str, float]:
+    """The next result; vLLM's own lines are passed over."""
+    assert server.stdout
+    while not (line := server.stdout.readline()).startswith("{"):
+        if not line:
+            raise SystemExit(f"{name} ended with {server.wait()}")
+    found: dict[str, float] = json.loads(line)
     return found
 
 
@@ -102,22 +119,23 @@ def start(name: str, args: Any, model: Path) -> "subprocess.Popen[str]":
 
 def show(names: Sequence[str], found: dict[str, list[dict[str, float]]], unit: str) -> None:
     """One line a mode; ratios are medians of the rounds' own ratios to the first mode."""
-    print(f"{'':<44} {'steps':>7} {unit + '/s':>9} {'ratio':>6}  rounds")
+    print(f"{'':<44} {'steps':>7} {unit + '/s':>9} {'ratio':>6} {'MiB':>6}  rounds")
     for name in names:
         speeds = [result["done"] / result["seconds"] for result in found[name]]
         firsts = [result["done"] / result["seconds"] for result in found[names[0]]]
         ratios = [mine / first for mine, first in zip(speeds, firsts, strict=True)]
         steps = found[name][-1].get("steps")
+        rounds = " ".join(f"{ratio:.2f}" for ratio in ratios)
         print(
             f"{name:<44} {steps or '':>7} {statistics.median(speeds):>9,.0f} "
-            f"{statistics.median(ratios):>6.2f}  {' '.join(f'{ratio:.2f}' for ratio in ratios)}"
+            f"{statistics.median(ratios):>6.2f} {found[name][-1]['memory']:>6,.0f}  {rounds}"
         )
 
 
 def serve(mode: Callable[[Any], Iterator[dict[str, float]]], args: Any) -> None:
-    """Print one result for each line that comes in; the first turn comes after a warm-up."""
+    """Print the result of a warm-up, then one for each line that comes in."""
     results = mode(args)
-    next(results)
+    print(json.dumps(next(results)), flush=True)
     for _ in sys.stdin:
         print(json.dumps(next(results)), flush=True)
 
@@ -158,11 +176,11 @@ def calls(args: Any, size: int) -> Iterator[dict[str, float]]:
     from vllm import LLM, SamplingParams
 
     llm = LLM(args.model, **vllm_options(), disable_log_stats=True, enable_prefix_caching=True)
-    tokenizer, load, steps = llm.get_tokenizer(), make_load(args.prompts), counting_steps(llm)
-    chats = [[{"role": "user", "content": prompt}] for prompt in load.prompts]
+    tokenizer, steps = llm.get_tokenizer(), counting_steps(llm)
 
-    def run() -> dict[str, float]:
-        llm.reset_prefix_cache()
+    def run(turn: int) -> dict[str, float]:
+        load = make_load(args.prompts, turn)
+        chats = [[{"role": "user", "content": prompt}] for prompt in load.prompts]
         before, began, done = steps(), time.perf_counter(), 0
         for start in range(0, len(chats), size):
             ids = tokenizer.apply_chat_template(
@@ -242,12 +260,13 @@ def staged(args: Any, engine: Any, steps: Callable[[], int] | None) -> Iterator[
     from prefdata.runtime.journal import Journal
     from prefdata.runtime.journaled import JournaledText, Work
 
-    load, work = make_load(args.prompts), Work()
-    rows = Dataset.from_dict(
-        {"prompt": load.prompts, "length": load.lengths, "n": list(range(args.prompts))}
-    )
+    work = Work()
 
-    def run() -> dict[str, float]:
+    def run(turn: int) -> dict[str, float]:
+        load = make_load(args.prompts, turn)
+        rows = Dataset.from_dict(
+            {"prompt": load.prompts, "length": load.lengths, "n": list(range(args.prompts))}
+        )
         before = steps() if steps else 0
         with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
             journaled = JournaledText(lambda: engine, TextKeys("lm"), journal, work)
@@ -263,7 +282,8 @@ def staged(args: Any, engine: Any, steps: Callable[[], int] | None) -> Iterator[
 
             began = time.perf_counter()
             done = sum(row["tokens"] for row in rows.to_iterable_dataset().map(stage))
-            return result(began, done, steps() - before if steps else 0)
+            pids = [*getattr(engine, "pids", []), "self"]
+            return result(began, done, steps() - before if steps else 0, pids)
 
     yield from turns(run)
 
@@ -271,16 +291,16 @@ def staged(args: Any, engine: Any, steps: Callable[[], int] | None) -> Iterator[
 # ---- scoring ----------------------------------------------------------------------------------
 
 
-def chats_to_score(n: int) -> list[tuple[str, str]]:
+def chats_to_score(n: int, turn: int) -> list[tuple[str, str]]:
     """Chats of 137 tokens on average."""
     rng = random.Random(1)
     words = ["what", "is", "the", "sum", "of", "two", "numbers", "that", "a", "pupil", "has"]
     return [
         (
-            " ".join(rng.choices(words, k=rng.randint(20, 180))),
+            f"{turn}, {k}. " + " ".join(rng.choices(words, k=rng.randint(20, 180))),
             f"The answer is {rng.randint(0, 99)}.",
         )
-        for _ in range(n)
+        for k in range(n)
     ]
 
 
@@ -311,12 +331,11 @@ def score_by_vllm_itself(args: Any) -> Iterator[dict[str, float]]:
     tokenizer = llm.get_tokenizer()
     params = PoolingParams(use_activation=False)
 
-    def run() -> dict[str, float]:
-        llm.reset_prefix_cache()
+    def run(turn: int) -> dict[str, float]:
         began = time.perf_counter()
         chats = [
             [{"role": "user", "content": q}, {"role": "assistant", "content": a}]
-            for q, a in chats_to_score(args.prompts)
+            for q, a in chats_to_score(args.prompts, turn)
         ]
         ids = tokenizer.apply_chat_template(chats, return_dict=False)
         prompts = [{"prompt_token_ids": one} for one in ids]
@@ -329,18 +348,17 @@ def score_by_vllm_itself(args: Any) -> Iterator[dict[str, float]]:
 def scored(args: Any, engine: Any) -> Iterator[dict[str, float]]:
     from prefdata.inference import ScoreRequest
 
-    chats = chats_to_score(args.prompts)
-
     async def one(question: str, answer: str) -> int:
         chat = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
         return len([logits async for _, logits in engine.score([ScoreRequest(chat)])])
 
-    async def every() -> int:
+    async def every(turn: int) -> int:
+        chats = chats_to_score(args.prompts, turn)
         return sum(await asyncio.gather(*(one(*chat) for chat in chats)))
 
-    def run() -> dict[str, float]:
+    def run(turn: int) -> dict[str, float]:
         began = time.perf_counter()
-        return result(began, asyncio.run(every()), 0)
+        return result(began, asyncio.run(every(turn)), 0)
 
     yield from turns(run)
 
@@ -348,14 +366,20 @@ def scored(args: Any, engine: Any) -> Iterator[dict[str, float]]:
 # ---- turns ------------------------------------------------------------------------------------
 
 
-def turns(run: Callable[[], dict[str, float]]) -> Iterator[dict[str, float]]:
+def turns(run: Callable[[int], dict[str, float]]) -> Iterator[dict[str, float]]:
     """A warm-up, then a result whenever one is wanted."""
-    while True:
-        yield run()
+    yield from map(run, itertools.count())
 
 
-def result(began: float, done: int, steps: int) -> dict[str, float]:
-    return {"seconds": time.perf_counter() - began, "done": done, "steps": steps}
+def result(
+    began: float, done: int, steps: int, pids: Sequence[int | str] = ("self",)
+) -> dict[str, float]:
+    """Of one turn; memory is the peak of the run and its workers together, in MiB."""
+    seconds, memory = time.perf_counter() - began, 0.0
+    for pid in pids:
+        status = Path(f"/proc/{pid}/status").read_text()
+        memory += int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
+    return {"seconds": seconds, "done": done, "steps": steps, "memory": memory}
 
 
 MODES = {

@@ -162,7 +162,9 @@ def test_scores_that_are_read_wrongly_do_not(mine, message):
 
 
 def test_sixteen_bit_is_given_its_rounding():
-    compare("m", ALIKE, [(x + 0.1,) for (x,) in ALIKE], "bfloat16")
+    compare("m", ALIKE, [(x + 0.2,) for (x,) in ALIKE], "bfloat16")
+    with pytest.raises(PrefdataError, match="more than 0.25 apart in bfloat16"):
+        compare("m", ALIKE, [(x + 0.3,) for (x,) in ALIKE], "bfloat16")
 
 
 def test_a_chat_with_two_begin_tokens_is_refused():

@@ -19,6 +19,7 @@ from prefdata.runtime.machine import Place
 from prefdata.runtime.messages import Order
 from prefdata.runtime.workers import Workers
 
+CAPACITY = 16
 STUB = (str(Path(__file__).with_name("stub_worker.py")),)
 SAMPLING = Sampling(temperature=1.0, max_tokens=8)
 
@@ -82,22 +83,32 @@ def test_every_request_gets_its_own_answer_from_some_worker(tmp_path):
 
 def test_samples_of_a_row_and_equal_prompts_go_to_one_worker(tmp_path):
     with workers(tmp_path) as engine:
-        answers = ask_all(engine, [f"row{n}" for n in range(20) for _ in range(2)])
+        wait_until(lambda: engine.capacity == 2 * CAPACITY)
+        answers = ask_all(engine, [f"row{n} slow" for n in range(12) for _ in range(2)])
     for first, second in zip(answers[::2], answers[1::2], strict=True):
         assert len({part[2] for part in first + second}) == 1
 
 
 def test_a_worker_that_is_held_up_gets_fewer_rows(tmp_path):
     async def run(engine):
-        slow = asyncio.gather(*(ask(engine, f"slow{n} slow", 16) for n in range(2)))
-        await asyncio.sleep(0.5)
-        return await slow, await asyncio.gather(*(ask(engine, f"row{n}") for n in range(100)))
+        slow = asyncio.create_task(ask(engine, "held up slow", 28))
+        await asyncio.sleep(0.2)
+        rows = await asyncio.gather(*(ask(engine, f"row{n}") for n in range(200)))
+        return (await slow)[0][2], Counter(row[0][2] for row in rows)
 
     with workers(tmp_path) as engine:
-        ask_all(engine, ["warm", "up"])
-        slow, rows = asyncio.run(run(engine))
-    assert len(slow) == 2
-    assert len(rows) == 100
+        wait_until(lambda: engine.capacity == 2 * CAPACITY)
+        busy, rows = asyncio.run(run(engine))
+    assert rows[busy] < 30
+    assert rows.total() == 200
+
+
+def test_one_prompt_in_every_row_still_occupies_all_workers(tmp_path):
+    with workers(tmp_path) as engine:
+        wait_until(lambda: engine.capacity == 2 * CAPACITY)
+        answers = ask_all(engine, ["same"] * 30)
+    shares = Counter(answer[0][2] for answer in answers)
+    assert min(shares.values()) >= 10
 
 
 def test_a_killed_worker_is_replaced_and_its_rows_are_asked_again(tmp_path):

@@ -44,9 +44,10 @@ class _Row:
 
     @property
     def chat(self) -> str:
-        """What tells rows apart that could share a prefill."""
+        """What two rows have in common that could share a prefill: the chat up to the answer."""
         first = next(iter(self.requests.values()))
-        return first.messages[0]["content"] if isinstance(first, TextRequest) else ""
+        asked = first.messages if isinstance(first, TextRequest) else first.messages[:-1]
+        return "\0".join(message["content"] for message in asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +203,13 @@ class Workers:
             self._give(self._pending.popleft(), free)
 
     def _choose(self, row: _Row) -> _Seat | None:
-        """Where an equal prompt went before, else the seat with the least to do."""
+        """The seat with the least to do, or one with little more that had an equal prompt."""
         free = [seat for seat in self._seats if not seat.suspects and seat.takes(row)]
+        idlest = min(free, key=lambda seat: seat.load, default=None)
         home = self._homes.get(row.chat)
-        return home if home in free else min(free, key=lambda seat: seat.load, default=None)
+        if idlest is None or home not in free or home is None:
+            return idlest
+        return home if home.load <= idlest.load + idlest.capacity // 4 else idlest
 
     def _give(self, row: _Row, seat: _Seat) -> None:
         if row.call.is_abandoned or seat.replica is None:

@@ -1,0 +1,105 @@
+"""The engines of a run: one checkpoint at a time where memory is short, none loaded twice."""
+
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from prefdata.build import build
+from prefdata.plan import plan_passes
+from prefdata.runtime.fleet import Fleet
+from prefdata.runtime.folders import read_rows
+from prefdata.runtime.machine import Machine
+
+ONE_GPU = Machine(gpus=("0",))  # there is none here: the workers find that out and use the CPU
+QUIET = {"rehearse": False, "say": lambda line: None}
+
+
+@pytest.fixture
+def two_writers(project, quickstart_models):
+    """One column that asks two checkpoints, and a reward model; the last prompt is too long."""
+    for name in ("one", "two"):
+        shutil.copytree(quickstart_models / "lm", project.folder / name)
+    (project.folder / "two" / "extra.txt").write_text("so that it is another checkpoint")
+    seeds = [{"prompt": f"What is {n} plus 4?", "answer": n + 4} for n in range(1, 9)]
+    project.write_seeds([*seeds, {"prompt": "again " * 1500, "answer": 0}])
+    parameters = {"temperature": 0.9, "max_tokens": 16}
+    project.recipe["models"] = [
+        *(
+            {"alias": name, "model": name, "inference_parameters": parameters}
+            for name in ("one", "two")
+        ),
+        {"alias": "grader", "model": str(quickstart_models / "rm")},
+    ]
+    project.recipe["columns"][0] |= {"model_alias": ["one", "two"], "samples": 2}
+    return project
+
+
+def rows(out):
+    return [*read_rows(out / "candidates")], [*read_rows(out / "rejects")]
+
+
+def worker_pids():
+    found = set()
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = file.read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if b"prefdata.runtime.worker" in command:
+            found.add(file.parent.name)
+    return found
+
+
+def test_models_that_do_not_fit_together_take_turns_and_load_once(two_writers, tmp_path):
+    loaded = two_writers.load()
+    together, is_over = [], threading.Event()
+
+    def watch():
+        while not is_over.is_set():
+            together.append(len(worker_pids()))
+            time.sleep(0.05)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        record = build(loaded, tmp_path / "gpu", machine=ONE_GPU, say=lambda line: None)
+    finally:
+        is_over.set()
+        watcher.join()
+    assert max(together) == 1
+    assert [Path(load).name for load in record["loads"]] == ["one", "two", "rm"]
+    reference = build(loaded, tmp_path / "cpu", say=lambda line: None)
+    assert rows(tmp_path / "gpu") == rows(tmp_path / "cpu")
+    assert record["rejects"] == reference["rejects"]
+    assert record["rejects"]["candidates: prompt_too_long"] == 1
+
+
+@pytest.mark.parametrize(
+    ("shares", "sittings"),
+    [([None, None], 2), ([0.5, 0.4], 1), ([0.6, 0.5], 2), ([0.5, None], 2)],
+    ids=["untold", "room for both", "too much", "half told"],
+)
+def test_models_are_loaded_together_where_the_recipe_gives_each_its_share(
+    two_writers, tmp_path, shares, sittings
+):
+    for model, share in zip(two_writers.recipe["models"], shares, strict=False):
+        model["engine"] = {} if share is None else {"gpu_memory_utilization": share}
+    loaded = two_writers.load()
+    first = plan_passes(loaded.recipe)[0]
+    with Fleet(loaded, tmp_path, machine=ONE_GPU, **QUIET) as fleet:
+        assert len(fleet.sittings(first)) == sittings
+    with Fleet(loaded, tmp_path, machine=Machine(), **QUIET) as fleet:
+        assert len(fleet.sittings(first)) == 1
+
+
+def test_the_window_grows_with_the_gpus(two_writers, tmp_path):
+    loaded = two_writers.load()
+    windows = []
+    for machine in (Machine(), ONE_GPU, Machine(gpus=tuple("01234567"))):
+        with Fleet(loaded, tmp_path, machine=machine, **QUIET) as fleet:
+            windows.append(fleet.window)
+    assert windows[0] >= 1000
+    assert windows[2] == 8 * windows[1]
