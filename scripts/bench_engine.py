@@ -57,7 +57,8 @@ def main() -> None:
     """Start one process a mode, let them take turns, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=768)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--table", choices=TABLES, help="only this one")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -66,8 +67,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         model = endless_copy(Path(folder))
-        for title, names, unit in TABLES:
-            print(f"\n{title}")
+        for table in [args.table] if args.table else TABLES:
+            names, unit = TABLES[table]
+            print(f"\n{table}")
             show(names, measure(names, args, model), unit)
 
 
@@ -394,11 +396,11 @@ MODES = {
     "prefdata, provider: transformers": score_by_transformers,
 }
 NAMES = tuple(MODES)
-TABLES = (
-    ("Generation, one core", NAMES[:4], "tokens"),
-    ("Replicas", NAMES[4:6], "tokens"),
-    ("Scoring, one core", NAMES[6:], "chats"),
-)
+TABLES = {
+    "generation": (NAMES[:4], "tokens"),
+    "replicas": (NAMES[4:6], "tokens"),
+    "scoring": (NAMES[6:], "chats"),
+}
 
 if __name__ == "__main__":
     main()
