@@ -7,7 +7,7 @@ unfinished one is made again, and the journal answers what was answered before.
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -39,14 +39,15 @@ from prefdata.record import (
 )
 from prefdata.rows import REJECTS
 from prefdata.runtime.disk import Damaged, disk_errors, hold, write_text
+from prefdata.runtime.expansion import rows_added, run_expansion
 from prefdata.runtime.fleet import Fleet
 from prefdata.runtime.folders import RowsWriter, count_rows, link_folder, read_tables
 from prefdata.runtime.machine import Machine
 from prefdata.runtime.passes import Sweep, rejects_of, run_ahead, run_pass
-from prefdata.runtime.progress import show_progress
+from prefdata.runtime.progress import Progress, show_progress
 from prefdata.seeds import Seeds, load_seeds
 from prefdata.selection import check_dedupe
-from prefdata.stages import Tools, code_of, fields_of, make_stage
+from prefdata.stages import Tools, code_of, expand, fields_of, make_stage
 
 Say = Callable[[str], None]
 JSONL_COLUMNS = ("prompt", "chosen", "rejected")
@@ -99,12 +100,15 @@ def build(
             return finished
         for step, source, target in steps:
             run.run_pass(step, source, target)
+        added = {s.name: rows_added(source, target) for s, source, target in steps if s.expands}
         record = {
             "prefdata": version("prefdata"),
             "fingerprint": final,
             "scored_fingerprint": fingerprint,
             "rehearsed": rehearse,
             "seeds": len(seeds),
+            "added": added,
+            "rows": len(seeds) + sum(added.values()),
             "stages": [folder.name for folder in folders],
             **run.choose(folders),
         }
@@ -130,11 +134,12 @@ class _Run:
             config = self.recipe.seed_dataset
             seeds = load_seeds(
                 config,
-                self.loaded.locate(config.path),
+                self.loaded.locate(config.path or ""),
                 needed=columns_needed(self.recipe),
                 made=columns_made(self.recipe),
                 num_records=self.recipe.num_records,
                 seed=self.recipe.seed,
+                inputs=self.recipe.inputs,
             )
         for note in seeds.notes:
             self.say(note)
@@ -175,13 +180,19 @@ class _Run:
         """Make `target` unless it is there and whole."""
         if self._is_whole(target):
             return
+        if (column := step.expands) is not None:
+            with self._timed(step.name), self._progress(step.name, source) as progress:
+                run_expansion(
+                    column.name, expand(column), fields_of(column), source, target, progress
+                )
+            return
         *before, last = self.fleet.sittings(step)
         with self._timed(step.name):
             for number, sitting in enumerate(before, start=1):
                 name = f"{step.name} ({number} of {len(before) + 1} models)"
-                with show_progress(name, count_rows(source), self.fleet.work) as progress:
+                with self._progress(name, source) as progress:
                     run_ahead(self._sweep(step, sitting), source, progress)
-            with show_progress(step.name, count_rows(source), self.fleet.work) as progress:
+            with self._progress(step.name, source) as progress:
                 run_pass(self._sweep(step, last), source, target, progress)
 
     def choose(self, folders: list[Path]) -> dict[str, Any]:
@@ -232,6 +243,9 @@ class _Run:
             "python": platform.python_version(),
         }
         return write_record(self.out, record, self._copies().values())
+
+    def _progress(self, name: str, source: Path) -> AbstractContextManager[Progress]:
+        return show_progress(name, count_rows(source), self.fleet.work)
 
     def _sweep(self, step: Pass, sitting: frozenset[str]) -> Sweep:
         text, reward = self.fleet.engines_of(step, sitting)
@@ -284,6 +298,8 @@ def _count_candidates(scored: Path, recipe: Recipe) -> int:
     rule = recipe.output_projection
     if isinstance(rule, DpoPreference):
         return 2 * count_rows(scored)
+    if rule.responses:
+        return len(rule.responses) * count_rows(scored)
     column = next(
         c for c in recipe.columns if isinstance(c, Candidates) and c.name == rule.candidates
     )

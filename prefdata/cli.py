@@ -172,9 +172,9 @@ def _preview(loaded: Any, rows: int, rehearse: bool, machine: Any) -> None:
 
 
 def _check_yield(record: dict[str, Any], min_yield: float) -> None:
-    share = record["prompts"] / record["seeds"]
+    share = record["prompts"] / record["rows"]
     if share < min_yield:
-        _say(f"the yield is {share:.1%}, below min_yield {min_yield:.1%}: {record['prompts']:,} of {record['seeds']:,} seeds have a pair")  # fmt: skip  # noqa: E501
+        _say(f"the yield is {share:.1%}, below min_yield {min_yield:.1%}: {record['prompts']:,} of {record['rows']:,} rows have a pair")  # fmt: skip  # noqa: E501
         raise typer.Exit(LOW_YIELD)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefdata.fingerprint import digest
-from prefdata.recipe import AnyColumn, Model, Recipe, RewardModel
+from prefdata.recipe import AnyColumn, Expand, Model, Recipe, RewardModel
 from prefdata.recipe_columns import aliases_of, columns_read, names_made, reads_any
 
 
@@ -44,6 +44,12 @@ class Pass:
         return tuple(column for wave in self.waves for column in wave)
 
     @property
+    def expands(self) -> Expand | None:
+        """The column that makes several rows of one; it is alone in its pass."""
+        first = self.columns[0]
+        return first if isinstance(first, Expand) else None
+
+    @property
     def name(self) -> str:
         """Column names joined, cut to a length that file systems like."""
         return "+".join(column.name for column in self.columns)[:80]
@@ -52,14 +58,16 @@ class Pass:
 def plan_passes(recipe: Recipe) -> list[Pass]:
     """Cut the columns into passes of at most one checkpoint each, keeping their order.
 
-    Only a column that itself names several checkpoints makes a pass with more than one.
+    Only a column that itself names several checkpoints makes a pass with more than one. A column
+    that changes the number of rows has a pass to itself.
     """
     passes: list[Pass] = []
     columns: list[AnyColumn] = []
     held: dict[str, Checkpoint] = {}
     for column in recipe.columns:
         wanted = checkpoints_of(column, recipe)
-        if held and not wanted.keys() <= held.keys():
+        is_full = held and not wanted.keys() <= held.keys()
+        if columns and (is_full or isinstance(column, Expand) or isinstance(columns[-1], Expand)):
             passes.append(Pass(_waves(columns), held))
             columns, held = [], {}
         columns.append(column)

@@ -187,7 +187,8 @@ class _Picking:
             verdict = members[0][self._rule.judge_field]
             winner = verdict.get(self._rule.winner_field) if isinstance(verdict, dict) else verdict
             return pick_by_verdict(a, b, winner, self._rule, seed=seed), sides
-        candidates, sides = _candidates(members, self._rule, self._scores)
+        gather = _candidates if self._rule.candidates else _texts
+        candidates, sides = gather(members, self._rule, self._scores)
         return pick_pairs(candidates, self._rule, seed=seed), sides
 
 
@@ -199,7 +200,7 @@ def _candidates(
     sides: dict[int, Row] = {}
     for row in members:
         main = row[rule.score] if rule.score else None
-        for number, one in enumerate(row[rule.candidates]):
+        for number, one in enumerate(row[rule.candidates or ""]):
             candidate = Candidate(
                 text=one["text"],
                 score=main[number] if main else None,
@@ -209,6 +210,28 @@ def _candidates(
             )
             found.append(candidate)
             sides[id(candidate)] = one | {"scores": {name: row[name][number] for name in scores}}
+    return found, sides
+
+
+def _texts(
+    members: list[Row], rule: PreferencePairs, scores: Sequence[str]
+) -> tuple[list[Candidate], dict[int, Row]]:
+    """As `_candidates`, of response columns."""
+    found: list[Candidate] = []
+    sides: dict[int, Row] = {}
+    for row in members:
+        for number, name in enumerate(rule.responses or ()):
+            meta = row.get(name + META_SUFFIX) or {}
+            rated = {score: (row[score] or {}).get(name) for score in scores}
+            candidate = Candidate(
+                text=row[name] or "",
+                score=rated.get(rule.score) if rule.score else None,
+                alias=meta.get("alias"),
+                sample=number,
+                finish_reason=meta.get("finish_reason"),
+            )
+            found.append(candidate)
+            sides[id(candidate)] = meta | {"sample": number, "scores": rated}
     return found, sides
 
 

@@ -98,8 +98,11 @@ class PreferencePairs(PairRules):
 
     type: Literal["preference_pairs"]
 
-    candidates: str
+    candidates: str | None = None
     """Column with the candidates."""
+
+    responses: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    """Text columns that are the candidates, in the place of `candidates`."""
 
     score: str | None = None
     """Column with one score per candidate, the higher the better. Only `delta` does without; where
@@ -135,6 +138,17 @@ class PreferencePairs(PairRules):
     group_by: str | None = None
     """Column whose equal values put the candidates of several rows together, say a turn id; None
     takes every row by itself."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.candidates is None) == (self.responses is None):
+            why = "pairs are made of one of them"
+            found = "candidates and responses are both " + ("missing" if self.responses is None else "given")  # fmt: skip  # noqa: E501
+            raise _problem(self.strategy, found, why, "name one 'candidates' column or two texts")
+        if len(set(self.responses or ())) < len(self.responses or ()):
+            found = "responses names a column twice"
+            raise _problem(self.strategy, found, "a pair needs two", "name each once")
+        return self
 
     @model_validator(mode="after")
     def _k_belongs_to_top_k_bottom_k(self) -> Self:

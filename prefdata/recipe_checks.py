@@ -5,7 +5,6 @@ Knows no file and no line.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from prefdata.errors import PrefdataError, suggest
 from prefdata.prompts import compile_prompt
@@ -15,7 +14,9 @@ from prefdata.recipe import (
     Candidates,
     Category,
     DpoPreference,
+    Expand,
     Expression,
+    Extract,
     LlmJudge,
     LlmStructured,
     LlmText,
@@ -26,11 +27,11 @@ from prefdata.recipe import (
     Scored,
 )
 from prefdata.recipe_columns import (
-    PROJECTED,
     aliases_of,
     compared_columns,
     names_a_winner,
     names_made,
+    projected,
     references,
     verdicts,
 )
@@ -48,14 +49,18 @@ class Problem:
 
 @dataclass
 class _Scope:
-    """The columns that exist before a given point of the recipe."""
+    """The columns that exist before a given point of the recipe.
+
+    Attributes:
+        made: by every name that a column makes, its meta column's too.
+    """
 
     seed_fields: frozenset[str] | None
     made: dict[str, AnyColumn] = field(default_factory=dict)
     later: frozenset[str] = frozenset()
 
     def has(self, name: str) -> bool:
-        if name == "id" or any(name in names_made(column) for column in self.made.values()):
+        if name == "id" or name in self.made:
             return True
         if name.removesuffix(META_SUFFIX) in self.made:  # a kind of column without one
             return False
@@ -66,15 +71,14 @@ class _Scope:
     def may_be_text(self, name: str) -> bool:
         """Whether the column holds texts; of seed columns only the rows can tell."""
         column = self.made.get(name.removesuffix(META_SUFFIX))
-        if column and column.name != name:
+        if column and name.endswith(META_SUFFIX):
             return False
         if isinstance(column, Expression):
             return column.dtype == "str"
-        return column is None or isinstance(column, LlmText | Category)
+        return column is None or isinstance(column, LlmText | Category | Expand | Extract)
 
     def missing(self, name: str) -> str:
-        made = [name for column in self.made.values() for name in names_made(column)]
-        known = [*sorted(self.seed_fields or ()), *made]
+        known = [*sorted(self.seed_fields or ()), *self.made]
         if name in self.later:
             before = ", ".join(known) or "none"
             return f"column {name!r} is made further down; move it above. Known here: {before}"
@@ -93,12 +97,13 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
     for number, column in enumerate(recipe.columns):
         at: At = ("columns", number)
         scope.later = frozenset(n for c in recipe.columns[number:] for n in names_made(c))
-        if column.name in scope.made or column.name in (seed_fields or ()):
-            problems.append(
-                Problem((*at, "name"), f"a column {column.name!r} exists already; rename one")
-            )
+        for name in names_made(column):
+            if name in scope.made or name in (seed_fields or recipe.inputs):
+                key = "pattern" if isinstance(column, Extract) else "name"
+                message = f"a column {name!r} exists already; rename one"
+                problems.append(Problem((*at, key), message))
         problems += _check_column(column, at, scope, recipe)
-        scope.made[column.name] = column
+        scope.made |= dict.fromkeys(names_made(column), column)
     scope.later = frozenset()
     problems += _check_projection(recipe, scope)
     return list(dict.fromkeys(problems))
@@ -126,6 +131,8 @@ def _check_column(column: AnyColumn, at: At, scope: _Scope, recipe: Recipe) -> I
             yield Problem((*at, key), scope.missing(name))
     if isinstance(column, Scored):
         yield from _check_targets(column, at, scope)
+    if isinstance(column, Expand | Extract) and not scope.may_be_text(column.column):
+        yield Problem((*at, "column"), _no_text(column.column))
     if (
         isinstance(column, LlmStructured | LlmJudge)
         and column.output_format.get("type") != "object"
@@ -204,9 +211,8 @@ def _check_judge(judge: LlmJudge, at: At, scope: _Scope) -> Iterator[Problem]:
 def _check_projection(recipe: Recipe, scope: _Scope) -> Iterator[Problem]:
     at: At = ("output_projection",)
     projection = recipe.output_projection
-    for key in PROJECTED:
-        name: Any = getattr(projection, key, None)
-        if name is not None and not scope.has(name):
+    for key, name in projected(projection):
+        if not scope.has(name):
             yield Problem((*at, key), scope.missing(name))
     if isinstance(projection, DpoPreference):
         yield from _check_verdict(projection, at, scope)
@@ -265,23 +271,38 @@ def _check_winner(
 
 
 def _check_pairs(projection: PreferencePairs, at: At, scope: _Scope) -> Iterator[Problem]:
-    candidates = scope.made.get(projection.candidates)
-    if not isinstance(candidates, Candidates):
+    for number, name in enumerate(projection.responses or ()):
+        if isinstance(scope.made.get(name), Candidates):
+            message = f"column {name!r} holds candidates; write 'candidates: {name}'"
+            yield Problem((*at, "responses", number), message)
+        elif not scope.may_be_text(name):
+            yield Problem((*at, "responses", number), _no_text(name))
+    candidates = scope.made.get(projection.candidates or "")
+    if projection.candidates and not isinstance(candidates, Candidates):
         if scope.has(projection.candidates):
             yield Problem((*at, "candidates"), _no_candidates(projection.candidates))
         return
     if projection.score and scope.has(projection.score):
-        score = scope.made.get(projection.score)
-        if not (isinstance(score, Scored) and score.candidates == candidates.name):
-            known = [
-                c.name
-                for c in scope.made.values()
-                if isinstance(c, Scored) and c.candidates == candidates.name
-            ]
-            message = f"column {projection.score!r} does not score {candidates.name!r}; "
-            yield Problem((*at, "score"), message + suggest(projection.score, known))
+        yield from _check_score(projection, (*at, "score"), scope)
+    if not isinstance(candidates, Candidates):
+        return
     for key in ("strong", "weak"):
         alias = getattr(projection, key)
         if alias is not None and alias not in candidates.model_alias:
             message = f"{alias!r} is no alias of column {candidates.name!r}; "
             yield Problem((*at, key), message + suggest(alias, candidates.model_alias))
+
+
+def _check_score(projection: PreferencePairs, at: At, scope: _Scope) -> Iterator[Problem]:
+    columns = (c for c in scope.made.values() if isinstance(c, Scored))
+    known = dict.fromkeys(c.name for c in columns if _scores(c, projection))
+    if projection.score not in known:
+        target = projection.candidates or list(projection.responses or ())
+        message = f"column {projection.score!r} does not score {target!r}; "
+        yield Problem(at, message + suggest(projection.score or "", known))
+
+
+def _scores(column: Scored, projection: PreferencePairs) -> bool:
+    if projection.candidates:
+        return column.candidates == projection.candidates
+    return set(projection.responses or ()) <= set(column.responses or ())

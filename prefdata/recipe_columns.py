@@ -8,10 +8,13 @@ from prefdata.recipe import (
     AnyColumn,
     Candidates,
     DpoPreference,
+    Expand,
     Expression,
+    Extract,
     LlmJudge,
     LlmStructured,
     LlmText,
+    OutputProjection,
     Recipe,
     RewardModel,
     Scored,
@@ -20,14 +23,16 @@ from prefdata.recipe import (
 
 PROJECTED = (
     "prompt_field", "response_a_field", "response_b_field", "judge_field",
-    "candidates", "score", "group_by",
+    "candidates", "responses", "score", "group_by",
 )  # fmt: skip
 """Keys of `output_projection` that name a column."""
 
 
 def names_made(column: AnyColumn) -> tuple[str, ...]:
     """Names of the columns that a stage adds."""
-    if isinstance(column, LlmText | LlmStructured | LlmJudge):
+    if isinstance(column, Extract):
+        return (*column.groups, *(group + META_SUFFIX for group in column.groups))
+    if isinstance(column, LlmText | LlmStructured | LlmJudge | Expand):
         return column.name, column.name + META_SUFFIX
     return (column.name,)
 
@@ -50,29 +55,40 @@ def columns_made(recipe: Recipe) -> dict[str, str]:
 
 def columns_needed(recipe: Recipe) -> dict[str, str]:
     """Seed columns that the recipe needs, each with the YAML path of its first use."""
-    made = {"id", *columns_made(recipe)}
+    made = {"id", *columns_made(recipe), *recipe.inputs}
     needed: dict[str, str] = {}
     for number, column in enumerate(recipe.columns):
         for key, name in references(column):
             needed.setdefault(name, f"columns.{number}.{key}")
-    for key in PROJECTED:
-        projected: str | None = getattr(recipe.output_projection, key, None)
-        if projected is not None:
-            needed.setdefault(projected, f"output_projection.{key}")
+    for key, name in projected(recipe.output_projection):
+        needed.setdefault(name, f"output_projection.{key}")
     return {name: at for name, at in needed.items() if name not in made}
+
+
+def projected(projection: OutputProjection) -> Iterator[tuple[str, str]]:
+    """(key of the projection, column it names)."""
+    for key in PROJECTED:
+        value = getattr(projection, key, None)
+        yield from ((key, name) for name in ([value] if isinstance(value, str) else value or ()))
 
 
 def compared_columns(judge: LlmJudge, columns: Iterable[AnyColumn]) -> tuple[str, str] | None:
     """The two responses that a judge compares, or None if it looks at one row as a whole.
 
-    Without `compare` these are the only two `llm_text` columns that its prompt names, in the
+    Without `compare` these are the only two generated texts that its prompt names, in the
     order in which it names them, provided its schema lets `winner_field` be "A" or "B".
     """
     if judge.compare:
         return judge.compare
-    answers = {column.name for column in columns if isinstance(column, LlmText)}
+    answers = {name for column in columns for name in _texts_made(column)}
     texts = [name for name in compile_prompt(judge.prompt).mentions if name in answers]
     return (texts[0], texts[1]) if len(texts) == 2 and names_a_winner(judge) else None
+
+
+def _texts_made(column: AnyColumn) -> tuple[str, ...]:
+    if isinstance(column, Extract):
+        return column.groups
+    return (column.name,) if isinstance(column, LlmText) else ()
 
 
 def names_a_winner(judge: LlmJudge) -> bool:
@@ -93,6 +109,9 @@ def score_columns(recipe: Recipe) -> list[str]:
     if isinstance(rule, DpoPreference):
         sides = {rule.response_a_field, rule.response_b_field}
         return [column.name for column in scored if sides <= set(column.responses or ())]
+    if rule.responses:
+        rated = set(rule.responses)
+        return [column.name for column in scored if rated <= set(column.responses or ())]
     return [column.name for column in scored if column.candidates == rule.candidates]
 
 
@@ -110,14 +129,16 @@ def references(column: AnyColumn) -> Iterator[tuple[str, str]]:
         if column.candidates:
             yield "candidates", column.candidates
         yield from (("responses", name) for name in column.responses or ())
+    if isinstance(column, Expand | Extract):
+        yield "column", column.column
     if isinstance(column, Verifier) and column.reference:
         yield "reference", column.reference
 
 
 def aliases_of(column: AnyColumn) -> tuple[str, ...]:
     """The models a column asks, none for a column that is pure CPU work."""
-    if isinstance(column, Candidates):
+    if isinstance(column, Candidates | LlmText):
         return column.model_alias
-    if isinstance(column, LlmText | LlmStructured | LlmJudge | RewardModel):
+    if isinstance(column, LlmStructured | LlmJudge | RewardModel):
         return (column.model_alias,)
     return ()

@@ -19,7 +19,7 @@ from prefdata.recipe import PreferencePairs, Recipe
 from prefdata.recipe_checks import At, check_recipe
 from prefdata.recipe_messages import Lines, explain, shown
 
-PATH_KEYS = ("seed_dataset.path", "models.*.model")
+PATH_KEYS = ("seed_dataset.path", "models.*.model", "columns.*.prompt_file")
 """Keys whose values may be files: in a recipe they are sought beside it, then in the current
 folder; on the command line in the current folder first."""
 
@@ -48,10 +48,7 @@ class LoadedRecipe:
 
     def locate(self, path: str) -> str:
         """A path of the recipe as an existing absolute path, or unchanged if there is none."""
-        for folder in (self.folder, Path.cwd()):
-            if _is_there(place := folder / _home(path)):
-                return str(place)
-        return str(_home(path)) if path.startswith("~/") else path
+        return _locate(path, self.folder)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
@@ -64,12 +61,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     for override in overrides:
         lines.overridden.append(_override(config, override))
     raw = _resolve(config, lines)
+    _read_prompts(raw, path.parent.absolute(), lines)
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as err:
         raise PrefdataError(explain(err, lines)) from err
     loaded = LoadedRecipe(recipe, _dump(raw), path.parent.absolute())
-    problems = check_recipe(recipe, recipe.seed_dataset.kept)
+    problems = check_recipe(recipe, recipe.seed_fields)
     if problems:
         raise PrefdataError("\n".join(f"{lines.place(p.at)}: {p.message}" for p in problems))
     return loaded
@@ -90,6 +88,33 @@ def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -
         return PreferencePairs.model_validate(raw)
     except ValidationError as err:
         raise PrefdataError(explain(err, lines, "output_projection", "preference_pairs")) from err
+
+
+def _locate(path: str, beside: Path) -> str:
+    for folder in (beside, Path.cwd()):
+        if _is_there(place := folder / _home(path)):
+            return str(place)
+    return str(_home(path)) if path.startswith("~/") else path
+
+
+def _read_prompts(raw: dict[str, Any], folder: Path, lines: "Lines") -> None:
+    """Put the text of every column's `prompt_file` where its `prompt` is expected."""
+    columns = raw.get("columns")
+    for number, column in enumerate(columns if isinstance(columns, list) else ()):
+        if not isinstance(column, dict) or "prompt_file" not in column:
+            continue
+        at, file = lines.place(("columns", number, "prompt_file")), column.pop("prompt_file")
+        if "prompt" in column:
+            raise PrefdataError(f"{at}: there is a 'prompt' too; keep one of them")
+        if not isinstance(file, str):
+            raise PrefdataError(f"{at}: the path of a file is wanted here (found {shown(file)})")
+        try:
+            text = Path(_locate(file, folder)).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as err:
+            raise PrefdataError(
+                f"{at}: {file!r} cannot be read ({err}); it is sought beside the recipe"
+            ) from err
+        column["prompt"] = text.removesuffix("\n")
 
 
 def _read(path: Path) -> str:

@@ -89,7 +89,7 @@ def _say(kind: str, at: At, details: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         return f"there is no key {at[-1]!r} here; {suggest(str(at[-1]), _known_keys(details['loc'][:-1]))}"  # fmt: skip  # noqa: E501
     if kind == "missing":
-        return "this key is missing; add it"
+        return "this key is missing; add it" + (", or 'prompt_file'" if at[-1] == "prompt" else "")
     if kind == "union_tag_not_found":
         return "the key 'type' is missing, so it cannot be read; add it"
     if kind in ("union_tag_invalid", "literal_error"):
@@ -125,7 +125,7 @@ def _tags(union: Any) -> dict[str, type[BaseModel]]:
 
 def _without_tags(loc: At) -> At:
     """A YAML path: pydantic puts a union's tag behind `columns.N` and `output_projection`."""
-    if loc[-1:] in (("int",), ("float",)):  # the members of a plain union of numbers
+    if loc[-1:] in (("int",), ("float",), ("str",), ("bool",)):  # members of a plain union
         loc = loc[:-1]
     if loc[:1] == ("columns",) and len(loc) > 2:
         return (*loc[:2], *loc[3:])

@@ -39,12 +39,13 @@ def withdraw_record(out: Path) -> None:
 
 
 def write_record(out: Path, record: Record, copies: Iterable[Path] = ()) -> Record:
-    """Check that every seed is accounted for, add the sizes of the published files, write."""
-    lost = record["seeds"] - record["prompts"] - sum(record["rejects"].values())
+    """Check that every row is accounted for, add the sizes of the published files, write.
+
+    Rows are the seeds and what expansions have added to them.
+    """
+    lost = record["rows"] - record["prompts"] - sum(record["rejects"].values())
     if lost:
-        raise AssertionError(
-            f"{lost} of {record['seeds']} seeds are neither in pairs nor in rejects"
-        )
+        raise AssertionError(f"{lost} of {record['rows']} rows are neither in pairs nor in rejects")
     record = record | {"files": file_sizes(out, copies)}
     text = orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()
     write_text(out / "run.json", text)

@@ -104,7 +104,14 @@ def pairs_of_file(
         seeds = len(groups.rows) + len(groups.rejects)
         changed = _choose(out / "candidates", out, groups.rejects, rule, ["score"], seed)
         count = sum(len(row["candidates"]) for row in groups.rows.values())
-        base = {"seeds": seeds, "candidates": count, "rehearsed": False, "source": file.name}
+        base = {
+            "seeds": seeds,
+            "rows": seeds,
+            "added": {},
+            "candidates": count,
+            "rehearsed": False,
+            "source": file.name,
+        }
         work = {
             "requests": {"generated": 0, "scored": 0, "replayed": 0},
             "tokens": {"completion": 0},

@@ -34,6 +34,9 @@ JUDGE_META = pa.struct(
 )
 """`verdicts` are the raw answers as JSON, first order first; `agreed` is null if asked once."""
 
+EXPAND_META = pa.struct({"parent": pa.string(), "item": pa.int32(), "items": pa.int32()})
+"""Whose list an item stood in: the id of the row that had it, its place from 0, and how many."""
+
 REJECTS = pa.schema(
     {
         "id": pa.string(),

@@ -17,8 +17,8 @@ from prefdata.recipe import OWN_ID, SeedDataset
 from prefdata.rows import ID, Row, reject
 from prefdata.seed_files import Line, kind_of, read_lines
 
+Scalar = str | int | float | bool
 CHUNK = 10_000
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ def load_seeds(
     num_records: int | None,
     seed: int,
     made: Mapping[str, str] = MappingProxyType({}),
+    inputs: Mapping[str, Scalar] = MappingProxyType({}),
 ) -> Seeds:
     """Read, check, order and number the seeds.
 
     Args:
         config: the recipe's `seed_dataset`.
-        path: `config.path`, as an absolute path if it is a local one.
+        path: `config.path`, as an absolute path if it is a local one; not read where the config
+            has rows.
         needed: columns that the recipe reads, each with the YAML path of its first use; where
             the config names fields, these are among them.
         num_records: rows wanted; above the number of seeds these are cycled, each copy with an
@@ -62,12 +64,14 @@ def load_seeds(
         seed: of the shuffle.
         made: columns that the recipe adds, each with its YAML path; a seed column may not be
             called like one.
+        inputs: values that every row gets as columns unless the seeds have them; they are no part
+            of a row's id, so that a row keeps what was drawn for it when a count changes.
 
     Raises:
         PrefdataError: there is no such file, dataset, split or column, or not one usable row.
     """
     reading = _Reading(config, needed)
-    lines = read_lines(config, path, reading.notes)
+    lines = read_lines(config, path, reading.notes) if config.rows is None else _inline(config.rows)
     bounds = [bound for bound in (config.limit, num_records) if bound is not None]
     stop_early = min(bounds, default=None) if config.strategy == "ordered" else None
     table = _table(reading.rows(lines), stop_early, path)
@@ -77,7 +81,8 @@ def load_seeds(
             if reading.rejects
             else ""
         )
-        raise PrefdataError(f"seed_dataset.path: {path} has no usable row{first}")
+        where = f"path: {path}" if config.rows is None else "rows: it"
+        raise PrefdataError(f"seed_dataset.{where} has no usable row{first}")
     for name in table.column_names:
         if name in made:
             raise PrefdataError(
@@ -93,10 +98,16 @@ def load_seeds(
         reading.notes.append(f"num_records: {count} rows from {len(order)} seeds: each is used {count / len(order):.1f} times, with fresh sampling seeds")  # fmt: skip  # noqa: E501
     table = table.take(pa.array(np.resize(order, count)))
     table = table.add_column(0, ID, pa.array(_ids(table), pa.string()))
-    fingerprint = digest(
-        table[ID].to_pylist(), [[r[ID], r["source"], r["reason"]] for r in reading.rejects]
-    )
+    inputs = {k: v for k, v in inputs.items() if k not in table.column_names}
+    for name, value in inputs.items():
+        table = table.append_column(name, pa.array([value] * count))
+    refused = [[r[ID], r["source"], r["reason"]] for r in reading.rejects]
+    fingerprint = digest(table[ID].to_pylist(), refused, *([inputs] if inputs else []))
     return Seeds(table, reading.rejects, fingerprint, reading.notes)
+
+
+def _inline(rows: Iterable[Row]) -> Iterator[Line]:
+    return (Line(f"seed_dataset.rows.{n}", dict(row)) for n, row in enumerate(rows))
 
 
 class _Reading:

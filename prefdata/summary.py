@@ -33,6 +33,8 @@ def _summary(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
     if record["rehearsed"]:
         yield "rehearsal", "scripted answers, no model was loaded"
     yield "seeds", f"{seeds:,}"
+    for name, count in record["added"].items():
+        yield f"rows added by {name}", f"{count:,}"
     yield "candidates", f"{record['candidates']:,}"
     splits = ", ".join(f"{count:,} {split}" for split, count in record["pairs"].items() if count)
     yield "pairs", f"{splits or 0} from {record['prompts']:,} prompts"
@@ -81,13 +83,14 @@ def print_plan(loaded: LoadedRecipe) -> None:
     config = recipe.seed_dataset
     seeds = load_seeds(
         config,
-        loaded.locate(config.path),
+        loaded.locate(config.path or ""),
         needed=columns_needed(recipe),
         num_records=recipe.num_records,
         seed=recipe.seed,
         made=columns_made(recipe),
+        inputs=recipe.inputs,
     )
-    rows = seeds.table.num_rows
+    rows: int | None = seeds.table.num_rows
     sample = seeds.table.slice(0, SAMPLE).to_pylist()
     paths = {model.alias: loaded.locate(model.model) for model in recipe.models}
     console = Console(highlight=False, soft_wrap=True)
@@ -96,31 +99,46 @@ def print_plan(loaded: LoadedRecipe) -> None:
         console.print(note, markup=False)
     steps = plan_passes(recipe)
     for number, step in enumerate(steps, start=1):
+        if step.expands:
+            most = step.expands.max_items
+            rows = rows * most if rows and most else None
+            console.print(f"pass {number}: {step.name}", style="bold", markup=False)
+            console.print(
+                f"  makes        at most {most or '?'} rows of one, {_count(rows)} in all"
+            )
+            continue
         loads = [checkpoint.model.model for checkpoint in step.checkpoints.values()]
         columns = ", then ".join(" + ".join(column.name for column in wave) for wave in step.waves)
         console.print(f"pass {number}: {columns}", style="bold", markup=False)
         console.print(f"  loads        {', '.join(loads) or 'nothing'}", markup=False)
-        for name, value in _costs(estimate_pass(step, recipe, rows, sample, paths)):
+        estimate = None if rows is None else estimate_pass(step, recipe, rows, sample, paths)
+        for name, value in _costs(estimate):
             console.print(f"  {name:12} {value}")
     distinct = {key for step in steps for key in step.checkpoints}
     console.print(f"{len(steps)} passes, {len(distinct)} model loads")
     console.print(
         "Completion tokens, GPU-hours and disk are upper bounds: every text as long as max_tokens, "
         f"{FLOPS / 1e12:.0f} TFLOP/s a GPU. '?' needs texts that only the run "
-        "makes, or a checkpoint that is not on this machine.",
+        "makes, lists that only it counts, or a checkpoint that is not on this machine.",
         style="dim",
     )
 
 
-def _costs(estimate: Estimate) -> Iterable[tuple[str, str]]:
+def _count(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
+
+
+def _costs(estimate: Estimate | None) -> Iterable[tuple[str, str]]:
+    if estimate is None:
+        yield "requests", "?"
+        return
     hours, prompt = estimate.gpu_hours, estimate.prompt_tokens
     yield "requests", f"{estimate.requests:,}"
     if not estimate.requests:
         return
     yield (
         "tokens",
-        f"{'?' if prompt is None else f'{prompt:,}'} prompt, "
-        f"at most {estimate.completion_tokens:,} completion",
+        f"{_count(prompt)} prompt, at most {estimate.completion_tokens:,} completion",
     )
     yield "GPU-hours", "?" if hours is None else f"at most {hours:.3g}"
     yield "disk", f"at most {estimate.disk_bytes / 2**20:,.1f} MiB"

@@ -14,6 +14,8 @@ FLOORS = {
     "recipe": 1,
     "prompts": 1,
     "recipe_columns": 1,
+    "recipe_values": 1,
+    "column_types": 1,
     "recipe_checks": 1,
     "recipe_messages": 1,
     "recipe_loader": 1,

@@ -398,7 +398,7 @@ def test_a_run_that_is_asked_to_stop_ends_soon_and_goes_on_later(models, sign, r
         error = process.communicate(timeout=60)[1]
         seconds = time.monotonic() - asked
     print(f"{sign.name}: ended after {seconds:.1f} s")
-    assert (process.returncode, seconds < 10) == (130, True)
+    assert (process.returncode, seconds < 10) == (130, True), error
     assert error.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
     assert not [path for path in runs.out(name).rglob(".*") if path.name.startswith(".")]
     finished = len(journal_of(runs.out(name)))

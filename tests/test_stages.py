@@ -10,7 +10,8 @@ from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion
 from prefdata.recipe import AnyColumn, Model, Recipe
-from prefdata.stages import STAGES, Tools, fields_of, make_stage
+from prefdata.stages import STAGES, Tools, expand, fields_of, make_stage
+from prefdata.stages.lists import clean_item
 
 SAMPLING = {"temperature": 0.9, "max_tokens": 16}
 WINNER = {
@@ -59,6 +60,7 @@ ALL_KINDS = {
         type="reward_model", model_alias="grader", responses=["a", "b"], prompt="{{ prompt }}"
     ),
     "verifier": column(type="verifier", method="number", reference="answer", responses=["a"]),
+    "extract": column(type="extract", column="a", pattern=r"(?P<word>\w+) (?P<rest>.*)"),
     "expression": column(type="expression", expression="{{ prompt }}!"),
     "category": column(type="category", values=["x", "y", "z"]),
 }
@@ -68,7 +70,7 @@ ROWS = [
 
 
 def test_there_is_a_case_here_for_every_kind_of_column():
-    assert ALL_KINDS.keys() == STAGES.keys()
+    assert ALL_KINDS.keys() == STAGES.keys() - {"expand"}  # which makes rows, not columns
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
@@ -305,3 +307,123 @@ def test_a_category_is_drawn_by_row_and_evenly():
     draws = [run(made, {"id": f"row {n}"})["made"] for n in range(600)]
     assert draws == [run(made, {"id": f"row {n}"})["made"] for n in range(600)]
     assert all(150 < draws.count(value) < 250 for value in "xyz")
+
+
+def test_each_row_is_answered_by_one_member_of_a_pool():
+    pooled = column(**{**TEXT, "model_alias": ["hot", "cool", "grader"]})
+    drawn = [run(pooled, {"id": f"r{n}", "prompt": "p"})["made__meta"]["alias"] for n in range(60)]
+    again = [run(pooled, {"id": f"r{n}", "prompt": "p"})["made__meta"]["alias"] for n in range(60)]
+    assert drawn == again
+    assert {drawn.count(alias) > 8 for alias in ("hot", "cool", "grader")} == {True}
+
+
+@pytest.mark.parametrize(
+    ("given", "clean"),
+    [
+        ("3. the sea", "the sea"),
+        ("12) the sea", "the sea"),
+        ("(4) the sea", "the sea"),
+        ("- the sea", "the sea"),
+        ("\u2022 the sea", "the sea"),
+        ("* **the sea**", "the sea"),
+        ('"the sea",', "the sea"),
+        ('1. "the sea"', "the sea"),
+        ("\u201cthe sea\u201d", "the sea"),
+        ("-5 degrees", "-5 degrees"),
+        ("3.5 litres of milk", "3.5 litres of milk"),
+        ("2 plus 2?", "2 plus 2?"),
+        ('"yes" or "no"?', '"yes" or "no"?'),
+        ("'tis the season", "'tis the season"),
+        ("3.", ""),
+        ("--", ""),
+        (" ", ""),
+    ],
+)
+def test_an_item_loses_the_marks_of_its_list_and_nothing_else(given, clean):
+    assert clean_item(given) == clean
+
+
+def items(text, **how):
+    made = column("item", type="expand", column="text", **how)
+    return [row["item"] for row in expand(made)({"id": "r0", "text": text})]
+
+
+@pytest.mark.parametrize(
+    ("text", "how", "found"),
+    [
+        ("a, b , c", {"separator": ","}, ["a", "b", "c"]),
+        ("a, b\nand c", {"separator": ","}, ["a", "b", "and c"]),
+        ("1. a, 2. b", {"separator": ","}, ["a", "b"]),
+        ("1. a\n2. b\n", {"separator": ","}, ["a", "b"]),
+        ("a, A, a ,b", {"separator": ","}, ["a", "b"]),
+        ("Here are two:\n- is it a?\n\n- is it b?", {"lines": True}, ["is it a?", "is it b?"]),
+        ("a?\r\nb?", {"lines": True}, ["a?", "b?"]),
+        ("x=1 y=22", {"regex": r"=(\d+)"}, ["1", "22"]),
+        ("x=1 y=22", {"regex": r"\w=\d+"}, ["x=1", "y=22"]),
+        ('["a", "b, c", 3]', {"json_list": True}, ["a", "b, c", "3"]),
+        ("a;b;c;d", {"separator": ";", "max_items": 2}, ["a", "b"]),
+    ],
+)
+def test_a_list_becomes_its_items(text, how, found):
+    assert items(text, **how) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "how"),
+    [
+        ("", {"lines": True}),
+        (", ,", {"separator": ","}),
+        ("none here", {"regex": r"\d+"}),
+        ("[1, {}]", {"json_list": True}),
+        ("no json", {"json_list": True}),
+        (None, {"lines": True}),
+    ],
+)
+def test_a_list_without_items_is_a_row_error(text, how):
+    with pytest.raises(RowError, match="no_items"):
+        items(text, **how)
+
+
+def test_children_know_their_parent_and_keep_their_id_wherever_they_stand():
+    made = column("item", type="expand", column="text", separator=",")
+    first = {c["item"]: c for c in expand(made)({"id": "r0", "text": "a,b"})}
+    second = {c["item"]: c for c in expand(made)({"id": "r0", "text": "c,b"})}
+    assert first["b"]["id"] == second["b"]["id"]
+    assert len({c["id"] for c in [*first.values(), *second.values(), {"id": "r0"}]}) == 4
+    assert first["b"]["item__meta"] == {"parent": "r0", "item": 1, "items": 2}
+
+
+TWO = r"RESPONSE A:(?P<a>.*)RESPONSE B:(?P<b>.*)"
+META = {"alias": "hot", "finish_reason": "length", "completion_tokens": 9}
+
+
+def test_parts_of_several_paragraphs_survive_extraction():
+    parts = column("parts", type="extract", column="text", pattern=TWO)
+    text = "RESPONSE A: one\n\ntwo\n  three \nRESPONSE B:\n\nfour\n\n- five\n"
+    made = run(parts, {"text": text})
+    assert (made["a"], made["b"]) == ("one\n\ntwo\n  three", "four\n\n- five")
+    assert made["a__meta"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("RESPONSE A: only one", "a, b"),
+        ("RESPONSE A: RESPONSE B: x", "a"),
+        ("RESPONSE A: x RESPONSE B: ", "b"),
+        ("", "a, b"),
+    ],
+)
+def test_a_text_without_a_part_is_a_row_error_that_shows_it(text, lost):
+    parts = column("parts", type="extract", column="text", pattern=TWO)
+    with pytest.raises(RowError) as caught:
+        run(parts, {"text": text})
+    assert caught.value.reason == "not_extracted"
+    assert caught.value.detail == f"'text' has no {lost}: {text!r}"
+
+
+def test_of_a_text_that_was_cut_off_only_the_last_part_counts_as_cut():
+    parts = column("parts", type="extract", column="text", pattern=TWO)
+    made = run(parts, {"text": "RESPONSE A: one RESPONSE B: two th", "text__meta": META})
+    assert made["a__meta"] == META | {"finish_reason": "stop", "completion_tokens": None}
+    assert made["b__meta"]["finish_reason"] == "length"

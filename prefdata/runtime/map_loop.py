@@ -17,6 +17,7 @@ class MapLoop:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_asked = False
+        self._is_closing = False
         self._signals: list[signal.Signals] = []
 
     def __enter__(self) -> Self:
@@ -33,7 +34,7 @@ class MapLoop:
 
     def check(self) -> None:
         """Raise the KeyboardInterrupt that has come while the loop stood still."""
-        if self._is_asked:
+        if self._is_asked and not self._is_closing:
             raise KeyboardInterrupt
 
     def __exit__(
@@ -43,8 +44,10 @@ class MapLoop:
         trace: TracebackType | None,
     ) -> None:
         try:
+            self._is_closing = True  # tasks are let go already; nothing may cut that short
             self._close()
         finally:
+            self._is_closing = False
             for number in self._signals:
                 signal.signal(number, signal.default_int_handler)
         if kind is None:

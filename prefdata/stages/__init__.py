@@ -8,8 +8,10 @@ import pyarrow as pa
 
 from prefdata.recipe import AnyColumn, LlmJudge, Recipe
 from prefdata.stages.asking import Tools
+from prefdata.stages.extract import extract, extract_fields
 from prefdata.stages.functions import code_of
 from prefdata.stages.judge import judge_fields, llm_judge
+from prefdata.stages.lists import expand, expand_fields
 from prefdata.stages.scores import reward_model, score_fields, verifier
 from prefdata.stages.stage import Stage
 from prefdata.stages.text import (
@@ -22,14 +24,14 @@ from prefdata.stages.text import (
 )
 from prefdata.stages.values import category, category_fields, expression, expression_fields
 
-__all__ = ["STAGES", "Kind", "Stage", "Tools", "code_of", "fields_of", "make_stage"]
+__all__ = ["STAGES", "Kind", "Stage", "Tools", "code_of", "expand", "fields_of", "make_stage"]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The two functions behind a column type."""
+    """The two functions behind a column type; an `expand` makes no stage, but rows."""
 
-    make: Callable[..., Stage]
+    make: Callable[..., Any]
     fields: Callable[[Any], list[pa.Field]]
 
 
@@ -40,6 +42,8 @@ STAGES = {
     "candidates": Kind(candidates, candidates_fields),
     "reward_model": Kind(reward_model, score_fields),
     "verifier": Kind(verifier, score_fields),
+    "expand": Kind(expand, expand_fields),
+    "extract": Kind(extract, extract_fields),
     "expression": Kind(expression, expression_fields),
     "category": Kind(category, category_fields),
 }
@@ -54,4 +58,5 @@ def make_stage(column: AnyColumn, recipe: Recipe, tools: Tools) -> Stage:
     """The coroutine function that adds a column's fields to a row."""
     if isinstance(column, LlmJudge):  # the one kind that looks at other columns' types
         return llm_judge(column, tools, recipe.columns)
-    return STAGES[column.type].make(column, tools)
+    stage: Stage = STAGES[column.type].make(column, tools)
+    return stage

@@ -4,6 +4,7 @@ import orjson
 import pyarrow as pa
 
 from prefdata.errors import RowError
+from prefdata.fingerprint import sampling_seed
 from prefdata.inference import Completion, TextRequest
 from prefdata.prompts import compile_prompt
 from prefdata.recipe import META_SUFFIX, Candidates, LlmStructured, LlmText
@@ -18,10 +19,12 @@ def text_fields(column: LlmText) -> list[pa.Field]:
 
 
 def llm_text(column: LlmText, tools: Tools) -> Stage:
-    """One completion a row."""
-    prompt, asker = compile_prompt(column.prompt), Asker(tools, column.model_alias, column.name)
+    """One completion a row, by a member of the pool that depends on the row and the seed alone."""
+    prompt = compile_prompt(column.prompt)
+    pool = [Asker(tools, alias, column.name) for alias in column.model_alias]
 
     async def stage(row: Row) -> Row:
+        asker = pool[sampling_seed(tools.seed, row[ID], column.name, "pool") % len(pool)]
         request = asker.request(row[ID], prompt.render(row))
         [completion] = await answers(asker.engine, [request])
         return {

@@ -1,0 +1,52 @@
+"""Kinds of values that several parts of a recipe share. Knows none of the parts."""
+
+import os
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+ColumnName = Annotated[str, StringConstraints(pattern=NAME)]
+Filled = Annotated[str, StringConstraints(min_length=1)]
+Place = Annotated[Filled, AfterValidator(os.path.expanduser)]
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+META_SUFFIX = "__meta"
+"""Added to a text column's name for the column that says how the text came to be."""
+OWN_ID = "source_id"
+"""What a seed column called `id` is renamed to: `id` is ours."""
+
+
+def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what every engine would stumble over, and what YAML makes of unquoted words."""
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if not isinstance(properties, dict) or not all(
+        isinstance(p, dict) for p in properties.values()
+    ):
+        raise ValueError("'properties' must map each key of the answer to its own schema")
+    if not isinstance(required, list) or (properties and set(required) - properties.keys()):
+        raise ValueError(f"'required' is {required!r}; list keys that 'properties' has")
+    if not isinstance(schema.get("enum", []), list):
+        raise ValueError(f"'enum' is {schema['enum']!r}; give a list of values")
+    if schema.get("type") == "string" and not all(
+        isinstance(v, str) for v in schema.get("enum", [])
+    ):
+        raise ValueError(
+            f"'enum' has values that are no strings: {schema['enum']!r}; put them in quotes (YAML "
+            "reads yes, no, on and off as true and false)"
+        )
+    for part in properties.values():
+        _check_schema(part)
+    if isinstance(schema.get("items"), dict):
+        _check_schema(schema["items"])
+    return schema
+
+
+JsonSchema = Annotated[dict[str, Any], AfterValidator(_check_schema)]
+
+
+class Frozen(BaseModel):
+    """What every part of a recipe shares: no unknown keys, no NaN, no later change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

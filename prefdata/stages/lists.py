@@ -1,0 +1,93 @@
+"""`expand`: the items of a list that a model wrote, however it wrote it."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from prefdata.errors import RowError
+from prefdata.fingerprint import digest
+from prefdata.recipe import META_SUFFIX, Expand
+from prefdata.rows import EXPAND_META, ID, Row
+
+_MARK = re.compile(r"(?:\(?\d{1,4}[.):]|[-*+\u2022\u2023\u25aa\u25cf\u25e6\u2013\u2014])(?:\s+|$)")
+"""A number or a bullet in front of an item; `-5` and `3.5` are none, as no blank follows."""
+_QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019", "\u00ab\u00bb", "**", "__")
+
+
+def expand_fields(column: Expand) -> list[pa.Field]:
+    """The item, and whose it is."""
+    return [pa.field(column.name, pa.string()), pa.field(column.name + META_SUFFIX, EXPAND_META)]
+
+
+def expand(column: Expand) -> Callable[[Row], list[Row]]:
+    """What the children of a row have more than the row; `id` takes the place of its own.
+
+    A child's id comes from its parent's, the column and the item, not from its place in the list.
+    """
+    find = _finder(column)
+
+    def children(row: Row) -> list[Row]:
+        text = row[column.column]
+        if text is None:
+            raise RowError("no_items", f"{column.column!r} is null")
+        cleaned = (item for found in find(text) if (item := clean_item(found)))
+        items = list({item.casefold(): item for item in reversed(list(cleaned))}.values())[::-1]
+        items = items[: column.max_items]
+        if not items:
+            raise RowError("no_items", f"{column.column!r} holds no item: {text!r}")
+        return [
+            {
+                ID: digest(row[ID], column.name, item, size=10),
+                column.name: item,
+                column.name + META_SUFFIX: {"parent": row[ID], "item": n, "items": len(items)},
+            }
+            for n, item in enumerate(items)
+        ]
+
+    return children
+
+
+def clean_item(text: str) -> str:
+    """An item without number, bullet, quotes, emphasis and the comma of its list."""
+    before = None
+    while text != before:
+        before = text
+        text = _MARK.sub("", text.strip(), count=1) if _MARK.match(text.strip()) else text.strip()
+        text = text.rstrip(",;").rstrip()
+        for quote in _QUOTES:
+            first, last = (quote, quote) if quote in ("**", "__") else (quote[0], quote[1])
+            inside = text[len(first) : -len(last)]
+            if text.startswith(first) and text.endswith(last) and inside and first not in inside:
+                text = inside
+    return "" if re.fullmatch(r"\W*", text) else text
+
+
+def _finder(column: Expand) -> Callable[[str], list[str]]:
+    if column.regex is not None:
+        pattern = re.compile(column.regex, re.DOTALL)
+        return lambda text: [m[1] or "" if pattern.groups else m[0] for m in pattern.finditer(text)]
+    if column.json_list:
+        return _json_items
+    if column.lines:
+        return _lines
+    separator = column.separator or ""
+    return lambda text: [item for line in _lines(text) for item in line.split(separator)]
+
+
+def _lines(text: str) -> list[str]:
+    """Lines with something on them; an introduction such as `Here are five:` is none."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[1:] if len(lines) > 1 and lines[0].rstrip().endswith(":") else lines
+
+
+def _json_items(text: str) -> list[str]:
+    try:
+        value: Any = orjson.loads(text)
+    except orjson.JSONDecodeError as err:
+        raise RowError("no_items", f"the text is no JSON ({err}): {text!r}") from err
+    if not isinstance(value, list) or not all(isinstance(v, str | int | float) for v in value):
+        raise RowError("no_items", f"the text is no JSON list of texts: {text!r}")
+    return [str(item) for item in value]
