@@ -48,6 +48,7 @@ from prefdata.runtime.progress import Progress, show_progress
 from prefdata.seeds import Seeds, load_seeds
 from prefdata.selection import check_dedupe
 from prefdata.stages import Tools, code_of, expand, fields_of, make_stage
+from prefdata.verdicts import count_verdicts
 
 Say = Callable[[str], None]
 JSONL_COLUMNS = ("prompt", "chosen", "rejected")
@@ -222,6 +223,7 @@ class _Run:
             "rejects": count_reasons(self.out / "rejects"),
             "drops": dict(choice.drops),
             "means": choice.means,
+            "judges": count_verdicts(scored, self.recipe),
         }
 
     def record(self, record: Record, started: float) -> Record:

@@ -29,8 +29,17 @@ def _check_aliases(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _check_weight(value: float) -> float:
+    if value == 0:
+        raise ValueError("a weight of 0 counts nothing; leave its key out")
+    return value
+
+
 Aliases = Annotated[tuple[Filled, ...], BeforeValidator(_as_list), AfterValidator(_check_aliases)]
 """One alias or a list of them."""
+Digit = Annotated[int, Field(ge=0, le=9)]
+Retries = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, AfterValidator(_check_weight)]
 
 
 class Column(Frozen):
@@ -65,6 +74,8 @@ class LlmStructured(Column):
     model_alias: Filled
     prompt: str
     output_format: JsonSchema
+    max_retries: Retries = 2
+    """Fresh seeds for an answer that breaks the schema, before the row is a reject."""
 
 
 class LlmJudge(Column):
@@ -82,6 +93,8 @@ class LlmJudge(Column):
     winner_field: str = "winner"
     """The key of the verdict, whose values are "A" (the first of the two) and "B"."""
     both_orders: bool = True
+    max_retries: Retries = 2
+    """Fresh seeds for a verdict that breaks the schema, before the row is a reject."""
 
     @field_validator("compare")
     @classmethod
@@ -125,6 +138,46 @@ class RewardModel(Scored):
     model_alias: Filled
     prompt: str
     """The user's turn as the reward model reads it."""
+    weights: Annotated[tuple[float, ...], Field(min_length=2)] | None = None
+    """Of a model's attributes, in its order: the score is their weighted sum."""
+
+
+class RubricJudge(Scored):
+    """A text model rates each text by itself, by every criterion on a scale of integers.
+
+    The score is the mean over the scale under the model's own probabilities (G-Eval, arXiv
+    2303.16634), the weighted mean of the criteria's.
+    """
+
+    type: Literal["rubric_judge"]
+    model_alias: Filled
+    prompt: str
+    """Sees `response`, `criterion`, `description`, `lowest`, `highest` and the row's columns."""
+    criteria: Annotated[dict[ColumnName, str], Field(min_length=1)]
+    """What is rated, each with a description for the prompt."""
+    scale: tuple[Digit, Digit]
+    """Lowest and highest rating, digits: each has to be one token."""
+    weights: dict[str, Weight] | None = None
+    """Of the criteria; equal where left out."""
+    max_retries: Retries = 2
+
+    @field_validator("scale")
+    @classmethod
+    def _rising(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if value[0] >= value[1]:
+            raise ValueError("the scale goes from its lowest to its highest rating, as in [1, 5]")
+        return value
+
+    @model_validator(mode="after")
+    def _weights_of_the_criteria(self) -> "RubricJudge":
+        if self.weights is not None and self.weights.keys() != self.criteria.keys():
+            raise ValueError(
+                f"'weights' are of {sorted(self.weights)}, the criteria are "
+                f"{sorted(self.criteria)}; give each criterion its weight"
+            )
+        if self.weights is not None and sum(self.weights.values()) <= 0:
+            raise ValueError("the weights sum to 0 or less; their sum must be positive")
+        return self
 
 
 class Verifier(Scored):
@@ -238,6 +291,7 @@ AnyColumn = Annotated[
     | LlmJudge
     | Candidates
     | RewardModel
+    | RubricJudge
     | Verifier
     | Expand
     | Extract
@@ -245,5 +299,5 @@ AnyColumn = Annotated[
     | Category,
     Field(discriminator="type"),
 ]
-TextColumn = LlmText | LlmStructured | LlmJudge | Candidates
+TextColumn = LlmText | LlmStructured | LlmJudge | Candidates | RubricJudge
 """The columns that sample a text model."""

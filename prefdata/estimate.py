@@ -19,6 +19,7 @@ from prefdata.recipe import (
     LlmText,
     Recipe,
     RewardModel,
+    RubricJudge,
     Scored,
     TextColumn,
 )
@@ -98,6 +99,8 @@ def requests_per_row(column: AnyColumn, recipe: Recipe) -> int:
         return column.samples * len(column.model_alias)
     if isinstance(column, RewardModel):
         return _texts(column, recipe)
+    if isinstance(column, RubricJudge):
+        return _texts(column, recipe) * len(column.criteria)
     if isinstance(column, LlmJudge):
         return 2 if column.both_orders and compared_columns(column, recipe.columns) else 1
     return int(isinstance(column, LlmText | LlmStructured))

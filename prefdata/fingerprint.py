@@ -22,6 +22,7 @@ EXCLUDED = {
     "output_path": "a copy of rows that are chosen elsewhere",
     "min_yield": "judges the finished run",
     "num_records": "part of the seeds' own fingerprint: the ids say how many there are",
+    "inputs": "likewise: their values are hashed with the ids",
     "seed_dataset": "likewise: the ids are hashes of the rows that were read",
     "models.provider": "which program runs the checkpoint; what it has answered stays valid",
     "models.skip_health_check": "a check before work starts",
@@ -103,11 +104,14 @@ class TextKeys:
         self._identity = identity
         # the parts that thousands of requests share are hashed once; they are kept in the value
         # so that an id() cannot be given to another object
-        self._shared: dict[tuple[Sampling, int, int], tuple[Any, Any, Any]] = {}
+        self._shared: dict[tuple[Sampling, int, int, int], tuple[Any, Any, Any]] = {}
 
     def key(self, request: TextRequest) -> str:
         """32 hex digits from identity, messages, sampling, schema, template arguments and seed."""
-        known = (request.sampling, id(request.schema), id(request.chat_template_kwargs))
+        known = (
+            request.sampling, id(request.schema), id(request.chat_template_kwargs),
+            request.top_logprobs,
+        )  # fmt: skip
         if known not in self._shared:
             self._shared[known] = (
                 self._hash(request),
@@ -125,6 +129,7 @@ class TextKeys:
             asdict(request.sampling),
             request.schema,
             request.chat_template_kwargs,
+            *([request.top_logprobs] if request.top_logprobs else []),
         ]
         return blake2b(b"text" + _canonical(shared), digest_size=16)
 

@@ -43,6 +43,8 @@ class TextRequest:
         seed: decides the draw alone; the same request gives the same text in any batch.
         schema: a JSON schema that the text must satisfy, or None for free text.
         chat_template_kwargs: passed to the chat template.
+        top_logprobs: how many of the likeliest first tokens are wanted with their
+            log-probabilities, at most 20.
     """
 
     messages: tuple[Message, ...]
@@ -50,19 +52,25 @@ class TextRequest:
     seed: int
     schema: Mapping[str, Any] | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """The text of one request, without special tokens, and what it cost in tokens.
 
-    `finish_reason` is `length` when `max_tokens` or the context ended the text.
+    Attributes:
+        finish_reason: `length` when `max_tokens` or the context ended the text.
+        first_logprobs: natural log-probabilities of the likeliest first tokens by their text,
+            after a schema has forbidden what it forbids; None where they were not asked for or
+            the engine does not tell.
     """
 
     text: str
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+    first_logprobs: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

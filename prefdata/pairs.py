@@ -11,8 +11,8 @@ end (unless `truncated_rejected`), each text once. Higher scores come first, the
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain, combinations, product
 from operator import attrgetter
@@ -33,6 +33,7 @@ Reason = Literal[
     "below_min_chosen_score",
     "tie",
     "below_min_margin",
+    "disagreement",
     "length_ratio",
     "over_max_pairs_per_prompt",
 ]
@@ -48,6 +49,7 @@ REASONS: dict[Reason, str] = {
     "below_min_chosen_score": "chosen scores below min_chosen_score",
     "tie": "the two are equally good",
     "below_min_margin": "the score difference is below min_margin",
+    "disagreement": "one of the scores prefers the rejected",
     "length_ratio": "the longer text exceeds max_length_ratio times the shorter",
     "over_max_pairs_per_prompt": "the prompt has enough pairs with larger margins",
 }
@@ -67,6 +69,7 @@ class Candidate:
         alias: of the model in the recipe; `delta` reads it.
         sample: index among the alias's samples of this prompt; `delta` reads it.
         finish_reason: `length` means that `max_tokens` cut the text off; None is unknown.
+        scores: by column, where `score` is made of several.
     """
 
     text: str
@@ -76,6 +79,7 @@ class Candidate:
     temperature: float | None = None
     sample: int = 0
     finish_reason: str | None = None
+    scores: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,7 @@ def pick_pairs(candidates: Sequence[Candidate], rule: PreferencePairs, *, seed: 
 def pick_by_verdict(
     a: Candidate, b: Candidate, winner: object, rule: DpoPreference, *, seed: int
 ) -> Picked:
-    """The pair of one judged prompt; scores are not looked at and margins stay None.
+    """The pair of one judged prompt; margins stay None, scores decide only `ties: reward`.
 
     Args:
         a: response A.
@@ -184,12 +188,28 @@ def pick_by_verdict(
     if word == "tie" and rule.ties == "drop":
         return _nothing("tie", (a, b), drops)
     chosen, rejected = (b, a) if word == "b" else (a, b)
-    if word == "tie":
+    if word == "tie" and rule.ties == "reward":
+        better = _better(a, b)
+        if better is None:
+            return _nothing("tie", (a, b), drops)
+        word = "a" if better is a else "b"
+        chosen, rejected = (b, a) if word == "b" else (a, b)
+    elif word == "tie":
         chosen, rejected = sorted((a, b), key=lambda candidate: _tie_order(candidate, seed))
     flaw = _pair_flaw(chosen, rejected, rule)
     if flaw is not None:
         return _nothing(flaw, (a, b), drops)
     return Picked([Pair(chosen, rejected, is_tie=word == "tie")], drops)
+
+
+def _better(a: Candidate, b: Candidate) -> Candidate | None:
+    """The one with the higher score, if both have one and they differ."""
+    if not (_is_score(a.score) and _is_score(b.score)):
+        return None
+    margin = a.score - b.score
+    if abs(margin) <= _slack(max(abs(a.score), abs(b.score))):
+        return None
+    return a if margin > 0 else b
 
 
 def _pick_delta(candidates: Sequence[Candidate], rule: PreferencePairs) -> Picked:
@@ -313,7 +333,10 @@ def _judge(
     z_margin = None
     if rule.margin_unit == "z_score" and spread is not None:
         z_margin = 0.0 if is_tie or not spread.sigma else margin / spread.sigma
-    flaw = _score_flaw(rule, high, low, z_margin, is_tie) or _pair_flaw(chosen, rejected, rule)
+    flaw = _score_flaw(rule, high, low, z_margin, is_tie)
+    if flaw is None and rule.agree and not _agree(chosen, rejected, rule):
+        flaw = "disagreement"
+    flaw = flaw or _pair_flaw(chosen, rejected, rule)
     return flaw or Pair(chosen, rejected, margin, z_margin, is_tie)
 
 
@@ -330,6 +353,17 @@ def _score_flaw(
     else:
         margin, slack = high - low, _slack(max(abs(high), abs(low)))
     return "below_min_margin" if margin < rule.min_margin - slack else None
+
+
+def _agree(chosen: Candidate, rejected: Candidate, rule: PreferencePairs) -> bool:
+    """Whether no score column prefers the rejected; a tie is no preference."""
+    for column, weight in (rule.score if isinstance(rule.score, dict) else {}).items():
+        high, low = chosen.scores[column], rejected.scores[column]
+        if not (_is_score(high) and _is_score(low)):
+            return False
+        if math.copysign(1.0, weight) * (high - low) < -_slack(max(abs(high), abs(low))):
+            return False
+    return True
 
 
 def _pair_flaw(chosen: Candidate, rejected: Candidate, rule: PairRules) -> Reason | None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from prefdata.fingerprint import sampling_seed
 from prefdata.pairs import Candidate, Pair, Picked, pick_by_verdict, pick_pairs
 from prefdata.projection import DpoPreference, PreferencePairs
+from prefdata.ranking import combine_ranks
 from prefdata.recipe import META_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, reject
 from prefdata.runtime.disk import temporary_name, whole_file
@@ -187,8 +188,7 @@ class _Picking:
             verdict = members[0][self._rule.judge_field]
             winner = verdict.get(self._rule.winner_field) if isinstance(verdict, dict) else verdict
             return pick_by_verdict(a, b, winner, self._rule, seed=seed), sides
-        gather = _candidates if self._rule.candidates else _texts
-        candidates, sides = gather(members, self._rule, self._scores)
+        candidates, sides = _candidates(members, self._rule, self._scores)
         return pick_pairs(candidates, self._rule, seed=seed), sides
 
 
@@ -196,43 +196,48 @@ def _candidates(
     members: list[Row], rule: PreferencePairs, scores: Sequence[str]
 ) -> tuple[list[Candidate], dict[int, Row]]:
     """Candidates of a group, and what is recorded of each, by the candidate's id()."""
+    described = [one for row in members for one in _described(row, rule, scores)]
+    if isinstance(rule.score, dict):
+        usable = [_is_usable(one, rule) for one in described]
+        ranked = combine_ranks([o["scores"] for o, u in zip(described, usable, strict=True) if u], rule.score)  # fmt: skip  # noqa: E501
+        values = iter(ranked)
+        totals = [next(values) if is_usable else None for is_usable in usable]
+    else:
+        totals = [one["scores"].get(rule.score) for one in described]
     found: list[Candidate] = []
     sides: dict[int, Row] = {}
-    for row in members:
-        main = row[rule.score] if rule.score else None
-        for number, one in enumerate(row[rule.candidates or ""]):
-            candidate = Candidate(
-                text=one["text"],
-                score=main[number] if main else None,
-                alias=one["alias"],
-                sample=one["sample"],
-                finish_reason=one["finish_reason"],
-            )
-            found.append(candidate)
-            sides[id(candidate)] = one | {"scores": {name: row[name][number] for name in scores}}
+    for one, total in zip(described, totals, strict=True):
+        candidate = Candidate(
+            text=one["text"],
+            score=total,
+            alias=one["alias"],
+            sample=one["sample"],
+            finish_reason=one["finish_reason"],
+            scores=one["scores"],
+        )
+        found.append(candidate)
+        sides[id(candidate)] = one
     return found, sides
 
 
-def _texts(
-    members: list[Row], rule: PreferencePairs, scores: Sequence[str]
-) -> tuple[list[Candidate], dict[int, Row]]:
-    """As `_candidates`, of response columns."""
-    found: list[Candidate] = []
-    sides: dict[int, Row] = {}
-    for row in members:
-        for number, name in enumerate(rule.responses or ()):
-            meta = row.get(name + META_SUFFIX) or {}
-            rated = {score: (row[score] or {}).get(name) for score in scores}
-            candidate = Candidate(
-                text=row[name] or "",
-                score=rated.get(rule.score) if rule.score else None,
-                alias=meta.get("alias"),
-                sample=number,
-                finish_reason=meta.get("finish_reason"),
-            )
-            found.append(candidate)
-            sides[id(candidate)] = meta | {"sample": number, "scores": rated}
-    return found, sides
+def _described(row: Row, rule: PreferencePairs, scores: Sequence[str]) -> Iterator[Row]:
+    """Text, provenance and scores of every candidate of a row."""
+    if rule.candidates:
+        for number, one in enumerate(row[rule.candidates]):
+            yield one | {"scores": {name: row[name][number] for name in scores}}
+        return
+    empty = dict.fromkeys(_SIDE)
+    for number, name in enumerate(rule.responses or ()):
+        meta = row.get(name + META_SUFFIX) or {}
+        rated = {score: (row[score] or {}).get(name) for score in scores}
+        yield empty | meta | {"text": row[name] or "", "sample": number, "scores": rated}
+
+
+def _is_usable(one: Row, rule: PreferencePairs) -> bool:
+    """Whether a candidate counts when the others are ranked."""
+    return bool(one["text"].strip()) and (
+        one["finish_reason"] != "length" or rule.truncated_rejected
+    )
 
 
 def _responses(
@@ -242,8 +247,12 @@ def _responses(
     sides: dict[int, Row] = {}
     for name in (rule.response_a_field, rule.response_b_field):
         meta = row.get(name + META_SUFFIX) or {}
-        candidate = Candidate(text=row[name] or "", finish_reason=meta.get("finish_reason"))
         rated = {score: (row[score] or {}).get(name) for score in scores}
+        candidate = Candidate(
+            text=row[name] or "",
+            score=rated.get(rule.score) if rule.score else None,
+            finish_reason=meta.get("finish_reason"),
+        )
         sides[id(candidate)] = meta | {"scores": rated}
         made.append(candidate)
     return made[0], made[1], sides

@@ -1,11 +1,12 @@
 """The recipe's `output_projection`: what becomes of finished rows. Picks no pair itself."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-Ties = Literal["drop", "keep"]
+Ties = Literal["drop", "keep", "reward"]
 Dedupe = Literal["exact", "minhash", "none"]
 MarginUnit = Literal["raw", "z_score"]
 Strategy = Literal[
@@ -26,7 +27,7 @@ class PairRules(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
 
-    ties: Ties = "drop"
+    ties: Literal["drop", "keep"] = "drop"
     """`keep` pairs what is equally good, in a seeded direction and marked `is_tie`: for losses that
     know ties. To plain DPO such a pair is noise."""
 
@@ -92,6 +93,27 @@ class DpoPreference(PairRules):
     winner_field: str = "winner"
     """Key of that dict; its value is A, B or tie, in either case."""
 
+    ties: Ties = "drop"  # type: ignore[assignment]
+    """As for all pairs, and `reward`: the response with the higher `score` is chosen."""
+
+    score: str | None = None
+    """`ties: reward`: column with a score per response."""
+
+    @model_validator(mode="after")
+    def _score_belongs_to_reward(self) -> Self:
+        if (self.ties == "reward") != (self.score is not None):
+            found, why, remedy = (
+                ("score is missing", "ties are decided by it", "name a reward_model column")
+                if self.score is None
+                else (f"score is {self.score}", "only ties: reward reads it", "remove it")
+            )
+            raise PydanticCustomError(
+                "pair_rule",
+                "ties is {ties} and {found}, but {why}; {remedy}",
+                {"ties": self.ties, "found": found, "why": why, "remedy": remedy},
+            )
+        return self
+
 
 class PreferencePairs(PairRules):
     """One list of scored candidates becomes up to `max_pairs_per_prompt` pairs."""
@@ -104,9 +126,14 @@ class PreferencePairs(PairRules):
     responses: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """Text columns that are the candidates, in the place of `candidates`."""
 
-    score: str | None = None
-    """Column with one score per candidate, the higher the better. Only `delta` does without; where
-    `delta` has one, a pair whose weak side scores higher is dropped."""
+    score: str | Annotated[dict[str, float], Field(min_length=1)] | None = None
+    """Column with one score per candidate, the higher the better, or several with their weights:
+    then the score is the weighted mean of the candidate's ranks (0 worst, 1 best) in the columns.
+    Only `delta` does without; where `delta` has one, a pair whose weak side scores higher is
+    dropped."""
+
+    agree: bool = False
+    """Whether a pair is dropped when one of several score columns prefers the rejected."""
 
     prompt_field: str = "prompt"
     """Column that becomes the pairs' prompt."""
@@ -138,6 +165,22 @@ class PreferencePairs(PairRules):
     group_by: str | None = None
     """Column whose equal values put the candidates of several rows together, say a turn id; None
     takes every row by itself."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The columns of `score`."""
+        return (self.score,) if isinstance(self.score, str) else tuple(self.score or ())
+
+    @model_validator(mode="after")
+    def _weights_that_count(self) -> Self:
+        weights = self.score if isinstance(self.score, dict) else {}
+        if any(not math.isfinite(weight) or weight == 0 for weight in weights.values()):
+            found = f"score is {weights}"
+            raise _problem(self.strategy, found, "a weight may not be 0", "leave the column out")
+        if self.agree and len(weights) < 2:
+            why = "agreement takes several scores"
+            raise _problem(self.strategy, "agree is true", why, "write score: {a: 0.5, b: 0.5}")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

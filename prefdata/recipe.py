@@ -20,6 +20,7 @@ from prefdata.column_types import (
     LlmStructured,
     LlmText,
     RewardModel,
+    RubricJudge,
     Scored,
     TextColumn,
     Verifier,
@@ -147,6 +148,6 @@ class Recipe(Frozen):
 __all__ = [
     "AnyColumn", "Candidates", "Category", "Column", "DpoPreference", "Expand", "Expression",
     "Extract", "InferenceParameters", "LlmJudge", "LlmStructured", "LlmText", "META_SUFFIX",
-    "Model", "OWN_ID", "OutputProjection", "PreferencePairs", "Recipe", "RewardModel", "Scored",
-    "SeedDataset", "TextColumn", "Verifier",
+    "Model", "OWN_ID", "OutputProjection", "PreferencePairs", "Recipe", "RewardModel",
+    "RubricJudge", "Scored", "SeedDataset", "TextColumn", "Verifier",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from prefdata.recipe import (
     PreferencePairs,
     Recipe,
     RewardModel,
+    RubricJudge,
     Scored,
 )
 from prefdata.recipe_columns import (
@@ -139,6 +140,11 @@ def _check_column(column: AnyColumn, at: At, scope: _Scope, recipe: Recipe) -> I
     ):
         message = "the answer becomes a dict, so the schema must say 'type: object' at its top"
         yield Problem((*at, "output_format"), message)
+    if isinstance(column, LlmJudge | RubricJudge):
+        yield from _check_blindness(column, at)
+    if isinstance(column, RubricJudge) and "response" not in compile_prompt(column.prompt).columns:
+        message = "the prompt does not show the text that is rated; write {{ response }} into it"
+        yield Problem((*at, "prompt"), message)
     if isinstance(column, LlmJudge):
         yield from _check_judge(column, at, scope)
 
@@ -177,6 +183,13 @@ def _check_targets(column: Scored, at: At, scope: _Scope) -> Iterator[Problem]:
             yield Problem((*at, "responses", number), message)
         elif not scope.may_be_text(name):
             yield Problem((*at, "responses", number), _no_text(name))
+
+
+def _check_blindness(judge: LlmJudge | RubricJudge, at: At) -> Iterator[Problem]:
+    for name in sorted(compile_prompt(judge.prompt).columns):
+        if name.endswith(META_SUFFIX):
+            message = f"a judge must not see which model wrote what, as {name!r} tells; remove it"
+            yield Problem((*at, "prompt"), message)
 
 
 def _no_text(name: str) -> str:
@@ -236,6 +249,10 @@ def _check_verdict(projection: DpoPreference, at: At, scope: _Scope) -> Iterator
         yield Problem((*at, "judge_field"), message)
         return
     yield from _check_winner(projection, judge, at)
+    scores = {c.name for c in scope.made.values() if isinstance(c, Scored) and set(wanted) <= set(c.responses or ())}  # fmt: skip  # noqa: E501
+    if projection.score is not None and projection.score not in scores:
+        message = f"column {projection.score!r} does not score {list(wanted)}; "
+        yield Problem((*at, "score"), message + suggest(projection.score, scores))
     compared = compared_columns(judge, scope.made.values()) if isinstance(judge, LlmJudge) else None
     if compared and compared != wanted:
         yield Problem(
@@ -282,8 +299,9 @@ def _check_pairs(projection: PreferencePairs, at: At, scope: _Scope) -> Iterator
         if scope.has(projection.candidates):
             yield Problem((*at, "candidates"), _no_candidates(projection.candidates))
         return
-    if projection.score and scope.has(projection.score):
-        yield from _check_score(projection, (*at, "score"), scope)
+    for score in projection.scores:
+        if scope.has(score):
+            yield from _check_score(score, projection, (*at, "score"), scope)
     if not isinstance(candidates, Candidates):
         return
     for key in ("strong", "weak"):
@@ -293,13 +311,15 @@ def _check_pairs(projection: PreferencePairs, at: At, scope: _Scope) -> Iterator
             yield Problem((*at, key), message + suggest(alias, candidates.model_alias))
 
 
-def _check_score(projection: PreferencePairs, at: At, scope: _Scope) -> Iterator[Problem]:
+def _check_score(
+    score: str, projection: PreferencePairs, at: At, scope: _Scope
+) -> Iterator[Problem]:
     columns = (c for c in scope.made.values() if isinstance(c, Scored))
     known = dict.fromkeys(c.name for c in columns if _scores(c, projection))
-    if projection.score not in known:
+    if score not in known:
         target = projection.candidates or list(projection.responses or ())
-        message = f"column {projection.score!r} does not score {target!r}; "
-        yield Problem(at, message + suggest(projection.score or "", known))
+        message = f"column {score!r} does not score {target!r}; "
+        yield Problem(at, message + suggest(score, known))
 
 
 def _scores(column: Scored, projection: PreferencePairs) -> bool:

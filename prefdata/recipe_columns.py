@@ -17,6 +17,7 @@ from prefdata.recipe import (
     OutputProjection,
     Recipe,
     RewardModel,
+    RubricJudge,
     Scored,
     Verifier,
 )
@@ -28,11 +29,17 @@ PROJECTED = (
 """Keys of `output_projection` that name a column."""
 
 
+RATED = ("response", "criterion", "description", "lowest", "highest")
+"""What the prompt of a `rubric_judge` sees besides the row."""
+
+
 def names_made(column: AnyColumn) -> tuple[str, ...]:
     """Names of the columns that a stage adds."""
     if isinstance(column, Extract):
         return (*column.groups, *(group + META_SUFFIX for group in column.groups))
-    if isinstance(column, LlmText | LlmStructured | LlmJudge | Expand):
+    if isinstance(column, LlmText | LlmStructured | LlmJudge | Expand | RubricJudge):
+        return column.name, column.name + META_SUFFIX
+    if isinstance(column, RewardModel) and column.weights:
         return column.name, column.name + META_SUFFIX
     return (column.name,)
 
@@ -123,6 +130,9 @@ def references(column: AnyColumn) -> Iterator[tuple[str, str]]:
         )
     elif isinstance(column, LlmText | LlmStructured | LlmJudge | Candidates | RewardModel):
         yield from (("prompt", name) for name in sorted(compile_prompt(column.prompt).columns))
+    elif isinstance(column, RubricJudge):
+        names = compile_prompt(column.prompt).columns.difference(RATED)
+        yield from (("prompt", name) for name in sorted(names))
     if isinstance(column, LlmJudge):
         yield from (("compare", name) for name in column.compare or ())
     if isinstance(column, Scored):
@@ -139,6 +149,6 @@ def aliases_of(column: AnyColumn) -> tuple[str, ...]:
     """The models a column asks, none for a column that is pure CPU work."""
     if isinstance(column, Candidates | LlmText):
         return column.model_alias
-    if isinstance(column, LlmStructured | LlmJudge | RewardModel):
+    if isinstance(column, LlmStructured | LlmJudge | RewardModel | RubricJudge):
         return (column.model_alias,)
     return ()

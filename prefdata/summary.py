@@ -48,6 +48,8 @@ def _summary(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
             f"mean {name}",
             f"chosen {chosen:.3f}, rejected {rejected:.3f}, difference {chosen - rejected:.3f}",
         )
+    for name, counts in record["judges"].items():
+        yield from _judged(name, counts)
     asked = record["requests"]
     made = f"{asked['generated']:,} generated, {asked['scored']:,} scored"
     yield "requests", f"{made}, {asked['replayed']:,} from the journal"
@@ -58,6 +60,17 @@ def _summary(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
             f"{tokens:,} completed, {tokens / seconds['total']:,.0f} a second over the whole run",
         )
     yield "time", f"{seconds['total']:.1f} s"
+
+
+def _judged(name: str, counts: dict[str, int]) -> Iterable[tuple[str, str]]:
+    rows, named = counts["rows"], counts["first"] + counts["second"]
+    if not rows:
+        return
+    agreed, ties = counts["agreed"] / rows, counts["ties"] / rows
+    yield f"{name}, both orders", f"{agreed:.1%} of {rows:,} agree, {ties:.1%} are ties"
+    if named:
+        first = counts["first"] / named
+        yield f"{name}, position bias", f"{first:.1%} for the response shown first; 50 % is fair"
 
 
 def print_records(run: Path) -> None:

@@ -40,6 +40,10 @@ RECIPE = {
         {"name": "c", "type": "candidates", "model_alias": "a", "prompt": "p", "samples": 2},
         {"name": "reward", "type": "reward_model", "model_alias": "a", "prompt": "p",
          "candidates": "c"},
+        {"name": "rating", "type": "rubric_judge", "model_alias": "a", "prompt": "{{ response }}",
+         "criteria": {"clear": "is it?"}, "scale": [1, 5], "candidates": "c"},
+        {"name": "item", "type": "expand", "column": "text", "separator": ","},
+        {"name": "parts", "type": "extract", "column": "text", "pattern": "(?P<part>.*)"},
         {"name": "right", "type": "verifier", "method": "regex", "pattern": "x", "candidates": "c"},
         {"name": "loud", "type": "expression", "expression": "x"},
         {"name": "mood", "type": "category", "values": ["x", "y"]},
@@ -66,7 +70,9 @@ OTHER_COLUMN = {
     "output_format": {**SCHEMA, "title": "x"}, "compare": ("x", "y"), "winner_field": "best",
     "both_orders": False, "samples": 3, "candidates": "d", "responses": ("x", "y"),
     "method": "number", "reference": "answer", "pattern": "y", "function": "m:f",
-    "expression": "y", "dtype": "int", "values": ("x",),
+    "expression": "y", "dtype": "int", "values": ("x",), "max_retries": 5, "weights": (1.0, 2.0),
+    "criteria": {"short": "is it?"}, "scale": (1, 3), "column": "loud", "separator": ";",
+    "regex": "x", "lines": True, "json_list": True, "max_items": 3,
 }  # fmt: skip
 OTHER_PROJECTION = {
     "type": "other", "ties": "keep", "truncated_rejected": True, "max_length_ratio": 2.0,
@@ -74,7 +80,7 @@ OTHER_PROJECTION = {
     "response_a_field": "x", "response_b_field": "y", "judge_field": "j", "winner_field": "best",
     "candidates": "d", "score": "right", "strategy": "exhaustive", "k": 2, "strong": "a",
     "weak": "b", "min_margin": 0.5, "margin_unit": "z_score", "min_chosen_score": 0.5,
-    "max_pairs_per_prompt": 2, "group_by": "turn",
+    "max_pairs_per_prompt": 2, "group_by": "turn", "responses": ("x", "y"), "agree": True,
 }  # fmt: skip
 
 
@@ -130,7 +136,8 @@ def test_every_field_of_the_recipe_is_excluded_or_noticed():
 @pytest.mark.parametrize("name", [name for name in EXCLUDED if "." not in name])
 def test_an_excluded_field_of_the_recipe_changes_no_fingerprint(name):
     other = {
-        "output_dir": "there", "output_path": "x.jsonl", "min_yield": 0.5, "num_records": 7,
+        "inputs": {"n": 3}, "output_dir": "there", "output_path": "x.jsonl", "min_yield": 0.5,
+        "num_records": 7,
         "seed_dataset": with_fields(recipe().seed_dataset, limit=3, strategy="shuffle"),
     }  # fmt: skip
     assert prints(recipe(**{name: other[name]})) == prints(recipe())
@@ -270,6 +277,7 @@ OTHER_PART = {
     "seed": [8, 0, 2**63 - 1],
     "schema": [{}, SCHEMA, {**SCHEMA, "required": ["winner"]}],
     "chat_template_kwargs": [{"thinking": True}, {"thinking": False}],
+    "top_logprobs": [1, 20],
 }  # fmt: skip
 
 

@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 from itertools import permutations
 
@@ -8,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from prefdata.pairs import REASONS, Candidate, Picked, pick_by_verdict, pick_pairs
 from prefdata.projection import DpoPreference, OutputProjection, PreferencePairs
+from prefdata.ranking import combine_ranks
 
 ONE_PAIR = ["best_vs_worst", "best_vs_random", "best_vs_second", "mu_minus_2sigma"]
 RANKED = [*ONE_PAIR, "exhaustive", "top_k_bottom_k"]
@@ -625,3 +627,93 @@ def test_every_order_of_two_copies_gives_the_same_texts():
     candidates = [Candidate("a", 3.0), Candidate("a ", 3.0), Candidate("b", 1.0)]
     found = {(c.strip(), r) for order in permutations(candidates) for c, r in texts(pick(order))}
     assert found == {("a", "b")}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "chosen"),
+    [(0.2, 0.9, "5"), (0.9, 0.2, "4"), (0.5, 0.5, None), (None, 0.5, None), (0.1, math.nan, None)],
+)
+def test_a_tie_can_be_decided_by_reward(a, b, chosen):
+    one, other = Candidate(text="4", score=a), Candidate(text="5", score=b)
+    fields = {"ties": "reward", "score": "reward"}
+    picked = pick_by_verdict(one, other, "tie", verdict_rule(**fields), seed=0)
+    assert [pair.chosen.text for pair in picked.pairs] == ([chosen] if chosen else [])
+    assert reason(picked) == (None if chosen else "tie")
+    assert not any(pair.is_tie for pair in picked.pairs)
+
+
+def test_a_verdict_wins_over_the_reward():
+    one, other = Candidate(text="4", score=1.0), Candidate(text="5", score=9.0)
+    fields = {"ties": "reward", "score": "reward"}
+    picked = pick_by_verdict(one, other, "A", verdict_rule(**fields), seed=0)
+    assert picked.pairs[0].chosen.text == "4"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ties": "reward"}, "ties is reward and score is missing"),
+        ({"ties": "drop", "score": "r"}, "score is r, but only ties: reward reads it"),
+    ],
+)
+def test_ties_by_reward_need_a_score_and_nothing_else_does(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        verdict_rule(**fields)
+
+
+def rated(total, **scores):
+    return Candidate(text=f"{total} {scores}", score=total, scores=scores)
+
+
+@pytest.mark.parametrize(
+    ("weights", "best", "worst", "agrees"),
+    [
+        ({"a": 0.5, "b": 0.5}, {"a": 3.0, "b": 2.0}, {"a": 1.0, "b": 1.0}, True),
+        ({"a": 0.5, "b": 0.5}, {"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 2.0}, False),
+        ({"a": 0.5, "b": 0.5}, {"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 1.0}, True),
+        ({"a": 0.5, "b": -0.5}, {"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 2.0}, True),
+        ({"a": 0.5, "b": -0.5}, {"a": 3.0, "b": 2.0}, {"a": 1.0, "b": 1.0}, False),
+        ({"a": 0.5, "b": 0.5}, {"a": 3.0, "b": 2.0}, {"a": 1.0, "b": None}, False),
+    ],
+)
+def test_pairs_on_which_scores_disagree_can_be_dropped(weights, best, worst, agrees):
+    candidates = [rated(0.1, **worst), rated(0.9, **best)]
+    picked = pick(candidates, score=weights, agree=True)
+    assert reason(picked) == (None if agrees else "disagreement")
+    assert pick(candidates, score=weights).pairs
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"score": {"a": 0.0, "b": 1.0}}, "a weight may not be 0"),
+        ({"score": "a", "agree": True}, "agreement takes several scores"),
+        ({"score": {}}, "at least 1 item"),
+        ({"candidates": None}, "candidates and responses are both missing"),
+        ({"responses": ["a", "b"]}, "candidates and responses are both given"),
+        ({"candidates": None, "responses": ["a", "a"]}, "responses names a column twice"),
+    ],
+)
+def test_what_does_not_fit_together_is_told(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        rule(**fields)
+
+
+@pytest.mark.parametrize(
+    ("rated", "weights", "expected"),
+    [
+        ([{"a": 9.0}, {"a": 1.0}, {"a": 5.0}], {"a": 1.0}, [1.0, 0.0, 0.5]),
+        ([{"a": 9.0}, {"a": 9.0}, {"a": 1.0}], {"a": 1.0}, [0.75, 0.75, 0.0]),
+        ([{"a": 9.0}, {"a": 1.0}], {"a": -2.0}, [0.0, 1.0]),
+        ([{"a": 0.9, "b": 100.0}, {"a": 0.1, "b": 200.0}], {"a": 3.0, "b": 1.0}, [0.75, 0.25]),
+        (
+            [{"a": 9.0}, {"a": None}, {"a": math.nan}, {"a": 2.0}],
+            {"a": 1.0},
+            [1.0, None, None, 0.0],
+        ),
+        ([{"a": 9.0}], {"a": 1.0}, [0.5]),
+        ([], {"a": 1.0}, []),
+    ],
+)
+def test_scores_of_different_scales_are_combined_by_rank(rated, weights, expected):
+    assert combine_ranks(rated, weights) == pytest.approx(expected)

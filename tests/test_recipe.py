@@ -357,7 +357,7 @@ def test_a_byte_order_mark_does_no_harm(load):
         ("  fields: [", "  field: [", "r.yaml:6: seed_dataset.field: there is no key 'field' here; did you mean 'fields'? Known: fields, limit,"),
         ("    model: org/lm", "    modell: org/lm", "r.yaml:9: models.0.modell: there is no key 'modell' here; did you mean 'model'? Known: alias, chat_template_kwargs,"),
         ("      temperature", "      temprature", "r.yaml:11: models.0.inference_parameters.temprature: there is no key 'temprature' here; did you mean 'temperature'? Known: max_tokens, min_p,"),
-        ("  score: reward", "  scores: reward", "r.yaml:28: output_projection.scores: there is no key 'scores' here; did you mean 'score'? Known: candidates, dedupe,"),
+        ("  score: reward", "  scores: reward", "r.yaml:28: output_projection.scores: there is no key 'scores' here; did you mean 'score'? Known: agree, candidates, dedupe,"),
     ],
     ids=["top", "seed_dataset", "models", "inference_parameters", "projection"],
 )  # fmt: skip
@@ -491,14 +491,19 @@ def test_a_name_that_stands_for_nothing_there_is_explained(complaint, text, expe
 
 
 def test_a_text_column_has_a_column_that_tells_how_it_was_made(load):
-    text = changed(
-        "A: {{ response_a }}", "A: {{ response_a }} {{ response_a__meta.model }}", JUDGED
-    )
-    assert columns_made(load(text=text).recipe) == {
+    assert columns_made(load(text=JUDGED).recipe) == {
         "response_a": "columns.0", "response_a__meta": "columns.0",
         "response_b": "columns.1", "response_b__meta": "columns.1",
         "judge": "columns.2", "judge__meta": "columns.2",
     }  # fmt: skip
+
+
+def test_a_judge_may_not_read_who_wrote_what(load):
+    text = changed(
+        "A: {{ response_a }}", "A: {{ response_a }} {{ response_a__meta.model }}", JUDGED
+    )
+    with pytest.raises(PrefdataError, match="a judge must not see which model wrote what"):
+        load(text=text)
 
 
 def test_without_fields_seed_columns_are_left_to_the_seeds_to_check(load):

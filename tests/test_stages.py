@@ -1,4 +1,5 @@
 import asyncio
+import math
 
 import orjson
 import pyarrow as pa
@@ -60,6 +61,14 @@ ALL_KINDS = {
         type="reward_model", model_alias="grader", responses=["a", "b"], prompt="{{ prompt }}"
     ),
     "verifier": column(type="verifier", method="number", reference="answer", responses=["a"]),
+    "rubric_judge": column(
+        type="rubric_judge",
+        model_alias="hot",
+        prompt="{{ response }} {{ criterion }}",
+        criteria={"right": "is it?", "short": "is it?"},
+        scale=[1, 5],
+        responses=["a", "b"],
+    ),
     "extract": column(type="extract", column="a", pattern=r"(?P<word>\w+) (?P<rest>.*)"),
     "expression": column(type="expression", expression="{{ prompt }}!"),
     "category": column(type="category", values=["x", "y", "z"]),
@@ -152,6 +161,123 @@ def verdict(answers):
     """A judge whose answers are given in the order of asking."""
     left = list(answers)
     return lambda request: orjson.dumps({"winner": left.pop(0)}).decode()
+
+
+def test_a_verdict_that_breaks_the_schema_gets_fresh_seeds_for_its_own_order_alone():
+    seen = []
+
+    def reply(request):
+        seen.append((request.messages[-1]["content"], request.seed))
+        return '{"winner": "A"}' if len(seen) in (1, 4) else '{"winner": "C"}'
+
+    made = column("judge", **JUDGE, output_format=WINNER)
+    row = run(made, {"a": "x", "b": "y"}, tools(reply), COMPARED)
+    assert [prompt for prompt, _ in seen] == ["x or y?", "y or x?", "y or x?", "y or x?"]
+    assert len({seed for _, seed in seen}) == 4
+    assert row["judge"] == {"winner": "tie"}
+    assert row["judge__meta"]["completion_tokens"] == 8
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"), [('{"winner": "C"}', "breaks_schema"), ("it is A", "not_json")]
+)
+def test_a_verdict_that_never_fits_is_a_row_error_after_the_retries(reply, reason):
+    seen = []
+    made = column("judge", **JUDGE, output_format=WINNER, max_retries=3)
+    with pytest.raises(RowError) as caught:
+        run(made, {"a": "x", "b": "y"}, tools(lambda r: seen.append(r) or reply), COMPARED)
+    assert (caught.value.reason, len(seen)) == (reason, 8)
+
+
+def test_a_verdict_in_a_fenced_block_is_read():
+    made = column("judge", **JUDGE, output_format=WINNER, both_orders=False)
+    answer = 'Let me see.\n```json\n{"winner": "B"}\n```'
+    assert run(made, {"a": "x", "b": "y"}, tools(lambda r: answer), COMPARED)["judge"] == {
+        "winner": "B"
+    }
+
+
+def test_a_judge_sees_the_texts_of_candidates_and_nothing_else():
+    seen = []
+    made = column(
+        "judge", type="llm_judge", model_alias="hot", output_format=WINNER, both_orders=False,
+        prompt="{% for one in candidates %}{{ one }}{% endfor %}",
+    )  # fmt: skip
+    told = {"text": "4", "alias": "hot", "model": "m", "temperature": 0.9}
+    answer = lambda r: seen.append(r.messages[-1]["content"]) or '{"winner": "A"}'  # noqa: E731
+    run(made, {"candidates": [told, told | {"text": "5"}]}, tools(answer))
+    assert seen == ['{"text":"4"}{"text":"5"}']
+
+
+RUBRIC = {"type": "rubric_judge", "model_alias": "hot", "candidates": "c", "scale": [1, 5]}
+RATED = {"c": [{"text": "four"}, {"text": "five"}], "prompt": "p"}
+
+
+def said(text, **chances):
+    logprobs = {token.strip("_"): math.log(chance) for token, chance in chances.items()}
+    return Completion(text, "stop", 1, 1, logprobs or None)
+
+
+def test_a_rating_is_the_mean_of_the_scale_under_the_models_probabilities():
+    made = column(**RUBRIC, prompt="{{ response }} {{ criterion }}", criteria={"right": "?"})
+    answer = lambda r: said("5", _5=0.6, _4=0.2, _9=0.1, x=0.1)  # noqa: E731
+    row = run(made, RATED, tools(answer))
+    assert row["made"] == pytest.approx([4.75, 4.75])
+    assert row["made__meta"] == [{"right": pytest.approx(4.75)}] * 2
+
+
+def test_without_probabilities_the_number_written_counts():
+    made = column(**RUBRIC, prompt="{{ response }}", criteria={"right": "?"})
+    assert run(made, RATED, tools(lambda r: " 4\n"))["made"] == [4.0, 4.0]
+
+
+@pytest.mark.parametrize("reply", ["9", "0", "four", "", "45"])
+def test_what_is_no_rating_is_a_row_error(reply):
+    made = column(**RUBRIC, prompt="{{ response }}", criteria={"right": "?"})
+    with pytest.raises(RowError, match="no_rating: no number from 1 to 5"):
+        run(made, RATED, tools(lambda r: reply))
+
+
+def test_criteria_are_asked_one_by_one_and_weighed():
+    seen = []
+
+    def reply(request):
+        seen.append(request.messages[-1]["content"])
+        return "5" if "right" in seen[-1] else "1"
+
+    made = column(
+        **RUBRIC, criteria={"right": "no error", "short": "few words"},
+        weights={"right": 3, "short": 1},
+        prompt="{{ response }}: {{ criterion }} ({{ description }}) {{ lowest }}-{{ highest }}",
+    )  # fmt: skip
+    assert run(made, RATED, tools(reply))["made"] == [4.0, 4.0]
+    assert seen[:2] == ["four: right (no error) 1-5", "four: short (few words) 1-5"]
+    assert len(seen) == 4
+
+
+def rewarded(logits, **fields):
+    made = column(type="reward_model", model_alias="grader", candidates="c", prompt="p", **fields)
+    return run(made, RATED, tools(rate=lambda r: logits))
+
+
+def test_attributes_are_weighed_as_nemotron_does_and_kept():
+    weights = [0.3, 0.74, 0.46, 0.47, -0.33]
+    row = rewarded((3.0, 2.0, 4.0, 1.0, 2.0), weights=weights)
+    assert row["made"] == pytest.approx([0.9 + 1.48 + 1.84 + 0.47 - 0.66] * 2)
+    assert row["made__meta"] == [[3.0, 2.0, 4.0, 1.0, 2.0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("logits", "weights", "message"),
+    [
+        ((1.0, 2.0), None, "gives 2 numbers a text, and the column has no 'weights'; give 2"),
+        ((1.0, 2.0, 3.0), [1, 1], "gives 3 numbers a text, and the column has 2 weights; give 3"),
+        ((1.0,), [1, 1], "gives 1 numbers a text, and the column has 2 weights; remove them"),
+    ],
+)
+def test_weights_have_to_fit_the_model(logits, weights, message):
+    with pytest.raises(PrefdataError, match=message):
+        rewarded(logits, weights=weights)
 
 
 COMPARED = [column("a", **TEXT), column("b", **{**TEXT, "model_alias": "cool"})]

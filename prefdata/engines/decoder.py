@@ -1,5 +1,6 @@
 """The running batch of the text engine: prefill, decode, refill. Knows tokens, no chats."""
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class Sample:
 
     Attributes:
         limit: tokens at most, for `max_tokens` and the context.
+        top_logprobs: likeliest first tokens to tell with their log-probabilities.
     """
 
     index: int
@@ -36,8 +38,10 @@ class Sample:
     seed: int
     limit: int
     matcher: LLMatcher | None
+    top_logprobs: int = 0
     tokens: list[int] = field(default_factory=list)
     uniforms: list[float] = field(default_factory=list)
+    first_logprobs: dict[str, float] | None = None
 
 
 @dataclass(slots=True)
@@ -204,6 +208,10 @@ class Decoder:
         if allowed is not None:
             rows = settings.constrained
             logits[rows] = logits[rows].masked_fill(~allowed, -torch.inf)
+        for i, row in enumerate(self._rows):
+            if row.sample.top_logprobs and not row.sample.tokens:
+                alone = logits[i] if rounding is None else self._alone(i, settings, allowed)[0]
+                row.sample.first_logprobs = self._likeliest(alone, row.sample.top_logprobs)
         uniforms = self._tensor([row.uniform for row in self._rows], torch.float64)
         draws = draw(logits, settings.knobs, uniforms, seen=settings.seen, rounding=rounding)
         tokens: list[int] = draws.tokens.tolist()
@@ -231,17 +239,31 @@ class Decoder:
     def _settle(self, i: int, settings: _Settings, allowed: Tensor | None) -> int:
         """The token of a draw that rounding could decide: its sequence is computed on its own."""
         row = self._rows[i]
-        ids = self._tensor([row.prompt.ids + row.sample.tokens])
-        logits = self._model(ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
-        if allowed is not None and i in settings.constrained:
-            logits.masked_fill_(~allowed[settings.constrained.index(i)], -torch.inf)
         draws = draw(
-            logits,
+            self._alone(i, settings, allowed),
             Knobs.stack([row.sample.sampling], self._device),
             self._tensor([row.uniform], torch.float64),
             seen=None if settings.seen is None else settings.seen[i : i + 1],
         )
         return int(draws.tokens)
+
+    def _alone(self, i: int, settings: _Settings, allowed: Tensor | None) -> Tensor:
+        """Logits of a row's next token, computed without the others, (1, vocabulary)."""
+        row = self._rows[i]
+        ids = self._tensor([row.prompt.ids + row.sample.tokens])
+        logits: Tensor = self._model(ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+        if allowed is not None and i in settings.constrained:
+            logits.masked_fill_(~allowed[settings.constrained.index(i)], -torch.inf)
+        return logits
+
+    def _likeliest(self, logits: Tensor, count: int) -> dict[str, float]:
+        """The first tokens and their log-probabilities, the likeliest of those of equal text."""
+        best = logits.log_softmax(-1).topk(min(count, len(logits)))
+        found: dict[str, float] = {}
+        for token, logprob in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+            if math.isfinite(logprob):
+                found.setdefault(self._chats.decode([token]), logprob)
+        return found
 
     def _allowed(self, rows: list[int]) -> Tensor | None:
         """Tokens that the schemas of `rows` allow next, (len(rows), vocabulary)."""
@@ -292,7 +314,8 @@ class Decoder:
         return text[: min(ends)] if ends else None
 
     def _deliver(self, row: _Row, text: str, reason: FinishReason) -> None:
-        completion = Completion(text, reason, len(row.prompt.ids), len(row.sample.tokens))
+        counts = len(row.prompt.ids), len(row.sample.tokens)
+        completion = Completion(text, reason, *counts, row.sample.first_logprobs)
         row.prompt.call.deliver(row.sample.index, completion)
 
     def _tensor(self, values: Sequence[object], dtype: torch.dtype = torch.long) -> Tensor:

@@ -106,7 +106,9 @@ class TransformersTextEngine:
             prompt = prompts.setdefault(tuple(ids), Prompt(ids, call))
             limit = min(request.sampling.max_tokens, self._chats.max_model_len - len(ids))
             matcher = None if request.schema is None else self._schemas.start(request.schema)
-            prompt.samples.append(Sample(index, request.sampling, request.seed, limit, matcher))
+            wanted = request.top_logprobs
+            sample = Sample(index, request.sampling, request.seed, limit, matcher, wanted)
+            prompt.samples.append(sample)
         return list(prompts.values())
 
     def _encode(self, request: TextRequest) -> list[int]:

@@ -5,6 +5,7 @@ engine is made too, since its CPU build binds the threads of whoever makes it.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
@@ -138,6 +139,7 @@ class VllmTextEngine:
             stop=list(sampling.stop),
             seed=request.seed,
             structured_outputs=schema,
+            logprobs=request.top_logprobs or None,
             # one decode at the end costs a third of decoding token by token, which only stop
             # strings need
             detokenize=bool(sampling.stop),
@@ -152,7 +154,15 @@ class VllmTextEngine:
         ids = list(made.token_ids)
         has_stops = isinstance(job.params, SamplingParams) and job.params.stop
         text = made.text if has_stops else self._chats.decode(ids)
-        return Completion(text, reason, len(job.ids), len(ids))
+        first = made.logprobs and self._first_logprobs(made.logprobs[0])
+        return Completion(text, reason, len(job.ids), len(ids), first or None)
+
+    def _first_logprobs(self, told: Mapping[int, Any]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for token, logprob in sorted(told.items(), key=lambda item: -item[1].logprob):
+            if math.isfinite(logprob.logprob):
+                found.setdefault(self._chats.decode([token]), logprob.logprob)
+        return found
 
 
 class VllmRewardEngine:

@@ -12,7 +12,8 @@ from prefdata.stages.extract import extract, extract_fields
 from prefdata.stages.functions import code_of
 from prefdata.stages.judge import judge_fields, llm_judge
 from prefdata.stages.lists import expand, expand_fields
-from prefdata.stages.scores import reward_model, score_fields, verifier
+from prefdata.stages.rubric import rubric_fields, rubric_judge
+from prefdata.stages.scores import reward_fields, reward_model, score_fields, verifier
 from prefdata.stages.stage import Stage
 from prefdata.stages.text import (
     candidates,
@@ -40,7 +41,8 @@ STAGES = {
     "llm_structured": Kind(llm_structured, structured_fields),
     "llm_judge": Kind(llm_judge, judge_fields),
     "candidates": Kind(candidates, candidates_fields),
-    "reward_model": Kind(reward_model, score_fields),
+    "reward_model": Kind(reward_model, reward_fields),
+    "rubric_judge": Kind(rubric_judge, rubric_fields),
     "verifier": Kind(verifier, score_fields),
     "expand": Kind(expand, expand_fields),
     "extract": Kind(extract, extract_fields),

@@ -3,16 +3,19 @@
 Shared by every stage that samples a text model; knows no engine but the protocol.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from prefdata.engines.protocols import RewardEngine, TextEngine
+from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
 from prefdata.inference import Completion, Message, Sampling, TextRequest
 from prefdata.recipe import Model
 from prefdata.rows import Row
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,15 @@ class Asker:
     """Requests of one alias on behalf of one column."""
 
     def __init__(
-        self, tools: Tools, alias: str, column: str, schema: Mapping[str, Any] | None = None
+        self,
+        tools: Tools,
+        alias: str,
+        column: str,
+        schema: Mapping[str, Any] | None = None,
+        *,
+        top_logprobs: int = 0,
     ) -> None:
+        self._top_logprobs = top_logprobs
         self.model = tools.models[alias]
         self.engine = tools.text[alias]
         self._seed, self._column, self._schema = tools.seed, column, schema
@@ -49,22 +59,32 @@ class Asker:
             ({"role": "system", "content": system},) if system else ()
         )
 
-    def request(self, row_id: str, prompt: str, sample: int = 0) -> TextRequest:
-        """The request for one sample; its seed comes from row, column, alias and sample."""
+    def request(self, row_id: str, prompt: str, sample: int = 0, retry: int = 0) -> TextRequest:
+        """The request for one sample; its seed comes from row, column, alias, sample and retry."""
         messages = (*self._opening, Message(role="user", content=prompt))
-        return self.request_for(row_id, messages, sample)
+        return self.request_for(row_id, messages, sample, retry)
 
     def requests(self, row_id: str, prompt: str, samples: int) -> list[TextRequest]:
         """One request a sample; the messages are built once."""
         messages = (*self._opening, Message(role="user", content=prompt))
         return [self.request_for(row_id, messages, sample) for sample in range(samples)]
 
-    def request_for(self, row_id: str, messages: tuple[Message, ...], sample: int) -> TextRequest:
+    def request_for(
+        self, row_id: str, messages: tuple[Message, ...], sample: int, retry: int = 0
+    ) -> TextRequest:
         """As `request`, for a chat that is already built."""
         own = self.model.inference_parameters.seed
-        seed = sampling_seed(self._seed, row_id, self._column, self.model.alias, sample, own)
+        retries = ("retry", retry) if retry else ()
+        seed = sampling_seed(
+            self._seed, row_id, self._column, self.model.alias, sample, own, *retries
+        )
         return TextRequest(
-            messages, self._sampling, seed, self._schema, self.model.chat_template_kwargs
+            messages,
+            self._sampling,
+            seed,
+            self._schema,
+            self.model.chat_template_kwargs,
+            self._top_logprobs,
         )
 
     def meta(self, request: TextRequest, completion: Completion) -> Row:
@@ -78,6 +98,51 @@ class Asker:
             "prompt_tokens": completion.prompt_tokens,
             "completion_tokens": completion.completion_tokens,
         }
+
+
+@dataclass(slots=True)
+class Said(Generic[Value]):
+    """What an answer says, the request that got it, and the tokens of all tries."""
+
+    value: Value
+    request: TextRequest
+    completion: Completion
+    prompt_tokens: int
+    completion_tokens: int
+
+
+async def ask_until(
+    asker: Asker,
+    row_id: str,
+    prompts: Sequence[str],
+    read: Callable[[Completion], Value],
+    retries: int,
+) -> list[Said[Value]]:
+    """Ask every prompt; what `read` refuses is asked again with a fresh seed, `retries` times.
+
+    Raises:
+        RowError: from `read`, of the last try.
+    """
+    found: dict[int, Said[Value]] = {}
+    spent = {number: (0, 0) for number in range(len(prompts))}
+    for retry in range(retries + 1):
+        left = [number for number in spent if number not in found]
+        requests = [asker.request(row_id, prompts[n], n, retry) for n in left]
+        completions = await answers(asker.engine, requests)
+        for number, request, completion in zip(left, requests, completions, strict=True):
+            before = spent[number]
+            spent[number] = (
+                before[0] + completion.prompt_tokens,
+                before[1] + completion.completion_tokens,
+            )
+            try:
+                found[number] = Said(read(completion), request, completion, *spent[number])
+            except RowError:
+                if retry == retries:
+                    raise
+        if len(found) == len(prompts):
+            break
+    return [found[number] for number in spent]
 
 
 async def answers(engine: TextEngine, requests: Sequence[TextRequest]) -> list[Completion]:

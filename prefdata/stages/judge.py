@@ -1,6 +1,7 @@
 """`llm_judge`: a verdict by a model, asked in both orders where it compares two responses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -9,9 +10,9 @@ from prefdata.prompts import compile_prompt
 from prefdata.recipe import META_SUFFIX, AnyColumn, LlmJudge
 from prefdata.recipe_columns import compared_columns
 from prefdata.rows import ID, JUDGE_META, Row, field_of_schema
-from prefdata.stages.asking import Asker, Tools, answers
+from prefdata.stages.asking import Asker, Tools, ask_until
 from prefdata.stages.stage import Stage
-from prefdata.stages.text import parse
+from prefdata.stages.text import reader
 
 TIE = "tie"
 _SWAPPED = {"A": "B", "B": "A"}
@@ -37,21 +38,33 @@ def llm_judge(column: LlmJudge, tools: Tools, columns: Sequence[AnyColumn]) -> S
     asker = Asker(tools, column.model_alias, column.name, column.output_format)
     compared = compared_columns(column, columns) if column.both_orders else None
 
+    read = reader(column.output_format)
+
     async def stage(row: Row) -> Row:
-        orders = [row, _swap(row, compared)] if compared else [row]
-        requests = [
-            asker.request(row[ID], prompt.render(order), k) for k, order in enumerate(orders)
-        ]
-        completions = await answers(asker.engine, requests)
-        verdicts = [parse(completion) for completion in completions]
-        meta = asker.meta(requests[0], completions[0])
-        meta["prompt_tokens"] = sum(c.prompt_tokens for c in completions)
-        meta["completion_tokens"] = sum(c.completion_tokens for c in completions)
+        blind = blinded(row, prompt.columns)
+        orders = [blind, _swap(blind, compared)] if compared else [blind]
+        prompts = [prompt.render(order) for order in orders]
+        said = await ask_until(asker, row[ID], prompts, read, column.max_retries)
+        verdicts = [one.value for one in said]
+        meta = asker.meta(said[0].request, said[0].completion)
+        meta["prompt_tokens"] = sum(one.prompt_tokens for one in said)
+        meta["completion_tokens"] = sum(one.completion_tokens for one in said)
         meta["verdicts"] = [orjson.dumps(verdict).decode() for verdict in verdicts]
         verdict, meta["agreed"] = _settle(verdicts, column.winner_field)
         return {column.name: verdict, column.name + META_SUFFIX: meta}
 
     return stage
+
+
+def blinded(row: Row, names: Iterable[str]) -> Row:
+    """The columns named, of candidates only the texts: a judge must not know who wrote what."""
+    return {name: _text_alone(row[name]) for name in names}
+
+
+def _text_alone(value: Any) -> Any:
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "text" in value[0]:
+        return [{"text": one["text"]} for one in value]
+    return value
 
 
 def _swap(row: Row, compared: tuple[str, str]) -> Row:

@@ -2,15 +2,15 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from prefdata.errors import RowError
+from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Message, ScoreRequest
 from prefdata.prompts import compile_prompt
-from prefdata.recipe import RewardModel, Scored, Verifier
+from prefdata.recipe import META_SUFFIX, RewardModel, Scored, Verifier
 from prefdata.rows import Row
 from prefdata.stages.asking import Tools
 from prefdata.stages.functions import Function, load_function
@@ -27,20 +27,55 @@ def score_fields(column: Scored) -> list[pa.Field]:
     return [pa.field(column.name, pa.list_(pa.float64()))]
 
 
+def reward_fields(column: RewardModel) -> list[pa.Field]:
+    """The scores, and where they are weighted sums the attributes, in the model's order."""
+    if column.weights is None:
+        return score_fields(column)
+    attributes = pa.list_(pa.float64())
+    kind = (
+        pa.struct(dict.fromkeys(column.responses, attributes))
+        if column.responses
+        else pa.list_(attributes)
+    )
+    return [*score_fields(column), pa.field(column.name + META_SUFFIX, kind)]
+
+
 def reward_model(column: RewardModel, tools: Tools) -> Stage:
-    """The first raw logit per text; one that is not finite becomes null."""
+    """The raw logit per text, or the weighted sum of several; what is not finite becomes null."""
     prompt, engine = compile_prompt(column.prompt), tools.reward[column.model_alias]
 
     async def stage(row: Row) -> Row:
         asked: Message = {"role": "user", "content": prompt.render(row)}
-        texts = _texts(column, row)
+        texts = texts_of(column, row)
         requests = [ScoreRequest((asked, {"role": "assistant", "content": text})) for text in texts]
-        scores: list[float | None] = [None] * len(texts)
+        attributes: list[list[float]] = [[] for _ in texts]
         async for index, logits in engine.score(requests):
-            scores[index] = logits[0] if math.isfinite(logits[0]) else None
-        return {column.name: _as_column(column, scores)}
+            attributes[index] = list(logits)
+        scores = [_total(column, each) for each in attributes]
+        made = {column.name: as_column(column, scores)}
+        if column.weights is not None:
+            made[column.name + META_SUFFIX] = as_column(column, attributes)
+        return made
 
     return stage
+
+
+def _total(column: RewardModel, attributes: Sequence[float]) -> float | None:
+    """The score of one text; null where it is not finite.
+
+    Raises:
+        PrefdataError: the model gives another number of attributes than the recipe weighs.
+    """
+    weights = column.weights or (1.0,)
+    if len(weights) != len(attributes):
+        what = f"{len(weights)} weights" if column.weights else "no 'weights'"
+        remedy = f"give {len(attributes)}" if len(attributes) > 1 else "remove them"
+        raise PrefdataError(
+            f"column {column.name!r}: model {column.model_alias!r} gives {len(attributes)} numbers "
+            f"a text, and the column has {what}; {remedy}"
+        )
+    total = math.fsum(w * a for w, a in zip(weights, attributes, strict=True))
+    return total if math.isfinite(total) else None
 
 
 def verifier(column: Verifier, tools: Tools) -> Stage:
@@ -48,19 +83,23 @@ def verifier(column: Verifier, tools: Tools) -> Stage:
     check = _check(column, tools)
 
     async def stage(row: Row) -> Row:
-        return {column.name: _as_column(column, [check(text, row) for text in _texts(column, row)])}
+        return {
+            column.name: as_column(column, [check(text, row) for text in texts_of(column, row)])
+        }
 
     return stage
 
 
-def _texts(column: Scored, row: Row) -> list[str]:
+def texts_of(column: Scored, row: Row) -> list[str]:
+    """What a column scores, in order."""
     if column.candidates:
         return [candidate["text"] for candidate in row[column.candidates]]
     return [row[name] for name in column.responses or ()]
 
 
-def _as_column(column: Scored, scores: list[float | None]) -> Any:
-    return dict(zip(column.responses, scores, strict=True)) if column.responses else scores
+def as_column(column: Scored, scores: Sequence[Any]) -> Any:
+    """A value per text as the column holds them: a list, or a dict by response."""
+    return dict(zip(column.responses, scores, strict=True)) if column.responses else [*scores]
 
 
 def _check(column: Verifier, tools: Tools) -> Check:

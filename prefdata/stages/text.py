@@ -1,7 +1,13 @@
 """`llm_text`, `candidates`, `llm_structured`: texts by a model, free or bound to a JSON schema."""
 
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import orjson
 import pyarrow as pa
+from jsonschema.exceptions import best_match
+from jsonschema.validators import validator_for
 
 from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
@@ -9,8 +15,10 @@ from prefdata.inference import Completion, TextRequest
 from prefdata.prompts import compile_prompt
 from prefdata.recipe import META_SUFFIX, Candidates, LlmStructured, LlmText
 from prefdata.rows import CANDIDATE, ID, TEXT_META, Row, field_of_schema
-from prefdata.stages.asking import Asker, Tools, answers
+from prefdata.stages.asking import Asker, Tools, answers, ask_until
 from prefdata.stages.stage import Stage
+
+_FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
 
 
 def text_fields(column: LlmText) -> list[pa.Field]:
@@ -79,26 +87,43 @@ def llm_structured(column: LlmStructured, tools: Tools) -> Stage:
     """One dict a row."""
     prompt = compile_prompt(column.prompt)
     asker = Asker(tools, column.model_alias, column.name, column.output_format)
+    read = reader(column.output_format)
 
     async def stage(row: Row) -> Row:
-        request = asker.request(row[ID], prompt.render(row))
-        [completion] = await answers(asker.engine, [request])
-        return {
-            column.name: parse(completion),
-            column.name + META_SUFFIX: asker.meta(request, completion),
+        [said] = await ask_until(asker, row[ID], [prompt.render(row)], read, column.max_retries)
+        meta = asker.meta(said.request, said.completion) | {
+            "prompt_tokens": said.prompt_tokens,
+            "completion_tokens": said.completion_tokens,
         }
+        return {column.name: said.value, column.name + META_SUFFIX: meta}
 
     return stage
 
 
+def reader(schema: Mapping[str, Any]) -> Callable[[Completion], Row]:
+    """A function that reads the dict which a completion spells, however it was constrained."""
+    validator = validator_for(schema)(schema)
+
+    def read(completion: Completion) -> Row:
+        value = parse(completion)
+        if (problem := best_match(validator.iter_errors(value))) is not None:
+            where = "".join(f"[{part!r}]" for part in problem.absolute_path)
+            detail = f"the answer breaks the schema: {where} {problem.message}: {completion.text!r}"
+            raise RowError("breaks_schema", detail)
+        return value
+
+    return read
+
+
 def parse(completion: Completion) -> Row:
-    """The dict that a constrained completion spells.
+    """The dict that a completion spells, alone or in a fenced block.
 
     Raises:
         RowError: `truncated` at max_tokens, or `not_json` from an engine that cannot constrain.
     """
+    text = fenced[1] if (fenced := _FENCED.search(completion.text)) else completion.text
     try:
-        value = orjson.loads(completion.text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError as err:
         if completion.finish_reason == "length":
             cut = f"the JSON was cut after {completion.completion_tokens} tokens; raise max_tokens"

@@ -1,0 +1,95 @@
+"""`rubric_judge`: each text rated by itself, by every criterion, on a scale of integers."""
+
+import math
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from prefdata.errors import RowError
+from prefdata.inference import Completion
+from prefdata.prompts import compile_prompt
+from prefdata.recipe import META_SUFFIX, RubricJudge
+from prefdata.recipe_columns import RATED
+from prefdata.rows import ID, Row
+from prefdata.stages.asking import Asker, Tools, ask_until
+from prefdata.stages.judge import blinded
+from prefdata.stages.scores import as_column, score_fields, texts_of
+from prefdata.stages.stage import Stage
+
+TOP_LOGPROBS = 20
+"""As many first tokens as engines tell; a scale has ten at most."""
+
+
+def rubric_fields(column: RubricJudge) -> list[pa.Field]:
+    """The scores, and the ratings that they are means of, by criterion."""
+    ratings = pa.struct({name: pa.float64() for name in column.criteria})
+    kind = (
+        pa.struct(dict.fromkeys(column.responses, ratings))
+        if column.responses
+        else pa.list_(ratings)
+    )
+    return [*score_fields(column), pa.field(column.name + META_SUFFIX, kind)]
+
+
+def rubric_judge(column: RubricJudge, tools: Tools) -> Stage:
+    """One request for every text and criterion, all of a row in one call."""
+    prompt = compile_prompt(column.prompt)
+    names = prompt.columns.difference(RATED)
+    lowest, highest = column.scale
+    schema = {"type": "integer", "enum": list(range(lowest, highest + 1))}
+    asker = Asker(tools, column.model_alias, column.name, schema, top_logprobs=TOP_LOGPROBS)
+
+    def read(completion: Completion) -> float:
+        return read_rating(completion, lowest, highest)
+
+    async def stage(row: Row) -> Row:
+        texts, shown = texts_of(column, row), blinded(row, names)
+        shown |= {"lowest": lowest, "highest": highest}
+        prompts = [
+            prompt.render(shown | {"response": text, "criterion": name, "description": description})
+            for text in texts
+            for name, description in column.criteria.items()
+        ]
+        said = iter(await ask_until(asker, row[ID], prompts, read, column.max_retries))
+        ratings = [{name: next(said).value for name in column.criteria} for _ in texts]
+        scores: list[float | None] = [_weigh(rating, column.weights) for rating in ratings]
+        return {
+            column.name: as_column(column, scores),
+            column.name + META_SUFFIX: as_column(column, ratings),
+        }
+
+    return stage
+
+
+def read_rating(completion: Completion, lowest: int, highest: int) -> float:
+    """The mean of the scale under the probabilities of the first token, or the number written.
+
+    Where an engine tells probabilities, tokens that are no rating do not count (G-Eval, arXiv
+    2303.16634, equation 1).
+
+    Raises:
+        RowError: `no_rating`.
+    """
+    chances: dict[int, float] = {}
+    for token, logprob in (completion.first_logprobs or {}).items():
+        rating = _rating(token, lowest, highest)
+        if rating is not None:
+            chances[rating] = chances.get(rating, 0.0) + math.exp(logprob)
+    if total := math.fsum(chances.values()):
+        return math.fsum(rating * chance for rating, chance in chances.items()) / total
+    written = _rating(completion.text, lowest, highest)
+    if written is None:
+        raise RowError("no_rating", f"no number from {lowest} to {highest}: {completion.text!r}")
+    return float(written)
+
+
+def _rating(text: str, lowest: int, highest: int) -> int | None:
+    text = text.strip()
+    is_digit = len(text) == 1 and text.isascii() and text.isdigit()
+    return int(text) if is_digit and lowest <= int(text) <= highest else None
+
+
+def _weigh(ratings: Mapping[str, float], weights: Mapping[str, float] | None) -> float:
+    parts = weights or dict.fromkeys(ratings, 1.0)
+    total = math.fsum(parts.values())
+    return math.fsum(ratings[name] * weight for name, weight in parts.items()) / total
