@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -324,6 +325,26 @@ def test_a_schema_holds_at_temperature_two(folder, schema, random_lm, load_text)
         assert set(value) == set(schema["properties"])
     if schema is VERDICT:
         assert {done.text for done in verdicts} <= {'{"winner": "A"}', '{"winner": "B"}'}
+
+
+def test_the_likeliest_first_tokens_are_told_and_do_not_depend_on_the_batch(load_text):
+    engine, folder = load_text(MODELS / "lm"), MODELS / "lm"
+    scale = {"type": "integer", "enum": [1, 2, 3, 4, 5]}
+    wanted = [replace(request(f"Rate it. {q}", 1, scale), top_logprobs=20) for q in QUESTIONS]
+    amid = [row[0] for row in complete(engine, *([one] for one in wanted))]
+    alone = [complete(engine, [one])[0][0] for one in wanted]
+    assert amid == alone
+    assert all(set(one.first_logprobs) == set("12345") for one in amid)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    ids = tokenizer.apply_chat_template(
+        [dict(m) for m in wanted[0].messages], add_generation_prompt=True, return_tensors="pt",
+        return_dict=False,
+    )  # fmt: skip
+    digits = [tokenizer.convert_tokens_to_ids(digit) for digit in "12345"]
+    with torch.inference_mode():
+        expected = model(ids).logits[0, -1, digits].log_softmax(-1).tolist()
+    assert [amid[0].first_logprobs[digit] for digit in "12345"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_schema_cut_by_max_tokens_says_so(random_lm, load_text):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -12,6 +13,7 @@ from prefdata.engines.transformers_reward import TransformersRewardEngine
 from prefdata.engines.transformers_text import TransformersTextEngine
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
+from prefdata.stages.rubric import read_rating
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 pytestmark = pytest.mark.vllm
@@ -102,6 +104,23 @@ def test_a_schema_binds_every_answer(text):
     verdicts = [orjson.loads(c.text) for row in together(text, *rows) for c in row]
     assert {verdict["winner"] for verdict in verdicts} <= {"A", "B"}
     assert all(verdict.keys() == {"winner"} for verdict in verdicts)
+
+
+def test_ratings_are_those_of_transformers(text):
+    scale = {"type": "integer", "enum": [1, 2, 3, 4, 5]}
+    rows = [
+        [replace(request(f"Rate from 1 to 5: {q}", 1, scale), top_logprobs=20)] for q in QUESTIONS
+    ]
+    source = {"revision": None, "trust_remote_code": False, "options": {}}
+    reference = TransformersTextEngine.load(LM.model, **source)
+    try:
+        expected = [read_rating(c, 1, 5) for [c] in together(reference, *rows)]
+    finally:
+        reference.close()
+    answers = [completion for [completion] in together(text, *rows)]
+    assert all(answer.first_logprobs for answer in answers)
+    assert [read_rating(answer, 1, 5) for answer in answers] == pytest.approx(expected, abs=1e-3)
+    assert len({round(rating, 2) for rating in expected}) > 3
 
 
 def test_a_prompt_longer_than_the_context_is_a_bad_row(text):
