@@ -99,6 +99,7 @@ def build(
         if (finished := run.finished(final)) is not None:
             say("nothing to do: this run is finished")
             return finished
+        fleet.check_health()
         for step, source, target in steps:
             run.run_pass(step, source, target)
         added = {s.name: rows_added(source, target) for s, source, target in steps if s.expands}

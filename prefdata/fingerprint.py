@@ -24,6 +24,7 @@ EXCLUDED = {
     "num_records": "part of the seeds' own fingerprint: the ids say how many there are",
     "inputs": "likewise: their values are hashed with the ids",
     "seed_dataset": "likewise: the ids are hashes of the rows that were read",
+    "providers": "where a server is and how it is asked; its name and extra_body are identity",
     "models.provider": "which program runs the checkpoint; what it has answered stays valid",
     "models.skip_health_check": "a check before work starts",
     "models.trust_remote_code": "a permission; which code runs is told by the revision",

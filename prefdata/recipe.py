@@ -30,12 +30,16 @@ from prefdata.recipe_values import (
     META_SUFFIX,
     OWN_ID,
     ColumnName,
+    EnvironmentName,
     Filled,
     Frozen,
+    HttpUrl,
     Place,
     Positive,
     Seed,
 )
+
+LOCAL_PROVIDERS = ("auto", "transformers", "vllm")
 
 
 class SeedDataset(Frozen):
@@ -96,6 +100,33 @@ class InferenceParameters(Frozen):
         return (value,) if isinstance(value, str) else value
 
 
+class Endpoint(Frozen):
+    """A server that speaks OpenAI's protocol, under a name that models use as their provider."""
+
+    name: Filled
+    endpoint: HttpUrl
+    """Up to and with the version, as in https://host/v1."""
+    provider_type: Literal["openai"] = "openai"
+    api_key: EnvironmentName | None = None
+    """The name of the environment variable that holds the key; none is sent where left out."""
+    max_parallel_requests: Positive = 16
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that one request may take."""
+    max_retries: Annotated[int, Field(ge=0)] = 10
+    """Times that a request is sent again after 429, 5xx, a timeout or a lost connection."""
+    structured_outputs: bool = True
+    """Whether the server can bind an answer to a JSON schema (`response_format`)."""
+    extra_body: dict[str, Any] = {}
+    """Added to the body of every request."""
+
+    @field_validator("name")
+    @classmethod
+    def _not_taken(cls, value: str) -> str:
+        if value in LOCAL_PROVIDERS:
+            raise ValueError(f"{value!r} runs checkpoints on this machine; choose another name")
+        return value
+
+
 class Model(Frozen):
     """A checkpoint under an alias, with the way this alias samples it."""
 
@@ -103,7 +134,8 @@ class Model(Frozen):
     model: Filled
     """Hub id or local folder."""
     revision: str | None = None
-    provider: Literal["auto", "transformers", "vllm"] = "auto"
+    provider: Filled = "auto"
+    """`auto`, `transformers` or `vllm` on this machine, or the name of an entry of `providers`."""
     inference_parameters: InferenceParameters = InferenceParameters()
     engine: dict[str, Any] = {}
     """Passed on to the engine: dtype, max_model_len, max_num_seqs …"""
@@ -126,6 +158,7 @@ class Recipe(Frozen):
     inputs: dict[ColumnName, str | int | float | bool] = {}
     """Columns that every row gets unless the seeds have them, say a count that prompts name."""
     seed_dataset: SeedDataset
+    providers: tuple[Endpoint, ...] = ()
     models: tuple[Model, ...] = ()
     columns: tuple[AnyColumn, ...]
     output_projection: OutputProjection
@@ -144,10 +177,15 @@ class Recipe(Frozen):
         """The model behind an alias that the loader has checked."""
         return next(model for model in self.models if model.alias == alias)
 
+    def endpoint(self, model: Model) -> Endpoint | None:
+        """The server behind a model, or None for one that runs on this machine."""
+        return next((one for one in self.providers if one.name == model.provider), None)
+
 
 __all__ = [
-    "AnyColumn", "Candidates", "Category", "Column", "DpoPreference", "Expand", "Expression",
-    "Extract", "InferenceParameters", "LlmJudge", "LlmStructured", "LlmText", "META_SUFFIX",
-    "Model", "OWN_ID", "OutputProjection", "PreferencePairs", "Recipe", "RewardModel",
-    "RubricJudge", "Scored", "SeedDataset", "TextColumn", "Verifier",
+    "AnyColumn", "Candidates", "Category", "Column", "DpoPreference", "Endpoint", "Expand",
+    "Expression", "Extract", "InferenceParameters", "LOCAL_PROVIDERS", "LlmJudge",
+    "LlmStructured", "LlmText", "META_SUFFIX", "Model", "OWN_ID", "OutputProjection",
+    "PreferencePairs", "Recipe", "RewardModel", "RubricJudge", "Scored", "SeedDataset",
+    "TextColumn", "Verifier",
 ]  # fmt: skip

@@ -3,12 +3,14 @@
 Knows no file and no line.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from prefdata.errors import PrefdataError, suggest
 from prefdata.prompts import compile_prompt
 from prefdata.recipe import (
+    LOCAL_PROVIDERS,
     META_SUFFIX,
     AnyColumn,
     Candidates,
@@ -93,7 +95,7 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
         recipe: one that pydantic has accepted.
         seed_fields: names of the seed columns, or None where they are not known yet.
     """
-    problems = list(_check_aliases(recipe))
+    problems = [*_check_aliases(recipe), *_check_providers(recipe)]
     scope = _Scope(seed_fields)
     for number, column in enumerate(recipe.columns):
         at: At = ("columns", number)
@@ -117,6 +119,34 @@ def _check_aliases(recipe: Recipe) -> Iterator[Problem]:
             message = f"alias {model.alias!r} is taken by models.{seen[model.alias]}; rename one"
             yield Problem(("models", number, "alias"), message)
         seen[model.alias] = number
+
+
+def _check_providers(recipe: Recipe) -> Iterator[Problem]:
+    names = [one.name for one in recipe.providers]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            message = f"there is a provider {name!r} already; rename one"
+            yield Problem(("providers", number, "name"), message)
+    known = (*LOCAL_PROVIDERS, *names)
+    for number, model in enumerate(recipe.models):
+        at: At = ("models", number)
+        if model.provider not in known:
+            yield Problem(
+                (*at, "provider"),
+                f"there is no provider {model.provider!r}; {suggest(model.provider, known)}. Add "
+                f"it to 'providers', or set {environment_name(model.provider, 'BASE_URL')}; "
+                f"models.{number}.provider=auto runs the checkpoint on this machine",
+            )
+        elif recipe.endpoint(model) is not None:
+            for key in ("engine", "revision", "trust_remote_code"):
+                if getattr(model, key):
+                    message = f"provider {model.provider!r} is a server, which reads no {key!r}; remove it"  # fmt: skip  # noqa: E501
+                    yield Problem((*at, key), message)
+
+
+def environment_name(provider: str, what: str) -> str:
+    """The environment variable that says something of a provider: `NVIDIA_BASE_URL`."""
+    return re.sub(r"[^A-Z0-9]", "_", provider.upper()) + "_" + what
 
 
 def _check_column(column: AnyColumn, at: At, scope: _Scope, recipe: Recipe) -> Iterator[Problem]:

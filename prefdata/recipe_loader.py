@@ -3,6 +3,7 @@
 Knows no engine, no dataset library.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +16,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe import PreferencePairs, Recipe
-from prefdata.recipe_checks import At, check_recipe
+from prefdata.recipe import LOCAL_PROVIDERS, PreferencePairs, Recipe
+from prefdata.recipe_checks import At, check_recipe, environment_name
 from prefdata.recipe_messages import Lines, explain, shown
 
 PATH_KEYS = ("seed_dataset.path", "models.*.model", "columns.*.prompt_file")
@@ -62,6 +63,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
         lines.overridden.append(_override(config, override))
     raw = _resolve(config, lines)
     _read_prompts(raw, path.parent.absolute(), lines)
+    _add_providers(raw)
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as err:
@@ -115,6 +117,24 @@ def _read_prompts(raw: dict[str, Any], folder: Path, lines: "Lines") -> None:
                 f"{at}: {file!r} cannot be read ({err}); it is sought beside the recipe"
             ) from err
         column["prompt"] = text.removesuffix("\n")
+
+
+def _add_providers(raw: dict[str, Any]) -> None:
+    """Providers that models name and the recipe lacks, where the environment knows their address.
+
+    They become part of the resolved recipe, which is then complete.
+    """
+    models, told = raw.get("models"), raw.get("providers", [])
+    if not isinstance(models, list) or not isinstance(told, list):
+        return
+    known = {*LOCAL_PROVIDERS, *(one.get("name") for one in told if isinstance(one, dict))}
+    named = [model.get("provider") for model in models if isinstance(model, dict)]
+    for name in dict.fromkeys(n for n in named if isinstance(n, str) and n not in known):
+        if address := os.environ.get(environment_name(name, "BASE_URL")):
+            entry = {"name": name, "endpoint": address}
+            if (key := environment_name(name, "API_KEY")) in os.environ:
+                entry["api_key"] = key
+            raw["providers"] = [*raw.get("providers", []), entry]
 
 
 def _read(path: Path) -> str:

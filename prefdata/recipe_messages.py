@@ -97,10 +97,7 @@ def _say(kind: str, at: At, details: ErrorDetails) -> str:
         known = re.findall(r"'([^']*)'", context.get("expected_tags") or context["expected"])
         if len(known) == 1:
             return f"it should be {known[0]!r} (found {shown(word)})"
-        message = f"there is no {at[-1]} {word!r}; {suggest(str(word), known)}"
-        if at[-1] == "provider":
-            message += f". Set {'.'.join(map(str, at))}=auto to run the checkpoint on this machine"
-        return message
+        return f"there is no {at[-1]} {word!r}; {suggest(str(word), known)}"
     message = _KINDS.get(kind, details["msg"].removeprefix("Value error, "))
     if kind == "string_type" and isinstance(found, bool | int | float):
         message += ": put the value in quotes"
@@ -108,6 +105,8 @@ def _say(kind: str, at: At, details: ErrorDetails) -> str:
 
 
 def _is_told(kind: str, found: Any) -> bool:
+    if kind == "secret":
+        return False
     # the checks across the keys of a mapping name what they found themselves
     return not isinstance(found, dict | BaseModel) or kind.endswith("_type")
 

@@ -1,9 +1,12 @@
 """Kinds of values that several parts of a recipe share. Knows none of the parts."""
 
 import os
+import re
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 ColumnName = Annotated[str, StringConstraints(pattern=NAME)]
@@ -11,6 +14,31 @@ Filled = Annotated[str, StringConstraints(min_length=1)]
 Place = Annotated[Filled, AfterValidator(os.path.expanduser)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+def _check_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise PydanticCustomError("url", "it should begin with http:// or https:// and a host")
+    if parts.username or parts.password or parts.query:
+        raise PydanticCustomError(
+            "secret", "it holds a user, a password or a query, which would be written to run "
+            "folders; leave them out, and name the key's environment variable with api_key",
+        )  # fmt: skip
+    return url.rstrip("/")
+
+
+def _check_environment_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
+        raise PydanticCustomError(  # never repeats what it found: that may be the key itself
+            "secret", "the name of an environment variable is wanted here, such as NVIDIA_API_KEY, "
+            "never the key itself; export the key, and give the variable's name",
+        )  # fmt: skip
+    return name
+
+
+HttpUrl = Annotated[str, AfterValidator(_check_url)]
+EnvironmentName = Annotated[str, AfterValidator(_check_environment_name)]
 
 META_SUFFIX = "__meta"
 """Added to a text column's name for the column that says how the text came to be."""

@@ -120,14 +120,23 @@ def print_plan(loaded: LoadedRecipe) -> None:
                 f"  makes        at most {most or '?'} rows of one, {_count(rows)} in all"
             )
             continue
-        loads = [checkpoint.model.model for checkpoint in step.checkpoints.values()]
+        models = [checkpoint.model for checkpoint in step.checkpoints.values()]
+        loads = [model.model for model in models if recipe.endpoint(model) is None]
+        asks = [f"{m.model} at {m.provider}" for m in models if recipe.endpoint(m) is not None]
         columns = ", then ".join(" + ".join(column.name for column in wave) for wave in step.waves)
         console.print(f"pass {number}: {columns}", style="bold", markup=False)
         console.print(f"  loads        {', '.join(loads) or 'nothing'}", markup=False)
+        if asks:
+            console.print(f"  asks         {', '.join(asks)}", markup=False)
         estimate = None if rows is None else estimate_pass(step, recipe, rows, sample, paths)
         for name, value in _costs(estimate):
             console.print(f"  {name:12} {value}")
-    distinct = {key for step in steps for key in step.checkpoints}
+    distinct = {
+        key
+        for step in steps
+        for key, checkpoint in step.checkpoints.items()
+        if recipe.endpoint(checkpoint.model) is None
+    }
     console.print(f"{len(steps)} passes, {len(distinct)} model loads")
     console.print(
         "Completion tokens, GPU-hours and disk are upper bounds: every text as long as max_tokens, "

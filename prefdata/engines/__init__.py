@@ -1,5 +1,6 @@
 """Engines: what runs the models. The only package that imports torch, transformers or vllm."""
 
+import asyncio
 from importlib.util import find_spec
 from typing import Literal
 
@@ -12,13 +13,14 @@ from prefdata.engines.protocols import (
 )
 from prefdata.engines.reward_families import find_family
 from prefdata.errors import PrefdataError
-from prefdata.recipe import Model
+from prefdata.recipe import Endpoint, Model
 
 Role = Literal["text", "reward"]
 
 __all__ = [
-    "Provider", "Role", "RewardEngine", "TextEngine", "choose_provider", "count_gpus",
-    "open_reward_engine", "open_text_engine",
+    "Provider", "Role", "RewardEngine", "TextEngine", "check_server", "choose_provider",
+    "count_gpus", "open_remote_reward", "open_remote_text", "open_reward_engine",
+    "open_text_engine",
 ]  # fmt: skip
 
 
@@ -44,8 +46,10 @@ def choose_provider(role: Role, model: Model, path: str, *, on_gpu: bool) -> Pro
             f"model {model.alias!r} needs vLLM, which is not installed; pip install "
             "'prefdata[vllm]'" + (", or set provider: auto" if len(served) > 1 else "")
         )
-    if model.provider != "auto":
-        return model.provider
+    if model.provider == "vllm":
+        return "vllm"
+    if model.provider == "transformers":
+        return "transformers"
     if len(served) == 1:
         return served[0]
     return "vllm" if on_gpu and has_vllm else "transformers"
@@ -83,6 +87,50 @@ def open_text_engine(model: Model, path: str, provider: Provider) -> HostedText:
         trust_remote_code=model.trust_remote_code,
         options=model.engine,
     )
+
+
+def open_remote_text(model: Model, endpoint: Endpoint) -> TextEngine:
+    """An engine over a server; nothing is asked yet.
+
+    Raises:
+        PrefdataError: the client is not installed, or the key's variable is not set.
+    """
+    _need_client(model)
+    from prefdata.engines.remote import RemoteText
+
+    return RemoteText(model, endpoint)
+
+
+def open_remote_reward(model: Model, endpoint: Endpoint) -> RewardEngine:
+    """As `open_remote_text`, to score chats."""
+    _need_client(model)
+    from prefdata.engines.remote import RemoteReward
+
+    return RemoteReward(model, endpoint)
+
+
+def check_server(model: Model, endpoint: Endpoint, role: Role) -> None:
+    """Ask a server for one short answer, or one score, with this alias's parameters.
+
+    Raises:
+        PrefdataError: the server, the key, the model or a parameter is refused.
+    """
+    _need_client(model)
+    from prefdata.engines import remote
+
+    asyncio.run(
+        remote.check_text(model, endpoint)
+        if role == "text"
+        else remote.check_reward(model, endpoint)
+    )
+
+
+def _need_client(model: Model) -> None:
+    if find_spec("openai") is None:
+        raise PrefdataError(
+            f"model {model.alias!r} is on a server, and the package openai, which asks it, is not "
+            "installed; run pip install 'prefdata[remote]'"
+        )
 
 
 def open_reward_engine(model: Model, path: str, provider: Provider) -> HostedReward:

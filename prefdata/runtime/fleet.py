@@ -13,13 +13,16 @@ from prefdata.engines import (
     RewardEngine,
     Role,
     TextEngine,
+    check_server,
     choose_provider,
+    open_remote_reward,
+    open_remote_text,
     open_reward_engine,
     open_text_engine,
 )
 from prefdata.engines.checkpoints import check_text_model, identify
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
-from prefdata.fingerprint import ScoreKeys, TextKeys, model_identity
+from prefdata.fingerprint import ScoreKeys, TextKeys, digest, model_identity
 from prefdata.plan import Checkpoint, Pass, plan_passes
 from prefdata.recipe import Model
 from prefdata.recipe_loader import LoadedRecipe
@@ -68,14 +71,14 @@ class Fleet:
         self._engines: dict[str, JournaledText | JournaledReward] = {}
         self._known: dict[str, Checkpoint] = {}
         self.work = Work()
-        roles = {
+        self._roles: dict[str, Role] = {
             model.alias: checkpoint.role
             for step in plan_passes(loaded.recipe)
             for key, checkpoint in step.checkpoints.items()
             for model in loaded.recipe.models
             if Checkpoint(checkpoint.role, model).key == key
         }
-        self.checkpoints = {m.alias: self._identify(m, roles) for m in loaded.recipe.models}
+        self.checkpoints = {m.alias: self._identify(m) for m in loaded.recipe.models}
 
     def __enter__(self) -> Self:
         return self
@@ -142,6 +145,19 @@ class Fleet:
                 engine.close()
         return text, reward
 
+    def check_health(self) -> None:
+        """Ask every alias on a server for one short answer, unless its recipe says not to.
+
+        Raises:
+            PrefdataError: a server, a key, a model or a sampling parameter is refused.
+        """
+        if self._rehearse:
+            return
+        for model in self._loaded.recipe.models:
+            endpoint = self._loaded.recipe.endpoint(model)
+            if endpoint is not None and model.alias in self._roles and not model.skip_health_check:
+                check_server(model, endpoint, self._roles[model.alias])
+
     def _fit(self, checkpoints: list[Checkpoint]) -> bool:
         """Whether these may be in memory at the same time."""
         large = [c for c in checkpoints if not self._is_embedded(c.role, c.model)]
@@ -150,22 +166,28 @@ class Fleet:
         return len(large) < 2 or (len(told) == len(large) and sum(told) <= 1)
 
     def _is_embedded(self, role: Role, model: Model) -> bool:
-        """Whether the model runs inside this process: a small one, on the CPU."""
+        """Whether the model takes no memory of its own place: a small one, or one on a server."""
+        if self._rehearse or self._loaded.recipe.endpoint(model) is not None:
+            return True
         is_alone = not self._machine.gpus and self._machine.replicas == 1
-        return self._rehearse or (is_alone and self._provider(role, model) == "transformers")
+        return is_alone and self._provider(role, model) == "transformers"
 
     def _provider(self, role: Role, model: Model) -> Provider:
         path = self._loaded.locate(model.model)
         return choose_provider(role, model, path, on_gpu=bool(self._machine.gpus))
 
-    def _identify(self, model: Model, roles: dict[str, Role]) -> str:
+    def _identify(self, model: Model) -> str:
         if self._rehearse:
             return "scripted"
+        endpoint = self._loaded.recipe.endpoint(model)
+        if endpoint is not None:
+            return f"{endpoint.name}/{model.model} {digest(endpoint.extra_body, size=4)}"
         path = self._loaded.locate(model.model)
-        if model.alias in roles:
-            self._provider(roles[model.alias], model)
+        if model.alias in self._roles:
+            role = self._roles[model.alias]
+            self._provider(role, model)
             self._machine.places(model)
-            if roles[model.alias] == "text" and not model.skip_health_check:
+            if role == "text" and not model.skip_health_check:
                 check_text_model(model, path)
         return identify(model, path)
 
@@ -179,6 +201,9 @@ class Fleet:
         return JournaledReward(lambda: self._reward(model), keys, journal, self.work)
 
     def _text(self, model: Model) -> TextEngine:
+        endpoint = self._loaded.recipe.endpoint(model)
+        if endpoint is not None and not self._rehearse:
+            return open_remote_text(model, endpoint)
         self.work.loads.append(model.model)
         if self._rehearse:
             return ScriptedText()
@@ -187,6 +212,9 @@ class Fleet:
         return self._workers("text", model)
 
     def _reward(self, model: Model) -> RewardEngine:
+        endpoint = self._loaded.recipe.endpoint(model)
+        if endpoint is not None and not self._rehearse:
+            return open_remote_reward(model, endpoint)
         self.work.loads.append(model.model)
         if self._rehearse:
             return ScriptedReward()

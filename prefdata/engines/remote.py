@@ -1,0 +1,322 @@
+"""Text and reward engines over a server that speaks OpenAI's protocol. Know no row and no file.
+
+The official client does retries, back-off and `Retry-After`. It belongs to the event loop that it
+was made in, and every `.map` makes a new one, so it lives in a thread with a loop of its own.
+"""
+
+import asyncio
+import os
+import re
+import threading
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from concurrent.futures import Future
+from json import JSONDecodeError
+from typing import Any, TypeVar
+
+from openai import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AsyncOpenAI,
+    BadRequestError,
+    Omit,
+    OpenAIError,
+    UnprocessableEntityError,
+)
+
+from prefdata.errors import PrefdataError, RowError
+from prefdata.inference import (
+    Completion,
+    FinishReason,
+    Logits,
+    Message,
+    Sampling,
+    ScoreRequest,
+    TextRequest,
+)
+from prefdata.recipe import Endpoint, Model
+
+Result = TypeVar("Result")
+TOO_LARGE = 413
+REFUSED_FOR_GOOD = {
+    401: "the key is not accepted",
+    403: "the key may not use this model",
+    404: "there is no such model or address",
+}
+SEEDS = 2**31
+"""Seeds are sent modulo this: not every server reads 64 bits."""
+LONGEST = 300
+"""Characters of a server's message that are repeated."""
+_ATTRIBUTE = re.compile(r"[\w .-]+:\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)")
+
+
+class RemoteText:
+    """Completes chats; at most `max_parallel_requests` are on their way at a time."""
+
+    def __init__(self, model: Model, endpoint: Endpoint) -> None:
+        """Connect to nothing yet.
+
+        Raises:
+            PrefdataError: the environment variable with the key is not set.
+        """
+        self._server = _Server(model, endpoint)
+
+    async def generate(
+        self, requests: Sequence[TextRequest]
+    ) -> AsyncIterator[tuple[int, Completion]]:
+        """As `TextEngine.generate`.
+
+        Raises:
+            RowError: `refused_by_endpoint` (400, 413, 422), `content_filter`, `no_content`.
+            PrefdataError: the key or the model is refused, or the server is gone for good.
+        """
+        async for index, completion in self._server.ask_all([self._complete(r) for r in requests]):
+            yield index, completion
+
+    def close(self) -> None:
+        """As `TextEngine.close`."""
+        self._server.close()
+
+    async def _complete(self, request: TextRequest) -> Completion:
+        answer = await self._server.create(request.messages, **self._parameters(request))
+        choice = _only_choice(answer)
+        if choice.finish_reason == "content_filter":
+            raise RowError("content_filter", "the server has withheld the answer")
+        if choice.message.content is None:
+            raise RowError("no_content", f"the server sent no text ({choice.finish_reason})")
+        reason: FinishReason = "length" if choice.finish_reason == "length" else "stop"
+        usage = answer.usage  # some servers do not count
+        asked, made = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        first = _first_logprobs(choice) if request.top_logprobs else None
+        return Completion(choice.message.content, reason, asked, made, first)
+
+    def _parameters(self, request: TextRequest) -> dict[str, Any]:
+        sampling = request.sampling
+        body: dict[str, Any] = {
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_tokens,
+            "seed": request.seed % SEEDS,
+        }
+        if sampling.top_p != 1:
+            body["top_p"] = sampling.top_p
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if request.top_logprobs:
+            body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+        if request.schema is not None and self._server.endpoint.structured_outputs:
+            schema = {"name": "answer", "schema": dict(request.schema), "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        # no part of OpenAI's protocol, but of vLLM's and others'
+        extra = {
+            "top_k": sampling.top_k or None,
+            "min_p": sampling.min_p or None,
+            "repetition_penalty": sampling.repetition_penalty
+            if sampling.repetition_penalty != 1
+            else None,
+            "chat_template_kwargs": dict(request.chat_template_kwargs) or None,
+        }
+        told = {name: value for name, value in extra.items() if value is not None}
+        return body | {"extra_body": told}
+
+
+class RemoteReward:
+    """Scores chats by a server that answers a finished chat with its attributes.
+
+    As NVIDIA's reward models do: one number per attribute, in the place of log-probabilities
+    (Nemotron-4-340B-Reward) or as `name:number` in the text (Llama-3.1-Nemotron-70B-Reward).
+    """
+
+    def __init__(self, model: Model, endpoint: Endpoint) -> None:
+        """As `RemoteText`."""
+        self._server = _Server(model, endpoint)
+
+    async def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
+        """As `RewardEngine.score`; errors as from `RemoteText.generate`."""
+        async for index, logits in self._server.ask_all([self._score(r) for r in requests]):
+            yield index, logits
+
+    def close(self) -> None:
+        """As `RewardEngine.close`."""
+        self._server.close()
+
+    async def _score(self, request: ScoreRequest) -> Logits:
+        choice = _only_choice(await self._server.create(request.messages))
+        if choice.logprobs is not None and choice.logprobs.content:
+            return tuple(float(one.logprob) for one in choice.logprobs.content)
+        numbers = _ATTRIBUTE.findall(choice.message.content or "")
+        if not numbers:
+            raise PrefdataError(
+                f"model {self._server.model.alias!r} answers a finished chat with "
+                f"{choice.message.content!r}, which holds no score; use a reward model, or rate "
+                "with a rubric_judge"
+            )
+        return tuple(map(float, numbers))
+
+
+HELLO: Message = {"role": "user", "content": "Hello!"}
+
+
+async def check_text(model: Model, endpoint: Endpoint) -> None:
+    """Ask for one short answer with this alias's parameters.
+
+    Raises:
+        PrefdataError: the server, the key, the model or a parameter is refused.
+    """
+    given = model.inference_parameters.model_dump(exclude={"seed"})
+    sampling = Sampling(**given | {"max_tokens": min(given["max_tokens"], 16)})
+    request = TextRequest((HELLO,), sampling, 0, None, model.chat_template_kwargs)
+    engine = RemoteText(model, endpoint)
+    try:
+        async for _ in engine.generate([request]):
+            pass
+    except RowError as err:
+        _stop_if_refused(err, model)
+    finally:
+        engine.close()
+
+
+async def check_reward(model: Model, endpoint: Endpoint) -> None:
+    """Ask for one score; errors as from `check_text`."""
+    engine = RemoteReward(model, endpoint)
+    try:
+        async for _ in engine.score(
+            [ScoreRequest((HELLO, {"role": "assistant", "content": "Hi."}))]
+        ):
+            pass
+    except RowError as err:
+        _stop_if_refused(err, model)
+    finally:
+        engine.close()
+
+
+def _stop_if_refused(err: RowError, model: Model) -> None:
+    if err.reason == "refused_by_endpoint":  # all rows would share this one's fate
+        raise PrefdataError(f"model {model.alias!r}: {err.detail}") from err
+
+
+class _Server:
+    """One model behind an endpoint: the client, its thread, its limit of parallel requests."""
+
+    def __init__(self, model: Model, endpoint: Endpoint) -> None:
+        self.model, self.endpoint = model, endpoint
+        self._key = _read_key(endpoint)
+        self._headers = {} if self._key else {"Authorization": Omit()}
+        self._client: Any = AsyncOpenAI(
+            api_key=self._key or "none",
+            base_url=endpoint.endpoint,
+            timeout=endpoint.timeout,
+            max_retries=endpoint.max_retries,
+        )
+        self._loop = asyncio.new_event_loop()
+        self._slots = asyncio.Semaphore(endpoint.max_parallel_requests)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name=f"remote-{endpoint.name}", daemon=True
+        )
+        self._thread.start()
+
+    async def ask_all(
+        self, asks: Sequence[Coroutine[Any, Any, Result]]
+    ) -> AsyncIterator[tuple[int, Result]]:
+        """(place, result) as they arrive; what is left when the caller leaves is cancelled."""
+        futures = [self._submit(ask) for ask in asks]
+        waiting = {asyncio.wrap_future(future): n for n, future in enumerate(futures)}
+        try:
+            while waiting:
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for one in done:
+                    yield waiting.pop(one), one.result()
+        finally:
+            for one in waiting:
+                if not one.cancel() and not one.cancelled():
+                    one.exception()  # told by another request already
+
+    async def create(self, messages: Sequence[Any], **parameters: Any) -> Any:
+        """The server's answer to a chat."""
+        extra = {**parameters.pop("extra_body", {}), **self.endpoint.extra_body}
+        async with self._slots:
+            try:
+                return await self._client.chat.completions.create(
+                    model=self.model.model,
+                    messages=[dict(message) for message in messages],
+                    extra_body=extra,
+                    extra_headers=self._headers,
+                    **parameters,
+                )
+            except (OpenAIError, JSONDecodeError) as err:
+                raise self._explain(err, "response_format" in parameters) from err
+
+    def close(self) -> None:
+        """Drop what is on its way, end the thread."""
+        asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _submit(self, ask: Coroutine[Any, Any, Result]) -> Future[Result]:
+        return asyncio.run_coroutine_threadsafe(ask, self._loop)
+
+    async def _shut(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.close()
+
+    def _explain(self, err: OpenAIError | JSONDecodeError, has_schema: bool) -> Exception:
+        """What an error means: for the row, or for the run."""
+        said, where = self._said(err), f"provider {self.endpoint.name!r} ({self.endpoint.endpoint})"
+        status = err.status_code if isinstance(err, APIStatusError) else None
+        if isinstance(err, BadRequestError | UnprocessableEntityError) or status == TOO_LARGE:
+            hint = (
+                "; if it knows no response_format: structured_outputs: false" if has_schema else ""
+            )
+            return RowError("refused_by_endpoint", f"{where} answers {status}: {said}{hint}")
+        if status in REFUSED_FOR_GOOD:
+            key = self.endpoint.api_key or "none is sent; name its variable with api_key"
+            return PrefdataError(
+                f"{where} answers {status} for model {self.model.model!r}: "
+                f"{REFUSED_FOR_GOOD[status]} ({said}); key: {key}"
+            )
+        what = f"answers {status}: {said}" if status else f"cannot be reached: {said}"
+        if isinstance(err, APITimeoutError):
+            what = f"took longer than {self.endpoint.timeout:g} s"
+        if not isinstance(err, APIStatusError | APIConnectionError):
+            what = f"answers what cannot be read: {said}"
+        return PrefdataError(
+            f"{where} {what}, after {self.endpoint.max_retries} retries; what was answered is "
+            "kept, and the same command goes on from there"
+        )
+
+    def _said(self, err: Exception) -> str:
+        cause = (
+            f" ({err.__cause__})" if isinstance(err, APIConnectionError) and err.__cause__ else ""
+        )
+        text = " ".join(f"{err}{cause}".split())
+        if self._key:  # a server may repeat it
+            text = text.replace(self._key, "***")
+        return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+
+
+def _read_key(endpoint: Endpoint) -> str | None:
+    if endpoint.api_key is None:
+        return None
+    key = os.environ.get(endpoint.api_key, "").strip()
+    if not key:
+        raise PrefdataError(
+            f"provider {endpoint.name!r}: the environment variable {endpoint.api_key} is not set; "
+            "export the key under this name"
+        )
+    return key
+
+
+def _only_choice(answer: Any) -> Any:
+    choices = getattr(answer, "choices", None)
+    if not choices:
+        raise RowError("no_content", "the server sent no answer")
+    return choices[0]
+
+
+def _first_logprobs(choice: Any) -> dict[str, float] | None:
+    if choice.logprobs is None or not choice.logprobs.content:
+        return None
+    return {one.token: one.logprob for one in choice.logprobs.content[0].top_logprobs}

@@ -1,0 +1,349 @@
+"""Models on a server: what is asked, what becomes of faults, and where the key stays."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from server_stub import KEY, Server
+from test_recipe import RL_PREF
+
+from prefdata.build import build
+from prefdata.errors import PrefdataError
+from prefdata.recipe_loader import load_recipe
+from prefdata.runtime.folders import read_rows
+
+RETRIED = {
+    "429 with Retry-After": (429, {"Retry-After": "1"}),
+    "429": (429, {}),
+    "500": (500, {}),
+    "502": (502, {}),
+    "503": (503, {}),
+    "connection lost": "reset",
+    "no answer in time": "hang",
+}
+REJECTED = {
+    "400": ((400, {}), "refused_by_endpoint"),
+    "413": ((413, {}), "refused_by_endpoint"),
+    "422": ((422, {}), "refused_by_endpoint"),
+    "no choice": ("no choice", "no_content"),
+    "no text": ("no text", "no_content"),
+    "withheld": ("content_filter", "content_filter"),
+}
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def remote(project, server):
+    """The project with its text model on the server, and a rule for a grader."""
+    project.recipe["providers"] = [{"name": "srv", "endpoint": server.address, "timeout": 1}]
+    project.recipe["models"] = [project.recipe["models"][0] | {"provider": "srv"}]
+    project.recipe["columns"][1] = {
+        "name": "reward", "type": "verifier", "method": "function", "function": "grade:grade",
+        "candidates": "candidates",
+    }  # fmt: skip
+    (project.folder / "grade.py").write_text(
+        "import zlib\n\n\ndef grade(text, row):\n    return zlib.crc32(text.encode())\n"
+    )
+    project.write_seeds([{"prompt": f"question {n}", "answer": n} for n in range(6)])
+    return project
+
+
+def run(project, *overrides, out="run", say=lambda line: None):
+    return build(project.load(*overrides), project.folder / out, say=say)
+
+
+def texts(project, out="run"):
+    rows = read_rows(project.folder / out / "candidates")
+    return {row["id"]: [one["text"] for one in row["candidates"]] for row in rows}
+
+
+def test_the_design_s_rl_pref_builds_unchanged_given_an_address(tmp_path, server, monkeypatch):
+    def reply(body):
+        return '{"winner": "A"}' if "response_format" in body else f"{body['temperature']} degrees"
+
+    server.reply, server.key = reply, KEY
+    lines = [json.dumps({"prompt": f"question {n}"}) for n in range(12)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
+    (tmp_path / "rl_pref.yaml").write_text(RL_PREF)
+    monkeypatch.setenv("NVIDIA_BASE_URL", server.address)
+    monkeypatch.setenv("NVIDIA_API_KEY", KEY)
+    loaded = load_recipe(tmp_path / "rl_pref.yaml", [f"output_dir={tmp_path / 'run'}"])
+    record = build(loaded, tmp_path / "run", say=lambda line: None)
+    assert record["rejects"] == {"pairs: tie": 100}  # this judge names what is shown first
+    assert record["judges"]["judge"] == {
+        "rows": 100, "agreed": 0, "ties": 100, "first": 200, "second": 0, "neither": 0,
+    }  # fmt: skip
+    assert record["requests"]["generated"] == 400
+    assert record["loads"] == []
+    bodies = [body for _, _, body in server.asked]
+    assert len(bodies) == 402
+    [wanted] = {json.dumps(b["response_format"]) for b in bodies if "response_format" in b}
+    assert json.loads(wanted)["json_schema"]["schema"]["required"] == ["winner"]
+
+
+def test_what_the_recipe_says_reaches_the_server(remote, server):
+    remote.recipe["models"][0] |= {
+        "system_prompt": "Be brief.",
+        "chat_template_kwargs": {"thinking": False},
+        "inference_parameters": {
+            "temperature": 0.5, "max_tokens": 9, "top_p": 0.8, "top_k": 4, "min_p": 0.1,
+            "repetition_penalty": 1.1, "stop": ["x"],
+        },
+    }  # fmt: skip
+    remote.recipe["providers"][0]["extra_body"] = {"tier": "slow"}
+    run(remote, "models.0.skip_health_check=true")
+    bodies = [body for _, _, body in server.asked]
+    assert len({body.pop("seed") for body in bodies}) == len(bodies) == 24
+    assert {body["messages"][1]["content"] for body in bodies} == {
+        f"Answer: question {n}" for n in range(6)
+    }
+    assert bodies[0] | {"messages": bodies[0]["messages"][:1]} == {
+        "model": "scripted", "messages": [{"role": "system", "content": "Be brief."}],
+        "temperature": 0.5, "max_tokens": 9, "top_p": 0.8, "top_k": 4, "min_p": 0.1,
+        "repetition_penalty": 1.1, "stop": ["x"], "chat_template_kwargs": {"thinking": False},
+        "tier": "slow",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", RETRIED)
+def test_a_passing_fault_changes_nothing_but_the_time(remote, server, fault):
+    run(remote, out="calm")
+    server.asked.clear()
+    server.faults.extend([RETRIED[fault]] * 2)
+    record = run(remote, "models.0.skip_health_check=true")
+    print(f"| {fault}, twice | {len(server.asked)} requests for 24 answers; rows as without it |")
+    assert texts(remote) == texts(remote, "calm")
+    assert record["rejects"] == {}
+    assert len(server.asked) == 26
+
+
+def test_the_wait_that_a_server_asks_for_is_kept(remote, server):
+    server.faults.append((429, {"Retry-After": "2"}))
+    run(remote, "providers.0.max_parallel_requests=1", "models.0.skip_health_check=true")
+    first, second = (when for when, _, _ in server.asked[:2])
+    assert second - first >= 2
+
+
+@pytest.mark.parametrize("fault", REJECTED)
+def test_a_request_that_is_refused_is_one_reject(remote, server, fault):
+    made, reason = REJECTED[fault]
+    server.faults.append(made)
+    record = run(remote, "models.0.skip_health_check=true")
+    print(f"| {fault} | its row is a reject, `{reason}`; {record['prompts']} of 6 rows go on |")
+    assert record["rejects"] == {f"candidates: {reason}": 1}
+    assert record["prompts"] == 5
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_no_retry_can_mend_stops_the_run_at_once(remote, server, status, monkeypatch):
+    monkeypatch.setenv("SRV_KEY", KEY)
+    server.faults.append((status, {}))
+    with pytest.raises(PrefdataError, match=f"answers {status} for model 'scripted'") as caught:
+        run(remote, "providers.0.api_key=SRV_KEY")
+    print(f"| {status} | stops after 1 request: {caught.value} |")
+    assert "SRV_KEY" in str(caught.value)
+    assert KEY not in str(caught.value)
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_is_gone_for_good_stops_the_run_which_goes_on_later(remote, server):
+    server.faults.extend([None] * 10 + [(503, {})] * 40)
+    overrides = ["providers.0.max_retries=1", "providers.0.max_parallel_requests=1"]
+    with pytest.raises(PrefdataError, match="answers 503.*after 1 retries.*goes on from there"):
+        run(remote, *overrides)
+    server.faults.clear()
+    record = run(remote, *overrides)
+    assert record["requests"]["replayed"] == 9  # ten answers, one of them to the health check
+    assert record["requests"]["generated"] == 15
+    server.asked.clear()
+    run(remote, *overrides)
+    assert server.asked == []  # a finished run asks nobody
+
+
+def test_a_server_that_is_not_there_is_one_message(remote, server):
+    overrides = ["providers.0.endpoint=http://127.0.0.1:9/v1", "providers.0.max_retries=0"]
+    with pytest.raises(PrefdataError, match=r"'srv' \(http://127.0.0.1:9/v1\) cannot be reached"):
+        run(remote, *overrides)
+
+
+def test_what_cannot_be_read_is_one_message(remote, server):
+    server.faults.append("garbage")
+    with pytest.raises(PrefdataError, match="answers what cannot be read"):
+        run(remote)
+
+
+def test_a_parameter_that_the_server_refuses_stops_before_any_row(remote, server):
+    server.faults.append((400, {}))
+    with pytest.raises(PrefdataError, match="model 'hot': provider 'srv'.*answers 400"):
+        run(remote)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_no_more_requests_are_on_their_way_than_allowed(remote, server, limit):
+    run(remote, f"providers.0.max_parallel_requests={limit}")
+    assert server.most == limit
+
+
+def test_the_address_is_no_part_of_what_was_answered(remote, server):
+    run(remote)
+    other = Server()
+    try:
+        record = run(remote, f"providers.0.endpoint={other.address}", "columns.0.samples=5")
+        assert record["requests"]["generated"] == 6
+    finally:
+        other.close()
+
+
+def test_answers_of_two_providers_are_not_mixed(remote, server):
+    run(remote)
+    record = run(remote, "providers.0.name=other", "models.0.provider=other")
+    assert record["requests"]["generated"] == 24
+
+
+def test_without_a_key_none_is_sent(remote, server):
+    run(remote)
+    assert not any("Authorization" in headers for _, headers, _ in server.asked)
+
+
+def test_the_key_is_sent_and_stands_nowhere(remote, server):
+    server.key = KEY
+    server.faults.extend([None, (400, {}), (500, {}), (429, {})])
+    remote.recipe["providers"][0] |= {"api_key": "SRV_KEY", "max_retries": 3}
+    command = [sys.executable, "-m", "prefdata", "build", str(remote.write())]
+    done = subprocess.run(
+        [*command, "--out", str(remote.folder / "run")],
+        env=os.environ | {"SRV_KEY": KEY, "OPENAI_LOG": "debug", "TERM": "dumb"},
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = [file for file in (remote.folder / "run").rglob("*") if file.is_file()]
+    assert len(written) > 8
+    for text in (done.stdout, done.stderr, *(f.read_bytes().decode("latin-1") for f in written)):
+        assert KEY not in text
+    [refused] = read_rows(remote.folder / "run" / "rejects")
+    assert "told to fail, Bearer ***" in refused["detail"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (f"providers.0.api_key={KEY}", "the name of an environment variable is wanted here"),
+        ("providers.0.endpoint=https://me:secret@host/v1", "it holds a user, a password"),
+        ("providers.0.endpoint=https://host/v1?key=secret", "it holds a user, a password"),
+        ("providers.0.endpoint=host/v1", "it should begin with http:// or https://"),
+        ("providers.0.name=vllm", "'vllm' runs checkpoints on this machine"),
+        ("providers.0.max_parallel=3", "did you mean 'max_parallel_requests'?"),
+        ("models.0.provider=srw", "there is no provider 'srw'; did you mean 'srv'?"),
+        ("models.0.engine={dtype: float32}", "is a server, which reads no 'engine'"),
+        ("models.0.revision=main", "is a server, which reads no 'revision'"),
+    ],
+)
+def test_a_provider_that_cannot_be_used_is_told_without_telling_secrets(remote, override, message):
+    with pytest.raises(PrefdataError) as caught:
+        remote.load(override)
+    assert message in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_key_that_is_not_set_stops_before_any_request(remote, server, monkeypatch):
+    monkeypatch.delenv("SRV_KEY", raising=False)
+    with pytest.raises(PrefdataError, match="the environment variable SRV_KEY is not set"):
+        run(remote, "providers.0.api_key=SRV_KEY")
+    assert server.asked == []
+
+
+def graded(project):
+    project.recipe["models"].append({"alias": "grader", "model": "reward", "provider": "srv"})
+    project.recipe["columns"][1] = {
+        "name": "reward", "type": "reward_model", "model_alias": "grader", "prompt": "{{ prompt }}",
+        "candidates": "candidates",
+    }  # fmt: skip
+    return project
+
+
+def scored(body):
+    if body["model"] != "reward":
+        return f"answer {body['seed']}"
+    numbers = [("helpfulness", 3.0), ("correctness", 2.0), ("coherence", 4.0)]
+    content = [{"token": t, "logprob": n, "top_logprobs": []} for t, n in numbers]
+    return {"message": {"content": ""}, "logprobs": {"content": content}}
+
+
+def test_a_reward_model_on_a_server_gives_its_attributes(remote, server):
+    server.reply = scored
+    graded(remote).recipe["columns"][1]["weights"] = [1, 1, -0.5]
+    run(remote)
+    rows = list(read_rows(remote.folder / "run" / "candidates"))
+    assert {score for row in rows for score in row["reward"]} == {3.0}
+    assert rows[0]["reward__meta"][0] == [3.0, 2.0, 4.0]
+    chats = [body["messages"] for _, _, body in server.asked if body["model"] == "reward"]
+    assert {tuple(m["role"] for m in chat) for chat in chats} == {("user", "assistant")}
+
+
+def test_a_reward_in_words_is_read_too(remote, server):
+    server.reply = lambda b: "reward:-3.5" if b["model"] == "reward" else f"answer {b['seed']}"
+    run(graded(remote), "output_projection.ties=keep")
+    row = next(read_rows(remote.folder / "run" / "candidates"))
+    assert row["reward"] == [-3.5] * 4
+
+
+def test_a_chat_model_is_no_reward_model(remote, server):
+    server.reply = lambda body: "Hello to you!"
+    with pytest.raises(PrefdataError, match="which holds no score; use a reward model"):
+        run(graded(remote), "providers.0.max_retries=0")
+
+
+def test_ratings_use_the_log_probabilities_that_a_server_tells(remote, server):
+    def reply(body):
+        if "logprobs" not in body:
+            return f"answer {body['seed']}"
+        likely = [{"token": t, "logprob": n} for t, n in (("4", -0.6931), ("5", -0.6931))]
+        content = [{"token": "4", "logprob": -0.6931, "top_logprobs": likely}]
+        return {"message": {"content": "4"}, "logprobs": {"content": content}}
+
+    server.reply = reply
+    remote.recipe["columns"][1] = {
+        "name": "reward", "type": "rubric_judge", "model_alias": "hot", "scale": [1, 5],
+        "candidates": "candidates", "criteria": {"right": "?"}, "prompt": "{{ response }}",
+    }  # fmt: skip
+    run(remote, "output_projection.ties=keep")
+    assert next(read_rows(remote.folder / "run" / "candidates"))["reward"] == [4.5] * 4
+
+
+def test_a_server_without_structured_outputs_is_asked_again_until_it_fits(remote, server):
+    replies = iter(["I think A", '{"winner": "C"}'])
+    server.reply = lambda body: next(replies, '```json\n{"winner": "A"}\n```')
+    schema = {"type": "object", "properties": {"winner": {"enum": ["A", "B"]}}}
+    remote.recipe["columns"] = [
+        {"name": name, "type": "llm_text", "model_alias": "hot", "prompt": name} for name in "ab"
+    ] + [
+        {"name": "judge", "type": "llm_judge", "model_alias": "hot", "output_format": schema,
+         "prompt": "{{ a }} {{ b }}"},
+    ]  # fmt: skip
+    remote.recipe["output_projection"] = {
+        "type": "dpo_preference", "response_a_field": "a", "response_b_field": "b",
+    }  # fmt: skip
+    overrides = ["num_records=1", "providers.0.structured_outputs=false"]
+    server.reply = lambda b: "text" if len(b["messages"][0]["content"]) == 1 else next(replies, '{"winner": "A"}')  # noqa: E501  # fmt: skip
+    run(remote, *overrides, "models.0.skip_health_check=true")
+    row = next(read_rows(remote.folder / "run" / "candidates"))
+    assert row["judge"] == {"winner": "tie"}
+    assert not any("response_format" in body for _, _, body in server.asked)
+    assert len(server.asked) == 6
+
+
+def test_plan_says_who_is_asked_and_what_is_loaded(remote):
+    command = [sys.executable, "-m", "prefdata", "plan", str(remote.write())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "asks         scripted at srv" in done.stdout
+    assert "passes, 0 model loads" in done.stdout
