@@ -348,10 +348,13 @@ def _score_flaw(
         return "below_min_chosen_score"
     if is_tie and rule.ties == "drop":
         return "tie"
+    slack = _slack(max(abs(high), abs(low)))
+    if high - low < -slack:  # however little of the deviation this is
+        return "below_min_margin"
     if z_margin is not None:
         margin, slack = z_margin, _slack(abs(z_margin))
     else:
-        margin, slack = high - low, _slack(max(abs(high), abs(low)))
+        margin = high - low
     return "below_min_margin" if margin < rule.min_margin - slack else None
 
 

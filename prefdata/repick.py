@@ -108,6 +108,7 @@ def pairs_of_file(
             "seeds": seeds,
             "rows": seeds,
             "added": {},
+            "judges": {},
             "candidates": count,
             "rehearsed": False,
             "source": file.name,

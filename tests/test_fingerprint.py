@@ -136,7 +136,8 @@ def test_every_field_of_the_recipe_is_excluded_or_noticed():
 @pytest.mark.parametrize("name", [name for name in EXCLUDED if "." not in name])
 def test_an_excluded_field_of_the_recipe_changes_no_fingerprint(name):
     other = {
-        "inputs": {"n": 3}, "output_dir": "there", "output_path": "x.jsonl", "min_yield": 0.5,
+        "inputs": {"n": 3}, "providers": (),
+        "output_dir": "there", "output_path": "x.jsonl", "min_yield": 0.5,
         "num_records": 7,
         "seed_dataset": with_fields(recipe().seed_dataset, limit=3, strategy="shuffle"),
     }  # fmt: skip

@@ -717,3 +717,11 @@ def test_what_does_not_fit_together_is_told(fields, message):
 )
 def test_scores_of_different_scales_are_combined_by_rank(rated, weights, expected):
     assert combine_ranks(rated, weights) == pytest.approx(expected)
+
+
+def test_a_weak_side_that_scores_higher_is_never_rejected_however_wide_the_scores_are():
+    candidates = [
+        Candidate("a", 0.0, "big"), Candidate("b", 2e8, "big"), Candidate("c", 0.1, "small"),
+    ]  # fmt: skip
+    picked = pick(candidates, strategy="delta", score="s", margin_unit="z_score")
+    assert reason(picked) == "below_min_margin"

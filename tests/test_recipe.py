@@ -658,7 +658,8 @@ def test_the_rl_pref_example_loads_when_its_models_run_here(load, monkeypatch):
 def test_a_provider_that_is_not_here_says_how_to_run_the_checkpoint(complaint):
     assert complaint("models.1.provider=auto", text=RL_PREF) == (
         "r.yaml:6: models.0.provider: there is no provider 'nvidia'; Known: auto, transformers, vllm. "
-        "Set models.0.provider=auto to run the checkpoint on this machine"
+        "Add it to 'providers', or set NVIDIA_BASE_URL; models.0.provider=auto runs the checkpoint "
+        "on this machine"
     )
 
 
