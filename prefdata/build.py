@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prefdata.fingerprint import pairs_fingerprint, stage_fingerprint
 from prefdata.plan import Pass, plan_passes
 from prefdata.preferences import choose_pairs, write_jsonl
 from prefdata.projection import DpoPreference
-from prefdata.recipe import Candidates, Recipe
+from prefdata.recipe import Recipe
 from prefdata.recipe_columns import (
     columns_made,
     columns_needed,
@@ -136,7 +137,7 @@ class _Run:
             config = self.recipe.seed_dataset
             seeds = load_seeds(
                 config,
-                self.loaded.locate(config.path or ""),
+                [self.loaded.locate(path) for path in config.path or ()],
                 needed=columns_needed(self.recipe),
                 made=columns_made(self.recipe),
                 num_records=self.recipe.num_records,
@@ -303,7 +304,6 @@ def _count_candidates(scored: Path, recipe: Recipe) -> int:
         return 2 * count_rows(scored)
     if rule.responses:
         return len(rule.responses) * count_rows(scored)
-    column = next(
-        c for c in recipe.columns if isinstance(c, Candidates) and c.name == rule.candidates
-    )
-    return count_rows(scored) * column.samples * len(column.model_alias)
+    column = rule.candidates or ""
+    tables = read_tables(scored, columns=[column])
+    return sum(pc.sum(pc.list_value_length(table[column])).as_py() or 0 for table in tables)

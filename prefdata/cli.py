@@ -120,7 +120,8 @@ def pairs(
 ) -> None:
     """Choose pairs again, from a finished run or from scored candidates made elsewhere."""
     with _exit_codes():
-        from prefdata.repick import Fields, pairs_of_file, pairs_of_run
+        from prefdata.recipe import GivenCandidates
+        from prefdata.repick import pairs_of_file, pairs_of_run
         from prefdata.summary import print_summary
 
         if not source.exists():
@@ -130,7 +131,7 @@ def pairs(
         else:
             if out is None:
                 raise PrefdataError(f"{source}: say with --out DIR where the pairs go")
-            fields = Fields(group=group, prompt=prompt, text=text, score=score)
+            fields = GivenCandidates(group_by=(group,), prompt=prompt, text=text, score=score)
             record, folder = (
                 pairs_of_file(source, fields, overrides or (), out, seed=seed, say=_say),
                 out,

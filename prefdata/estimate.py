@@ -23,7 +23,7 @@ from prefdata.recipe import (
     Scored,
     TextColumn,
 )
-from prefdata.recipe_columns import aliases_of, compared_columns
+from prefdata.recipe_columns import aliases_of, compared_columns, given_columns
 
 FLOPS = 300e12
 """Useful bf16 FLOP/s assumed of one GPU: about 40 % of an H100's peak."""
@@ -109,10 +109,9 @@ def requests_per_row(column: AnyColumn, recipe: Recipe) -> int:
 def _texts(column: Scored, recipe: Recipe) -> int:
     if column.responses:
         return len(column.responses)
-    scored = next(
-        c for c in recipe.columns if isinstance(c, Candidates) and c.name == column.candidates
-    )
-    return requests_per_row(scored, recipe)
+    columns = (*given_columns(recipe), *recipe.columns)
+    scored = next(c for c in columns if isinstance(c, Candidates) and c.name == column.candidates)
+    return scored.samples * max(1, len(scored.model_alias))
 
 
 def _prompt_tokens(

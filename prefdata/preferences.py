@@ -6,8 +6,10 @@ keeps what `select` kept. Every row that goes in comes out in a pair or in a rej
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from prefdata.pairs import Candidate, Pair, Picked, pick_by_verdict, pick_pairs
 from prefdata.projection import DpoPreference, PreferencePairs
 from prefdata.ranking import combine_ranks
 from prefdata.recipe import META_SUFFIX
-from prefdata.rows import ID, REJECTS, Row, reject
+from prefdata.rows import ID, REJECTS, Row, is_json, reject
 from prefdata.runtime.disk import temporary_name, whole_file
 from prefdata.runtime.folders import RowsWriter, read_rows, read_schema, read_tables
 from prefdata.selection import VERDICTS, PairFacts, Verdict, select
@@ -79,7 +81,10 @@ def choose_pairs(
     try:
         with RowsWriter(picks, _pair_schema(scored, rule, scores)) as writer:
             selection = select(picking.facts(writer, rejects), rule, seed=seed)
-        kept = _keep(picks, pairs, selection.codes)
+        order = None
+        if isinstance(rule, PreferencePairs) and rule.order_by is not None:
+            order = partial(_easy_first, group=rule.order_group)
+        kept = _keep(picks, pairs, selection.codes, order)
     finally:
         shutil.rmtree(picks, ignore_errors=True)
     _reject_unselected(scored, kept, rejects)
@@ -92,10 +97,11 @@ def choose_pairs(
 def write_jsonl(pairs: Path, split: str, place: Path, *, columns: Sequence[str]) -> None:
     """Write one split as JSON lines with these columns alone, whole or not at all."""
     with whole_file(place) as file:
+        coded = [field.name for field in read_schema(pairs) if is_json(field)]
         for table in read_tables(pairs, columns=columns, stem=split):
-            file.writelines(
-                orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in table.to_pylist()
-            )
+            for row in table.to_pylist():
+                row |= {name: orjson.loads(row[name]) for name in coded if name in row}
+                file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
 
 @dataclass
@@ -126,12 +132,12 @@ class _Picking:
                     _as_text(row["prompt"]), row["chosen"], row["rejected"], row["margin"]
                 )
             if len(waiting) >= BATCH:
-                picks.write(pa.Table.from_pylist(waiting, schema=picks.schema))
+                picks.write(_as_table(waiting, picks.schema))
                 waiting.clear()
             if len(refused) >= BATCH:
                 rejects.write(pa.Table.from_pylist(refused, schema=REJECTS))
                 refused.clear()
-        picks.write(pa.Table.from_pylist(waiting, schema=picks.schema))
+        picks.write(_as_table(waiting, picks.schema))
         rejects.write(pa.Table.from_pylist(refused, schema=REJECTS))
 
     def _groups(self) -> Iterator[list[Row]]:
@@ -180,7 +186,8 @@ class _Picking:
             for row in members[1:]
         ]
         made = [_pair_row(first[ID], n, prompt, pair, sides) for n, pair in enumerate(picked.pairs)]
-        return made, refused
+        extra = {name: first[name] for name in _kept_columns(self._rule)}
+        return [row | extra | _reward(row, self._rule) for row in made], refused
 
     def _pick_members(self, members: list[Row], seed: int) -> tuple[Picked, dict[int, Row]]:
         if isinstance(self._rule, DpoPreference):
@@ -258,6 +265,17 @@ def _responses(
     return made[0], made[1], sides
 
 
+def _kept_columns(rule: Projection) -> tuple[str, ...]:
+    """Columns of the row that its pairs keep."""
+    group = getattr(rule, "order_group", None)
+    return tuple(dict.fromkeys((*rule.keep, *([group] if group else []))))
+
+
+def _reward(row: Row, rule: Projection) -> Row:
+    of = getattr(rule, "reward", None)
+    return {} if of is None else {"reward": row["margin" if of == "margin" else "chosen_score"]}
+
+
 def _pair_row(row_id: str, number: int, prompt: Any, pair: Pair, sides: dict[int, Row]) -> Row:
     row = {
         ID: f"{row_id}-{number}",
@@ -277,10 +295,11 @@ def _pair_row(row_id: str, number: int, prompt: Any, pair: Pair, sides: dict[int
 
 
 def _pair_schema(scored: Path, rule: Projection, scores: Sequence[str]) -> pa.Schema:
+    before = read_schema(scored)
     fields = [
         pa.field(ID, pa.string()),
         pa.field("row_id", pa.string()),
-        pa.field("prompt", read_schema(scored).field(rule.prompt_field).type),
+        before.field(rule.prompt_field).with_name("prompt"),
         *(pa.field(name, pa.string()) for name in ("chosen", "rejected")),
         *(
             pa.field(name, pa.float64())
@@ -293,26 +312,62 @@ def _pair_schema(scored: Path, rule: Projection, scores: Sequence[str]) -> pa.Sc
         if scores:
             kind = pa.struct({name: pa.float64() for name in scores})
             fields.append(pa.field(f"{side}_scores", kind))
+    fields += [before.field(name) for name in _kept_columns(rule)]
+    if getattr(rule, "reward", None) is not None:
+        fields.append(pa.field("reward", pa.float64()))
     return pa.schema(fields)
 
 
-def _keep(picks: Path, pairs: Path, codes: Any) -> _Kept:
-    """The second stream: kept pairs to their split; rows that lost all their pairs are noted."""
+def _as_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+    coded = [field.name for field in schema if is_json(field)]
+    if coded:
+        rows = [r | {n: orjson.dumps(r[n]).decode() for n in coded} for r in rows]
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _easy_first(table: pa.Table, group: str | None) -> pa.Table:
+    """Pairs by falling margin; those of a group together, groups by their falling mean margin."""
+    margins = table["margin"].to_pylist()
+    keys = table[group].to_pylist() if group else list(range(len(margins)))
+    told = [_as_text(key) for key in keys]
+    sums: dict[str, list[float]] = {}
+    for key, margin in zip(told, margins, strict=True):
+        sums.setdefault(key, []).append(margin or 0.0)
+    means = {key: fsum(found) / len(found) for key, found in sums.items()}
+    order = sorted(range(len(told)), key=lambda n: (-means[told[n]], told[n], -(margins[n] or 0.0)))
+    return table.take(pa.array(order, pa.int64()))
+
+
+def _keep(
+    picks: Path, pairs: Path, codes: Any, order: Callable[[pa.Table], pa.Table] | None
+) -> _Kept:
+    """The second stream: kept pairs to their split; rows that lost all their pairs are noted.
+
+    Where there is an `order`, a split is held in memory until it can be written in it.
+    """
     kept, names, start = _Kept(), list(VERDICTS), 0
+    held: dict[str, list[pa.Table]] = {"train": [], "test": []}
     with RowsWriter(pairs, read_schema(picks), stem="train") as writer:
         for table in read_tables(picks):
             mine = codes[start : start + table.num_rows].tolist()
             start += table.num_rows
             for split in ("train", "test"):
                 places = [n for n, code in enumerate(mine) if names[code] == split]
-                if places:
+                if not places:
+                    continue
+                kept.pairs[split] += len(places)
+                if order is None:
                     writer.write(table.take(pa.array(places)), stem=split)
-                    kept.pairs[split] += len(places)
+                else:
+                    held[split].append(table.take(pa.array(places)))
             for row, code in zip(table["row_id"].to_pylist(), mine, strict=True):
                 if names[code] in kept.pairs:
                     kept.rows.add(row)
                 else:
                     kept.lost.setdefault(row, names[code])
+        for split, tables in held.items():
+            if order is not None and tables:
+                writer.write(order(pa.concat_tables(tables)), stem=split)
     kept.lost = {row: reason for row, reason in kept.lost.items() if row not in kept.rows}
     return kept
 

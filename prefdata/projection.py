@@ -20,6 +20,11 @@ Strategy = Literal[
 ]
 
 
+_PAIR_COLUMNS = frozenset(
+    ("id", "row_id", "prompt", "chosen", "rejected", "margin", "z_margin", "is_tie", "reward")
+)
+
+
 class PairRules(BaseModel):
     """What both kinds of preference projection ask of a pair and of the whole set."""
 
@@ -45,8 +50,22 @@ class PairRules(BaseModel):
     max_pairs: Annotated[StrictInt, Field(ge=1)] | None = None
     """Pairs in train and test together, at most: a seeded sample of whole prompts."""
 
+    keep: tuple[str, ...] = ()
+    """Columns of the row that its pairs keep, say the ids of an example."""
+
     test_size: int | float = 0
     """Prompts that go to test: an int is a count, a float in [0, 1) a fraction."""
+
+    @field_validator("keep")
+    @classmethod
+    def _not_a_column_of_pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name in _PAIR_COLUMNS or name.startswith(("chosen_", "rejected_")):
+                raise PydanticCustomError(
+                    "keep", "pairs have a column {name} of their own; copy yours into an "
+                    "'expression' column with another name, and keep that", {"name": repr(name)},
+                )  # fmt: skip
+        return value
 
     @field_validator("test_size", mode="before")
     @classmethod
@@ -162,6 +181,16 @@ class PreferencePairs(PairRules):
     max_pairs_per_prompt: Annotated[StrictInt, Field(ge=1)] | None = None
     """Keeps the pairs with the largest margins."""
 
+    reward: Literal["margin", "chosen_score"] | None = None
+    """What the pairs' column `reward` holds, for trainers that weigh pairs; no such column where
+    left out."""
+
+    order_by: Literal["margin"] | None = None
+    """`margin` writes pairs from easy to hard: the largest margin first."""
+
+    order_group: str | None = None
+    """`order_by`: column whose equal values stay together; groups go by their mean margin."""
+
     group_by: str | None = None
     """Column whose equal values put the candidates of several rows together, say a turn id; None
     takes every row by itself."""
@@ -170,6 +199,16 @@ class PreferencePairs(PairRules):
     def scores(self) -> tuple[str, ...]:
         """The columns of `score`."""
         return (self.score,) if isinstance(self.score, str) else tuple(self.score or ())
+
+    @model_validator(mode="after")
+    def _margins_are_there_for_those_who_read_them(self) -> Self:
+        if self.order_group is not None and self.order_by is None:
+            found, why = f"order_group is {self.order_group}", "only order_by reads it"
+            raise _problem(self.strategy, found, why, "add order_by: margin")
+        if self.score is None and (self.reward is not None or self.order_by is not None):
+            why = "reward and order_by are about scores"
+            raise _problem(self.strategy, "score is missing", why, "name a score column")
+        return self
 
     @model_validator(mode="after")
     def _weights_that_count(self) -> Self:

@@ -39,14 +39,37 @@ from prefdata.recipe_values import (
     Seed,
 )
 
+GIVEN = ("prompt", "candidates", "score")
+"""Columns of a row of given candidates, besides those of `group_by`."""
 LOCAL_PROVIDERS = ("auto", "transformers", "vllm")
+
+
+class GivenCandidates(Frozen):
+    """Scored candidates, one a line; lines of one turn become a row with all of them.
+
+    The row has the columns of `group_by`, `prompt`, `candidates` and `score`.
+    """
+
+    group_by: Annotated[tuple[Filled, ...], Field(min_length=1)]
+    """Fields whose equal values make a turn."""
+    prompt: Filled
+    """Field with the prompt, a text or a list of messages; equal in all lines of a turn."""
+    text: Filled
+    """Field with the candidate."""
+    score: Filled
+    """Field with its score, the higher the better."""
+    index: Filled | None = None
+    """Field with its number within the turn; lines are counted where left out."""
 
 
 class SeedDataset(Frozen):
     """Where the prompts come from."""
 
-    path: Filled | None = None
-    """Hub id, jsonl/json/csv/parquet file, glob, folder of such files, or `save_to_disk` folder."""
+    path: Annotated[tuple[Filled, ...], Field(min_length=1)] | None = None
+    """Hub id, jsonl/json/csv/parquet file, glob, folder of such files, or `save_to_disk` folder; a
+    list of such is read one after another."""
+    candidates: GivenCandidates | None = None
+    """The seeds are scored candidates, several lines a row."""
     rows: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] | None = None
     """The seeds themselves, in the place of `path`."""
     name: str | None = None
@@ -72,9 +95,27 @@ class SeedDataset(Frozen):
             raise ValueError(f"'id' is renamed {OWN_ID!r} here, and both are named; leave one out")
         return value
 
+    @field_validator("path", mode="before")
+    @classmethod
+    def _one_path_is_a_list(cls, value: Any) -> Any:
+        return value if value is None or isinstance(value, list | tuple) else (value,)
+
+    @model_validator(mode="after")
+    def _candidates_make_the_columns(self) -> "SeedDataset":
+        if self.candidates is not None and self.fields is not None:
+            raise ValueError("'candidates' says which fields are read; remove 'fields'")
+        taken = {"id", *GIVEN} & set(self.candidates.group_by if self.candidates else ())
+        if taken:
+            raise ValueError(
+                f"'group_by' names {sorted(taken)}, which are columns of the rows made"
+            )
+        return self
+
     @property
     def kept(self) -> frozenset[str] | None:
         """Names of the seed columns, or None where they show only when the seeds are loaded."""
+        if self.candidates is not None:
+            return frozenset((*self.candidates.group_by, *GIVEN))
         names: Iterable[str] | None = self.fields
         if self.fields is None and self.rows is not None:
             names = {name for row in self.rows for name in row}
@@ -184,8 +225,8 @@ class Recipe(Frozen):
 
 __all__ = [
     "AnyColumn", "Candidates", "Category", "Column", "DpoPreference", "Endpoint", "Expand",
-    "Expression", "Extract", "InferenceParameters", "LOCAL_PROVIDERS", "LlmJudge",
-    "LlmStructured", "LlmText", "META_SUFFIX", "Model", "OWN_ID", "OutputProjection",
-    "PreferencePairs", "Recipe", "RewardModel", "RubricJudge", "Scored", "SeedDataset",
-    "TextColumn", "Verifier",
+    "Expression", "Extract", "GIVEN", "GivenCandidates", "InferenceParameters",
+    "LOCAL_PROVIDERS", "LlmJudge", "LlmStructured", "LlmText", "META_SUFFIX", "Model", "OWN_ID",
+    "OutputProjection", "PreferencePairs", "Recipe", "RewardModel", "RubricJudge", "Scored",
+    "SeedDataset", "TextColumn", "Verifier",
 ]  # fmt: skip

@@ -32,6 +32,7 @@ from prefdata.recipe import (
 from prefdata.recipe_columns import (
     aliases_of,
     compared_columns,
+    given_columns,
     names_a_winner,
     names_made,
     projected,
@@ -96,7 +97,7 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
         seed_fields: names of the seed columns, or None where they are not known yet.
     """
     problems = [*_check_aliases(recipe), *_check_providers(recipe)]
-    scope = _Scope(seed_fields)
+    scope = _Scope(seed_fields, {column.name: column for column in given_columns(recipe)})
     for number, column in enumerate(recipe.columns):
         at: At = ("columns", number)
         scope.later = frozenset(n for c in recipe.columns[number:] for n in names_made(c))
@@ -334,7 +335,7 @@ def _check_pairs(projection: PreferencePairs, at: At, scope: _Scope) -> Iterator
             yield from _check_score(score, projection, (*at, "score"), scope)
     if not isinstance(candidates, Candidates):
         return
-    for key in ("strong", "weak"):
+    for key in ("strong", "weak") if candidates.model_alias else ():
         alias = getattr(projection, key)
         if alias is not None and alias not in candidates.model_alias:
             message = f"{alias!r} is no alias of column {candidates.name!r}; "

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from prefdata.prompts import compile_prompt
 from prefdata.recipe import (
+    GIVEN,
     META_SUFFIX,
     AnyColumn,
     Candidates,
@@ -24,7 +25,7 @@ from prefdata.recipe import (
 
 PROJECTED = (
     "prompt_field", "response_a_field", "response_b_field", "judge_field",
-    "candidates", "responses", "score", "group_by",
+    "candidates", "responses", "score", "group_by", "order_group", "keep",
 )  # fmt: skip
 """Keys of `output_projection` that name a column."""
 
@@ -42,6 +43,20 @@ def names_made(column: AnyColumn) -> tuple[str, ...]:
     if isinstance(column, RewardModel) and column.weights:
         return column.name, column.name + META_SUFFIX
     return (column.name,)
+
+
+def given_columns(recipe: Recipe) -> tuple[AnyColumn, ...]:
+    """Columns that seeds of scored candidates bring along, as if the recipe had made them."""
+    if recipe.seed_dataset.candidates is None:
+        return ()
+    texts = Candidates.model_construct(
+        name="candidates", type="candidates", model_alias=(), prompt="", samples=1
+    )
+    score = Verifier.model_construct(
+        name="score", type="verifier", candidates="candidates", responses=None, function=None,
+        reference=None,
+    )  # fmt: skip
+    return texts, score
 
 
 def columns_read(column: AnyColumn) -> frozenset[str]:
@@ -62,7 +77,12 @@ def columns_made(recipe: Recipe) -> dict[str, str]:
 
 def columns_needed(recipe: Recipe) -> dict[str, str]:
     """Seed columns that the recipe needs, each with the YAML path of its first use."""
-    made = {"id", *columns_made(recipe), *recipe.inputs}
+    made = {
+        "id",
+        *columns_made(recipe),
+        *recipe.inputs,
+        *(GIVEN if recipe.seed_dataset.candidates else ()),
+    }
     needed: dict[str, str] = {}
     for number, column in enumerate(recipe.columns):
         for key, name in references(column):
@@ -112,7 +132,8 @@ def verdicts(judge: LlmJudge | LlmStructured, key: str) -> set[str]:
 def score_columns(recipe: Recipe) -> list[str]:
     """Columns with a score for each side of a pair."""
     rule = recipe.output_projection
-    scored = [column for column in recipe.columns if isinstance(column, Scored)]
+    columns = (*given_columns(recipe), *recipe.columns)
+    scored = [column for column in columns if isinstance(column, Scored)]
     if isinstance(rule, DpoPreference):
         sides = {rule.response_a_field, rule.response_b_field}
         return [column.name for column in scored if sides <= set(column.responses or ())]

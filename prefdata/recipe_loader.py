@@ -216,8 +216,8 @@ def _override(config: DictConfig, override: str) -> At:
         raise PrefdataError(f"{override!r} is no override; write key=value, say num_records=10")
     try:
         value = _yaml_value(text)
-        if isinstance(value, str) and _is_path_key(key) and _is_there(_home(value)):
-            value = str(_home(value).absolute())
+        if _is_path_key(key):
+            value = [_absolute(v) for v in value] if isinstance(value, list) else _absolute(value)
         _check_way(config, key)
         OmegaConf.update(config, key, value, merge=False, force_add=True)
     except yaml.YAMLError as err:
@@ -229,6 +229,12 @@ def _override(config: DictConfig, override: str) -> At:
         why = f"{_first_line(err)}; {_ABOUT_INTERPOLATION}"
         raise PrefdataError(f"override {override!r}: {why}") from err
     return _path(key)
+
+
+def _absolute(value: Any) -> Any:
+    """A path of the command line that is there, seen from the current folder."""
+    is_here = isinstance(value, str) and _is_there(_home(value))
+    return str(_home(value).absolute()) if is_here else value
 
 
 def _yaml_value(text: str) -> Any:

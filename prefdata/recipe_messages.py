@@ -126,6 +126,8 @@ def _without_tags(loc: At) -> At:
     """A YAML path: pydantic puts a union's tag behind `columns.N` and `output_projection`."""
     if loc[-1:] in (("int",), ("float",), ("str",), ("bool",)):  # members of a plain union
         loc = loc[:-1]
+    if loc[:2] == ("seed_dataset", "path"):  # one path is read as a list of one
+        return loc[:2]
     if loc[:1] == ("columns",) and len(loc) > 2:
         return (*loc[:2], *loc[3:])
     if loc[:1] == ("output_projection",) and len(loc) > 1 and loc[1] in _projections():

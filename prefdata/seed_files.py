@@ -61,7 +61,7 @@ def read_lines(config: SeedDataset, path: str, notes: list[str]) -> Iterator[Lin
             f"seed_dataset.path: there is no file {path!r}; give a file ({', '.join(SUFFIXES)}), "
             "a folder, a glob or the id of a Hub dataset"
         )
-    return _lines_of_dataset(_from_hub(config), path)
+    return _lines_of_dataset(_from_hub(config, path), path)
 
 
 def _is_glob(path: str) -> bool:
@@ -235,17 +235,17 @@ def _lines_of_dataset(dataset: Dataset, name: str) -> Iterator[Line]:
 
 def _saved(config: SeedDataset, folder: Path) -> Dataset:
     try:
-        return _one_split(load_from_disk(str(folder)), config)
+        return _one_split(load_from_disk(str(folder)), config, str(folder))
     except (OSError, ValueError) as err:  # pyarrow's ArrowInvalid is a ValueError
         raise PrefdataError(
             f"seed_dataset.path: {folder} is no whole saved dataset: {err}"
         ) from err
 
 
-def _from_hub(config: SeedDataset) -> Dataset:
+def _from_hub(config: SeedDataset, path: str) -> Dataset:
     try:
         loaded = load_dataset(
-            config.path,
+            path,
             config.name,
             split=config.split,
             revision=config.revision,
@@ -253,19 +253,19 @@ def _from_hub(config: SeedDataset) -> Dataset:
         )
     except DatasetNotFoundError as err:
         raise PrefdataError(
-            f"seed_dataset.path: {config.path!r} is neither here nor on the Hub (or it is private: "
+            f"seed_dataset.path: {path!r} is neither here nor on the Hub (or it is private: "
             f"log in with `hf auth login`): {err}"
         ) from err
     # what `datasets` and the Hub raise for a network, a name, a script or a split they cannot use
     except (DatasetsError, OSError, ValueError, RuntimeError) as err:
         raise PrefdataError(
-            f"seed_dataset.path: there is no file {config.path!r} here, and as a dataset of the "
+            f"seed_dataset.path: there is no file {path!r} here, and as a dataset of the "
             f"Hub it cannot be loaded: {err}"
         ) from err
-    return _one_split(loaded, config)
+    return _one_split(loaded, config, path)
 
 
-def _one_split(loaded: Dataset | DatasetDict, config: SeedDataset) -> Dataset:
+def _one_split(loaded: Dataset | DatasetDict, config: SeedDataset, path: str) -> Dataset:
     if not isinstance(loaded, DatasetDict):
         return loaded
     if config.split in loaded:
@@ -274,8 +274,7 @@ def _one_split(loaded: Dataset | DatasetDict, config: SeedDataset) -> Dataset:
         return next(iter(loaded.values()))
     what = f"there is no split {config.split!r}" if config.split else "it has several splits"
     raise PrefdataError(
-        f"seed_dataset.split: {what} in {config.path!r}; set it to one of: "
-        f"{', '.join(map(str, loaded))}"
+        f"seed_dataset.split: {what} in {path!r}; set it to one of: {', '.join(map(str, loaded))}"
     )
 
 

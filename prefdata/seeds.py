@@ -3,9 +3,10 @@
 A line that cannot be used is a reject with its place, never a silent skip. Knows no stage.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -16,6 +17,7 @@ from prefdata.fingerprint import copy_id, digest, row_id, sampling_seed
 from prefdata.recipe import OWN_ID, SeedDataset
 from prefdata.rows import ID, Row, reject
 from prefdata.seed_files import Line, kind_of, read_lines
+from prefdata.turns import Turns
 
 Scalar = str | int | float | bool
 CHUNK = 10_000
@@ -43,7 +45,7 @@ class Seeds:
 
 def load_seeds(
     config: SeedDataset,
-    path: str,
+    paths: Sequence[str],
     *,
     needed: Mapping[str, str],
     num_records: int | None,
@@ -55,8 +57,7 @@ def load_seeds(
 
     Args:
         config: the recipe's `seed_dataset`.
-        path: `config.path`, as an absolute path if it is a local one; not read where the config
-            has rows.
+        paths: `config.path`, absolute where they are local.
         needed: columns that the recipe reads, each with the YAML path of its first use; where
             the config names fields, these are among them.
         num_records: rows wanted; above the number of seeds these are cycled, each copy with an
@@ -70,11 +71,17 @@ def load_seeds(
     Raises:
         PrefdataError: there is no such file, dataset, split or column, or not one usable row.
     """
+    path = ", ".join(paths)
     reading = _Reading(config, needed)
-    lines = read_lines(config, path, reading.notes) if config.rows is None else _inline(config.rows)
+    lines = _lines(config, paths, reading.notes) if config.rows is None else _inline(config.rows)
     bounds = [bound for bound in (config.limit, num_records) if bound is not None]
     stop_early = min(bounds, default=None) if config.strategy == "ordered" else None
-    table = _table(reading.rows(lines), stop_early, path)
+    if config.candidates is None:
+        table = _table(reading.rows(lines), stop_early, path)
+    else:
+        turns = Turns(config.candidates)
+        turns.read(lines)
+        table, reading.rejects = turns.table(), turns.rejects
     if table.num_rows == 0:
         first = (
             f"; the first: {reading.rejects[0]['source']}: {reading.rejects[0]['detail']}"
@@ -97,13 +104,29 @@ def load_seeds(
     if count > len(order):
         reading.notes.append(f"num_records: {count} rows from {len(order)} seeds: each is used {count / len(order):.1f} times, with fresh sampling seeds")  # fmt: skip  # noqa: E501
     table = table.take(pa.array(np.resize(order, count)))
-    table = table.add_column(0, ID, pa.array(_ids(table), pa.string()))
+    if config.candidates is None:
+        table = table.add_column(0, ID, pa.array(_ids(table), pa.string()))
+        contents = []  # the ids are hashes of all there is
+    else:
+        table = table.set_column(0, ID, pa.array(_numbered(table[ID].to_pylist()), pa.string()))
+        contents = [digest(row, size=10) for row in table.to_pylist()]
     inputs = {k: v for k, v in inputs.items() if k not in table.column_names}
     for name, value in inputs.items():
         table = table.append_column(name, pa.array([value] * count))
     refused = [[r[ID], r["source"], r["reason"]] for r in reading.rejects]
-    fingerprint = digest(table[ID].to_pylist(), refused, *([inputs] if inputs else []))
+    more = [part for part in (inputs, contents) if part]
+    fingerprint = digest(table[ID].to_pylist(), refused, *more)
     return Seeds(table, reading.rejects, fingerprint, reading.notes)
+
+
+def _lines(config: SeedDataset, paths: Sequence[str], notes: list[str]) -> Iterator[Line]:
+    """Lines of all places; where two files have one name, their folder tells them apart."""
+    names = [Path(path).name for path in paths]
+    for path in paths:
+        is_shared = names.count(Path(path).name) > 1
+        for line in read_lines(config, path, notes):
+            place = f"{Path(path).parent.name}/{line.source}" if is_shared else line.source
+            yield line._replace(source=place)
 
 
 def _inline(rows: Iterable[Row]) -> Iterator[Line]:
@@ -205,11 +228,14 @@ def _culprit(chunk: list[Row]) -> str:
 
 def _ids(table: pa.Table) -> list[str]:
     """Ids in order; equal rows count their copies, so the n-th copy keeps its id in longer runs."""
+    batches = table.to_batches(max_chunksize=CHUNK)
+    return _numbered(row_id(fields) for batch in batches for fields in batch.to_pylist())
+
+
+def _numbered(contents: Iterable[str]) -> list[str]:
     copies: dict[str, int] = {}
     ids = []
-    for batch in table.to_batches(max_chunksize=CHUNK):
-        for fields in batch.to_pylist():
-            content = row_id(fields)
-            copy = copies[content] = copies.get(content, -1) + 1
-            ids.append(copy_id(content, copy))
+    for content in contents:
+        copy = copies[content] = copies.get(content, -1) + 1
+        ids.append(copy_id(content, copy))
     return ids

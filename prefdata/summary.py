@@ -96,7 +96,7 @@ def print_plan(loaded: LoadedRecipe) -> None:
     config = recipe.seed_dataset
     seeds = load_seeds(
         config,
-        loaded.locate(config.path or ""),
+        [loaded.locate(path) for path in config.path or ()],
         needed=columns_needed(recipe),
         num_records=recipe.num_records,
         seed=recipe.seed,

@@ -81,6 +81,7 @@ OTHER_PROJECTION = {
     "candidates": "d", "score": "right", "strategy": "exhaustive", "k": 2, "strong": "a",
     "weak": "b", "min_margin": 0.5, "margin_unit": "z_score", "min_chosen_score": 0.5,
     "max_pairs_per_prompt": 2, "group_by": "turn", "responses": ("x", "y"), "agree": True,
+    "keep": ("text",), "reward": "margin", "order_by": "margin", "order_group": "text",
 }  # fmt: skip
 
 
@@ -217,8 +218,9 @@ def test_every_field_of_the_projection_changes_the_pairs_and_no_stage(rule, name
 @pytest.mark.parametrize(
     "change",
     [
-        {"path": "more.jsonl"}, {"path": "saved", "split": "train"},
-        {"path": "saved", "split": "test"}, {"fields": ["prompt"]}, {"limit": 2},
+        {"path": ["more.jsonl"]}, {"path": ["saved"], "split": "train"},
+        {"path": ["saved"], "split": "test"}, {"path": ["seeds.jsonl", "more.jsonl"]},
+        {"fields": ["prompt"]}, {"limit": 2},
         {"strategy": "shuffle"}, {"num_records": 9}, {"num_records": 3},
     ],
     ids=lambda change: " ".join(map(str, change.values())),
@@ -232,8 +234,8 @@ def test_what_seed_dataset_and_num_records_say_is_in_the_ids_of_the_seeds(projec
 
     def fingerprint(num_records=None, **config):
         config = with_fields(recipe().seed_dataset, **config)
-        path = str(project.folder / config.path)
-        return load_seeds(config, path, needed={}, num_records=num_records, seed=0).fingerprint
+        paths = [str(project.folder / path) for path in config.path]
+        return load_seeds(config, paths, needed={}, num_records=num_records, seed=0).fingerprint
 
     assert fingerprint(**change) != fingerprint()
     assert fingerprint() == fingerprint()

@@ -27,6 +27,7 @@ FLOORS = {
     "selection": 3,
     "seed_files": 3,
     "seeds": 3,
+    "turns": 3,
     "stages": 3,
     "estimate": 4,
     "runtime": 4,

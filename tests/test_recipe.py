@@ -271,7 +271,9 @@ def test_what_the_file_did_wrong_is_not_blamed_on_the_command_line(complaint):
 def test_paths_in_the_file_are_sought_beside_it_first_and_then_here(load, tmp_path):
     (tmp_path / "here" / "seeds.jsonl").touch()
     loaded = load()
-    assert loaded.locate(loaded.recipe.seed_dataset.path) == str(tmp_path / "here" / "seeds.jsonl")
+    assert loaded.locate(loaded.recipe.seed_dataset.path[0]) == str(
+        tmp_path / "here" / "seeds.jsonl"
+    )
     (tmp_path / "recipes" / "seeds.jsonl").touch()
     assert loaded.locate("seeds.jsonl") == str(tmp_path / "here" / "../recipes/seeds.jsonl")
     assert loaded.locate("org/lm") == "org/lm"
@@ -282,7 +284,7 @@ def test_paths_on_the_command_line_are_sought_here_first(load, tmp_path, key):
     for folder in ("here", "recipes"):
         (tmp_path / folder / "thing").mkdir()
     recipe = load(f"{key}=thing").recipe
-    found = recipe.seed_dataset.path if key.startswith("seed") else recipe.models[0].model
+    found = recipe.seed_dataset.path[0] if key.startswith("seed") else recipe.models[0].model
     assert found == str(tmp_path / "here" / "thing")
 
 
@@ -297,7 +299,7 @@ def test_a_path_on_the_command_line_that_is_not_here_is_sought_beside_the_recipe
 def test_a_glob_is_a_path_too(load, tmp_path):
     (tmp_path / "here" / "a.jsonl").touch()
     (tmp_path / "recipes" / "b.jsonl").touch()
-    assert load("seed_dataset.path=a*.jsonl").recipe.seed_dataset.path == str(
+    assert load("seed_dataset.path=a*.jsonl").recipe.seed_dataset.path[0] == str(
         tmp_path / "here/a*.jsonl"
     )
     assert load().locate("b*.jsonl").endswith("recipes/b*.jsonl")
@@ -354,7 +356,7 @@ def test_a_byte_order_mark_does_no_harm(load):
     ("old", "new", "expected"),
     [
         ("num_records:", "num_record:", "r.yaml:3: num_record: there is no key 'num_record' here; did you mean 'num_records'? Known: columns, inputs, min_yield, models, num_records, output_dir,"),
-        ("  fields: [", "  field: [", "r.yaml:6: seed_dataset.field: there is no key 'field' here; did you mean 'fields'? Known: fields, limit,"),
+        ("  fields: [", "  field: [", "r.yaml:6: seed_dataset.field: there is no key 'field' here; did you mean 'fields'? Known: candidates, fields, limit,"),
         ("    model: org/lm", "    modell: org/lm", "r.yaml:9: models.0.modell: there is no key 'modell' here; did you mean 'model'? Known: alias, chat_template_kwargs,"),
         ("      temperature", "      temprature", "r.yaml:11: models.0.inference_parameters.temprature: there is no key 'temprature' here; did you mean 'temperature'? Known: max_tokens, min_p,"),
         ("  score: reward", "  scores: reward", "r.yaml:28: output_projection.scores: there is no key 'scores' here; did you mean 'score'? Known: agree, candidates, dedupe,"),

@@ -3,10 +3,11 @@ import pytest
 
 from prefdata.build import build
 from prefdata.errors import PrefdataError
-from prefdata.repick import Fields, pairs_of_file, pairs_of_run
+from prefdata.recipe import GivenCandidates
+from prefdata.repick import pairs_of_file, pairs_of_run
 from prefdata.runtime.folders import read_rows
 
-FIELDS = Fields(group="turn", prompt="question", text="answer", score="reward")
+FIELDS = GivenCandidates(group_by=("turn",), prompt="question", text="answer", score="reward")
 
 
 def write(folder, *lines):

@@ -16,7 +16,7 @@ ABC = [{"prompt": letter} for letter in "abc"]
 
 def load(path, *, needed=NEEDED, num_records=None, seed=0, made=None, **config):
     return load_seeds(
-        SeedDataset(path=str(path), **config), str(path),
+        SeedDataset(path=str(path), **config), [str(path)],
         needed=needed, num_records=num_records, seed=seed, made=made or {},
     )  # fmt: skip
 
