@@ -76,6 +76,7 @@ def check(texts, answers):
 def test_every_request_gets_its_own_answer_from_some_worker(tmp_path):
     texts = [f"row{n}" for n in range(200)]
     with workers(tmp_path) as engine:
+        wait_until(lambda: engine.capacity == 2 * CAPACITY)
         answers = ask_all(engine, texts)
     check(texts, answers)
     assert len({part[2] for answer in answers for part in answer}) == 2
@@ -114,7 +115,7 @@ def test_one_prompt_in_every_row_still_occupies_all_workers(tmp_path):
 def test_a_killed_worker_is_replaced_and_its_rows_are_asked_again(tmp_path):
     texts = [f"row{n} slow" for n in range(60)]
     with workers(tmp_path) as engine:
-        ask_all(engine, ["warm", "up"])
+        wait_until(lambda: engine.capacity == 2 * CAPACITY)
 
         async def run():
             asked = asyncio.gather(*(ask(engine, text) for text in texts))
