@@ -21,7 +21,7 @@ from prefdata.fingerprint import pairs_fingerprint, stage_fingerprint
 from prefdata.plan import Pass, plan_passes
 from prefdata.preferences import choose_pairs, write_jsonl
 from prefdata.projection import DpoPreference
-from prefdata.recipe import Recipe
+from prefdata.recipe import META_SUFFIX, Extract, Recipe
 from prefdata.recipe_columns import (
     columns_made,
     columns_needed,
@@ -100,7 +100,8 @@ def build(
         if (finished := run.finished(final)) is not None:
             say("nothing to do: this run is finished")
             return finished
-        fleet.check_health()
+        if not all(run.is_made(target) for _, _, target in steps):
+            fleet.check_health()
         for step, source, target in steps:
             run.run_pass(step, source, target)
         added = {s.name: rows_added(source, target) for s, source, target in steps if s.expands}
@@ -178,6 +179,10 @@ class _Run:
         for name, size in sorted(lost):
             self.say(f"{name}: {found.get(name, 0):,} bytes of {size:,} are there; it is made anew")
         return record if record["files"] == found else None
+
+    def is_made(self, target: Path) -> bool:
+        """Whether a pass has been finished before; what is damaged shows when it is read."""
+        return target.exists() and rejects_of(target).exists()
 
     def run_pass(self, step: Pass, source: Path, target: Path) -> None:
         """Make `target` unless it is there and whole."""
@@ -294,7 +299,10 @@ def _reads(step: Pass) -> frozenset[str] | None:
     """Columns that a pass reads; None for all of them, which a Python function may ask for."""
     if any(reads_any(column) for column in step.columns):
         return None
-    return frozenset[str]().union(*(columns_read(column) for column in step.columns))
+    named = frozenset[str]().union(*(columns_read(column) for column in step.columns))
+    # a part of a text shares its provenance, where it has one
+    sources = (c.column + META_SUFFIX for c in step.columns if isinstance(c, Extract))
+    return named.union(sources)
 
 
 def _count_candidates(scored: Path, recipe: Recipe) -> int:

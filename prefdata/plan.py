@@ -82,6 +82,15 @@ def checkpoints_of(column: AnyColumn, recipe: Recipe) -> dict[str, Checkpoint]:
     return {checkpoint.key: checkpoint for checkpoint in found}
 
 
+def roles_of(recipe: Recipe) -> dict[str, Literal["text", "reward"]]:
+    """What each alias that a column names is asked for."""
+    roles: dict[str, Literal["text", "reward"]] = {}
+    for column in recipe.columns:
+        for alias in aliases_of(column):
+            roles[alias] = "reward" if isinstance(column, RewardModel) else "text"
+    return roles
+
+
 def _waves(columns: Sequence[AnyColumn]) -> tuple[tuple[AnyColumn, ...], ...]:
     waves: list[list[AnyColumn]] = []
     for column in columns:

@@ -79,14 +79,33 @@ class Turns:
         return None
 
     def _candidate(self, line: Row, position: int) -> Row:
-        known = {field.name: line.get(field.name) for field in CANDIDATE.fields}
-        index = line.get(self._fields.index or "sample", position)
-        is_number = isinstance(index, int) and not isinstance(index, bool)
-        return known | {"text": line[self._fields.text], "sample": index if is_number else position}
+        known = {
+            field.name: _fitting(line.get(field.name), field.type) for field in CANDIDATE.fields
+        }
+        index = _fitting(line.get(self._fields.index or "sample"), pa.int32())
+        return known | {
+            "text": line[self._fields.text],
+            "sample": position if index is None else index,
+        }
 
     def _refuse(self, source: str, line: Row, reason: str, detail: str) -> None:
         row = reject(line, stage="seeds", reason=reason, detail=detail, source=source)
         self.rejects.append({**row, ID: digest(source, line, size=10)})
+
+
+def _fitting(value: Any, kind: pa.DataType) -> Any:
+    """The value if it is of this type, else None: what is carried along may be missing."""
+    if isinstance(value, bool):
+        return None
+    if pa.types.is_string(kind):
+        return value if isinstance(value, str) else None
+    if pa.types.is_floating(kind):
+        return float(value) if isinstance(value, float) or _is_within(value, 64) else None
+    return value if _is_within(value, kind.bit_width) else None
+
+
+def _is_within(value: Any, bits: int) -> bool:
+    return isinstance(value, int) and -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
 
 
 def _is_prompt(value: Any) -> bool:
@@ -120,5 +139,9 @@ def _as_array(values: list[Any]) -> pa.Array:
 def _number(value: Any) -> float | None:
     try:
         return float(value)
-    except (TypeError, ValueError):  # no score: pairs drops the candidate and counts it
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+    ):  # no score: pairs drops the candidate and counts it
         return None

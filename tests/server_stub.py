@@ -20,7 +20,7 @@ class Server:
     def __init__(self, reply=None):
         self.reply = reply or (lambda body: f"answer {body['seed'] % 97} to {body['messages'][-1]}")
         self.faults = deque()
-        self.key = None
+        self.key = self.usage = None
         self.asked, self.most, self._now = [], 0, 0
         self._lock = threading.Lock()
         server = self
@@ -74,6 +74,10 @@ class Server:
             status, headers = fault
             message = f"told to fail, {request.headers.get('Authorization')}"
             self._send(request, status, {"error": {"message": message}}, headers)
+        elif isinstance(fault, dict):
+            self._send(request, 200, fault)
+        elif fault == "page":
+            self._send(request, 200, b"<html>hello</html>", {"Content-Type": "text/html"})
         elif fault == "garbage":
             self._send(request, 200, b"<html>no json</html>")
         elif fault == "no choice":
@@ -91,7 +95,7 @@ class Server:
         return {"index": 0, "finish_reason": reason} | choice | {"message": message}
 
     def _completion(self, body, choices):
-        usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+        usage = self.usage or {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
         return {
             "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
             "choices": choices, "usage": usage,
@@ -100,9 +104,8 @@ class Server:
     def _send(self, request, status, content, headers=None):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         request.send_response(status)
-        request.send_header("Content-Type", "application/json")
-        request.send_header("Content-Length", str(len(data)))
-        for name, value in (headers or {}).items():
+        told = {"Content-Type": "application/json", "Content-Length": str(len(data))}
+        for name, value in (told | (headers or {})).items():
             request.send_header(name, value)
         request.end_headers()
         request.wfile.write(data)

@@ -1,5 +1,6 @@
 """The engines of a run: one checkpoint at a time where memory is short, none loaded twice."""
 
+import os
 import shutil
 import threading
 import time
@@ -42,13 +43,15 @@ def rows(out):
 
 
 def worker_pids():
+    """Workers of this process; another run may have some on the same machine."""
     found = set()
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = file.read_bytes()
+            parent = int((file.parent / "stat").read_text().rsplit(")", 1)[1].split()[1])
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if b"prefdata.runtime.worker" in command:
+        if b"prefdata.runtime.worker" in command and parent == os.getpid():
             found.add(file.parent.name)
     return found
 

@@ -158,7 +158,9 @@ def test_what_no_retry_can_mend_stops_the_run_at_once(remote, server, status, mo
 def test_a_server_that_is_gone_for_good_stops_the_run_which_goes_on_later(remote, server):
     server.faults.extend([None] * 10 + [(503, {})] * 40)
     overrides = ["providers.0.max_retries=1", "providers.0.max_parallel_requests=1"]
-    with pytest.raises(PrefdataError, match="answers 503.*after 1 retries.*goes on from there"):
+    with pytest.raises(
+        PrefdataError, match="answers 503.*after up to 1 retries.*goes on from there"
+    ):
         run(remote, *overrides)
     server.faults.clear()
     record = run(remote, *overrides)
@@ -179,6 +181,39 @@ def test_what_cannot_be_read_is_one_message(remote, server):
     server.faults.append("garbage")
     with pytest.raises(PrefdataError, match="answers what cannot be read"):
         run(remote)
+
+
+@pytest.mark.parametrize("fault", ["page", {"error": {"code": 502}}, {"object": "list"}], ids=str)
+def test_what_is_no_completion_stops_the_run(remote, server, fault):
+    server.faults.append(fault)
+    with pytest.raises(PrefdataError, match="answers what is no completion"):
+        run(remote)
+
+
+def test_a_server_that_refuses_every_request_stops_the_run(remote, server):
+    server.faults.extend([(400, {})] * 24)
+    with pytest.raises(PrefdataError, match=r"answers 400.*\(to the first 8 requests\)"):
+        run(remote, "models.0.skip_health_check=true")
+
+
+def test_a_server_that_does_not_count_tokens_is_fine(remote, server):
+    server.usage = {"total_tokens": 5}
+    assert run(remote)["tokens"] == {"prompt": 0, "completion": 0}
+
+
+def test_an_alias_that_nobody_asks_is_not_examined(remote, server):
+    idle = {"alias": "idle", "model": "scripted", "provider": "srv"}
+    remote.recipe["models"].append(idle)
+    run(remote)
+    assert len(server.asked) == 25
+
+
+def test_all_models_of_a_server_share_its_limit(remote, server):
+    other = remote.recipe["models"][0] | {"alias": "cool", "model": "another"}
+    remote.recipe["models"].append(other)
+    remote.recipe["columns"][0]["model_alias"] = ["hot", "cool"]
+    run(remote, "providers.0.max_parallel_requests=2")
+    assert server.most == 2
 
 
 def test_a_parameter_that_the_server_refuses_stops_before_any_row(remote, server):

@@ -226,6 +226,12 @@ def test_a_rating_is_the_mean_of_the_scale_under_the_models_probabilities():
     assert row["made__meta"] == [{"right": pytest.approx(4.75)}] * 2
 
 
+def test_probabilities_count_only_where_the_model_was_about_to_rate():
+    made = column(**RUBRIC, prompt="{{ response }}", criteria={"right": "?"})
+    answer = lambda r: said("2", The=0.6, _3=0.01)  # noqa: E731
+    assert run(made, RATED, tools(answer))["made"] == [2.0, 2.0]
+
+
 def test_without_probabilities_the_number_written_counts():
     made = column(**RUBRIC, prompt="{{ response }}", criteria={"right": "?"})
     assert run(made, RATED, tools(lambda r: " 4\n"))["made"] == [4.0, 4.0]
@@ -457,6 +463,11 @@ def test_each_row_is_answered_by_one_member_of_a_pool():
         ("\u201cthe sea\u201d", "the sea"),
         ("-5 degrees", "-5 degrees"),
         ("3.5 litres of milk", "3.5 litres of milk"),
+        ("1.What is it?", "What is it?"),
+        ("1\\. the sea", "the sea"),
+        ("\u2022the sea", "the sea"),
+        ("2024: the year in review", "2024: the year in review"),
+        ("1997. A year", "1997. A year"),
         ("2 plus 2?", "2 plus 2?"),
         ('"yes" or "no"?', '"yes" or "no"?'),
         ("'tis the season", "'tis the season"),
@@ -487,6 +498,8 @@ def items(text, **how):
         ("x=1 y=22", {"regex": r"=(\d+)"}, ["1", "22"]),
         ("x=1 y=22", {"regex": r"\w=\d+"}, ["x=1", "y=22"]),
         ('["a", "b, c", 3]', {"json_list": True}, ["a", "b, c", "3"]),
+        ("A, B, C, a", {"separator": ",", "max_items": 2}, ["A", "B"]),
+        ('Sure:\n```json\n["a"]\n```', {"json_list": True}, ["a"]),
         ("a;b;c;d", {"separator": ";", "max_items": 2}, ["a", "b"]),
     ],
 )
@@ -503,11 +516,20 @@ def test_a_list_becomes_its_items(text, how, found):
         ("[1, {}]", {"json_list": True}),
         ("no json", {"json_list": True}),
         (None, {"lines": True}),
+        (7, {"lines": True}),
     ],
 )
 def test_a_list_without_items_is_a_row_error(text, how):
     with pytest.raises(RowError, match="no_items"):
         items(text, **how)
+
+
+def test_the_last_item_of_a_list_that_was_cut_off_is_left_out():
+    made = column("item", type="expand", column="text", lines=True)
+    row = {"id": "r0", "text": "whole?\nhal", "text__meta": {"finish_reason": "length"}}
+    assert [child["item"] for child in expand(made)(row)] == ["whole?"]
+    with pytest.raises(RowError, match="no_items"):
+        expand(made)(row | {"text": "hal"})
 
 
 def test_children_know_their_parent_and_keep_their_id_wherever_they_stand():

@@ -1,5 +1,6 @@
 """One topic into many rows: recipes/topics.yaml and its variant, and how rows are accounted for."""
 
+import re
 from pathlib import Path
 
 import orjson
@@ -165,3 +166,45 @@ def test_what_cannot_be_split_or_extracted_is_told_before_the_run(project, colum
     project.recipe["columns"].insert(1, {"name": "item", **column})
     with pytest.raises(PrefdataError, match=message.replace("(", r"\(")):
         project.load("seed_dataset.fields=[prompt,answer]")
+
+
+TEXT = {"type": "llm_text", "prompt": "{{ prompt }}"}
+
+
+def test_a_text_cut_off_in_an_earlier_pass_gives_no_chosen_answer(project):
+    """The pass between them asks another checkpoint, so the parts are made in a later one."""
+    parts = r"rehearsed (?P<a>\w+) (?P<b>.*)"
+    project.recipe["models"].append(project.recipe["models"][0] | {"alias": "b", "model": "other"})
+    project.recipe["columns"] = [
+        {"name": "both", "model_alias": "hot", **TEXT},
+        {"name": "more", "model_alias": "b", **TEXT},
+        {"name": "parts", "type": "extract", "column": "both", "pattern": parts},
+        {"name": "long", "type": "verifier", "method": "regex", "pattern": r"\d",
+         "responses": ["a", "b"]},
+    ]  # fmt: skip
+    project.recipe["output_projection"] = {
+        "type": "preference_pairs", "responses": ["a", "b"], "score": "long",
+        "strategy": "best_vs_worst",
+    }  # fmt: skip
+    run(project)
+    row = next(read_rows(project.folder / "run" / "candidates"))
+    assert row["a__meta"]["alias"] == row["b__meta"]["alias"] == "hot"
+
+
+PATTERN = load_recipe(RECIPES / "topics_one_call.yaml").recipe.columns[5].pattern
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("RESPONSE A: one\n\ntwo RESPONSE B: three", (" one\n\ntwo ", " three")),
+        ("**RESPONSE A:** one\n\n**RESPONSE B:** two", (" one\n\n", " two")),
+        ("Response A: one\nResponse B: two", (" one\n", " two")),
+        ("RESPONSE A: a RESPONSE B: b RESPONSE A: c RESPONSE B: d", None),
+        ("RESPONSE B: b RESPONSE A: a", None),
+        ("RESPONSE A: a", None),
+    ],
+)
+def test_the_pattern_of_the_recipe(text, parts):
+    found = re.search(PATTERN, text, re.DOTALL)
+    assert (found and found.groups()) == parts

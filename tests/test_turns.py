@@ -1,5 +1,6 @@
 """Scored candidates from elsewhere: recipes/agent_turns.yaml, and how lines become turns."""
 
+import json
 from pathlib import Path
 
 import orjson
@@ -157,6 +158,28 @@ def test_a_line_that_cannot_be_used_is_a_reject_with_its_place(tmp_path, change,
     [refused] = read_rows(tmp_path / "run" / "rejects")
     assert refused["source"] == "moves.jsonl:4"
     assert len(pairs(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"model": {"name": "x"}},
+        {"model": 3, "alias": ["a"]},
+        {"seed": "abc", "temperature": "0.7"},
+        {"seed": 2**64 - 1},
+        {"candidate_index": 1_700_000_000_000},
+        {"candidate_index": "first"},
+        {"score": int("9" * 400)},
+    ],
+    ids=str,
+)
+def test_what_is_odd_beside_the_candidate_does_not_stop_the_run(tmp_path, odd):
+    lines = [orjson.dumps(one) for one in ABC]
+    (tmp_path / "moves.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    with (tmp_path / "moves.jsonl").open("a") as file:
+        file.write(json.dumps(line("e", "t", 3, 0.5, "odd") | odd))
+    assert run(tmp_path)["seeds"] + len(list(read_rows(tmp_path / "run" / "rejects"))) >= 1
+    assert len(pairs(tmp_path)) >= 3
 
 
 def test_a_new_round_makes_new_pairs(tmp_path):

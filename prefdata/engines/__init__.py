@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from prefdata.engines.protocols import (
+    Connection,
     HostedReward,
     HostedText,
     Provider,
@@ -18,9 +19,9 @@ from prefdata.recipe import Endpoint, Model
 Role = Literal["text", "reward"]
 
 __all__ = [
-    "Provider", "Role", "RewardEngine", "TextEngine", "check_server", "choose_provider",
-    "count_gpus", "open_remote_reward", "open_remote_text", "open_reward_engine",
-    "open_text_engine",
+    "Connection", "Provider", "Role", "RewardEngine", "TextEngine", "check_server",
+    "choose_provider", "connect", "count_gpus", "open_remote_reward", "open_remote_text",
+    "open_reward_engine", "open_text_engine",
 ]  # fmt: skip
 
 
@@ -89,48 +90,46 @@ def open_text_engine(model: Model, path: str, provider: Provider) -> HostedText:
     )
 
 
-def open_remote_text(model: Model, endpoint: Endpoint) -> TextEngine:
-    """An engine over a server; nothing is asked yet.
+def connect(endpoint: Endpoint) -> Connection:
+    """The way to a server; nothing is asked yet.
 
     Raises:
         PrefdataError: the client is not installed, or the key's variable is not set.
     """
-    _need_client(model)
+    if find_spec("openai") is None:
+        raise PrefdataError(
+            f"provider {endpoint.name!r} is a server, and the package openai, which asks it, is "
+            "not installed; run pip install 'prefdata[remote]'"
+        )
+    from prefdata.engines.remote import OpenAIConnection
+
+    return OpenAIConnection(endpoint)
+
+
+def open_remote_text(model: Model, connection: Connection) -> TextEngine:
+    """An engine that completes chats on a server."""
     from prefdata.engines.remote import RemoteText
 
-    return RemoteText(model, endpoint)
+    return RemoteText(model, connection)
 
 
-def open_remote_reward(model: Model, endpoint: Endpoint) -> RewardEngine:
-    """As `open_remote_text`, to score chats."""
-    _need_client(model)
+def open_remote_reward(model: Model, connection: Connection) -> RewardEngine:
+    """An engine that scores chats on a server."""
     from prefdata.engines.remote import RemoteReward
 
-    return RemoteReward(model, endpoint)
+    return RemoteReward(model, connection)
 
 
-def check_server(model: Model, endpoint: Endpoint, role: Role) -> None:
+def check_server(model: Model, connection: Connection, role: Role) -> None:
     """Ask a server for one short answer, or one score, with this alias's parameters.
 
     Raises:
         PrefdataError: the server, the key, the model or a parameter is refused.
     """
-    _need_client(model)
     from prefdata.engines import remote
 
-    asyncio.run(
-        remote.check_text(model, endpoint)
-        if role == "text"
-        else remote.check_reward(model, endpoint)
-    )
-
-
-def _need_client(model: Model) -> None:
-    if find_spec("openai") is None:
-        raise PrefdataError(
-            f"model {model.alias!r} is on a server, and the package openai, which asks it, is not "
-            "installed; run pip install 'prefdata[remote]'"
-        )
+    check = remote.check_text if role == "text" else remote.check_reward
+    asyncio.run(check(model, connection))
 
 
 def open_reward_engine(model: Model, path: str, provider: Provider) -> HostedReward:

@@ -59,3 +59,11 @@ class HostedText(TextEngine, Hosted, Protocol):
 
 class HostedReward(RewardEngine, Hosted, Protocol):
     """A RewardEngine with a model."""
+
+
+class Connection(Protocol):
+    """The way to a server, shared by the engines of its models."""
+
+    def close(self) -> None:
+        """Drop what is on its way."""
+        ...

@@ -45,6 +45,8 @@ REFUSED_FOR_GOOD = {
 }
 SEEDS = 2**31
 """Seeds are sent modulo this: not every server reads 64 bits."""
+ALL_REFUSED = 8
+"""Requests refused before any was answered that stop a run: the next will be refused too."""
 LONGEST = 300
 """Characters of a server's message that are repeated."""
 _ATTRIBUTE = re.compile(r"[\w .-]+:\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)")
@@ -53,13 +55,14 @@ _ATTRIBUTE = re.compile(r"[\w .-]+:\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)")
 class RemoteText:
     """Completes chats; at most `max_parallel_requests` are on their way at a time."""
 
-    def __init__(self, model: Model, endpoint: Endpoint) -> None:
-        """Connect to nothing yet.
+    def __init__(self, model: Model, connection: Any) -> None:
+        """Ask nothing yet.
 
-        Raises:
-            PrefdataError: the environment variable with the key is not set.
+        Args:
+            model: whose name and alias count.
+            connection: an `OpenAIConnection`.
         """
-        self._server = _Server(model, endpoint)
+        self._server = _Server(model, connection)
 
     async def generate(
         self, requests: Sequence[TextRequest]
@@ -74,8 +77,7 @@ class RemoteText:
             yield index, completion
 
     def close(self) -> None:
-        """As `TextEngine.close`."""
-        self._server.close()
+        """As `TextEngine.close`; the connection is closed by whoever made it."""
 
     async def _complete(self, request: TextRequest) -> Completion:
         answer = await self._server.create(request.messages, **self._parameters(request))
@@ -86,7 +88,8 @@ class RemoteText:
             raise RowError("no_content", f"the server sent no text ({choice.finish_reason})")
         reason: FinishReason = "length" if choice.finish_reason == "length" else "stop"
         usage = answer.usage  # some servers do not count
-        asked, made = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        asked = (usage.prompt_tokens or 0) if usage else 0
+        made = (usage.completion_tokens or 0) if usage else 0
         first = _first_logprobs(choice) if request.top_logprobs else None
         return Completion(choice.message.content, reason, asked, made, first)
 
@@ -104,7 +107,7 @@ class RemoteText:
         if request.top_logprobs:
             body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         if request.schema is not None and self._server.endpoint.structured_outputs:
-            schema = {"name": "answer", "schema": dict(request.schema), "strict": True}
+            schema = {"name": "answer", "schema": dict(request.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         # no part of OpenAI's protocol, but of vLLM's and others'
         extra = {
@@ -126,9 +129,9 @@ class RemoteReward:
     (Nemotron-4-340B-Reward) or as `name:number` in the text (Llama-3.1-Nemotron-70B-Reward).
     """
 
-    def __init__(self, model: Model, endpoint: Endpoint) -> None:
+    def __init__(self, model: Model, connection: Any) -> None:
         """As `RemoteText`."""
-        self._server = _Server(model, endpoint)
+        self._server = _Server(model, connection)
 
     async def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
         """As `RewardEngine.score`; errors as from `RemoteText.generate`."""
@@ -136,8 +139,7 @@ class RemoteReward:
             yield index, logits
 
     def close(self) -> None:
-        """As `RewardEngine.close`."""
-        self._server.close()
+        """As `RewardEngine.close`; the connection is closed by whoever made it."""
 
     async def _score(self, request: ScoreRequest) -> Logits:
         choice = _only_choice(await self._server.create(request.messages))
@@ -156,7 +158,7 @@ class RemoteReward:
 HELLO: Message = {"role": "user", "content": "Hello!"}
 
 
-async def check_text(model: Model, endpoint: Endpoint) -> None:
+async def check_text(model: Model, connection: Any) -> None:
     """Ask for one short answer with this alias's parameters.
 
     Raises:
@@ -165,19 +167,17 @@ async def check_text(model: Model, endpoint: Endpoint) -> None:
     given = model.inference_parameters.model_dump(exclude={"seed"})
     sampling = Sampling(**given | {"max_tokens": min(given["max_tokens"], 16)})
     request = TextRequest((HELLO,), sampling, 0, None, model.chat_template_kwargs)
-    engine = RemoteText(model, endpoint)
+    engine = RemoteText(model, connection)
     try:
         async for _ in engine.generate([request]):
             pass
     except RowError as err:
         _stop_if_refused(err, model)
-    finally:
-        engine.close()
 
 
-async def check_reward(model: Model, endpoint: Endpoint) -> None:
+async def check_reward(model: Model, connection: Any) -> None:
     """Ask for one score; errors as from `check_text`."""
-    engine = RemoteReward(model, endpoint)
+    engine = RemoteReward(model, connection)
     try:
         async for _ in engine.score(
             [ScoreRequest((HELLO, {"role": "assistant", "content": "Hi."}))]
@@ -185,8 +185,6 @@ async def check_reward(model: Model, endpoint: Endpoint) -> None:
             pass
     except RowError as err:
         _stop_if_refused(err, model)
-    finally:
-        engine.close()
 
 
 def _stop_if_refused(err: RowError, model: Model) -> None:
@@ -194,25 +192,53 @@ def _stop_if_refused(err: RowError, model: Model) -> None:
         raise PrefdataError(f"model {model.alias!r}: {err.detail}") from err
 
 
-class _Server:
-    """One model behind an endpoint: the client, its thread, its limit of parallel requests."""
+class OpenAIConnection:
+    """The client of one endpoint, its thread and its limit of parallel requests."""
 
-    def __init__(self, model: Model, endpoint: Endpoint) -> None:
-        self.model, self.endpoint = model, endpoint
-        self._key = _read_key(endpoint)
-        self._headers = {} if self._key else {"Authorization": Omit()}
-        self._client: Any = AsyncOpenAI(
-            api_key=self._key or "none",
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Connect to nothing yet.
+
+        Raises:
+            PrefdataError: the environment variable with the key is not set.
+        """
+        self.endpoint, self.key = endpoint, _read_key(endpoint)
+        # the client wants to be told of every request that it goes out without a key
+        self.headers = {} if self.key else {"Authorization": Omit()}
+        self.client: Any = AsyncOpenAI(
+            api_key=self.key or "none",
             base_url=endpoint.endpoint,
             timeout=endpoint.timeout,
             max_retries=endpoint.max_retries,
         )
-        self._loop = asyncio.new_event_loop()
-        self._slots = asyncio.Semaphore(endpoint.max_parallel_requests)
+        self.slots = asyncio.Semaphore(endpoint.max_parallel_requests)
+        self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
-            target=self._loop.run_forever, name=f"remote-{endpoint.name}", daemon=True
+            target=self.loop.run_forever, name=f"remote-{endpoint.name}", daemon=True
         )
         self._thread.start()
+
+    def close(self) -> None:
+        """Drop what is on its way, end the thread."""
+        asyncio.run_coroutine_threadsafe(self._shut(), self.loop).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    async def _shut(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self.client.close()
+
+
+class _Server:
+    """One model behind a connection, and what becomes of its errors."""
+
+    def __init__(self, model: Model, connection: OpenAIConnection) -> None:
+        self.model, self.endpoint, self._connection = model, connection.endpoint, connection
+        self._key = connection.key
+        self._answered = self._refused = 0
 
     async def ask_all(
         self, asks: Sequence[Coroutine[Any, Any, Result]]
@@ -233,44 +259,41 @@ class _Server:
     async def create(self, messages: Sequence[Any], **parameters: Any) -> Any:
         """The server's answer to a chat."""
         extra = {**parameters.pop("extra_body", {}), **self.endpoint.extra_body}
-        async with self._slots:
+        async with self._connection.slots:
             try:
-                return await self._client.chat.completions.create(
+                answer = await self._connection.client.chat.completions.create(
                     model=self.model.model,
                     messages=[dict(message) for message in messages],
                     extra_body=extra,
-                    extra_headers=self._headers,
+                    extra_headers=self._connection.headers,
                     **parameters,
                 )
             except (OpenAIError, JSONDecodeError) as err:
                 raise self._explain(err, "response_format" in parameters) from err
-
-    def close(self) -> None:
-        """Drop what is on its way, end the thread."""
-        asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        if not isinstance(getattr(answer, "choices", None), list):
+            raise PrefdataError(
+                f"{self._where} answers what is no completion: {self._cut(repr(answer))}; is it "
+                "the address up to and with the version, as in https://host/v1?"
+            )
+        self._answered += 1
+        return answer
 
     def _submit(self, ask: Coroutine[Any, Any, Result]) -> Future[Result]:
-        return asyncio.run_coroutine_threadsafe(ask, self._loop)
-
-    async def _shut(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self._client.close()
+        return asyncio.run_coroutine_threadsafe(ask, self._connection.loop)
 
     def _explain(self, err: OpenAIError | JSONDecodeError, has_schema: bool) -> Exception:
         """What an error means: for the row, or for the run."""
-        said, where = self._said(err), f"provider {self.endpoint.name!r} ({self.endpoint.endpoint})"
+        said, where = self._said(err), self._where
         status = err.status_code if isinstance(err, APIStatusError) else None
         if isinstance(err, BadRequestError | UnprocessableEntityError) or status == TOO_LARGE:
             hint = (
                 "; if it knows no response_format: structured_outputs: false" if has_schema else ""
             )
-            return RowError("refused_by_endpoint", f"{where} answers {status}: {said}{hint}")
+            self._refused += 1
+            message = f"{where} answers {status}: {said}{hint}"
+            if self._refused == ALL_REFUSED and not self._answered:
+                return PrefdataError(f"{message} (to the first {ALL_REFUSED} requests)")
+            return RowError("refused_by_endpoint", message)
         if status in REFUSED_FOR_GOOD:
             key = self.endpoint.api_key or "none is sent; name its variable with api_key"
             return PrefdataError(
@@ -283,15 +306,22 @@ class _Server:
         if not isinstance(err, APIStatusError | APIConnectionError):
             what = f"answers what cannot be read: {said}"
         return PrefdataError(
-            f"{where} {what}, after {self.endpoint.max_retries} retries; what was answered is "
-            "kept, and the same command goes on from there"
+            f"{where} {what}, after up to {self.endpoint.max_retries} retries; what was answered "
+            "is kept, and the same command goes on from there"
         )
 
     def _said(self, err: Exception) -> str:
         cause = (
             f" ({err.__cause__})" if isinstance(err, APIConnectionError) and err.__cause__ else ""
         )
-        text = " ".join(f"{err}{cause}".split())
+        return self._cut(f"{err}{cause}")
+
+    @property
+    def _where(self) -> str:
+        return f"provider {self.endpoint.name!r} ({self.endpoint.endpoint})"
+
+    def _cut(self, text: str) -> str:
+        text = " ".join(text.split())
         if self._key:  # a server may repeat it
             text = text.replace(self._key, "***")
         return text if len(text) <= LONGEST else text[:LONGEST] + "…"
@@ -310,10 +340,9 @@ def _read_key(endpoint: Endpoint) -> str | None:
 
 
 def _only_choice(answer: Any) -> Any:
-    choices = getattr(answer, "choices", None)
-    if not choices:
+    if not answer.choices:
         raise RowError("no_content", "the server sent no answer")
-    return choices[0]
+    return answer.choices[0]
 
 
 def _first_logprobs(choice: Any) -> dict[str, float] | None:

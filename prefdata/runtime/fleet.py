@@ -9,12 +9,14 @@ from types import TracebackType
 from typing import Self
 
 from prefdata.engines import (
+    Connection,
     Provider,
     RewardEngine,
     Role,
     TextEngine,
     check_server,
     choose_provider,
+    connect,
     open_remote_reward,
     open_remote_text,
     open_reward_engine,
@@ -23,8 +25,8 @@ from prefdata.engines import (
 from prefdata.engines.checkpoints import check_text_model, identify
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.fingerprint import ScoreKeys, TextKeys, digest, model_identity
-from prefdata.plan import Checkpoint, Pass, plan_passes
-from prefdata.recipe import Model
+from prefdata.plan import Checkpoint, Pass, roles_of
+from prefdata.recipe import Endpoint, Model
 from prefdata.recipe_loader import LoadedRecipe
 from prefdata.runtime.journal import Journal
 from prefdata.runtime.journaled import JournaledReward, JournaledText, Work
@@ -71,13 +73,8 @@ class Fleet:
         self._engines: dict[str, JournaledText | JournaledReward] = {}
         self._known: dict[str, Checkpoint] = {}
         self.work = Work()
-        self._roles: dict[str, Role] = {
-            model.alias: checkpoint.role
-            for step in plan_passes(loaded.recipe)
-            for key, checkpoint in step.checkpoints.items()
-            for model in loaded.recipe.models
-            if Checkpoint(checkpoint.role, model).key == key
-        }
+        self._roles = roles_of(loaded.recipe)
+        self._connections: dict[str, Connection] = {}
         self.checkpoints = {m.alias: self._identify(m) for m in loaded.recipe.models}
 
     def __enter__(self) -> Self:
@@ -92,6 +89,8 @@ class Fleet:
         try:
             for engine in self._engines.values():
                 engine.close()
+            for connection in self._connections.values():
+                connection.close()
         finally:
             if self._journal is not None:
                 self._journal.close()
@@ -156,7 +155,13 @@ class Fleet:
         for model in self._loaded.recipe.models:
             endpoint = self._loaded.recipe.endpoint(model)
             if endpoint is not None and model.alias in self._roles and not model.skip_health_check:
-                check_server(model, endpoint, self._roles[model.alias])
+                check_server(model, self._connection(endpoint), self._roles[model.alias])
+
+    def _connection(self, endpoint: Endpoint) -> Connection:
+        """The one way to a server, which all its models share with its limit of requests."""
+        if endpoint.name not in self._connections:
+            self._connections[endpoint.name] = connect(endpoint)
+        return self._connections[endpoint.name]
 
     def _fit(self, checkpoints: list[Checkpoint]) -> bool:
         """Whether these may be in memory at the same time."""
@@ -181,7 +186,8 @@ class Fleet:
             return "scripted"
         endpoint = self._loaded.recipe.endpoint(model)
         if endpoint is not None:
-            return f"{endpoint.name}/{model.model} {digest(endpoint.extra_body, size=4)}"
+            asked = digest(endpoint.extra_body, endpoint.structured_outputs, size=4)
+            return f"{endpoint.name}/{model.model} {asked}"
         path = self._loaded.locate(model.model)
         if model.alias in self._roles:
             role = self._roles[model.alias]
@@ -203,7 +209,7 @@ class Fleet:
     def _text(self, model: Model) -> TextEngine:
         endpoint = self._loaded.recipe.endpoint(model)
         if endpoint is not None and not self._rehearse:
-            return open_remote_text(model, endpoint)
+            return open_remote_text(model, self._connection(endpoint))
         self.work.loads.append(model.model)
         if self._rehearse:
             return ScriptedText()
@@ -214,7 +220,7 @@ class Fleet:
     def _reward(self, model: Model) -> RewardEngine:
         endpoint = self._loaded.recipe.endpoint(model)
         if endpoint is not None and not self._rehearse:
-            return open_remote_reward(model, endpoint)
+            return open_remote_reward(model, self._connection(endpoint))
         self.work.loads.append(model.model)
         if self._rehearse:
             return ScriptedReward()

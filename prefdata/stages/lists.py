@@ -12,8 +12,11 @@ from prefdata.fingerprint import digest
 from prefdata.recipe import META_SUFFIX, Expand
 from prefdata.rows import EXPAND_META, ID, Row
 
-_MARK = re.compile(r"(?:\(?\d{1,4}[.):]|[-*+\u2022\u2023\u25aa\u25cf\u25e6\u2013\u2014])(?:\s+|$)")
-"""A number or a bullet in front of an item; `-5` and `3.5` are none, as no blank follows."""
+_MARK = re.compile(
+    r"\(?\d{1,3}\\?[.)](?:\s+|$|(?=[^\W\d]))|[-*+\u2013\u2014](?:\s+|$)|[\u2022\u2023\u25aa\u25cf\u25e6]\s*"
+)
+"""A number or a bullet in front of an item; `-5`, `3.5` and a year are none."""
+_FENCED = re.compile(r"```(?:json)?\s*(\[.*\])\s*```", re.DOTALL)
 _QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019", "\u00ab\u00bb", "**", "__")
 
 
@@ -30,12 +33,16 @@ def expand(column: Expand) -> Callable[[Row], list[Row]]:
     find = _finder(column)
 
     def children(row: Row) -> list[Row]:
-        text = row[column.column]
-        if text is None:
-            raise RowError("no_items", f"{column.column!r} is null")
-        cleaned = (item for found in find(text) if (item := clean_item(found)))
-        items = list({item.casefold(): item for item in reversed(list(cleaned))}.values())[::-1]
-        items = items[: column.max_items]
+        text, meta = row[column.column], row.get(column.column + META_SUFFIX) or {}
+        if not isinstance(text, str):
+            raise RowError("no_items", f"{column.column!r} holds no text: {text!r}")
+        found = find(text)
+        if meta.get("finish_reason") == "length":  # the last item was cut off
+            found = found[:-1]
+        unlike: dict[str, str] = {}
+        for item in filter(None, map(clean_item, found)):
+            unlike.setdefault(item.casefold(), item)
+        items = list(unlike.values())[: column.max_items]
         if not items:
             raise RowError("no_items", f"{column.column!r} holds no item: {text!r}")
         return [
@@ -84,8 +91,9 @@ def _lines(text: str) -> list[str]:
 
 
 def _json_items(text: str) -> list[str]:
+    fenced = _FENCED.search(text)
     try:
-        value: Any = orjson.loads(text)
+        value: Any = orjson.loads(fenced[1] if fenced else text)
     except orjson.JSONDecodeError as err:
         raise RowError("no_items", f"the text is no JSON ({err}): {text!r}") from err
     if not isinstance(value, list) or not all(isinstance(v, str | int | float) for v in value):

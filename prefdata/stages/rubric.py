@@ -19,6 +19,9 @@ from prefdata.stages.stage import Stage
 TOP_LOGPROBS = 20
 """As many first tokens as engines tell; a scale has ten at most."""
 
+LEAST_MASS = 0.5
+"""Probability that the scale must have; with less, the model was about to say something else."""
+
 
 def rubric_fields(column: RubricJudge) -> list[pa.Field]:
     """The scores, and the ratings that they are means of, by criterion."""
@@ -75,7 +78,8 @@ def read_rating(completion: Completion, lowest: int, highest: int) -> float:
         rating = _rating(token, lowest, highest)
         if rating is not None:
             chances[rating] = chances.get(rating, 0.0) + math.exp(logprob)
-    if total := math.fsum(chances.values()):
+    total = math.fsum(chances.values())
+    if total >= LEAST_MASS:
         return math.fsum(rating * chance for rating, chance in chances.items()) / total
     written = _rating(completion.text, lowest, highest)
     if written is None:
