@@ -1,4 +1,5 @@
 import asyncio
+import signal
 import threading
 
 import pyarrow as pa
@@ -14,6 +15,8 @@ from prefdata.runtime.journal import Journal
 from prefdata.runtime.journaled import JournaledText, Work
 from prefdata.runtime.passes import Sweep, rejects_of, run_pass
 from prefdata.stages.asking import answers
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Counted:
@@ -219,3 +222,32 @@ def test_what_was_answered_before_an_error_is_not_asked_again(tmp_path):
     assert work.generated + work.replayed == 80
     assert work.replayed >= 77
     assert names(tmp_path) == ["journal", "out", "out.rejects", "seeds"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [0, 3, 9])
+def test_a_signal_in_the_very_step_that_ends_the_head_row_is_still_an_interrupt(
+    tmp_path, number, at
+):
+    """The loop has then been told already that what it waits for is there."""
+    left = []
+
+    async def stage(row):
+        try:
+            await asyncio.sleep(0.01 if row["n"] <= at else 30)
+        except asyncio.CancelledError:
+            left.append(row["n"])
+            raise
+        if row["n"] == at:
+            signal.raise_signal(number)
+        return {"twice": 0}
+
+    before = [signal.signal(one, signal.default_int_handler) for one in INTERRUPTS]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, [[("twice", stage)]], [field("twice")])
+    finally:
+        for one, handler in zip(INTERRUPTS, before, strict=True):
+            signal.signal(one, handler)
+    assert sorted(left) == list(range(at + 1, 10))
+    assert names(tmp_path) == ["seeds"]

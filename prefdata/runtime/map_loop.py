@@ -8,10 +8,12 @@ from typing import Self
 
 
 class MapLoop:
-    """While this is open, Ctrl-C and SIGTERM wait for a moment between two steps of the loop.
+    """While this is open, Ctrl-C and SIGTERM cancel the tasks of the loop; then it is interrupted.
 
     Python raises KeyboardInterrupt wherever it happens to be. In the middle of a step the wake-up
     of a task is lost, and `.map`, which waits for the tasks it has cancelled, waits forever.
+    Between two steps the loop may have been told already that the task it waits for is done, and
+    that stops it when `.map` runs it again to wait for the others.
     """
 
     def __init__(self) -> None:
@@ -34,7 +36,7 @@ class MapLoop:
 
     def check(self) -> None:
         """Raise the KeyboardInterrupt that has come while the loop stood still."""
-        if self._is_asked and not self._is_closing:
+        if self._is_asked:
             raise KeyboardInterrupt
 
     def __exit__(
@@ -50,13 +52,18 @@ class MapLoop:
             self._is_closing = False
             for number in self._signals:
                 signal.signal(number, signal.default_int_handler)
-        if kind is None:
+        if kind is None or issubclass(kind, asyncio.CancelledError):
             self.check()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._is_asked = True
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self.check)
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._loop is not None and not self._is_closing:
+            for task in asyncio.all_tasks(self._loop):
+                task.cancel()
 
     def _close(self) -> None:
         """End what an error has left running: `.map` cancels tasks, but not all of them end."""
