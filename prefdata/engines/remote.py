@@ -291,7 +291,7 @@ class _Server:
             )
             self._refused += 1
             message = f"{where} answers {status}: {said}{hint}"
-            if self._refused == ALL_REFUSED and not self._answered:
+            if self._refused >= ALL_REFUSED and not self._answered:
                 return PrefdataError(f"{message} (to the first {ALL_REFUSED} requests)")
             return RowError("refused_by_endpoint", message)
         if status in REFUSED_FOR_GOOD:
