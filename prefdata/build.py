@@ -109,6 +109,7 @@ def build(
             "prefdata": version("prefdata"),
             "fingerprint": final,
             "scored_fingerprint": fingerprint,
+            "folder": str(loaded.folder),
             "rehearsed": rehearse,
             "seeds": len(seeds),
             "added": added,

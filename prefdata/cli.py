@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,14 @@ Overrides = Annotated[
 Out = Annotated[
     Path | None, typer.Option(help="The run folder; wins over the recipe's output_dir.")
 ]
+
+
+class Backend(StrEnum):
+    """Where `prefdata train` trains."""
+
+    trl = "trl"
+    nemo_customizer = "nemo_customizer"
+
 
 DONE, BUG, FIXABLE, LOW_YIELD, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -139,6 +148,96 @@ def pairs(
         print_summary(record, folder)
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    formats: Annotated[
+        list[str], typer.Option("--format", help="A trainer's format; may be given several times.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to; <RUN>/exports/<format> by default.")
+    ] = None,
+    test_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompts in test, a count or a fraction; the run's own split by default, or 0.05 "
+            "(nemo_customizer: 0.2) where it has none."
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tell how many pairs a trainer that cuts at this length spoils."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint to be trained; by default the one that wrote the texts."),
+    ] = None,
+    drop_too_long: Annotated[
+        bool, typer.Option("--drop-too-long", help="Leave out pairs above --max-tokens.")
+    ] = False,
+    last_message_only: Annotated[
+        bool,
+        typer.Option(
+            "--last-message-only", help="nemo_customizer: the last message alone as the prompt."
+        ),
+    ] = False,
+) -> None:
+    """Write a run's pairs in the formats of trainers, with the lines that make them read them."""
+    with _exit_codes():
+        from prefdata.export import ExportOptions, export_run
+        from prefdata.summary import print_export
+
+        if out is not None and len(formats) > 1:
+            raise PrefdataError("--out is the folder of one format; leave it out, or give one")
+        options = ExportOptions(
+            _number(test_size), max_tokens, tokenizer, drop_too_long, last_message_only
+        )
+        for name in formats:
+            print_export(export_run(run, name, options, out, say=_say))
+
+
+@app.command()
+def train(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings: learning_rate=1e-6 epochs=2 …"),
+    ] = None,
+    backend: Annotated[
+        Backend, typer.Option(help="trl: DPO on this machine; nemo_customizer: a job there.")
+    ] = Backend.trl,
+    settings: Annotated[
+        Path | None, typer.Option(help="Settings in YAML; KEY=VALUE goes on top.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to; <RUN>/trained/<backend> by default.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="nemo_customizer: write the files, print what would be sent."
+        ),
+    ] = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="nemo_customizer: cancel the job that runs.")
+    ] = False,
+) -> None:
+    """Train a model on a run's pairs; run again, it goes on where it stopped."""
+    with _exit_codes():
+        from prefdata.recipe_loader import load_settings
+
+        folder = out or run / "trained" / backend.value
+        if backend is Backend.trl:
+            if dry_run or cancel:
+                raise PrefdataError("--dry-run and --cancel are of nemo_customizer; remove them")
+            from prefdata.summary import print_training
+            from prefdata.train.trl import train_trl
+            from prefdata.train.trl_settings import TrlSettings
+
+            chosen = load_settings(TrlSettings, settings, overrides or ())
+            print_training(train_trl(run, chosen, folder, say=_say), folder)
+
+
 def _load(recipe: Path, overrides: list[str] | None, out: Path | None) -> Any:
     from prefdata.recipe_loader import load_recipe  # yaml, pydantic: not needed for --help
 
@@ -170,6 +269,21 @@ def _preview(loaded: Any, rows: int, rehearse: bool, machine: Any) -> None:
             say=_say,
         )
         print_records(Path(folder))
+
+
+def _number(text: str | None) -> int | float | None:
+    """A count such as 500, or a fraction such as 0.05."""
+    if text is None:
+        return None
+    try:
+        number = float(text) if "." in text else int(text)
+    except ValueError as err:
+        raise PrefdataError(
+            f"--test-size {text}: give a count of prompts such as 500, or a fraction such as 0.05"
+        ) from err
+    if number < 0 or (isinstance(number, float) and number >= 1):
+        raise PrefdataError(f"--test-size {text}: a fraction lies in [0, 1), a count is 0 or more")
+    return number
 
 
 def _check_yield(record: dict[str, Any], min_yield: float) -> None:

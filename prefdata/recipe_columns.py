@@ -30,6 +30,9 @@ PROJECTED = (
 """Keys of `output_projection` that name a column."""
 
 
+ANSWERS = frozenset(("response_a_field", "response_b_field", "candidates", "responses"))
+"""Those of them that hold the texts to be paired."""
+
 RATED = ("response", "criterion", "description", "lowest", "highest")
 """What the prompt of a `rubric_judge` sees besides the row."""
 
@@ -173,3 +176,15 @@ def aliases_of(column: AnyColumn) -> tuple[str, ...]:
     if isinstance(column, LlmStructured | LlmJudge | RewardModel | RubricJudge):
         return (column.model_alias,)
     return ()
+
+
+def answering_aliases(recipe: Recipe) -> frozenset[str]:
+    """The models that wrote the texts of which pairs are made."""
+    texts = {name for key, name in projected(recipe.output_projection) if key in ANSWERS}
+    found: set[str] = set()
+    for column in reversed(recipe.columns):
+        if isinstance(column, Extract) and texts.intersection(column.groups):
+            texts.add(column.column)
+        elif column.name in texts:
+            found.update(aliases_of(column))
+    return frozenset(found)

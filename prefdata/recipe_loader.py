@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -19,7 +19,9 @@ from prefdata.errors import PrefdataError
 from prefdata.recipe import LOCAL_PROVIDERS, PreferencePairs, Recipe
 from prefdata.recipe_checks import At, check_recipe, environment_name
 from prefdata.recipe_messages import Lines, explain, shown
+from prefdata.recipe_values import SettingsModel
 
+Settings = TypeVar("Settings", bound=SettingsModel)
 PATH_KEYS = ("seed_dataset.path", "models.*.model", "columns.*.prompt_file")
 """Keys whose values may be files: in a recipe they are sought beside it, then in the current
 folder; on the command line in the current folder first."""
@@ -90,6 +92,27 @@ def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -
         return PreferencePairs.model_validate(raw)
     except ValidationError as err:
         raise PrefdataError(explain(err, lines, "output_projection", "preference_pairs")) from err
+
+
+def load_settings(kind: type[Settings], file: Path | None, overrides: Sequence[str]) -> Settings:
+    """Settings that stand in no recipe: a YAML file, if any, and `key=value` on top.
+
+    Paths in the file are sought beside it, then in the current folder.
+
+    Raises:
+        PrefdataError: one message a problem, as for a recipe.
+    """
+    config, lines = _parse(file, _read(file)) if file else (DictConfig({}), Lines(None, None))
+    beside = (file or Path()).parent.absolute()
+    for key in kind.paths:
+        if isinstance(path := OmegaConf.select(config, key), str):
+            OmegaConf.update(config, key, _locate(path, beside))
+    for override in overrides:
+        lines.overridden.append(_override(config, override))
+    try:
+        return kind.model_validate(_resolve(config, lines))
+    except ValidationError as err:
+        raise PrefdataError(explain(err, lines, root=kind)) from err
 
 
 def _locate(path: str, beside: Path) -> str:

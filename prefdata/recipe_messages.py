@@ -69,25 +69,27 @@ def _child(node: yaml.Node, part: str | int) -> tuple[yaml.Node, int] | None:
     return None
 
 
-def explain(err: ValidationError, lines: Lines, *inside: str) -> str:
+def explain(
+    err: ValidationError, lines: Lines, *inside: str, root: type[BaseModel] = Recipe
+) -> str:
     """One line a problem; equal ones, from the members of a union, once."""
     found = err.errors()
     for details in found:
         details["loc"] = (*inside, *details["loc"])
-    return "\n".join(dict.fromkeys(_explain_one(details, lines) for details in found))
+    return "\n".join(dict.fromkeys(_explain_one(details, lines, root) for details in found))
 
 
-def _explain_one(details: ErrorDetails, lines: Lines) -> str:
+def _explain_one(details: ErrorDetails, lines: Lines, root: type[BaseModel]) -> str:
     at, kind = _without_tags(details["loc"]), details["type"]
     if kind == "union_tag_invalid":
         at = (*at, "type")
-    return f"{lines.place(at)}: {_say(kind, at, details)}"
+    return f"{lines.place(at)}: {_say(kind, at, details, root)}"
 
 
-def _say(kind: str, at: At, details: ErrorDetails) -> str:
+def _say(kind: str, at: At, details: ErrorDetails, root: type[BaseModel]) -> str:
     found, context = details["input"], details.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"there is no key {at[-1]!r} here; {suggest(str(at[-1]), _known_keys(details['loc'][:-1]))}"  # fmt: skip  # noqa: E501
+        return f"there is no key {at[-1]!r} here; {suggest(str(at[-1]), _known_keys(details['loc'][:-1], root))}"  # fmt: skip  # noqa: E501
     if kind == "missing":
         return "this key is missing; add it" + (", or 'prompt_file'" if at[-1] == "prompt" else "")
     if kind == "union_tag_not_found":
@@ -97,7 +99,8 @@ def _say(kind: str, at: At, details: ErrorDetails) -> str:
         known = re.findall(r"'([^']*)'", context.get("expected_tags") or context["expected"])
         if len(known) == 1:
             return f"it should be {known[0]!r} (found {shown(word)})"
-        return f"there is no {at[-1]} {word!r}; {suggest(str(word), known)}"
+        name = next(part for part in reversed(at) if isinstance(part, str))
+        return f"there is no {name} {word!r}; {suggest(str(word), known)}"
     message = _KINDS.get(kind, details["msg"].removeprefix("Value error, "))
     if kind == "string_type" and isinstance(found, bool | int | float):
         message += ": put the value in quotes"
@@ -139,19 +142,18 @@ def _projections() -> dict[str, type[BaseModel]]:
     return _tags(OutputProjection)
 
 
-def _known_keys(loc: At) -> list[str]:
-    model: type[BaseModel] = Recipe
+def _known_keys(loc: At, root: type[BaseModel]) -> list[str]:
+    model = root
     if loc[:1] == ("columns",) and len(loc) > 2:
         model = _tags(AnyColumn)[str(loc[2])]
     elif loc[:1] == ("output_projection",) and len(loc) > 1:
         model = _projections()[str(loc[1])]
     elif loc:
-        model = _submodel(loc)
+        model = _submodel(loc, root)
     return sorted(model.model_fields)
 
 
-def _submodel(loc: At) -> type[BaseModel]:
-    model: type[BaseModel] = Recipe
+def _submodel(loc: At, model: type[BaseModel]) -> type[BaseModel]:
     for part in loc:
         if isinstance(part, int):
             continue

@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -78,3 +78,13 @@ class Frozen(BaseModel):
     """What every part of a recipe shares: no unknown keys, no NaN, no later change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SettingsModel(Frozen):
+    """Settings that have a file of their own.
+
+    Attributes:
+        paths: keys whose values may be files.
+    """
+
+    paths: ClassVar[tuple[str, ...]] = ()

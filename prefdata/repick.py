@@ -16,7 +16,7 @@ from prefdata.recipe_loader import load_recipe, validate_pair_rules
 from prefdata.record import Record, count_reasons, read_record, withdraw_record, write_record
 from prefdata.rows import REJECTS, Row
 from prefdata.runtime.disk import disk_errors, hold, write_text
-from prefdata.runtime.folders import RowsWriter, read_tables
+from prefdata.runtime.folders import RowsWriter, link_folder, read_tables
 from prefdata.seed_files import read_lines
 from prefdata.turns import Turns
 
@@ -48,6 +48,8 @@ def pairs_of_run(run: Path, overrides: Sequence[str], out: Path) -> Record:
     kept = [row for row in before if row["stage"] != "pairs"]
     rule, seed = loaded.recipe.output_projection, loaded.recipe.seed
     with disk_errors(out), hold(out):
+        if out.absolute() != run.absolute():
+            link_folder(run / "candidates", out / "candidates")
         changed = _choose(run / "candidates", out, kept, rule, score_columns(loaded.recipe), seed)
         fingerprint = pairs_fingerprint(record["scored_fingerprint"], loaded.recipe)
         write_text(out / "recipe.yaml", loaded.resolved)
@@ -108,6 +110,7 @@ def pairs_of_file(
             "candidates": count,
             "rehearsed": False,
             "source": file.name,
+            "seed": seed,
         }
         work = {
             "requests": {"generated": 0, "scored": 0, "replayed": 0},

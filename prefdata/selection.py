@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from prefdata.errors import PrefdataError
 from prefdata.projection import PairRules
+from prefdata.split import Keys, Numbers, as_keys, hash_prompt, hash_text, is_held_out, number_keys
 
 Verdict = Literal["train", "test", "contradiction", "duplicate", "near_duplicate", "over_max_pairs"]
 
@@ -48,8 +49,6 @@ _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\u
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
 
 _Codes = NDArray[np.uint8]
-_Keys = NDArray[np.uint64]
-_Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ def select(facts: Iterable[PairFacts], rule: PairRules, *, seed: int) -> Selecti
     check_dedupe(rule)
     table = _read(facts, seed, with_signatures=rule.dedupe == "minhash")
     codes = np.full(len(table), _CODES["train"], dtype=np.uint8)
-    prompts, claims = _number(table.prompts), _number(table.claims)
+    prompts, claims = number_keys(table.prompts), number_keys(table.claims)
     codes[_contradicted(claims, table.forward)] = _CODES["contradiction"]
     if rule.dedupe != "none":
         repeats = np.setdiff1d(_kept(codes), _first_of_each(claims, _kept(codes)))
@@ -127,7 +126,7 @@ def select(facts: Iterable[PairFacts], rule: PairRules, *, seed: int) -> Selecti
         best_first = np.lexsort((claims[kept], -table.margins[kept], prompts[kept]))
         codes[kept[best_first[rule.max_pairs :]]] = _CODES["over_max_pairs"]
     kept = _kept(codes)
-    codes[kept[_is_test(prompts[kept], rule.test_size)]] = _CODES["test"]
+    codes[kept[is_held_out(prompts[kept], rule.test_size)]] = _CODES["test"]
     return Selection(codes)
 
 
@@ -156,12 +155,12 @@ class _Table:
         signature_at: row of `signatures` per pair.
     """
 
-    prompts: _Keys
-    claims: _Keys
+    prompts: Keys
+    claims: Keys
     forward: NDArray[np.bool_]
     margins: NDArray[np.float64]
     signatures: _Codes
-    signature_at: _Numbers
+    signature_at: Numbers
 
     def __len__(self) -> int:
         return len(self.forward)
@@ -176,8 +175,8 @@ def _read(facts: Iterable[PairFacts], seed: int, *, with_signatures: bool) -> _T
         if with_signatures:
             _append_signatures(columns, [fact.prompt for fact in chunk])
     return _Table(
-        np.frombuffer(columns.prompts, dtype=">u8").astype(np.uint64).reshape(-1, 2),
-        np.frombuffer(columns.claims, dtype=">u8").astype(np.uint64).reshape(-1, 2),
+        as_keys(columns.prompts),
+        as_keys(columns.claims),
         np.frombuffer(columns.forward, dtype=np.bool_),
         np.frombuffer(columns.margins, dtype=np.float64),
         np.frombuffer(columns.signatures, dtype=np.uint8).reshape(-1, _PERMUTATIONS),
@@ -186,17 +185,13 @@ def _read(facts: Iterable[PairFacts], seed: int, *, with_signatures: bool) -> _T
 
 
 def _append(columns: _Columns, fact: PairFacts, seed: int) -> None:
-    prompt = _hash(fact.prompt, str(seed).encode()[:64])
-    chosen, rejected = _hash(fact.chosen.strip()), _hash(fact.rejected.strip())
+    prompt = hash_prompt(fact.prompt, seed)
+    chosen, rejected = hash_text(fact.chosen.strip()), hash_text(fact.rejected.strip())
     low, high = sorted((chosen, rejected))
     columns.prompts.extend(prompt)
     columns.claims.extend(blake2b(prompt + low + high, digest_size=16).digest())
     columns.forward.append(chosen <= rejected)
     columns.margins.append(math.nan if fact.margin is None else fact.margin)
-
-
-def _hash(text: str, key: bytes = b"") -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest()
 
 
 def _append_signatures(columns: _Columns, prompts: Sequence[str]) -> None:
@@ -245,53 +240,28 @@ def _shingles(prompt: str) -> list[str]:
     return [" ".join(words[start : start + SHINGLE_WORDS]) for start in range(last)]
 
 
-def _number(keys: _Keys) -> _Numbers:
-    """Equal keys get equal numbers, in the order of the keys."""
-    order = np.lexsort((keys[:, 1], keys[:, 0]))
-    ordered = keys[order]
-    is_new = (ordered[1:] != ordered[:-1]).any(axis=1)
-    numbers = np.zeros(len(keys), dtype=np.int64)
-    numbers[order[1:]] = np.cumsum(is_new)
-    return numbers
-
-
-def _kept(codes: _Codes) -> _Numbers:
+def _kept(codes: _Codes) -> Numbers:
     return np.flatnonzero(codes == _CODES["train"])
 
 
-def _contradicted(claims: _Numbers, forward: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _contradicted(claims: Numbers, forward: NDArray[np.bool_]) -> NDArray[np.bool_]:
     total, agreeing = np.bincount(claims), np.bincount(claims, weights=forward)
     is_disputed: NDArray[np.bool_] = (agreeing > 0) & (agreeing < total)
     return is_disputed[claims]
 
 
-def _first_of_each(numbers: _Numbers, among: _Numbers) -> _Numbers:
+def _first_of_each(numbers: Numbers, among: Numbers) -> Numbers:
     return among[np.unique(numbers[among], return_index=True)[1]]
 
 
-def _is_test(prompts: _Numbers, test_size: int | float) -> NDArray[np.bool_]:
-    by_rank = np.unique(prompts)
-    if isinstance(test_size, int):
-        if len(by_rank) and test_size >= len(by_rank):
-            raise PrefdataError(
-                f"test_size is {test_size} prompts, but only {len(by_rank)} have pairs, so none "
-                "would be left to train on; lower it, or give a fraction such as 0.05"
-            )
-        count = test_size
-    else:
-        # 0.07 * 100 is 7.000000000000001; the last prompt stays in train.
-        count = min(math.ceil(test_size * len(by_rank) - 1e-9), max(len(by_rank) - 1, 0))
-    return np.isin(prompts, by_rank[:count])
-
-
-def _near_duplicates(table: _Table, prompts: _Numbers, kept: _Numbers) -> _Numbers:
+def _near_duplicates(table: _Table, prompts: Numbers, kept: Numbers) -> Numbers:
     """Those of `kept` whose prompt is near a prompt of lower rank that stays."""
     leaders = _first_of_each(prompts, kept)  # one pair per prompt, lowest rank first
     is_near = _near_an_earlier(table.signatures, table.signature_at[leaders])
     return kept[np.isin(prompts[kept], prompts[leaders[is_near]])]
 
 
-def _near_an_earlier(signatures: _Codes, rows: _Numbers) -> NDArray[np.bool_]:
+def _near_an_earlier(signatures: _Codes, rows: Numbers) -> NDArray[np.bool_]:
     """Whether the signature in a row is near that of an earlier row that stays.
 
     Signatures that agree on all 8 bytes of one of 16 bands are compared in full: at a similarity
@@ -320,7 +290,7 @@ def _agreement(signatures: _Codes, row: int, others: list[int]) -> float:
     return int(agreeing.max()) / _PERMUTATIONS
 
 
-def _shared_buckets(signatures: _Codes, rows: _Numbers) -> NDArray[np.int32]:
+def _shared_buckets(signatures: _Codes, rows: Numbers) -> NDArray[np.int32]:
     """Per row and band a number that rows with the same band share; -1 where no other row does."""
     bands = signatures.view(np.uint64)
     buckets = np.full((len(rows), bands.shape[1]), -1, dtype=np.int32)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefdata.estimate import FLOPS, Estimate, estimate_pass
+from prefdata.export import Export
 from prefdata.plan import plan_passes
 from prefdata.recipe_columns import columns_made, columns_needed
 from prefdata.recipe_loader import LoadedRecipe
@@ -71,6 +72,43 @@ def _judged(name: str, counts: dict[str, int]) -> Iterable[tuple[str, str]]:
     if named:
         first = counts["first"] / named
         yield f"{name}, position bias", f"{first:.1%} for the response shown first; 50 % is fair"
+
+
+def print_export(export: Export) -> None:
+    """Where an export lies, and what the trainer is told."""
+    console = Console(highlight=False, soft_wrap=True)
+    lines = ", ".join(f"{count:,} {split}" for split, count in export.lines.items() if count)
+    console.print(f"{export.format}: {lines} in {export.folder}", style="bold", markup=False)
+    for name, text in export.configuration.items():
+        console.print(f"{export.folder / name}:", style="dim", markup=False)
+        console.print(text, markup=False)
+
+
+def print_training(result: dict[str, Any], folder: Path) -> None:
+    """The table at the end of a training."""
+    table = Table(title=escape(str(folder)), title_justify="left", show_header=False)
+    for name, value in _trained(result):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _trained(result: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    training, pairs = result["training"], result["pairs"]
+    yield "pairs", ", ".join(f"{count:,} {split}" for split, count in pairs.items())
+    yield "steps", f"{training['steps']:,} in {training['seconds']:.1f} s"
+    yield "loss", f"{training['loss']:.4f}"
+    if (right := training.get("eval_rewards/accuracies")) is not None:
+        yield "test pairs", f"{right:.1%} get the higher implicit reward for the chosen"
+    if "before" not in result:
+        return
+    before, after = result["before"]["scores"], result["after"]["scores"]
+    for name, score in before.items():
+        yield (
+            f"held-out {name}",
+            f"{score:.3f} before, {after[name]:.3f} after, {after[name] - score:+.3f}",
+        )
+    asked = result["after"]
+    yield "held out", f"{asked['prompts']:,} prompts, {asked['samples']} answers each, temperature {asked['temperature']}"  # fmt: skip  # noqa: E501
 
 
 def print_records(run: Path) -> None:

@@ -89,7 +89,9 @@ def main() -> None:
 
 def train(out: Path, seed: int, budget: Budget) -> None:
     """The tokenizer, then both models by `WORKERS` processes that share each step."""
-    write_prompts(out / "prompts.jsonl", seed)
+    # from splits that neither model sees
+    write_prompts(out / "prompts.jsonl", world.make_questions(240, seed, "seeds"))
+    write_prompts(out / "heldout.jsonl", world.make_questions(500, seed + 1, "heldout"))
     tokenizer = train_tokenizer(budget, seed)
     with tempfile.TemporaryDirectory() as meeting:
         multiprocessing.spawn(
@@ -597,12 +599,12 @@ def save(
         fresh.rename(path)
 
 
-def write_prompts(path: Path, seed: int) -> None:
-    """The quickstart's 240 seed prompts, from a split that neither model saw."""
+def write_prompts(path: Path, questions: Sequence[world.Question]) -> None:
+    """Questions with their answers, one a line."""
     lines = [
         json.dumps({"prompt": question.text, "answer": question.answer,
                     "operation": question.operation, "form": question.form})
-        for question in world.make_questions(240, seed, "seeds")
+        for question in questions
     ]  # fmt: skip
     fresh = path.with_suffix(".tmp")
     fresh.write_text("\n".join(lines) + "\n")

@@ -1,6 +1,7 @@
 """The documents name what is there, and what they name is there."""
 
 import re
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -9,9 +10,11 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 from prefdata.cli import app
+from prefdata.export import FORMATS
 from prefdata.projection import DpoPreference, PreferencePairs
 from prefdata.recipe import AnyColumn, InferenceParameters, Model, Recipe, SeedDataset
-from prefdata.recipe_loader import load_recipe
+from prefdata.recipe_loader import load_recipe, load_settings
+from prefdata.train.trl_settings import Evaluation, Lora, TrlSettings
 
 README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "docs" / "recipe.md").read_text()
@@ -19,13 +22,36 @@ COLUMNS = get_args(get_args(AnyColumn)[0])
 PARTS = [
     Recipe, SeedDataset, Model, InferenceParameters, DpoPreference, PreferencePairs, *COLUMNS,
 ]  # fmt: skip
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+TRAINING = (ROOT / "docs" / "training.md").read_text()
+SETTINGS = [ROOT / "recipes" / "quickstart" / "train.yaml"]
+RECIPES = sorted(set((ROOT / "recipes").rglob("*.yaml")) - set(SETTINGS))
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
 def test_every_recipe_field_is_in_the_reference(part: type[BaseModel]):
     missing = [name for name in part.model_fields if f"`{name}`" not in REFERENCE]
     assert not missing
+
+
+@pytest.mark.parametrize("part", [TrlSettings, Lora, Evaluation], ids=lambda part: part.__name__)
+def test_every_setting_of_a_training_is_in_its_page(part: type[BaseModel]):
+    missing = [name for name in part.model_fields if f"`{name}`" not in TRAINING]
+    assert not missing
+
+
+@pytest.mark.parametrize("file", SETTINGS, ids=lambda file: file.name)
+def test_settings_that_ship_load_and_find_their_files(file):
+    path = load_settings(TrlSettings, file, ()).evaluation.path
+    assert path
+    assert Path(path).is_file()
+
+
+def test_every_format_and_reason_is_in_the_page_of_training():
+    assert [name for name in FORMATS if f"| `{name}` |" not in TRAINING] == []
+    source = "".join(file.read_text() for file in (ROOT / "prefdata" / "export").glob("*.py"))
+    reasons = set(re.findall(r'RowError\(\s*"(\w+)"', source))
+    assert len(reasons) > 5
+    assert [reason for reason in reasons if f"`{reason}`" not in TRAINING] == []
 
 
 @pytest.mark.parametrize("choice", ["type", "strategy", "method"])

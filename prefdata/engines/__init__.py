@@ -2,7 +2,7 @@
 
 import asyncio
 from importlib.util import find_spec
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from prefdata.engines.protocols import (
     Connection,
@@ -16,12 +16,15 @@ from prefdata.engines.reward_families import find_family
 from prefdata.errors import PrefdataError
 from prefdata.recipe import Endpoint, Model
 
+if TYPE_CHECKING:
+    from prefdata.engines.chat_template import ChatTemplate
+
 Role = Literal["text", "reward"]
 
 __all__ = [
     "Connection", "Provider", "Role", "RewardEngine", "TextEngine", "check_server",
-    "choose_provider", "connect", "count_gpus", "open_remote_reward", "open_remote_text",
-    "open_reward_engine", "open_text_engine",
+    "choose_provider", "connect", "count_gpus", "open_chat_template", "open_remote_reward",
+    "open_remote_text", "open_reward_engine", "open_text_engine",
 ]  # fmt: skip
 
 
@@ -88,6 +91,17 @@ def open_text_engine(model: Model, path: str, provider: Provider) -> HostedText:
         trust_remote_code=model.trust_remote_code,
         options=model.engine,
     )
+
+
+def open_chat_template(model: str) -> "ChatTemplate":
+    """The chat template of a checkpoint, a folder or a Hub id; its weights are not loaded.
+
+    Raises:
+        PrefdataError: there is none.
+    """
+    from prefdata.engines.chat_template import ChatTemplate  # torch, only when needed
+
+    return ChatTemplate(model)
 
 
 def connect(endpoint: Endpoint) -> Connection:

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Message
@@ -117,6 +118,8 @@ def load_model(
     max_model_len = _choose_length(checkpoint.model, config, options)
     is_cuda = torch.cuda.is_available()
     dtype = options.get("dtype", "auto" if is_cuda else "float32")
+    # its bar of tensors would tear the line of progress
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model, report = auto_class.from_pretrained(
             **checkpoint.source, dtype=dtype, output_loading_info=True

@@ -173,7 +173,7 @@ def publish(temporary: Path, place: Path) -> None:
     A kill between the two renames of a folder leaves nothing under its name, never a part.
     """
     if temporary.is_dir():
-        for file in temporary.iterdir():
+        for file in temporary.rglob("*"):
             sync(file)
     sync(temporary)
     if temporary.is_dir() and place.is_dir():

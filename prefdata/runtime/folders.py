@@ -172,10 +172,10 @@ def read_tables(
                     yield pa.Table.from_batches([batch])
 
 
-def read_rows(folder: Path) -> Iterator[Row]:
-    """Rows as Python dicts, in order; columns of JSON texts are parsed."""
+def read_rows(folder: Path, *, stem: str | None = None) -> Iterator[Row]:
+    """Rows as Python dicts, in order, of one stem or of all; columns of JSON texts are parsed."""
     coded = [field.name for field in read_schema(folder) if is_json(field)]
-    for table in read_tables(folder):
+    for table in read_tables(folder, stem=stem):
         for row in table.to_pylist():
             yield row | {name: orjson.loads(row[name]) for name in coded} if coded else row
 

@@ -1,0 +1,69 @@
+"""The chat template of a model to be trained: lengths, texts and tokens of finished chats."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jinja2
+
+from prefdata.engines.transformers_model import Checkpoint, load_tokenizer
+from prefdata.errors import RowError
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+class ChatTemplate:
+    """A tokenizer with its template.
+
+    Attributes:
+        special: finds a special token of the tokenizer in a text.
+    """
+
+    def __init__(self, model: str) -> None:
+        """Load the tokenizer.
+
+        Args:
+            model: a folder or a Hub id.
+
+        Raises:
+            PrefdataError: there is none, or it has no chat template.
+        """
+        self._tokenizer: Any = load_tokenizer(Checkpoint(model, None, False))
+        self._name = model
+        tokens = [token for token in self._tokenizer.all_special_tokens if token.strip()]
+        self.special = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
+
+    def measure(self, prompt: Messages, answers: Iterable[str]) -> tuple[int, int]:
+        """Tokens of the prompt as it is asked, and of it with the longer answer.
+
+        Raises:
+            RowError: the template refuses the chat.
+        """
+        chats = [[*prompt, {"role": "assistant", "content": text}] for text in answers]
+        whole = max(len(self._apply(chat, tokenize=True)) for chat in chats)
+        return len(self._apply(prompt, tokenize=True, add_generation_prompt=True)), whole
+
+    def render(self, prompt: Messages, answer: str) -> tuple[str, str]:
+        """(prompt, answer) as texts with the template's tokens in them; together, the whole chat.
+
+        Raises:
+            RowError: the template refuses the chat, or the prompt alone renders differently.
+        """
+        asked = self._apply(prompt, tokenize=False, add_generation_prompt=True)
+        chat = self._apply([*prompt, {"role": "assistant", "content": answer}], tokenize=False)
+        if not chat.startswith(asked):
+            raise RowError(
+                "template_prefix",
+                f"the chat template of {self._name} renders the prompt alone in another way than "
+                "before an answer, so the two cannot be parted",
+            )
+        return asked, chat[len(asked) :]
+
+    def _apply(self, messages: Messages, **options: Any) -> Any:
+        chat = [dict(message) for message in messages]
+        try:
+            return self._tokenizer.apply_chat_template(chat, return_dict=False, **options)
+        except jinja2.TemplateError as err:
+            raise RowError(
+                "chat_template_refused", f"the chat template of {self._name} says: {err}"
+            ) from err

@@ -1,0 +1,128 @@
+"""A pair as the conversation that a trainer sees, or the reason why it should see none."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from prefdata.errors import RowError
+from prefdata.rows import ID, Row
+
+Message = dict[str, Any]
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_TOKENS = (
+    r"<\|[a-z][a-z_]{1,40}\|>",  # <|im_end|>, <|eot_id|>, <|endoftext|>
+    r"<｜[^｜\n]{1,40}｜>",  # DeepSeek's
+    r"\[/?INST\]",
+    r"<</?SYS>>",
+    r"<(?:start|end)_of_turn>",
+    r"<extra_id_\d{1,3}>",
+)
+TEMPLATE_TOKEN = re.compile("|".join(_TOKENS))
+"""What chat templates put around turns. In a text of a turn it would end the turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One pair.
+
+    Attributes:
+        prompt: at least one message; the last is the user's or a tool's.
+        chosen: text of the assistant's next turn.
+        rejected: another text for the same turn.
+        chosen_score: raw score, None where the pair was judged and not scored.
+        margin: of the scores, None as above.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    margin: float | None = None
+    is_tie: bool = False
+
+    @property
+    def is_single_turn(self) -> bool:
+        """Whether the prompt is one message of the user."""
+        return len(self.prompt) == 1 and self.prompt[0]["role"] == "user"
+
+    @property
+    def texts(self) -> list[str]:
+        """Every text of every turn."""
+        asked = [message["content"] for message in self.prompt if message.get("content")]
+        return [*asked, self.chosen, self.rejected]
+
+
+def read_conversation(row: Row) -> Conversation:
+    """The conversation of a row of `pairs/`.
+
+    Raises:
+        RowError: a trainer would stumble over it or learn something else from it.
+    """
+    prompt = row["prompt"]
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    conversation = Conversation(
+        id=row[ID],
+        prompt=tuple(_read_message(message) for message in messages or ()),
+        chosen=row["chosen"],
+        rejected=row["rejected"],
+        chosen_score=row["chosen_score"],
+        rejected_score=row["rejected_score"],
+        margin=row["margin"],
+        is_tie=bool(row["is_tie"]),
+    )
+    _check(conversation)
+    return conversation
+
+
+def check_tokens(conversation: Conversation, special: re.Pattern[str] | None) -> None:
+    """Make sure that no text holds a token of a chat template.
+
+    Args:
+        conversation: of any kind.
+        special: those of the model to be trained, where it is known.
+
+    Raises:
+        RowError: one does.
+    """
+    for text in conversation.texts:
+        found = TEMPLATE_TOKEN.search(text) or (special and special.search(text))
+        if found:
+            raise RowError(
+                "template_token",
+                f"a text holds {found[0]!r}, which a chat template would take for the end or the "
+                "beginning of a turn",
+            )
+
+
+def _read_message(message: Message) -> Message:
+    """Without the nulls that a table puts where other rows have a key."""
+    return {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
+
+
+def _check(conversation: Conversation) -> None:
+    if not conversation.prompt:
+        raise RowError("empty_prompt", "the prompt has no message")
+    for place, message in enumerate(conversation.prompt):
+        _check_message(place, message)
+    last = conversation.prompt[-1]["role"]
+    if last not in ("user", "tool"):
+        raise RowError(
+            "last_role", f"the prompt ends with a turn of the {last}, so no answer is due"
+        )
+    for side in ("chosen", "rejected"):
+        if not (getattr(conversation, side) or "").strip():
+            raise RowError("empty_answer", f"{side} has no text")
+    if conversation.chosen.strip() == conversation.rejected.strip():
+        raise RowError("identical", "chosen and rejected are the same text")
+
+
+def _check_message(place: int, message: Message) -> None:
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise RowError("role", f"message {place} has the role {role!r}; known: {', '.join(ROLES)}")
+    if isinstance(content, list):
+        raise RowError("content_parts", f"message {place} has parts of content; only text is sent")
+    if not message.get("tool_calls") and not (isinstance(content, str) and content.strip()):
+        raise RowError("empty_prompt", f"message {place}, of the {role}, has no text")

@@ -1,0 +1,252 @@
+"""`prefdata export`: a run's pairs as files for one trainer, whole or not at all."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from hashlib import file_digest
+from importlib.metadata import version
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+
+from prefdata.engines import open_chat_template
+from prefdata.errors import PrefdataError, suggest
+from prefdata.export.configurations import Place
+from prefdata.export.conversation import Conversation, read_conversation
+from prefdata.export.formats import FORMATS, Format, Record, Shape
+from prefdata.export.survey import SPLITS, Survey, Wanted, answer_key, pairs_in_order, survey
+from prefdata.finished import FinishedRun, find_policy, open_run
+from prefdata.runtime.disk import disk_errors, hold, make_folder, publish, temporary_name
+
+Say = Callable[[str], None]
+LEFT_OUT = "left_out.jsonl"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a user may ask of an export.
+
+    Attributes:
+        test_size: prompts in test, a count or a fraction; None keeps the run's own split, or
+            takes the format's share where the run has none.
+        max_tokens: length at which the trainer will cut prompt and answer together.
+        tokenizer: checkpoint of the model to be trained; the one that wrote the texts by default.
+        drop_too_long: leave out what would be cut, instead of telling how much that is.
+        last_message_only: cut prompts to their last message (`nemo_customizer`).
+    """
+
+    test_size: int | float | None = None
+    max_tokens: int | None = None
+    tokenizer: str | None = None
+    drop_too_long: bool = False
+    last_message_only: bool = False
+
+
+@dataclass(frozen=True)
+class Export:
+    """Files that are written.
+
+    Attributes:
+        folder: where they lie.
+        train: the file with the pairs to train on.
+        test: the file with the held-out pairs; None where there are none.
+        lines: by split.
+        left_out: pairs that stayed behind, by reason.
+        configuration: what the trainer is told, by file name.
+    """
+
+    format: str
+    folder: Path
+    train: Path
+    test: Path | None
+    lines: dict[str, int]
+    left_out: dict[str, int]
+    configuration: dict[str, str]
+    lengths: dict[str, int] | None
+
+
+def export_run(
+    run: Path, name: str, options: ExportOptions, out: Path | None = None, *, say: Say = print
+) -> Export:
+    """Write a run's pairs as a trainer wants them.
+
+    Args:
+        run: folder of a finished run.
+        name: of the format.
+        options: of the user.
+        out: where to; `exports/<name>` in the run by default. What lies there is replaced.
+        say: told what is left out, and what would be cut.
+
+    Raises:
+        PrefdataError: no such format or run, or no pair that it can hold.
+    """
+    if name not in FORMATS:
+        raise PrefdataError(f"there is no format {name!r}; {suggest(name, FORMATS)}")
+    form, finished, folder = FORMATS[name], open_run(run), out or run / "exports" / name
+    _check_place(folder)
+    wanted = _wanted(finished, name, options)
+    with disk_errors(folder), hold(folder.parent):
+        found = survey(run / "pairs", form, wanted)
+        export = _write(finished, name, folder, found)
+    _tell(export, form, say)
+    return export
+
+
+def _check_place(folder: Path) -> None:
+    """Replace what an export has made, and nothing else."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "export.json").is_file():
+        raise PrefdataError(
+            f"{folder}: the folder has something else in it than an export, which would be "
+            "replaced; name a new folder with --out"
+        )
+
+
+def _wanted(run: FinishedRun, name: str, options: ExportOptions) -> Wanted:
+    if options.drop_too_long and options.max_tokens is None:
+        raise PrefdataError("--drop-too-long asks for a length; say with --max-tokens which")
+    if options.last_message_only and name != "nemo_customizer":
+        raise PrefdataError("--last-message-only is of nemo_customizer; remove it")
+    shape = Shape(last_message_only=options.last_message_only)
+    wanted = Wanted(options.test_size, run.seed, shape)
+    if options.tokenizer is None and options.max_tokens is None:
+        return wanted
+    template = open_chat_template(_tokenizer(run, options))
+    return replace(
+        wanted,
+        shape=replace(shape, render=template.render),
+        special=template.special,
+        measure=lambda pair: template.measure(pair.prompt, (pair.chosen, pair.rejected)),
+        max_tokens=options.max_tokens,
+        drop_too_long=options.drop_too_long,
+    )
+
+
+def _tokenizer(run: FinishedRun, options: ExportOptions) -> str:
+    if options.tokenizer is not None:
+        return options.tokenizer
+    model = find_policy(run)
+    if model is None:
+        raise PrefdataError(
+            "--max-tokens counts tokens, but the run does not tell of which model: its texts come "
+            "from several checkpoints, from a server or from a file; name one with --tokenizer"
+        )
+    return model.model
+
+
+def _write(run: FinishedRun, name: str, folder: Path, found: Survey) -> Export:
+    form, temporary = FORMATS[name], temporary_name(folder)
+    try:
+        with _Files(temporary, form, bool(found.left_out)) as files:
+            _write_pairs(run.folder / "pairs", form, found, files)
+        test = folder / form.test if files.lines["test"] else None
+        if test is None:
+            (temporary / form.test).unlink()
+        configuration = form.configure(
+            Place(folder.absolute(), form.train, form.test if test else None)
+        )
+        lengths = asdict(found.lengths) if found.lengths else None
+        export = Export(
+            name, folder, folder / form.train, test, files.lines,
+            dict(found.reasons), configuration, lengths,
+        )  # fmt: skip
+        for file, text in configuration.items():
+            (temporary / file).write_text(text, encoding="utf-8")
+        (temporary / "export.json").write_bytes(_manifest(export, run, temporary))
+        publish(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return export
+
+
+class _Files:
+    """The open files of an export, and how many lines each split has."""
+
+    def __init__(self, folder: Path, form: Format, has_left_out: bool) -> None:
+        self._stack = ExitStack()
+        names = {"train": form.train, "test": form.test}
+        if has_left_out:
+            names["left_out"] = LEFT_OUT
+        self.lines = dict.fromkeys(SPLITS, 0)
+        self._files: dict[str, BinaryIO] = {}
+        for split, name in names.items():
+            make_folder((folder / name).parent)
+            self._files[split] = self._stack.enter_context((folder / name).open("wb"))
+
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def write(self, split: str, record: Record) -> None:
+        """Append a line."""
+        self._files[split].write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        if split in self.lines:
+            self.lines[split] += 1
+
+
+def _write_pairs(pairs: Path, form: Format, found: Survey, files: _Files) -> None:
+    once = _Once(found)
+    for place, (_, row) in enumerate(pairs_in_order(pairs)):
+        if place in found.left_out:
+            files.write("left_out", found.left_out[place]._asdict() | row)
+            continue
+        split, pair = "test" if found.is_test[place] else "train", read_conversation(row)
+        records = form.records(pair, found.shape)
+        for record in once.choose(pair, records) if form.is_once else records:
+            files.write(split, record)
+
+
+class _Once:
+    """Lets every answer through once; one that is on both sides never."""
+
+    def __init__(self, found: Survey) -> None:
+        self._found = found
+        self._seen: set[bytes] = set()
+
+    def choose(self, pair: Conversation, records: list[Record]) -> Iterator[Record]:
+        """Those of the lines whose answers are new; lines are in the order chosen, rejected."""
+        for record, text in zip(records, (pair.chosen, pair.rejected), strict=False):
+            key = answer_key(pair, text)
+            if key in self._found.disputed:
+                self._found.reasons["answer_on_both_sides"] += 1
+            elif key in self._seen:
+                self._found.reasons["repeated_answer"] += 1
+            else:
+                self._seen.add(key)
+                yield record
+
+
+def _manifest(export: Export, run: FinishedRun, folder: Path) -> bytes:
+    """export.json: what was written from what; its presence says that an export made the folder."""
+    files = [export.train] + ([export.test] if export.test else [])
+    names = [file.relative_to(export.folder).as_posix() for file in files]
+    told = {
+        "format": export.format,
+        "prefdata": version("prefdata"),
+        "run": run.record.get("fingerprint"),
+        "lines": export.lines,
+        "left_out": export.left_out,
+        "lengths": export.lengths,
+        "sha256": {name: _hash(folder / name) for name in names},
+    }
+    return orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as content:
+        return file_digest(content, "sha256").hexdigest()
+
+
+def _tell(export: Export, form: Format, say: Say) -> None:
+    for reason, count in sorted(export.left_out.items()):
+        what = "lines" if form.is_once and reason.endswith("answer") else "pairs"
+        say(f"left out, {reason}: {count:,} {what}; see {export.folder / LEFT_OUT}")
+    if (lengths := export.lengths) is not None:
+        say(
+            f"the longest pair has {lengths['longest']:,} tokens; of those above "
+            f"{lengths['max_tokens']:,} the trainer would cut {lengths['cut']:,}, and learn "
+            f"nothing from {lengths['emptied']:,}, whose prompt alone is as long"
+        )

@@ -1,0 +1,237 @@
+"""What each trainer reads: one function a format, from a conversation to lines. Writes no file.
+
+Every format is loaded back by the trainer's own code where that can be installed, else checked
+against its documentation; docs/training.md says which.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prefdata.errors import RowError
+from prefdata.export import configurations
+from prefdata.export.conversation import Conversation, Message
+
+Record = dict[str, Any]
+Render = Callable[[tuple[Message, ...], str], tuple[str, str]]
+"""(prompt, answer) as texts with the turn tokens of a chat template in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What holds for all lines of one export.
+
+    Attributes:
+        keys: of every message; what a message lacks is null.
+        is_single_turn: whether every prompt is one message of the user.
+        is_scored: whether every pair has scores, and not a verdict alone.
+        last_message_only: whether prompts are to be cut to their last message.
+        render: of the model to be trained, for the format that wants texts.
+    """
+
+    keys: tuple[str, ...] = ("role", "content")
+    is_single_turn: bool = True
+    is_scored: bool = True
+    last_message_only: bool = False
+    render: Render | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One trainer's layout.
+
+    Attributes:
+        records: the lines of a conversation; RowError where the layout cannot hold it.
+        configure: what the trainer is told, as texts by file name; the first is printed.
+        train: name of the file, in the export's folder.
+        test: as `train`.
+        test_size: share of prompts in test where neither the run nor the user says.
+        needs_test: whether the trainer refuses to start without test lines.
+        is_once: whether equal lines are written once; those with both labels not at all.
+    """
+
+    records: Callable[[Conversation, Shape], list[Record]]
+    configure: Callable[[configurations.Place], dict[str, str]]
+    train: str = "train.jsonl"
+    test: str = "test.jsonl"
+    test_size: float = 0.05
+    needs_test: bool = False
+    is_once: bool = False
+
+
+def _trl(pair: Conversation, shape: Shape) -> list[Record]:
+    # explicit prompt: without one TRL takes what both sides begin with for the prompt
+    return [
+        {
+            "id": pair.id,
+            "prompt": _messages(pair, shape),
+            "chosen": [_answer(pair.chosen)],
+            "rejected": [_answer(pair.rejected)],
+            **_scores(pair, shape, "chosen_score", "rejected_score", "margin"),
+        }
+    ]
+
+
+def _trl_kto(pair: Conversation, shape: Shape) -> list[Record]:
+    if pair.is_tie:
+        raise RowError("tie", "chosen and rejected are equally good, so neither has a label")
+    prompt = _messages(pair, shape)
+    return [
+        {"prompt": prompt, "completion": [_answer(text)], "label": label}
+        for text, label in ((pair.chosen, True), (pair.rejected, False))
+    ]
+
+
+def _nemo_rl(pair: Conversation, shape: Shape) -> list[Record]:
+    ranked = ((0, pair.chosen), (1, pair.rejected))
+    completions = [{"rank": rank, "completion": [_answer(text)]} for rank, text in ranked]
+    return [{"context": _messages(pair, shape), "completions": completions}]
+
+
+def _nemo_rl_binary(pair: Conversation, shape: Shape) -> list[Record]:
+    prompt = pair.prompt[0]["content"] if shape.is_single_turn else _messages(pair, shape)
+    return [{"prompt": prompt, "chosen": pair.chosen, "rejected": pair.rejected}]
+
+
+def _nemo_customizer(pair: Conversation, shape: Shape) -> list[Record]:
+    plain = _plain(pair)
+    prompt = plain[-1]["content"] if shape.last_message_only or shape.is_single_turn else plain
+    return [{"prompt": prompt, "chosen_response": pair.chosen, "rejected_response": pair.rejected}]
+
+
+def _nemo_aligner(pair: Conversation, shape: Shape) -> list[Record]:
+    prompt: Any = _plain(pair)
+    chosen: Any = _answer(pair.chosen)
+    rejected: Any = _answer(pair.rejected)
+    if shape.render is not None:
+        prompt, chosen = shape.render(pair.prompt, pair.chosen)
+        _, rejected = shape.render(pair.prompt, pair.rejected)
+    rewards = {"chosen_reward": pair.chosen_score, "rejected_reward": pair.rejected_score}
+    return [
+        {"prompt": prompt, "chosen_response": chosen, "rejected_response": rejected}
+        | (rewards if shape.is_scored else {})
+    ]
+
+
+def _axolotl(pair: Conversation, shape: Shape) -> list[Record]:
+    return [
+        {
+            "messages": _messages(pair, shape),
+            "chosen": _answer(pair.chosen),
+            "rejected": _answer(pair.rejected),
+        }
+    ]
+
+
+def _llama_factory(pair: Conversation, shape: Shape) -> list[Record]:
+    messages = _plain(pair)
+    roles = [message["role"] for message in messages]
+    turns = roles[1:] if roles[0] == "system" else roles
+    if turns != (["user", "assistant"] * len(turns))[: len(turns)]:
+        raise RowError(
+            "turns", "the layout wants a system message or none, then user and assistant in turn"
+        )
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    return [
+        {
+            "conversations": [{"from": names[m["role"]], "value": m["content"]} for m in messages],
+            "chosen": {"from": "gpt", "value": pair.chosen},
+            "rejected": {"from": "gpt", "value": pair.rejected},
+        }
+    ]
+
+
+def _openrlhf(pair: Conversation, shape: Shape) -> list[Record]:
+    whole = _open_instruct(pair, shape)
+    return [record | _scores(pair, shape, "margin") for record in whole]
+
+
+def _ms_swift(pair: Conversation, shape: Shape) -> list[Record]:
+    messages = [*_messages(pair, shape), _answer(pair.chosen, shape)]
+    return [{"messages": messages, "rejected_response": pair.rejected}]
+
+
+def _open_instruct(pair: Conversation, shape: Shape) -> list[Record]:
+    prompt = _messages(pair, shape)
+    return [
+        {
+            "chosen": [*prompt, _answer(pair.chosen, shape)],
+            "rejected": [*prompt, _answer(pair.rejected, shape)],
+        }
+    ]
+
+
+def _openai(pair: Conversation, shape: Shape) -> list[Record]:
+    return [{"messages": [*_messages(pair, shape), _answer(pair.chosen, shape)]}]
+
+
+def _openai_preference(pair: Conversation, shape: Shape) -> list[Record]:
+    return [
+        {
+            "input": {"messages": _messages(pair, shape)},
+            "preferred_output": [_answer(pair.chosen)],
+            "non_preferred_output": [_answer(pair.rejected)],
+        }
+    ]
+
+
+def _messages(pair: Conversation, shape: Shape) -> list[Record]:
+    return [{key: message.get(key) for key in shape.keys} for message in pair.prompt]
+
+
+def _answer(text: str, shape: Shape | None = None) -> Record:
+    """A turn of the assistant; with the keys of the prompt's where both share a list."""
+    said = {"role": "assistant", "content": text}
+    return said if shape is None else {key: said.get(key) for key in shape.keys}
+
+
+def _plain(pair: Conversation) -> list[Record]:
+    """The prompt, for layouts that know nothing but a role and a text.
+
+    Raises:
+        RowError: it has tools in it.
+    """
+    for message in pair.prompt:
+        if message.keys() != {"role", "content"} or message["role"] == "tool":
+            raise RowError("tools", "the layout has no place for calls of tools or their results")
+    return list(pair.prompt)
+
+
+def _scores(pair: Conversation, shape: Shape, *names: str) -> Record:
+    return {name: getattr(pair, name) for name in names} if shape.is_scored else {}
+
+
+_CUSTOMIZER = Format(
+    _nemo_customizer,
+    configurations.nemo_customizer,
+    train="training/training_file.jsonl",
+    test="validation/validation_file.jsonl",
+    test_size=0.2,
+    needs_test=True,
+)
+FORMATS: dict[str, Format] = {
+    "trl": Format(_trl, configurations.trl),
+    "trl_kto": Format(_trl_kto, configurations.trl_kto, is_once=True),
+    "nemo_rl": Format(_nemo_rl, configurations.nemo_rl),
+    "nemo_rl_binary": Format(_nemo_rl_binary, configurations.nemo_rl_binary),
+    "nemo_customizer": _CUSTOMIZER,
+    "nemo_customizer_sft": replace(
+        _CUSTOMIZER, records=_openai, configure=configurations.nemo_customizer_sft, is_once=True
+    ),
+    "nemo_platform": Format(
+        _nemo_rl_binary,
+        configurations.nemo_platform,
+        train="training.jsonl",
+        test="validation.jsonl",
+        needs_test=True,
+    ),
+    "nemo_aligner": Format(_nemo_aligner, configurations.nemo_aligner),
+    "axolotl": Format(_axolotl, configurations.axolotl),
+    "llama_factory": Format(_llama_factory, configurations.llama_factory),
+    "openrlhf": Format(_openrlhf, configurations.openrlhf),
+    "ms_swift": Format(_ms_swift, configurations.ms_swift),
+    "open_instruct": Format(_open_instruct, configurations.open_instruct),
+    "openai": Format(_openai, configurations.openai, is_once=True),
+    "openai_preference": Format(_openai_preference, configurations.openai_preference),
+}
+"""By the name that `prefdata export --format` takes."""

@@ -1,0 +1,70 @@
+"""A finished run, opened again: its record, its recipe, the model that its pairs are about."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from prefdata.errors import PrefdataError
+from prefdata.recipe import Model, Recipe
+from prefdata.recipe_columns import answering_aliases
+from prefdata.recipe_loader import LoadedRecipe, load_recipe
+from prefdata.record import Record, read_record
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run folder whose record says that it is whole.
+
+    Attributes:
+        loaded: its recipe; None where the pairs come from a file of scored candidates.
+    """
+
+    folder: Path
+    record: Record
+    loaded: LoadedRecipe | None
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The recipe, where there is one."""
+        return self.loaded.recipe if self.loaded else None
+
+    @property
+    def seed(self) -> int:
+        """The recipe's, or the one that was given with the file."""
+        return self.recipe.seed if self.recipe else int(self.record["seed"])
+
+
+def open_run(folder: Path) -> FinishedRun:
+    """Open a run folder.
+
+    Raises:
+        PrefdataError: no finished run is there.
+    """
+    record = read_record(folder)
+    if record is None:
+        what = "is no finished run" if folder.is_dir() else "does not exist"
+        raise PrefdataError(
+            f"{folder}: the folder {what} (there is no run.json); run `prefdata build` first"
+        )
+    if not (folder / "recipe.yaml").is_file():
+        return FinishedRun(folder, record, None)
+    loaded = load_recipe(folder / "recipe.yaml")
+    beside = record.get("folder")
+    return FinishedRun(folder, record, replace(loaded, folder=Path(beside)) if beside else loaded)
+
+
+def find_policy(run: FinishedRun) -> Model | None:
+    """The model on this machine or the Hub that wrote the texts, if one checkpoint wrote them all.
+
+    It is the first of its aliases, and its `model` is the path where the recipe's path led to.
+    """
+    if run.loaded is None:
+        return None
+    recipe = run.loaded.recipe
+    used = answering_aliases(recipe)
+    writers = [model for model in recipe.models if model.alias in used]
+    if len({(model.model, model.revision, recipe.endpoint(model)) for model in writers}) != 1:
+        return None
+    first = writers[0]
+    if recipe.endpoint(first) is not None:
+        return None
+    return first.model_copy(update={"model": run.loaded.locate(first.model)})

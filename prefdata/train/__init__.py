@@ -1,0 +1,1 @@
+"""Training on a finished run: here with TRL, or as a job of NeMo Customizer."""

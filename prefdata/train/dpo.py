@@ -1,0 +1,156 @@
+"""TRL's DPOTrainer: made from settings, run, saved. Knows no run and no recipe."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from transformers import PrinterCallback, TrainerCallback, set_seed
+from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
+
+from prefdata.engines.transformers_model import Checkpoint, load_tokenizer
+from prefdata.errors import PrefdataError
+from prefdata.export import Export
+from prefdata.recipe import Model
+from prefdata.train.trl_settings import TrlSettings
+
+TINY_PARAMETERS = 20_000_000
+
+
+def make_trainer(model: Model, settings: TrlSettings, data: Export, checkpoints: Path) -> Any:
+    """A trainer ready to run.
+
+    Args:
+        model: to start from, and the reference.
+        settings: of the user.
+        data: an export in the format `trl`.
+        checkpoints: folder for what a killed run goes on from.
+
+    Raises:
+        PrefdataError: TRL refuses an argument, or the model does not load.
+    """
+    for library in (datasets, transformers.utils.logging):
+        library.disable_progress_bar()
+    set_seed(settings.seed % 2**32)
+    files = {"train": str(data.train)} | ({"test": str(data.test)} if data.test else {})
+    pairs = datasets.load_dataset("json", data_files=files, cache_dir=str(checkpoints / "cache"))
+    checkpoint = Checkpoint(model.model, model.revision, model.trust_remote_code)
+    tokenizer = load_tokenizer(checkpoint)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    try:
+        return DPOTrainer(
+            model=model.model,
+            args=_config(model, settings, checkpoints, bool(data.test)),
+            train_dataset=pairs["train"],
+            eval_dataset=pairs["test"] if data.test else None,
+            processing_class=tokenizer,
+            peft_config=_adapters(settings),
+        )
+    except (OSError, ValueError, TypeError) as err:
+        raise PrefdataError(f"TRL refuses to train {model.model}: {err}") from err
+
+
+def last_checkpoint(checkpoints: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; its state is written last."""
+    whole = [file.parent for file in checkpoints.glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+
+
+def run(trainer: Any, checkpoint: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train to the end; steps, loss and, where there is a test set, TRL's figures about it."""
+    if trainer.model.num_parameters() < TINY_PARAMETERS:
+        torch.set_num_threads(1)  # a second thread costs such a model more than it gives
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Tell(say))
+    done = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    figures = {"steps": done.global_step, "loss": done.training_loss}
+    if trainer.eval_dataset is not None:
+        measured = trainer.evaluate()
+        wanted = ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins")
+        figures |= {name: measured[name] for name in wanted if name in measured}
+    return figures
+
+
+def parts_to_save(trainer: Any, settings: TrlSettings) -> dict[str, Callable[[Path], None]]:
+    """What is kept, by the name of its folder; adapters also merged into the weights."""
+
+    def save(model: Any) -> Callable[[Path], None]:
+        def write(folder: Path) -> None:
+            model.save_pretrained(folder)
+            trainer.processing_class.save_pretrained(folder)
+
+        return write
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if settings.lora is None:
+        return {"model": save(model)}
+    # in this order: merging takes the adapters out of the model
+    return {"adapter": save(model), "model": lambda folder: save(model.merge_and_unload())(folder)}
+
+
+def _config(model: Model, settings: TrlSettings, checkpoints: Path, has_test: bool) -> DPOConfig:
+    on_gpu = torch.cuda.is_available()
+    dtype = settings.dtype if settings.dtype != "auto" or on_gpu else "float32"
+    rate = settings.learning_rate or (1e-5 if settings.lora else 1e-6)
+    saving: dict[str, Any] = (
+        {"save_strategy": "steps", "save_steps": settings.save_steps}
+        if settings.save_steps
+        else {"save_strategy": "epoch"}
+    )
+    given: dict[str, Any] = {
+        "output_dir": str(checkpoints),
+        "model_init_kwargs": {"dtype": dtype, "revision": model.revision},
+        "trust_remote_code": model.trust_remote_code,
+        "seed": settings.seed % 2**32,
+        "beta": settings.beta,
+        "loss_type": list(settings.loss_type),
+        "loss_weights": settings.loss_weights and list(settings.loss_weights),
+        "learning_rate": rate,
+        "lr_scheduler_type": settings.lr_scheduler_type,
+        "warmup_steps": settings.warmup_ratio,  # below 1 it is a share of all steps
+        "weight_decay": settings.weight_decay,
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.micro_batch_size,
+        "per_device_eval_batch_size": settings.micro_batch_size,
+        "gradient_accumulation_steps": settings.batch_size // settings.micro_batch_size,
+        "gradient_checkpointing": on_gpu,
+        "max_length": settings.max_length,
+        "bf16": on_gpu and torch.cuda.is_bf16_supported() and dtype != "float32",
+        "use_cpu": not on_gpu,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_total_limit": 1,
+        "logging_steps": 10,
+    }
+    try:
+        return DPOConfig(**given | saving | settings.arguments)
+    except (TypeError, ValueError) as err:
+        raise PrefdataError(f"TRL's DPOConfig refuses the settings: {err}") from err
+
+
+def _adapters(settings: TrlSettings) -> Any:
+    if settings.lora is None:
+        return None
+    from peft import LoraConfig  # only adapters need it
+
+    told = settings.lora.model_dump()
+    if not isinstance(told["target_modules"], str):
+        told["target_modules"] = list(told["target_modules"])
+    return LoraConfig(task_type="CAUSAL_LM", **told)
+
+
+class _Tell(TrainerCallback):
+    """One line a log of TRL's."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Step, loss, share of pairs whose chosen has the higher implicit reward."""
+        if logs and "loss" in logs:
+            right = logs.get("rewards/accuracies")
+            told = "" if right is None else f", rewards right {right:.1%}"
+            self._say(f"step {state.global_step}/{state.max_steps}: loss {logs['loss']:.4f}{told}")

@@ -1,0 +1,169 @@
+"""How often a model is right on held-out prompts, by the recipe's own verifiers."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from math import fsum
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from prefdata.engines import open_text_engine
+from prefdata.engines.protocols import TextEngine
+from prefdata.errors import PrefdataError, RowError
+from prefdata.export import Export
+from prefdata.finished import FinishedRun
+from prefdata.inference import Message
+from prefdata.recipe import Model, Recipe, SeedDataset, Verifier
+from prefdata.recipe_columns import columns_read
+from prefdata.rows import ID, Row
+from prefdata.runtime.folders import read_rows
+from prefdata.seeds import load_seeds
+from prefdata.stages import Tools, make_stage
+from prefdata.stages.asking import Asker, answers
+from prefdata.train.trl_settings import Evaluation
+
+ANSWERS = "candidates"
+AT_A_TIME = 128
+"""Prompts whose answers are under way."""
+
+
+def verifiers_of(recipe: Recipe) -> list[Verifier]:
+    """The rules that can judge any answer."""
+    return [column for column in recipe.columns if isinstance(column, Verifier)]
+
+
+def held_out_rows(run: FinishedRun, data: Export, settings: Evaluation) -> list[Row]:
+    """Prompts to evaluate on, none of which is trained on.
+
+    Args:
+        run: the run; its test prompts are taken where the settings name no file.
+        data: what is trained on, in the format `trl`.
+        settings: where the prompts are.
+
+    Raises:
+        PrefdataError: the file cannot serve, or no prompt is left.
+    """
+    recipe = _recipe(run)
+    field = recipe.output_projection.prompt_field
+    trained = {_key(line["prompt"]) for line in _lines(data.train)}
+    rows = _rows_of_file(recipe, settings.path) if settings.path else _test_rows(run, data)
+    kept = [row for row in rows if _key(row[field]) not in trained][: settings.limit]
+    if not kept:
+        where = settings.path or "the run's test set"
+        raise PrefdataError(
+            f"{where}: of {len(rows)} prompts none can be evaluated on, since those that are "
+            "trained on do not count; give other prompts with evaluation.path=FILE"
+        )
+    return kept
+
+
+def evaluate(
+    run: FinishedRun, model: Model, rows: Sequence[Row], settings: Evaluation, *, seed: int
+) -> dict[str, Any]:
+    """Answer every prompt `samples` times and judge.
+
+    Args:
+        run: whose verifiers judge.
+        model: a checkpoint on this machine, with its sampling.
+        rows: from `held_out_rows`.
+        settings: how many samples.
+        seed: of the samples.
+
+    Returns:
+        prompts, samples, temperature, tokens, and under `scores` each verifier's mean.
+
+    Raises:
+        PrefdataError: the model does not load, or a prompt does not fit.
+    """
+    engine = open_text_engine(model, model.model, "transformers")
+    try:
+        return asyncio.run(_evaluate(run, model, engine, rows, settings.samples, seed))
+    finally:
+        engine.close()
+
+
+async def _evaluate(
+    run: FinishedRun, model: Model, engine: TextEngine, rows: Sequence[Row], samples: int, seed: int
+) -> dict[str, Any]:
+    recipe = _recipe(run)
+    tools = Tools(
+        seed,
+        {model.alias: model},
+        {model.alias: engine},
+        {},
+        run.loaded.folder if run.loaded else run.folder,
+    )
+    asker = Asker(tools, model.alias, "evaluation")
+    rules = [
+        rule.model_copy(update={"candidates": ANSWERS, "responses": None})
+        for rule in verifiers_of(recipe)
+    ]
+    stages = {rule.name: make_stage(rule, recipe, tools) for rule in rules}
+    gate = asyncio.Semaphore(AT_A_TIME)
+    found: dict[str, list[float]] = {name: [] for name in stages}
+
+    async def judge(row: Row) -> int:
+        chat = _messages(row[recipe.output_projection.prompt_field])
+        async with gate:
+            requests = [asker.request_for(row[ID], chat, n) for n in range(samples)]
+            completions = await answers(engine, requests)
+        answered = row | {ANSWERS: [{"text": one.text} for one in completions]}
+        for name, stage in stages.items():
+            found[name] += (await stage(answered))[name]
+        return sum(one.completion_tokens for one in completions)
+
+    try:
+        tokens = await asyncio.gather(*map(judge, rows))
+    except RowError as err:
+        raise PrefdataError(
+            f"an evaluation prompt cannot be judged: {err}; mend evaluation.path"
+        ) from err
+    return {
+        "prompts": len(rows),
+        "samples": samples,
+        "temperature": model.inference_parameters.temperature,
+        "tokens": sum(tokens),
+        "scores": {name: fsum(values) / len(values) for name, values in found.items()},
+    }
+
+
+def _rows_of_file(recipe: Recipe, path: str) -> list[Row]:
+    needed = {recipe.output_projection.prompt_field: "output_projection.prompt_field"}
+    for rule in verifiers_of(recipe):
+        made = {ANSWERS, rule.candidates, *(rule.responses or ())}
+        needed |= dict.fromkeys(columns_read(rule) - made, rule.name)
+    config = SeedDataset(path=(path,))
+    seeds = load_seeds(config, [path], needed=needed, num_records=None, seed=0)
+    if seeds.rejects:
+        first = seeds.rejects[0]
+        raise PrefdataError(
+            f"{first['source']}: {first['reason']}: {first['detail']}; an evaluation wants every "
+            "line, so mend it"
+        )
+    rows: list[Row] = seeds.table.to_pylist()
+    return rows
+
+
+def _test_rows(run: FinishedRun, data: Export) -> list[Row]:
+    wanted = {line["id"].rpartition("-")[0] for line in _lines(data.test)} if data.test else set()
+    return [row for row in read_rows(run.folder / "candidates") if row[ID] in wanted]
+
+
+def _lines(file: Path) -> Iterator[Row]:
+    with file.open("rb") as lines:
+        yield from map(orjson.loads, lines)
+
+
+def _messages(prompt: Any) -> tuple[Message, ...]:
+    return ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
+
+
+def _key(prompt: Any) -> bytes:
+    return orjson.dumps(_messages(prompt), option=orjson.OPT_SORT_KEYS)
+
+
+def _recipe(run: FinishedRun) -> Recipe:
+    if run.recipe is None:
+        raise AssertionError("train asks for an evaluation only where there is a recipe")
+    return run.recipe

@@ -1,0 +1,197 @@
+"""`prefdata train --backend trl`: DPO on this machine, and how much better the model is for it."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from prefdata.engines.checkpoints import identify
+from prefdata.errors import PrefdataError
+from prefdata.export import Export, ExportOptions, export_run
+from prefdata.fingerprint import digest
+from prefdata.finished import FinishedRun, find_policy, open_run
+from prefdata.recipe import Model
+from prefdata.rows import Row
+from prefdata.runtime.disk import disk_errors, hold, publish, temporary_name, write_text
+from prefdata.train.evaluation import evaluate, held_out_rows, verifiers_of
+from prefdata.train.trl_settings import TrlSettings
+
+Say = Callable[[str], None]
+Result = dict[str, Any]
+
+
+def train_trl(run: Path, settings: TrlSettings, out: Path, *, say: Say = print) -> Result:
+    """Train on a run's pairs; run again, it goes on where it stopped.
+
+    The folder gets `data/` (the pairs as TRL reads them), `model/` (weights and tokenizer; with
+    adapters also `adapter/`) and `train.json`, which is what is returned.
+
+    Args:
+        run: folder of a finished run.
+        settings: of the user.
+        out: where to.
+        say: told of every step.
+
+    Raises:
+        PrefdataError: TRL is not installed, or run, model or settings cannot serve.
+    """
+    _check(settings)
+    finished = open_run(run)
+    model = _start(finished, settings)
+    data = export_run(run, "trl", _data_options(model, settings), out / "data", say=say)
+    with disk_errors(out), hold(out):
+        result = _begin(out, settings, model, data)
+        if "after" in result or ("training" in result and "before" not in result):
+            say(f"nothing to do: {out / 'train.json'} is finished")
+            return result
+        rows = _rows(finished, model, settings, data, say)
+        if rows and "before" not in result:
+            result["before"] = _judge(finished, model, rows, settings, say)
+            _save(out, result)
+        if "training" not in result:
+            result["training"] = _train(model, settings, data, out, say)
+            _save(out, result)
+        if rows:
+            trained = model.model_copy(update={"model": str(out / "model"), "revision": None})
+            result["after"] = _judge(finished, trained, rows, settings, say)
+        result["finished"] = time.time()
+        _save(out, result)
+    return result
+
+
+def _check(settings: TrlSettings) -> None:
+    for package in ("trl", *(("peft",) if settings.lora else ())):
+        if find_spec(package) is None:
+            raise PrefdataError(
+                f"the backend trl needs the package {package}, which is not installed; run pip "
+                "install 'prefdata[train]'"
+            )
+    if settings.batch_size % settings.micro_batch_size:
+        raise PrefdataError(
+            f"batch_size is {settings.batch_size}, which micro_batch_size "
+            f"{settings.micro_batch_size} does not divide; choose one that does"
+        )
+
+
+def _start(run: FinishedRun, settings: TrlSettings) -> Model:
+    """The model to begin with, sampled as the recipe does."""
+    policy = find_policy(run)
+    if policy is None and settings.model is None:
+        raise PrefdataError(
+            f"{run.folder}: the run does not tell which model to train: its texts come from "
+            "several checkpoints, from a server or from a file; name one with model=PATH"
+        )
+    changes: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
+    if settings.model is not None:
+        changes |= {"model": settings.model, "revision": settings.revision}
+    chosen = policy or Model(alias="policy", model=settings.model or "")
+    sampling = {
+        name: value
+        for name in ("temperature", "max_tokens")
+        if (value := getattr(settings.evaluation, name)) is not None
+    }
+    parameters = chosen.inference_parameters.model_copy(update=sampling)
+    engine = {"dtype": settings.dtype} if settings.dtype != "auto" else {}
+    return chosen.model_copy(
+        update=changes
+        | {
+            "inference_parameters": parameters,
+            "provider": "transformers",
+            "engine": engine,
+            "system_prompt": None,
+        }
+    )
+
+
+def _data_options(model: Model, settings: TrlSettings) -> ExportOptions:
+    return ExportOptions(max_tokens=settings.max_length, tokenizer=model.model, drop_too_long=True)
+
+
+def _begin(out: Path, settings: TrlSettings, model: Model, data: Export) -> Result:
+    """What is known of this training so far; what another one left here is removed."""
+    manifest = orjson.loads((data.folder / "export.json").read_bytes())
+    told = settings.model_dump(mode="json")
+    checkpoint = identify(model, model.model)
+    sampling = model.inference_parameters.model_dump()
+    fingerprint = digest(told, sampling, manifest["sha256"], checkpoint, size=10)
+    file = out / "train.json"
+    if file.is_file():
+        before: Result = orjson.loads(file.read_bytes())
+        if before.get("fingerprint") == fingerprint:
+            return before
+    for name in ("checkpoints", "model", "adapter"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    packages = ("trl", "transformers", "torch", "peft", "accelerate")
+    return {
+        "backend": "trl",
+        "fingerprint": fingerprint,
+        "run": manifest["run"],
+        "model": model.model,
+        "checkpoint": checkpoint,
+        "settings": told,
+        "pairs": data.lines,
+        "started": time.time(),
+        "versions": {name: version(name) for name in packages if find_spec(name)},
+    }
+
+
+def _save(out: Path, result: Result) -> None:
+    write_text(out / "train.json", orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
+
+
+def _rows(
+    run: FinishedRun, model: Model, settings: TrlSettings, data: Export, say: Say
+) -> list[Row]:
+    """Prompts to evaluate on; none where nothing can judge."""
+    if run.recipe is None or not verifiers_of(run.recipe):
+        if settings.evaluation.path:
+            raise PrefdataError(
+                "evaluation.path is given, but the run's recipe has no verifier that could judge "
+                "the answers; add one to the recipe, or remove evaluation.path"
+            )
+        say("the recipe has no verifier, so nothing tells how good the model is before and after")
+        return []
+    sampling = model.inference_parameters
+    if sampling.temperature is None or sampling.max_tokens is None:
+        raise PrefdataError(
+            "the run does not tell how the model is sampled, so its answers cannot be judged; set "
+            "evaluation.temperature and evaluation.max_tokens"
+        )
+    if data.test is None and settings.evaluation.path is None:
+        say("there is no test set, so nothing tells how good the model is before and after")
+        return []
+    return held_out_rows(run, data, settings.evaluation)
+
+
+def _judge(
+    run: FinishedRun, model: Model, rows: list[Row], settings: TrlSettings, say: Say
+) -> Result:
+    found = evaluate(run, model, rows, settings.evaluation, seed=settings.seed)
+    scores = ", ".join(f"{name} {score:.1%}" for name, score in found["scores"].items())
+    say(f"{model.model}: {scores} of {found['prompts']:,} prompts x {found['samples']} answers")
+    return found
+
+
+def _train(model: Model, settings: TrlSettings, data: Export, out: Path, say: Say) -> Result:
+    """Train, write `model/`, and return what TRL measured."""
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # several would be used by DataParallel
+    from prefdata.train import dpo
+
+    start = time.monotonic()
+    trainer = dpo.make_trainer(model, settings, data, out / "checkpoints")
+    checkpoint = dpo.last_checkpoint(out / "checkpoints")
+    if checkpoint is not None:
+        say(f"going on from {checkpoint.name}")
+    figures = dpo.run(trainer, checkpoint, say)
+    for name, save in dpo.parts_to_save(trainer, settings).items():
+        temporary = temporary_name(out / name)
+        save(temporary)
+        publish(temporary, out / name)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return figures | {"seconds": time.monotonic() - start}

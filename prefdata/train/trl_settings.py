@@ -1,0 +1,82 @@
+"""What a person may set of a local training run. Trains nothing."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from prefdata.recipe_values import Filled, Frozen, Place, Positive, Seed, SettingsModel
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Loss = Literal[
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
+    "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+]  # fmt: skip
+
+
+class Lora(Frozen):
+    """Low-rank adapters in the place of all weights (Hu et al. 2021); names are peft's."""
+
+    r: Positive = 16
+    lora_alpha: Positive = 32
+    lora_dropout: Share = 0.0
+    target_modules: Filled | tuple[Filled, ...] = "all-linear"
+
+
+class Evaluation(Frozen):
+    """How held-out prompts are answered before and after; the recipe's verifiers judge."""
+
+    path: Place | None = None
+    """File with the prompts and what the verifiers read; the run's own test prompts where left
+    out."""
+    limit: Positive | None = None
+    """Prompts, at most."""
+    samples: Positive = 4
+    """Answers to each."""
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    """As in the recipe, of the first alias of the model, where left out."""
+    max_tokens: Positive | None = None
+    """As `temperature`."""
+
+
+class TrlSettings(SettingsModel):
+    """Direct preference optimization with TRL."""
+
+    paths: ClassVar[tuple[str, ...]] = ("model", "evaluation.path")
+
+    model: Place | None = None
+    """Folder or Hub id to start from; the model that wrote the run's texts where left out."""
+    revision: str | None = None
+    trust_remote_code: bool = False
+    seed: Seed = 0
+    """Of the order of the pairs, of adapters and of the evaluation's samples."""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """How strongly the policy is held to the model it starts from."""
+    loss_type: Annotated[tuple[Loss, ...], Field(min_length=1)] = ("sigmoid",)
+    """TRL's names; several are added up."""
+    loss_weights: tuple[float, ...] | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """1e-6 for all weights, 1e-5 for adapters where left out."""
+    lr_scheduler_type: Filled = "cosine"
+    warmup_ratio: Share = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    batch_size: Positive = 32
+    """Pairs of one step, over all devices."""
+    micro_batch_size: Positive = 8
+    """Pairs that one device holds at a time; divides `batch_size`."""
+    max_length: Positive = 2048
+    """Tokens of prompt and answer; what is longer is left out of the training."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Of the weights while they are trained; `auto` is float32 on a CPU, else as stored."""
+    lora: Lora | None = None
+    """All weights are trained where left out."""
+    save_steps: Positive | None = None
+    """Steps between checkpoints from which a killed run goes on; each epoch where left out."""
+    arguments: dict[str, Any] = {}
+    """Further arguments of TRL's `DPOConfig`."""
+    evaluation: Evaluation = Evaluation()
+
+    @field_validator("loss_type", mode="before")
+    @classmethod
+    def _one_loss_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value

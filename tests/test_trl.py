@@ -1,0 +1,221 @@
+"""TRL itself: it reads the exports, its loss covers the answers alone, its training helps."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import orjson
+import pytest
+import torch
+from conftest import QUICKSTART
+from runs import DIALOGUE, make_run, read_lines
+
+from prefdata.errors import PrefdataError
+from prefdata.export import ExportOptions, export_run
+from prefdata.recipe_loader import load_settings
+from prefdata.train.trl import train_trl
+from prefdata.train.trl_settings import TrlSettings
+
+pytest.importorskip("trl")
+pytestmark = pytest.mark.slow
+
+LM = QUICKSTART / "models" / "lm"
+ODD = "Zeile 1\nZeile 2\té 日本 🙂 \u2028 \\n"
+ROWS = [
+    ("What is 2 plus 2?", "The answer is 4.", "5"),
+    (DIALOGUE, "6", "It is 7."),
+    ("What is 3 plus 3?", ODD, "No idea."),
+]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    run = make_run(tmp_path_factory.mktemp("trl"), ROWS)
+    return export_run(run, "trl", ExportOptions(test_size=1), say=print)
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    out = tmp_path_factory.mktemp("quickstart") / "run"
+    command = [sys.executable, "-m", "prefdata", "build", QUICKSTART / "recipe.yaml", "--out", out]
+    subprocess.run(command, check=True, capture_output=True)
+    return out
+
+
+def settings(*overrides):
+    return load_settings(TrlSettings, None, overrides)
+
+
+def load(exported, kind="train"):
+    from datasets import load_dataset
+
+    return load_dataset("json", data_files=str(getattr(exported, kind)), split="train")
+
+
+def trainer(name, data, folder):
+    import trl
+    from transformers import AutoTokenizer
+
+    config = getattr(trl, f"{name}Config")(
+        output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", max_length=128
+    )
+    return getattr(trl, f"{name}Trainer")(
+        model=str(LM), args=config, train_dataset=data,
+        processing_class=AutoTokenizer.from_pretrained(LM),
+    )  # fmt: skip
+
+
+def test_the_loss_of_dpo_covers_exactly_the_answers(exported, tmp_path):
+    data = load(exported)
+    made = trainer("DPO", data, tmp_path)
+    tokenizer = made.processing_class
+    batch = made.data_collator([made.train_dataset[n] for n in range(len(data))])
+    sides = [row[side] for side in ("chosen", "rejected") for row in read_lines(exported.train)]
+    prompts = [row["prompt"] for row in read_lines(exported.train)] * 2
+    for ids, mask, answer, prompt in zip(
+        batch["input_ids"], batch["completion_mask"], sides, prompts, strict=True
+    ):
+        covered = tokenizer.decode(ids[mask.bool()])
+        assert covered == answer[0]["content"] + "<|end|>"
+        before = ids[: int(mask.argmax())].tolist()
+        assert before == tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, return_dict=False
+        )
+        assert tokenizer.decode(ids[int(mask.argmax()) + int(mask.sum()) :]).strip("<|pad>") == ""
+
+
+def test_kto_reads_the_unpaired_export(exported, tmp_path):
+    run = exported.folder.parent.parent
+    unpaired = export_run(run, "trl_kto", ExportOptions(test_size=1), say=print)
+    made = trainer("KTO", load(unpaired), tmp_path)
+    rows = [made.train_dataset[n] for n in range(len(made.train_dataset))]
+    labels = [line["label"] for line in read_lines(unpaired.train)]
+    assert [row["label"] for row in rows] == labels == [True, False] * 2
+
+
+def test_texts_survive_byte_for_byte(tmp_path):
+    run = make_run(tmp_path, [(ODD, ODD + "a", ODD + "b")])
+    data = load(export_run(run, "trl", ExportOptions(test_size=0), say=print))
+    assert data["prompt"][0][0]["content"] == ODD
+    assert data["chosen"][0][0]["content"] == ODD + "a"
+    assert data["rejected"][0][0]["content"] == ODD + "b"
+
+
+def test_training_makes_the_model_better_on_questions_it_never_saw(quickstart, tmp_path):
+    given = load_settings(TrlSettings, QUICKSTART / "train.yaml", ["evaluation.limit=150"])
+    result = train_trl(quickstart, given, tmp_path / "out", say=print)
+    before, after = (result[when]["scores"]["right"] for when in ("before", "after"))
+    assert after - before >= 0.05
+    assert orjson.loads((tmp_path / "out" / "train.json").read_bytes()) == result
+
+
+def test_adapters_are_kept_and_merged(quickstart, tmp_path):
+    given = settings(
+        "lora.r=4", "learning_rate=1e-3", "evaluation.samples=1", "batch_size=32", "epochs=1"
+    )
+    result = train_trl(quickstart, given, tmp_path, say=print)
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    adapted = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", dtype=torch.float32)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(LM, dtype=torch.float32)
+    ids = torch.arange(3, 30)[None]
+    with torch.no_grad():
+        logits = [model(ids).logits for model in (adapted, merged, base)]
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-3, rtol=1e-3)
+    assert (logits[0] - logits[2]).abs().max() > 1e-2
+    assert result["after"]["prompts"] == 24
+
+
+def test_a_finished_training_is_not_repeated(quickstart, tmp_path):
+    given = settings("evaluation.samples=1", "evaluation.limit=4", "epochs=0.2")
+    first = train_trl(quickstart, given, tmp_path, say=print)
+    said = []
+    assert train_trl(quickstart, given, tmp_path, say=said.append) == first
+    assert any("nothing to do" in line for line in said)
+    other = train_trl(quickstart, settings("epochs=0.3", "evaluation.limit=4"), tmp_path, say=print)
+    assert other["fingerprint"] != first["fingerprint"]
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(quickstart, tmp_path):
+    told = ["learning_rate=5e-5", "batch_size=8", "epochs=4", "save_steps=10",
+            "evaluation.samples=1", "evaluation.limit=4"]  # fmt: skip
+    train_trl(quickstart, settings(*told), tmp_path / "whole", say=print)
+    command = [sys.executable, "-m", "prefdata", "train", str(quickstart), *told,
+               "--out", str(tmp_path / "killed")]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "model").exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "going on from checkpoint-" in done.stderr
+    from safetensors.torch import load_file
+
+    whole, killed = (
+        load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "killed")
+    )
+    for name, tensor in whole.items():
+        torch.testing.assert_close(tensor, killed[name], atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_trained_on_is_no_test(quickstart, tmp_path):
+    seen = tmp_path / "seen.jsonl"
+    pairs = export_run(quickstart, "trl", ExportOptions(), tmp_path / "x", say=print)
+    seen.write_bytes(
+        b"".join(
+            orjson.dumps({"prompt": line["prompt"][0]["content"], "answer": 1}) + b"\n"
+            for line in read_lines(pairs.train)[:5]
+        )
+    )
+    with pytest.raises(PrefdataError, match="of 5 prompts none can be evaluated on"):
+        train_trl(quickstart, settings(f"evaluation.path={seen}"), tmp_path / "o", say=print)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["batch_size=10"], "does not divide"),
+        (["arguments.no_such=1"], "DPOConfig refuses the settings: .*no_such"),
+        (["model=/no/such/model"], "/no/such/model"),
+        (["evaluation.path=/no/such/file.jsonl"], "/no/such/file.jsonl"),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_what_cannot_be_trained_is_one_message(overrides, message, quickstart, tmp_path):
+    given = settings("evaluation.limit=2", "evaluation.samples=1", *overrides)
+    with pytest.raises(PrefdataError, match=message):
+        train_trl(quickstart, given, tmp_path, say=print)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learning_rat=1e-6", "did you mean 'learning_rate'"),
+        ("lora.rank=8", "there is no key 'rank' here"),
+        ("epochs=0", "command line: epochs"),
+        ("loss_type=sigmod", "there is no loss_type 'sigmod'; did you mean 'sigmoid'"),
+    ],
+)
+def test_a_wrong_setting_is_one_message(override, message):
+    with pytest.raises(PrefdataError, match=message):
+        settings(override)
+
+
+def test_a_run_without_a_recipe_needs_a_model_and_has_no_verifier(tmp_path):
+    run = make_run(tmp_path, [(f"question {n}", f"right {n}", f"wrong {n}") for n in range(20)])
+    with pytest.raises(PrefdataError, match="name one with model=PATH"):
+        train_trl(run, settings(), tmp_path / "out", say=print)
+    said = []
+    result = train_trl(run, settings(f"model={LM}"), tmp_path / "out", say=said.append)
+    assert "before" not in result
+    assert any("no verifier" in line for line in said)
+    assert train_trl(run, settings(f"model={LM}"), tmp_path / "out", say=print) == result
