@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Makes .venv-trainers beside the code, once: the trainers whose loaders the tests run, and prefdata.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fingerprint=$(cat pyproject.toml scripts/install_trainers.sh | sha256sum | cut -c1-16)
+stamp=.venv-trainers/.installed
+if [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ]; then
+  exit 0
+fi
+
+python=$(command -v python3.11 || command -v python3)
+[ -x .venv-trainers/bin/python ] || "$python" -m venv .venv-trainers
+pip() { .venv-trainers/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
+# first what the loaders import: versions that Axolotl, OpenRLHF and ms-swift all allow
+pip install --editable . pytest "torch==2.13.0" "transformers==5.16.1" "datasets==4.8.4" \
+  "accelerate==1.13.0" "peft==0.20.0" "trl==1.9.0" \
+  addict aiohttp colorama einops json_repair modelscope numba pandas pillow posthog psutil pylatexenc \
+  sentencepiece sympy
+# without their dependencies: those are CUDA builds and servers, which no loader imports
+pip install --no-deps "axolotl==0.19.0" "llamafactory==0.9.5" "openrlhf==0.11.2" "ms-swift==4.6.0"
+echo "$fingerprint" > "$stamp"
