@@ -46,11 +46,23 @@ PAIRS = (
 )
 
 
+# answers that begin or end with white space, or that a chat template has words of
+ODD_PAIRS = (Pair((say("user", "Who are you?"),), " user\n", "s", 0.5),)
+
+
 def answers(text):
     return [say("assistant", text)]
 
 
 def line_of_axolotl(pair):
+    return {
+        "prompt": pair.prompt,
+        "chosen": answers(pair.chosen),
+        "rejected": answers(pair.rejected),
+    }
+
+
+def line_of_axolotl_chat_template(pair):
     return {
         "messages": pair.prompt,
         "chosen": say("assistant", pair.chosen),
@@ -113,6 +125,7 @@ def line_of_nemo_platform(pair):
 
 LINES = {
     "axolotl": line_of_axolotl,
+    "axolotl_chat_template": line_of_axolotl_chat_template,
     "llama_factory": line_of_llama_factory,
     "ms_swift": line_of_ms_swift,
     "nemo_aligner": line_of_nemo_aligner,

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 import yaml
 from conftest import QUICKSTART
-from exported_pairs import PAIRS, line_of_ms_swift, write_export
+from exported_pairs import ODD_PAIRS, PAIRS, line_of_ms_swift, write_export
 from transformers import AutoTokenizer
 
 pytestmark = pytest.mark.trainers
@@ -24,6 +24,19 @@ LM = str(QUICKSTART / "models" / "lm")
 END = "<|end|>"
 CONFIGS = {
     "axolotl": """
+rl: dpo
+chat_template: tokenizer_default
+skip_prepare_dataset: true
+datasets:
+  - path: {folder}/train.jsonl
+    ds_type: json
+    type: passthrough.default
+test_datasets:
+  - path: {folder}/test.jsonl
+    ds_type: json
+    type: passthrough.default
+""",
+    "axolotl_chat_template": """
 rl: dpo
 chat_template: tokenizer_default
 datasets:
@@ -132,7 +145,7 @@ def axolotl_datasets(folder):
         "dataset_num_proc": 1,
     }
     file = folder.parent / "axolotl.yaml"
-    config = yaml.safe_load(CONFIGS["axolotl"].format(folder=folder))
+    config = yaml.safe_load(CONFIGS[folder.name].format(folder=folder))
     file.write_text(yaml.safe_dump(model | config))
     cfg = load_cfg(str(file))
     return prepare_preference_datasets(cfg, load_tokenizer(cfg))
@@ -331,6 +344,7 @@ def read_with_openrlhf(folder, reader):
 
 READERS = {
     "axolotl": read_with_axolotl,
+    "axolotl_chat_template": read_with_axolotl,
     "llama_factory": read_with_llama_factory,
     "ms_swift": read_with_ms_swift,
     "openrlhf": read_with_openrlhf,
@@ -341,6 +355,13 @@ READERS = {
 def test_the_trainer_learns_the_answers_and_reads_the_prompts(name, exported, reader):
     # Axolotl and ms-swift shuffle
     assert sorted(READERS[name](exported(name), reader)) == sorted(reader.expected(PAIRS))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_odd_answers_are_learnt_as_they_are(name, exported, reader, request):
+    if name == "axolotl_chat_template":  # it looks for the answer's text in a rendered conversation
+        request.applymarker(pytest.mark.xfail(strict=True, reason="cuts elsewhere"))
+    assert READERS[name](exported(name, ODD_PAIRS), reader) == reader.expected(ODD_PAIRS)
 
 
 @pytest.mark.parametrize("name", READERS)
