@@ -1,8 +1,12 @@
-"""Pairs to export and the files that hold them. Knows no trainer's code."""
+"""Pairs, exported as a user does it. Knows no trainer's code."""
 
 from dataclasses import dataclass
 
 import orjson
+from runs import FIELDS
+
+from prefdata.export import ExportOptions, export_run
+from prefdata.repick import pairs_of_file
 
 
 @dataclass(frozen=True)
@@ -50,108 +54,23 @@ PAIRS = (
 ODD_PAIRS = (Pair((say("user", "Who are you?"),), " user\n", "s", 0.5),)
 
 
-def answers(text):
-    return [say("assistant", text)]
+HELD_OUT = Pair((say("user", "Is this a test?"),), "Yes.", "No.", 1.0)
 
 
-def line_of_axolotl(pair):
-    return {
-        "prompt": pair.prompt,
-        "chosen": answers(pair.chosen),
-        "rejected": answers(pair.rejected),
-    }
-
-
-def line_of_axolotl_chat_template(pair):
-    return {
-        "messages": pair.prompt,
-        "chosen": say("assistant", pair.chosen),
-        "rejected": say("assistant", pair.rejected),
-    }
-
-
-def line_of_llama_factory(pair):
-    roles = {"system": "system", "user": "human", "assistant": "gpt"}
-    return {
-        "conversations": [
-            {"from": roles[message["role"]], "value": message["content"]} for message in pair.prompt
-        ],
-        "chosen": {"from": "gpt", "value": pair.chosen},
-        "rejected": {"from": "gpt", "value": pair.rejected},
-    }
-
-
-def line_of_whole_conversations(pair):
-    return {
-        "chosen": [*pair.prompt, *answers(pair.chosen)],
-        "rejected": [*pair.prompt, *answers(pair.rejected)],
-    }
-
-
-def line_of_ms_swift(pair):
-    return {
-        "messages": [*pair.prompt, *answers(pair.chosen)],
-        "rejected_response": pair.rejected,
-    }
-
-
-def line_of_nemo_rl(pair):
-    ranked = enumerate((pair.chosen, pair.rejected))
-    return {
-        "context": pair.prompt,
-        "completions": [{"rank": rank, "completion": answers(text)} for rank, text in ranked],
-    }
-
-
-def line_of_nemo_aligner(pair):
-    return {
-        "prompt": pair.prompt,
-        "chosen_response": say("assistant", pair.chosen),
-        "rejected_response": say("assistant", pair.rejected),
-    }
-
-
-def line_of_nemo_customizer(pair):
-    return {
-        "prompt": pair.prompt,
-        "chosen_response": pair.chosen,
-        "rejected_response": pair.rejected,
-    }
-
-
-def line_of_nemo_platform(pair):
-    return {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
-
-
-LINES = {
-    "axolotl": line_of_axolotl,
-    "axolotl_chat_template": line_of_axolotl_chat_template,
-    "llama_factory": line_of_llama_factory,
-    "ms_swift": line_of_ms_swift,
-    "nemo_aligner": line_of_nemo_aligner,
-    "nemo_customizer": line_of_nemo_customizer,
-    "nemo_platform": line_of_nemo_platform,
-    "nemo_rl": line_of_nemo_rl,
-    "open_instruct": line_of_whole_conversations,
-    "openrlhf": lambda pair: line_of_whole_conversations(pair) | {"margin": pair.margin},
-}
-DATASET_INFO = {
-    f"prefdata_{split}": {
-        "file_name": f"{split}.jsonl",
-        "formatting": "sharegpt",
-        "ranking": True,
-        "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"},
-    }
-    for split in ("train", "test")
-}
-
-
-def write_export(folder, name, pairs=PAIRS):
-    """`train.jsonl` with all pairs and `test.jsonl` with the first, as the trainer `name` wants."""
+def export_pairs(folder, name, pairs=PAIRS):
+    """The pairs as `prefdata export` writes them, with HELD_OUT in the test file."""
     folder.mkdir(parents=True)
-    for split, some in (("train", pairs), ("test", pairs[:1])):
-        lines = b"".join(orjson.dumps(LINES[name](pair)) + b"\n" for pair in some)
-        (folder / f"{split}.jsonl").write_bytes(lines)
-    if name == "llama_factory":
-        (folder / "dataset_info.json").write_bytes(orjson.dumps(DATASET_INFO))
-    return folder
+    lines = [
+        {"turn": turn, "prompt": pair.prompt, "text": text, "score": score}
+        for turn, pair in enumerate((*pairs, HELD_OUT))
+        for text, score in ((pair.chosen, pair.margin), (pair.rejected, 0.0))
+    ]
+    file = folder / "scored.jsonl"
+    file.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    for seed in range(100):  # which prompt is held out depends on it
+        run = folder / f"run{seed}"
+        pairs_of_file(file, FIELDS, (), run, seed=seed, say=print)
+        exported = export_run(run, name, ExportOptions(test_size=1), say=print)
+        if HELD_OUT.prompt[0]["content"] in exported.test.read_text():
+            return exported
+    raise AssertionError("no seed of a hundred holds the pair out")

@@ -48,6 +48,7 @@ LINES = {
         }
     ],
     "axolotl": [{"messages": [ASKED], "chosen": FOUR, "rejected": FIVE}],
+    "axolotl_passthrough": [{"prompt": [ASKED], "chosen": [FOUR], "rejected": [FIVE], **SCORES}],
     "llama_factory": [
         {
             "conversations": [{"from": "human", "value": "2+2?"}],
@@ -56,7 +57,7 @@ LINES = {
         }
     ],
     "openrlhf": [{"chosen": [ASKED, FOUR], "rejected": [ASKED, FIVE], "margin": 2.7}],
-    "ms_swift": [{"messages": [ASKED, FOUR], "rejected_response": "5"}],
+    "ms_swift": [{"messages": [ASKED, FOUR], "rejected_response": "5", "margin": 2.7}],
     "open_instruct": [{"chosen": [ASKED, FOUR], "rejected": [ASKED, FIVE]}],
     "openai": [{"messages": [ASKED, FOUR]}],
     "openai_preference": [
@@ -86,7 +87,7 @@ def lines_of(exported):
 def read_back(name, lines):
     """(prompt, chosen, rejected) of every line; None for a side that the format does not have."""
     for line in lines:
-        if name == "trl":
+        if name in ("trl", "axolotl_passthrough"):
             yield line["prompt"], line["chosen"][0]["content"], line["rejected"][0]["content"]
         elif name == "trl_kto":
             text = line["completion"][0]["content"]
@@ -256,7 +257,7 @@ def test_what_would_poison_a_trainer_stays_behind_with_its_reason(
 def test_tools_stay_behind_where_a_layout_has_no_place_for_them(tmp_path):
     prompt = [ASKED, TOOL, {"role": "tool", "content": "4"}]
     run = make_run(tmp_path, [(prompt, "It is 4.", "5"), ("1+1?", "2", "3"), ("3+3?", "6", "7")])
-    for name in ("nemo_customizer", "llama_factory"):
+    for name in ("nemo_customizer", "nemo_aligner", "axolotl", "llama_factory"):
         assert export(run, name).left_out == {"tools": 1}
     (line,) = (line for line in lines_of(export(run, "trl")) if len(line["prompt"]) == 3)
     assert line["prompt"][1]["tool_calls"] == TOOL["tool_calls"]
@@ -274,6 +275,13 @@ def test_turns_out_of_order_stay_out_of_llama_factory(tmp_path):
     twice = [ASKED, {"role": "user", "content": "Well?"}]
     run = make_run(tmp_path, [(twice, "4", "5"), ("1+1?", "2", "3")])
     assert export(run, "llama_factory").left_out == {"turns": 1}
+
+
+@pytest.mark.parametrize("name", ["ms_swift", "nemo_aligner", "llama_factory"])
+def test_a_system_message_among_others_stays_out_where_the_trainer_stumbles(name, tmp_path):
+    late = [*DIALOGUE[1:3], DIALOGUE[0], DIALOGUE[3]]
+    run = make_run(tmp_path, [(late, "6", "7"), ("1+1?", "2", "3"), ("2+2?", "4", "5")])
+    assert export(run, name).left_out == {"turns": 1}
 
 
 def test_a_special_token_of_the_model_stays_behind_too(tmp_path):

@@ -1,9 +1,9 @@
 """Lines for trainers that cannot be installed here, against what their documentation asks for."""
 
 import jsonschema
-import orjson
 import pytest
-from exported_pairs import PAIRS, write_export
+from exported_pairs import PAIRS, export_pairs
+from runs import read_lines
 
 TEXT = {"type": "string", "minLength": 1}
 MESSAGE = {
@@ -27,8 +27,8 @@ def ranked(rank):
 
 
 SCHEMAS = {
-    # NeMo-Aligner 0.7.0, DPOModelDataset: texts with the template's tokens in them, or messages on
-    # all three sides. A reward that is there has to be a number.
+    # NeMo-Aligner 0.7.0, "Model Alignment by DPO, RPO, and IPO" and DPOModelDataset: texts with the
+    # template's tokens in them, or messages on all three sides. A reward, if any, is a number.
     "nemo_aligner": {
         "oneOf": [
             record(prompt=TEXT, chosen_response=TEXT, rejected_response=TEXT),
@@ -60,6 +60,18 @@ SCHEMAS = {
         },
     )
     | {"not": {"required": ["task_name"]}},
+    # NeMo RL, the same page, BinaryPreferenceDataset: the keys are told in its configuration.
+    "nemo_rl_binary": record(prompt=TEXT_OR_MESSAGES, chosen=TEXT, rejected=TEXT),
+    # NeMo Customizer, "Dataset Format Requirements": "Conversational"; OpenAI, "Supervised
+    # fine-tuning".
+    "nemo_customizer_sft": record(messages=MESSAGES | {"minItems": 2}),
+    "openai": record(messages=MESSAGES | {"minItems": 2}),
+    # OpenAI, "Direct preference optimization": one answer a side.
+    "openai_preference": record(
+        input=record(messages=MESSAGES),
+        preferred_output={"type": "array", "items": ANSWER, "minItems": 1, "maxItems": 1},
+        non_preferred_output={"type": "array", "items": ANSWER, "minItems": 1, "maxItems": 1},
+    ),
     # Open Instruct, preference_tulu_tokenize_and_truncate_v1: whole conversations whose last
     # messages alone differ.
     "open_instruct": record(chosen=MESSAGES | {"minItems": 2}, rejected=MESSAGES | {"minItems": 2}),
@@ -72,6 +84,13 @@ ANSWERS = {
     ),
     "nemo_customizer": lambda line: (line["chosen_response"], line["rejected_response"]),
     "nemo_platform": lambda line: (line["chosen"], line["rejected"]),
+    "nemo_rl_binary": lambda line: (line["chosen"], line["rejected"]),
+    "nemo_customizer_sft": lambda line: (line["messages"][-1]["content"], None),
+    "openai": lambda line: (line["messages"][-1]["content"], None),
+    "openai_preference": lambda line: (
+        line["preferred_output"][0]["content"],
+        line["non_preferred_output"][0]["content"],
+    ),
     "nemo_rl": lambda line: tuple(
         item["completion"][0]["content"]
         for item in sorted(line["completions"], key=lambda item: item["rank"])
@@ -90,8 +109,7 @@ def trainer(request):
 
 @pytest.fixture
 def lines(trainer, tmp_path):
-    folder = write_export(tmp_path / trainer, trainer)
-    return [orjson.loads(line) for line in (folder / "train.jsonl").read_bytes().splitlines()]
+    return read_lines(export_pairs(tmp_path / trainer, trainer).train)
 
 
 def is_valid(trainer, line):
@@ -104,8 +122,9 @@ def test_every_line_is_as_the_trainer_documents_it(trainer, lines):
 
 
 def test_the_chosen_answer_is_on_the_chosen_side(trainer, lines):
+    has_rejected = trainer not in ("nemo_customizer_sft", "openai")
     assert [ANSWERS[trainer](line) for line in lines] == [
-        (pair.chosen, pair.rejected) for pair in PAIRS
+        (pair.chosen, pair.rejected if has_rejected else None) for pair in PAIRS
     ]
 
 
@@ -121,7 +140,6 @@ def test_a_line_without_one_of_its_values_is_refused(trainer, lines):
 
 
 def test_both_conversations_for_open_instruct_differ_only_in_the_last_message(tmp_path):
-    folder = write_export(tmp_path / "open_instruct", "open_instruct")
-    for line in map(orjson.loads, (folder / "train.jsonl").read_bytes().splitlines()):
+    for line in read_lines(export_pairs(tmp_path / "run", "open_instruct").train):
         assert line["chosen"][:-1] == line["rejected"][:-1]
         assert line["chosen"][-1] != line["rejected"][-1]

@@ -63,24 +63,22 @@ trainer.train()
 
 
 def nemo_rl(place: Place) -> dict[str, str]:
-    """For NeMo RL's `run_dpo.py` and `run_rm.py`: `PreferenceDataset`."""
-    return _nemo_rl(place, "PreferenceDataset", {})
+    """For NeMo RL's `run_dpo.py` and `run_rm.py`."""
+    return _nemo_rl(place, {"dataset_name": "PreferenceDataset"})
 
 
 def nemo_rl_binary(place: Place) -> dict[str, str]:
-    """As `nemo_rl`: `BinaryPreferenceDataset`."""
+    """As `nemo_rl`."""
     keys = {"prompt_key": "prompt", "chosen_key": "chosen", "rejected_key": "rejected"}
-    return _nemo_rl(place, "BinaryPreferenceDataset", keys)
+    return _nemo_rl(place, {"dataset_name": "BinaryPreferenceDataset"} | keys)
 
 
-def _nemo_rl(place: Place, name: str, keys: dict[str, str]) -> dict[str, str]:
-    lines = ["data:"]
-    for split, file in (("train", place.train_file), ("validation", place.test_file)):
-        if file is None:
-            lines.append(f"  {split}: null")
-            continue
-        told = {"dataset_name": name, "data_path": _quoted(file), **keys}
-        lines += [f"  {split}:", *(f"    {key}: {value}" for key, value in told.items())]
+def _nemo_rl(place: Place, told: dict[str, str]) -> dict[str, str]:
+    lines = ["data:", "  train:", f"    data_path: {_quoted(place.train_file)}"]
+    if place.test_file:
+        lines += ["  validation:", f"    data_path: {_quoted(place.test_file)}"]
+    told = told | {"prompt_file": "null", "system_prompt_file": "null"}
+    lines += ["  default:", *(f"    {key}: {value}" for key, value in told.items())]
     return {"nemo_rl.yaml": "\n".join(lines) + "\n"}
 
 
@@ -115,22 +113,28 @@ job = sdk.customization.rl.jobs.create(
 
 
 def nemo_aligner(place: Place) -> dict[str, str]:
-    """For `train_gpt_dpo.py`."""
-    files = {"train": [place.train_file], "validation": [place.test_file or place.train_file]}
-    prefix = json.dumps(files | {"test": files["validation"]}, ensure_ascii=False)
-    return {
-        "nemo_aligner.yaml": f"""\
-model:
-  data:
-    data_impl: jsonl
-    data_prefix: {prefix}
-"""
-    }
+    """An argument of `train_gpt_dpo.py`."""
+    test = place.test_file or place.train_file
+    files = f"train: [{place.train_file}], validation: [{test}], test: [{test}]"
+    return {"nemo_aligner.args": f'"model.data.data_prefix={{{files}}}"\n'}
 
 
 def axolotl(place: Place) -> dict[str, str]:
-    """A part of axolotl's configuration."""
-    lines = ["rl: dpo", "chat_template: tokenizer_default"]
+    """A part of Axolotl's configuration."""
+    warning = (
+        "# finds an answer by its text, and cuts elsewhere where that stands before it too, as"
+    )
+    lines = [warning, "# 'user' may: the format axolotl_passthrough has no such trouble", "rl: dpo"]
+    return _axolotl(place, [*lines, "chat_template: tokenizer_default"], "chat_template.default")
+
+
+def axolotl_passthrough(place: Place) -> dict[str, str]:
+    """As `axolotl`, with the preparation left to TRL."""
+    lines = ["rl: dpo", "chat_template: tokenizer_default", "skip_prepare_dataset: true"]
+    return _axolotl(place, lines, "passthrough.default")
+
+
+def _axolotl(place: Place, lines: list[str], strategy: str) -> dict[str, str]:
     for key, file in (("datasets", place.train_file), ("test_datasets", place.test_file)):
         if file is None:
             continue
@@ -138,7 +142,7 @@ def axolotl(place: Place) -> dict[str, str]:
             "path": _quoted(file),
             "ds_type": "json",
             "split": "train",
-            "type": "chat_template.default",
+            "type": strategy,
         }
         first, *rest = (f"{name}: {value}" for name, value in told.items())
         lines += [f"{key}:", f"  - {first}", *(f"    {line}" for line in rest)]

@@ -100,6 +100,7 @@ def _nemo_customizer(pair: Conversation, shape: Shape) -> list[Record]:
 
 
 def _nemo_aligner(pair: Conversation, shape: Shape) -> list[Record]:
+    _check_system(pair)
     prompt: Any = _plain(pair)
     chosen: Any = _answer(pair.chosen)
     rejected: Any = _answer(pair.rejected)
@@ -116,7 +117,7 @@ def _nemo_aligner(pair: Conversation, shape: Shape) -> list[Record]:
 def _axolotl(pair: Conversation, shape: Shape) -> list[Record]:
     return [
         {
-            "messages": _messages(pair, shape),
+            "messages": _plain(pair),
             "chosen": _answer(pair.chosen),
             "rejected": _answer(pair.rejected),
         }
@@ -147,8 +148,10 @@ def _openrlhf(pair: Conversation, shape: Shape) -> list[Record]:
 
 
 def _ms_swift(pair: Conversation, shape: Shape) -> list[Record]:
+    _check_system(pair)
     messages = [*_messages(pair, shape), _answer(pair.chosen, shape)]
-    return [{"messages": messages, "rejected_response": pair.rejected}]
+    scores = _scores(pair, shape, "margin")
+    return [{"messages": messages, "rejected_response": pair.rejected} | scores]
 
 
 def _open_instruct(pair: Conversation, shape: Shape) -> list[Record]:
@@ -197,6 +200,16 @@ def _plain(pair: Conversation) -> list[Record]:
     return list(pair.prompt)
 
 
+def _check_system(pair: Conversation) -> None:
+    """Make sure that a system message, if there is one, is the first.
+
+    Raises:
+        RowError: it is not.
+    """
+    if any(message["role"] in ("system", "developer") for message in pair.prompt[1:]):
+        raise RowError("turns", "in this layout a system message comes before all others")
+
+
 def _scores(pair: Conversation, shape: Shape, *names: str) -> Record:
     return {name: getattr(pair, name) for name in names} if shape.is_scored else {}
 
@@ -227,6 +240,7 @@ FORMATS: dict[str, Format] = {
     ),
     "nemo_aligner": Format(_nemo_aligner, configurations.nemo_aligner),
     "axolotl": Format(_axolotl, configurations.axolotl),
+    "axolotl_passthrough": Format(_trl, configurations.axolotl_passthrough),
     "llama_factory": Format(_llama_factory, configurations.llama_factory),
     "openrlhf": Format(_openrlhf, configurations.openrlhf),
     "ms_swift": Format(_ms_swift, configurations.ms_swift),
