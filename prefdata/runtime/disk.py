@@ -80,14 +80,25 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         PrefdataError: another process is writing there.
     """
-    make_folder(folder)
-    lock = _lock(folder / LOCK)
-    try:
-        sweep(folder, is_alone=lock.is_held)
+    with hold_file(folder / LOCK) as is_alone:
+        sweep(folder, is_alone=is_alone)
         yield
+
+
+@contextmanager
+def hold_file(file: Path) -> Iterator[bool]:
+    """Be the one process that holds a lock file; whether it does, where there are no locks.
+
+    Raises:
+        PrefdataError: another process holds it.
+    """
+    make_folder(file.parent)
+    lock = _lock(file)
+    try:
+        yield lock.is_held
     finally:
         if lock.is_held:
-            (folder / LOCK).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
         os.close(lock.handle)
 
 
