@@ -23,7 +23,7 @@ def _check_url(url: str) -> str:
     if parts.username or parts.password or parts.query:
         raise PydanticCustomError(
             "secret", "it holds a user, a password or a query, which would be written to run "
-            "folders; leave them out, and name the key's environment variable with api_key",
+            "folders; leave them out, and give the name of the environment variable with the key",
         )  # fmt: skip
     return url.rstrip("/")
 
