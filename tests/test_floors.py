@@ -55,6 +55,7 @@ ONLY_IN = {
     "trl": {"train"},
     "peft": {"train"},
     "huggingface_hub": {"export", "train"},
+    "nemo_microservices": {"train"},
     "multiprocessing": {"runtime"},
     "subprocess": {"runtime"},
     "omegaconf": {"recipe_loader"},

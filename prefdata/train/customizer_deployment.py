@@ -1,0 +1,136 @@
+"""The deployment of a trained model: made once, watched until it is ready. Knows no file."""
+
+from prefdata.errors import PrefdataError
+from prefdata.train.customizer_payloads import (
+    Body,
+    Plan,
+    deployment_body,
+    deployment_config_body,
+)
+from prefdata.train.customizer_platform import Answer, Platform
+from prefdata.train.customizer_record import TrainRecord, now
+from prefdata.train.customizer_watch import (
+    CONFLICT,
+    NOT_FOUND,
+    Clock,
+    Failure,
+    Say,
+    TimedOut,
+    create_once,
+    watch,
+)
+
+READY = "ready"
+BROKEN = ("failed", "error", "cancelled", "canceled")
+
+
+def deploy_model(
+    platform: Platform, plan: Plan, record: TrainRecord, clock: Clock, *, say: Say
+) -> bool:
+    """Deploy the job's model and wait until it is ready; whether it is.
+
+    Raises:
+        PrefdataError: there is no model, the deployment failed, or time is up.
+    """
+    job = record.job
+    if not job.get("output_model"):
+        raise PrefdataError(
+            f"job {job['name']} ({job['id']}) names no output model, so there is none to deploy; "
+            "set output_model (namespace/name@version), or deploy_on_completion=false"
+        )
+    config = deployment_config_body(plan, job["name"], job["output_model"])
+    _create(platform, config, deployment_body(plan, config), record, clock, say=say)
+    return _wait(platform, plan, record, clock, say=say)
+
+
+def _create(
+    platform: Platform, config: Body, body: Body, record: TrainRecord, clock: Clock, *, say: Say
+) -> None:
+    known, names = record.deployment, {key: body[key] for key in ("name", "namespace", "config")}
+    is_meant = {key: known.get(key) for key in names} == names
+    if is_meant and known.get("created_at"):
+        return
+    found = _find(platform, body) if is_meant else None
+    if not is_meant:
+        record.start("deployment", **names)
+    if found is None:
+        _create_config(platform, config, say)
+        create_once(
+            lambda: platform.create_deployment(body), lambda: _find(platform, body), clock, say=say
+        )
+    record.note("deployment", created_at=now())
+    say(f"deployment {body['name']}: {'created' if found is None else 'found, created before'}")
+
+
+def _create_config(platform: Platform, config: Body, say: Say) -> None:
+    try:
+        platform.create_deployment_config(config)
+    except Failure as err:
+        if err.status != CONFLICT:  # its name holds its content
+            raise
+        say(f"deployment config {config['name']}: was there already ({err.status})")
+
+
+def _find(platform: Platform, body: Body) -> Answer | None:
+    """The deployment of this name, if it is there and of this config."""
+    try:
+        there = platform.deployment(body["namespace"], body["name"])
+    except Failure as err:
+        if err.status == NOT_FOUND:
+            return None
+        raise
+    config = there.get("config")
+    if isinstance(config, dict):
+        config = f"{config.get('namespace')}/{config.get('name')}"
+    if config != body["config"]:
+        raise PrefdataError(
+            f"deployment {body['name']} is there with config {config}, and {body['config']} is "
+            "wanted; choose another deployment.deployment_name, or delete that deployment"
+        )
+    return there
+
+
+def _wait(platform: Platform, plan: Plan, record: TrainRecord, clock: Clock, *, say: Say) -> bool:
+    settings, name = plan.settings, f"deployment {record.deployment['name']}"
+    timeout = settings.deployment_timeout_seconds
+    try:
+        if settings.wait:
+            watch(lambda: _look(platform, record, say), settings, clock, timeout=timeout, say=say)
+        elif _look(platform, record, say) is None:
+            say(f"{name} is not ready yet; the same command looks again, and waits with wait=true")
+            return False
+    except TimedOut as err:
+        raise PrefdataError(
+            f"{name} is {record.deployment.get('status', 'not there')} after {timeout:g} s "
+            "(deployment_timeout_seconds); it goes on, and the same command goes on waiting"
+        ) from err
+    except KeyboardInterrupt:
+        say(f"{name} goes on; the same command waits for it again")
+        raise
+    return True
+
+
+def _look(platform: Platform, record: TrainRecord, say: Say) -> Answer | None:
+    """The deployment once it is ready, or None."""
+    known = record.deployment
+    try:
+        there = platform.deployment(known["namespace"], known["name"])
+    except Failure as err:
+        if err.status == NOT_FOUND:  # a new one does not show at once
+            return None
+        raise
+    details = there.get("status_details") or {}
+    state = str(details.get("status")).lower()
+    if state != known.get("status"):
+        say(f"deployment {known['name']}: {state}")
+    ready = {"ready_at": now()} if state == READY else {}
+    facts = {key: there[key] for key in ("url", "models") if there.get(key)}
+    record.note("deployment", status=state, **facts, **ready)
+    if state in BROKEN:
+        said = platform.cut(str(details.get("description") or "the platform does not say why"))
+        raise PrefdataError(
+            f"deployment {known['name']} is {state}: {said}; mend the cause and run the same "
+            "command again: it looks at it once more. Another deployment.deployment_name makes a "
+            "new one"
+        )
+    return there if state == READY else None

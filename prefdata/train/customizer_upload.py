@@ -1,0 +1,146 @@
+"""The dataset on the platform: namespaces, files in the data store, entity. Knows no job."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError
+
+from prefdata.train.customizer_payloads import Plan, dataset_body, namespace_body
+from prefdata.train.customizer_platform import Answer, Platform
+from prefdata.train.customizer_record import TrainRecord
+from prefdata.train.customizer_watch import CONFLICT, TRIES, Clock, Failure, Say
+
+# the base of all its errors, of whichever HTTP library this release uses
+HTTP_ERROR = cast(type[Exception], HfHubHTTPError.__mro__[1])
+PAUSE = 5.0
+"""Seconds before the upload is tried again."""
+UNPROCESSABLE = 422
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Something that the platform must have.
+
+    Attributes:
+        step: its name in the record.
+        there: statuses that say that it exists.
+    """
+
+    step: str
+    what: str
+    there: tuple[int, ...]
+    create: Callable[[], Answer]
+
+
+def prepare_dataset(
+    platform: Platform,
+    plan: Plan,
+    record: TrainRecord,
+    clock: Clock,
+    *,
+    say: Say,
+) -> None:
+    """Do what has not been done: namespaces, upload, entity; note each as it is done."""
+    if plan.settings.create_namespace_if_missing:
+        for part in _namespaces(platform, plan):
+            _ensure(part, record, say)
+    if record.step("upload").get("content") != plan.content:
+        oid = _upload(platform, plan, clock, say)
+        record.note_step("upload", repo=plan.repo_id, content=plan.content, commit=oid)
+        say(f"uploaded both files to {plan.repo_id} (commit {oid})")
+    body = dataset_body(plan)
+    dataset = _Part(
+        "dataset", f"dataset {plan.repo_id}", (CONFLICT,), lambda: platform.create_dataset(body)
+    )
+    _ensure(dataset, record, say)
+
+
+def _namespaces(platform: Platform, plan: Plan) -> Iterator[_Part]:
+    name, body = plan.settings.namespace, namespace_body(plan.settings)
+    yield _Part(
+        "namespace", f"namespace {name} of the entity store", (CONFLICT,),
+        lambda: platform.create_namespace(body),
+    )  # fmt: skip
+    yield _Part(
+        "store_namespace", f"namespace {name} of the data store", (CONFLICT, UNPROCESSABLE),
+        lambda: platform.create_store_namespace(name),
+    )  # fmt: skip
+
+
+def _ensure(part: _Part, record: TrainRecord, say: Say) -> None:
+    if record.step(part.step):
+        return
+    try:
+        made, state = part.create(), "created"
+    except Failure as err:
+        if err.status not in part.there:
+            raise
+        made, state = {}, f"was there already ({err.status})"
+    say(f"{part.what}: {state}")
+    record.note_step(part.step, state=state, **{k: v for k, v in made.items() if k == "id"})
+
+
+def _upload(platform: Platform, plan: Plan, clock: Clock, say: Say) -> str:
+    for left in reversed(range(TRIES)):
+        try:
+            return _commit(platform, plan)
+        except Failure as err:
+            if not err.is_passing or not left:
+                raise
+            say(f"{err} (tried again in {PAUSE:g} s)")
+            clock.sleep(PAUSE)
+    raise AssertionError("the last try returns or raises")
+
+
+def _commit(platform: Platform, plan: Plan) -> str:
+    """Both files in one commit; its id."""
+    endpoint = f"{plan.settings.datastore_host}/v1/hf"
+    # False: no token at all. None would send the one of the user's login on the Hub
+    api = HfApi(endpoint=endpoint, token=platform.token or False)
+    with _errors(platform), _plain_hub():
+        api.create_repo(plan.repo_id, repo_type="dataset", exist_ok=True)
+        commit = api.create_commit(
+            plan.repo_id,
+            [CommitOperationAdd(one.path_in_repo, str(one.file)) for one in plan.uploads],
+            commit_message=f"Preference data {plan.content[:16]}",
+            repo_type="dataset",
+        )
+    return commit.oid
+
+
+@contextmanager
+def _plain_hub() -> Iterator[None]:
+    """The Hub's client as it may talk to a server that is not the Hub.
+
+    Its large-file upload sends the user's login where it was told to send no token, and Xet, which
+    only the Hub itself speaks. Both have switches, which are read from the environment once.
+    """
+    before = constants.HF_HUB_DISABLE_IMPLICIT_TOKEN, constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_IMPLICIT_TOKEN = constants.HF_HUB_DISABLE_XET = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_IMPLICIT_TOKEN, constants.HF_HUB_DISABLE_XET = before
+
+
+@contextmanager
+def _errors(platform: Platform) -> Iterator[None]:
+    try:
+        yield
+    except (HTTP_ERROR, OSError, RuntimeError, ValueError, KeyError) as err:
+        raise _failure(platform, err) from err
+
+
+def _failure(platform: Platform, err: Exception) -> Failure:
+    doing, host = "take the files", "datastore_host"
+    # a large file's error comes wrapped
+    cause = err.__cause__ or err if isinstance(err, RuntimeError) else err
+    if isinstance(cause, HfHubHTTPError):
+        said = cause.server_message or str(cause)
+        return platform.refusal(doing, host, cause.response.status_code, said)
+    if isinstance(cause, ValueError | KeyError):
+        return platform.unreadable(doing, host, repr(cause))
+    return platform.silence(doing, host, str(cause) or type(cause).__name__)

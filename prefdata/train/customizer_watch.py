@@ -1,0 +1,108 @@
+"""Things far away: made once, watched until they are over. Knows not what they are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from prefdata.errors import PrefdataError
+from prefdata.train.customizer_settings import CustomizerSettings
+
+Found = TypeVar("Found")
+Say = Callable[[str], None]
+CONFLICT, NOT_FOUND = 409, 404
+TRIES = 3
+SETTLE = 5.0
+"""Seconds that a request without an answer gets to show its effect."""
+
+
+class Failure(PrefdataError):
+    """A request that failed.
+
+    Attributes:
+        status: the HTTP status, or None where no answer came that could be read.
+    """
+
+    def __init__(self, message: str, status: int | None) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.status is None or self.status in (408, 429) or self.status >= 500
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The time: how to tell it, how to let it pass.
+
+    Attributes:
+        now: seconds that never run back.
+        sleep: waits for so many seconds.
+    """
+
+    now: Callable[[], float]
+    sleep: Callable[[float], None]
+
+
+def create_once(
+    create: Callable[[], Found], find: Callable[[], Found | None], clock: Clock, *, say: Say
+) -> Found:
+    """Create what may not be there twice: after a failure, look before creating it again.
+
+    Raises:
+        Failure: refused; with 409 something else has its name.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            return create()
+        except Failure as err:
+            if not err.is_passing and err.status != CONFLICT:
+                raise
+            if err.is_passing:
+                say(f"{err} (it may have been accepted; looked up in {SETTLE:g} s)")
+                clock.sleep(SETTLE)
+            if (found := find()) is not None:
+                return found
+            if err.status == CONFLICT or not left:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+class TimedOut(Exception):
+    """It was not over in time."""
+
+
+def watch(
+    look: Callable[[], Found | None],
+    settings: CustomizerSettings,
+    clock: Clock,
+    *,
+    timeout: float,
+    say: Say,
+) -> Found:
+    """Look again and again until a look finds something.
+
+    Raises:
+        Failure: one that will not pass, or too many in a row.
+        TimedOut: nothing was found within `timeout` seconds.
+    """
+    end, failures, most = clock.now() + timeout, 0, settings.max_consecutive_status_failures
+    while True:
+        try:
+            if (found := look()) is not None:
+                return found
+            failures = 0
+        except Failure as err:
+            failures += 1
+            if not err.is_passing:
+                raise
+            if failures >= most:
+                raise Failure(
+                    f"{err} ({failures} times in a row, as often as "
+                    "max_consecutive_status_failures allows)", err.status,
+                ) from err  # fmt: skip
+            say(f"{err} ({failures} of {most} times in a row)")
+        if (left := end - clock.now()) <= 0:
+            raise TimedOut
+        clock.sleep(min(settings.poll_interval_seconds, left))

@@ -1,0 +1,149 @@
+"""Training on NeMo Customizer, the whole story: upload, submit, wait, deploy.
+
+Each step is noted in train.json before the next begins, so the same command goes on after any end.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefdata.errors import PrefdataError
+from prefdata.runtime.disk import hold_file
+from prefdata.train.customizer_payloads import (
+    Plan,
+    TrainingFiles,
+    deployment_body,
+    deployment_config_body,
+    describe,
+    plan_training,
+)
+from prefdata.train.customizer_record import COMPLETED, OVER, TrainRecord, open_record, read_record
+from prefdata.train.customizer_settings import CustomizerSettings
+from prefdata.train.customizer_watch import Clock, Say
+
+if TYPE_CHECKING:
+    from prefdata.train.customizer_platform import Platform
+
+LOCK = ".train.lock"
+
+__all__ = ["TrainingFiles", "cancel_customizer", "train_customizer"]
+
+
+def train_customizer(
+    files: TrainingFiles,
+    settings: CustomizerSettings,
+    out: Path,
+    *,
+    dry_run: bool = False,
+    say: Say = print,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Any]:
+    """Train on files that are on the disk; run again, go on where it ended.
+
+    Args:
+        files: in the format of the training type.
+        settings: where, what and how.
+        out: the folder of train.json.
+        dry_run: print what would be sent; connect to nothing, write nothing.
+        say: gets one line at a time.
+        sleep: lets seconds pass.
+        clock: tells seconds that never run back.
+
+    Returns:
+        What train.json holds.
+
+    Raises:
+        PrefdataError: the platform refuses or is not there, the job or the deployment failed, time
+            is up, or an unfinished job of other files or settings is noted.
+    """
+    plan = plan_training(files, settings)
+    if dry_run:
+        return _show(plan, say)
+    with hold_file(out / LOCK):  # two processes would submit two jobs
+        record = open_record(out, plan)
+        if _is_done(record, plan):
+            say(f"job {record.job['name']} ({record.job['id']}) has completed; nothing is to do")
+            return record.data
+        with _platform(settings, say) as platform:
+            _train(platform, plan, record, Clock(clock, sleep), say)
+        return record.data
+
+
+def _show(plan: Plan, say: Say) -> dict[str, Any]:
+    parts = describe(plan)
+    say("\n\n".join(parts))
+    return {"fingerprint": plan.fingerprint, "dry_run": True, "requests": parts}
+
+
+def _is_done(record: TrainRecord, plan: Plan) -> bool:
+    """Whether all is done that this plan asks for; the deployment may have been asked for since."""
+    if record.fingerprint != plan.fingerprint or "finished_at" not in record.data:
+        return False
+    if not plan.settings.deploy_on_completion:
+        return True
+    job = record.job
+    config = deployment_config_body(plan, job["name"], job.get("output_model", ""))
+    wanted = deployment_body(plan, config)
+    return all(record.deployment.get(key) == wanted[key] for key in ("name", "config"))
+
+
+def _train(platform: "Platform", plan: Plan, record: TrainRecord, clock: Clock, say: Say) -> None:
+    from prefdata.train.customizer_deployment import deploy_model
+    from prefdata.train.customizer_job import make_room, submit_job, wait_for_job
+    from prefdata.train.customizer_upload import prepare_dataset
+
+    make_room(platform, plan, record)
+    if not record.job.get("id"):
+        prepare_dataset(platform, plan, record, clock, say=say)
+    submit_job(platform, plan, record, clock, say=say)
+    if not wait_for_job(platform, record, plan.settings, clock, say=say):
+        return
+    if plan.settings.deploy_on_completion and not deploy_model(
+        platform, plan, record, clock, say=say
+    ):
+        return
+    record.finish()
+
+
+def cancel_customizer(
+    settings: CustomizerSettings, out: Path, *, say: Say = print
+) -> dict[str, Any]:
+    """Cancel the job that train.json names; a process that waits for it ends by itself.
+
+    Raises:
+        PrefdataError: no job is noted, it is on another platform, or the platform refuses.
+    """
+    record = read_record(out)
+    if record is None or not record.job:
+        raise PrefdataError(f"{out}: no job was submitted from here; there is nothing to cancel")
+    if record.data["entity_host"] != settings.entity_host:
+        raise PrefdataError(
+            f"{record.file}: the job is on {record.data['entity_host']}, and entity_host is "
+            f"{settings.entity_host}; give the settings that it was submitted with"
+        )
+    job = record.job
+    if job.get("status") in OVER:
+        did = "has completed" if job["status"] == COMPLETED else f"is {job['status']}"
+        say(f"job {job['name']} ({job['id']}) {did}; there is nothing to cancel")
+        return record.data
+    with _platform(settings, say) as platform:
+        from prefdata.train.customizer_job import cancel_job
+
+        cancel_job(platform, record, say=say)
+    return record.data
+
+
+@contextmanager
+def _platform(settings: CustomizerSettings, say: Say) -> Iterator["Platform"]:
+    try:
+        from prefdata.train.customizer_platform import connect
+    except ImportError as err:
+        raise PrefdataError(
+            "the backend nemo_customizer needs NVIDIA's SDK, which is not installed: "
+            "pip install 'prefdata[nemo]'"
+        ) from err
+    with connect(settings, say) as platform:
+        yield platform
