@@ -48,6 +48,7 @@ class Platform:
         faults: (what, regex, times) spent on the first requests whose "METHOD path" matches. What
             is a status; "drop": the connection is closed; "accept, drop" or "accept, 504": after
             the request has had its effect; "accept, hang": likewise, and no answer comes; "page".
+        names_models: whether a job that has completed names a model that nobody has named.
         course: states of every job, one a look, the last one for ever.
         deployment_course: likewise of every deployment.
         unique_names: whether a second job of one name is refused.
@@ -175,13 +176,12 @@ class Platform:
     def add_repo(self, body):
         given = json.loads(body)
         repo = f"{given['organization']}/{given['name']}"
-        answer = {"url": f"{self.address}{HUB}/datasets/{repo}"}
         if given["organization"] not in self.store_namespaces:
             raise Refusal(404, "no such namespace")
         if repo in self.repos:
-            return 409, {"error": "You already created this dataset repo", **answer}
+            raise Refusal(409, "you already created this repository")
         self.repos[repo] = {}
-        return 200, answer
+        return 200, {"url": f"{self.address}{HUB}/datasets/{repo}"}
 
     def preupload(self, body, repo):
         self._repo(repo)
@@ -240,8 +240,6 @@ class Platform:
         if self.unique_names and given["name"] in (job["name"] for job in self.jobs):
             raise Refusal(409, "a job of this name exists")
         job = {**given, "id": f"cust-{len(self.jobs) + 1}", "looks": 0, "course": [*self.course]}
-        if self.names_models:
-            job.setdefault("output_model", f"{given['namespace']}/tiny-{job['id']}")
         self.jobs.append(job)
         return 200, self._job(job)
 
@@ -273,7 +271,10 @@ class Platform:
 
     def _job(self, job):
         known = {k: v for k, v in job.items() if k not in ("name", "looks", "course")}
-        return _model(CustomizationJob, known | {"status": _state(job)["status"]})
+        status = _state(job)["status"]
+        if self.names_models and status == "completed":
+            known.setdefault("output_model", f"{job['namespace']}/tiny-{job['id']}")
+        return _model(CustomizationJob, known | {"status": status})
 
     def _known(self, job_id):
         for job in self.jobs:

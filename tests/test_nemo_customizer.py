@@ -371,7 +371,7 @@ def test_other_settings_do_not_replace_an_unfinished_job(training, platform):
     assert "is running; cancel it with --cancel" in said
     assert "--out" in said
     training.files.train.write_text("{}\n")
-    assert "is running" in training.fails()
+    assert "is running; cancel it with --cancel" in training.fails()
     assert len(platform.jobs) == 1
 
 

@@ -64,8 +64,9 @@ class TrainRecord:
 
     def note(self, part: str, **facts: Any) -> None:
         """Add to what is known of `job` or `deployment`."""
-        self.data[part] = {**self.data[part], **facts}
-        self._write()
+        if not facts.items() <= self.data[part].items():  # a look may tell nothing new
+            self.data[part] = {**self.data[part], **facts}
+            self._write()
 
     def forget_job(self) -> None:
         """Put a job that is over, and its deployment, among the earlier ones."""

@@ -101,7 +101,7 @@ def _commit(platform: Platform, plan: Plan) -> str:
     # False: no token at all. None would send the one of the user's login on the Hub
     api = HfApi(endpoint=endpoint, token=platform.token or False)
     with _errors(platform), _plain_hub():
-        api.create_repo(plan.repo_id, repo_type="dataset", exist_ok=True)
+        _create_repo(api, plan.repo_id)
         commit = api.create_commit(
             plan.repo_id,
             [CommitOperationAdd(one.path_in_repo, str(one.file)) for one in plan.uploads],
@@ -109,6 +109,14 @@ def _commit(platform: Platform, plan: Plan) -> str:
             repo_type="dataset",
         )
     return commit.oid
+
+
+def _create_repo(api: HfApi, repo_id: str) -> None:
+    try:  # exist_ok=True would read an address from the refusal, which only the Hub's has
+        api.create_repo(repo_id, repo_type="dataset")
+    except HfHubHTTPError as err:
+        if err.response.status_code != CONFLICT:
+            raise
 
 
 @contextmanager
