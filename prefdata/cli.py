@@ -227,7 +227,9 @@ def train(
         from prefdata.recipe_loader import load_settings
 
         folder = out or run / "trained" / backend.value
-        if backend is Backend.trl:
+        if backend is Backend.nemo_customizer:
+            _train_on_customizer(run, settings, overrides or [], folder, dry_run, cancel)
+        else:
             if dry_run or cancel:
                 raise PrefdataError("--dry-run and --cancel are of nemo_customizer; remove them")
             from prefdata.summary import print_training
@@ -269,6 +271,21 @@ def _preview(loaded: Any, rows: int, rehearse: bool, machine: Any) -> None:
             say=_say,
         )
         print_records(Path(folder))
+
+
+def _train_on_customizer(
+    run: Path, file: Path | None, overrides: list[str], out: Path, dry_run: bool, cancel: bool
+) -> None:
+    from prefdata.recipe_loader import load_settings
+    from prefdata.train.customizer_settings import CustomizerSettings
+    from prefdata.train.nemo_customizer import cancel_customizer
+    from prefdata.train.submit import train_on_customizer
+
+    settings = load_settings(CustomizerSettings, file, overrides)
+    if cancel:
+        cancel_customizer(settings, out, say=_say)
+    else:
+        train_on_customizer(run, settings, out, dry_run=dry_run, say=print if dry_run else _say)
 
 
 def _number(text: str | None) -> int | float | None:

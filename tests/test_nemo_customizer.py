@@ -597,7 +597,7 @@ def test_every_setting_names_another_job_or_is_excluded_with_a_reason(training):
         "namespace": "other", "dataset_name": "other", "customization_config": "other",
         "hyperparameters": {"epochs": 2}, "output_model": "a/b", "job_name": "other",
         "create_namespace_if_missing": False, "description": "other", "wait": False,
-        "use_full_message_history": True, "poll_interval_seconds": 1, "timeout_seconds": 1,
+        "use_full_message_history": False, "poll_interval_seconds": 1, "timeout_seconds": 1,
         "max_consecutive_status_failures": 1, "deploy_on_completion": True,
         "deployment": {"image_name": "x"}, "deployment_timeout_seconds": 1,
     }  # fmt: skip

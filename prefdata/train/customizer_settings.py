@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from prefdata.recipe_values import EnvironmentName, Filled, Frozen, HttpUrl, Positive
+from prefdata.recipe_values import EnvironmentName, Filled, Frozen, HttpUrl, Positive, SettingsModel
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -92,7 +92,7 @@ class Deployment(Frozen):
     pvc_size: Filled | None = None
 
 
-class CustomizerSettings(Frozen):
+class CustomizerSettings(SettingsModel):
     """Where to train, on what model, how, and what becomes of the result."""
 
     # a token that was given in the place of its variable's name is not repeated
@@ -117,8 +117,8 @@ class CustomizerSettings(Frozen):
     job_name: EntityName | None = None
     """Named after files and settings where left out."""
     description: str = "Preference data by prefdata"
-    use_full_message_history: bool = False
-    """Whether prompts are sent as lists of messages; only the last message's text otherwise."""
+    use_full_message_history: bool = True
+    """Whether prompts are sent whole; only the last message's text otherwise."""
     wait: bool = True
     """Whether to stay until the job has ended; otherwise the command run again looks once."""
     poll_interval_seconds: Seconds = 30.0

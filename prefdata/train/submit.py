@@ -1,0 +1,48 @@
+"""`prefdata train --backend nemo_customizer`: a run's pairs as files, then the job."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefdata.export import ExportOptions, export_run
+from prefdata.train.customizer_settings import CustomizerSettings
+from prefdata.train.nemo_customizer import TrainingFiles, train_customizer
+
+Say = Callable[[str], None]
+FORMATS = {"dpo": "nemo_customizer", "sft": "nemo_customizer_sft"}
+
+
+def train_on_customizer(
+    run: Path,
+    settings: CustomizerSettings,
+    out: Path,
+    *,
+    dry_run: bool = False,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Write `out/data/`, then upload, submit, wait and deploy as the settings say.
+
+    Args:
+        run: folder of a finished run.
+        settings: of the user.
+        out: gets the files and train.json.
+        dry_run: print what would be sent, and connect to nothing.
+        say: told of every step.
+
+    Returns:
+        What train.json holds.
+
+    Raises:
+        PrefdataError: the run cannot be exported, or as from `train_customizer`.
+    """
+    kind = settings.hyperparameters.training_type
+    is_cut = kind == "dpo" and not settings.use_full_message_history
+    options = ExportOptions(last_message_only=is_cut)
+    data = export_run(run, FORMATS[kind], options, out / "data", say=say)
+    if data.test is None:
+        raise AssertionError("both formats refuse to be written without a test set")
+    lines = ", ".join(f"{count:,} {split}" for split, count in data.lines.items())
+    say(f"{data.folder}: {lines}")
+    return train_customizer(
+        TrainingFiles(data.train, data.test), settings, out, dry_run=dry_run, say=say
+    )
