@@ -295,7 +295,8 @@ def test_an_answer_that_one_pair_prefers_and_another_refuses_has_no_label(tmp_pa
     found = {(line["completion"][0]["content"], line["label"]) for line in lines_of(exported)}
     assert found == {("best", True), ("worst", False)}
     assert len(lines_of(exported)) == 2
-    assert exported.left_out == {"answer_on_both_sides": 2, "repeated_answer": 2}
+    assert exported.lines_left_out == {"answer_on_both_sides": 2, "repeated_answer": 2}
+    assert exported.left_out == {}
 
 
 def test_sft_gets_each_best_answer_once(tmp_path):

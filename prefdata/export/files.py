@@ -1,6 +1,7 @@
 """`prefdata export`: a run's pairs as files for one trainer, whole or not at all."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -53,7 +54,8 @@ class Export:
         train: the file with the pairs to train on.
         test: the file with the held-out pairs; None where there are none.
         lines: by split.
-        left_out: pairs that stayed behind, by reason.
+        left_out: pairs that stayed behind, by reason; they are in left_out.jsonl.
+        lines_left_out: of a format that has an answer a line, by reason.
         configuration: what the trainer is told, by file name.
     """
 
@@ -63,6 +65,7 @@ class Export:
     test: Path | None
     lines: dict[str, int]
     left_out: dict[str, int]
+    lines_left_out: dict[str, int]
     configuration: dict[str, str]
     lengths: dict[str, int] | None
 
@@ -90,7 +93,7 @@ def export_run(
     with disk_errors(folder), hold(folder.parent):
         found = survey(run / "pairs", form, wanted)
         export = _write(finished, name, folder, found)
-    _tell(export, form, say)
+    _tell(export, say)
     return export
 
 
@@ -139,7 +142,7 @@ def _write(run: FinishedRun, name: str, folder: Path, found: Survey) -> Export:
     form, temporary = FORMATS[name], temporary_name(folder)
     try:
         with _Files(temporary, form, bool(found.left_out)) as files:
-            _write_pairs(run.folder / "pairs", form, found, files)
+            lines_left_out = _write_pairs(run.folder / "pairs", form, found, files)
         test = folder / form.test if files.lines["test"] else None
         if test is None:
             (temporary / form.test).unlink()
@@ -147,9 +150,10 @@ def _write(run: FinishedRun, name: str, folder: Path, found: Survey) -> Export:
             Place(folder.absolute(), form.train, form.test if test else None)
         )
         lengths = asdict(found.lengths) if found.lengths else None
+        left_out = Counter(fault.reason for fault in found.left_out.values())
         export = Export(
-            name, folder, folder / form.train, test, files.lines,
-            dict(found.reasons), configuration, lengths,
+            name, folder, folder / form.train, test, files.lines, dict(left_out),
+            dict(lines_left_out), configuration, lengths,
         )  # fmt: skip
         for file, text in configuration.items():
             (temporary / file).write_text(text, encoding="utf-8")
@@ -187,7 +191,8 @@ class _Files:
             self.lines[split] += 1
 
 
-def _write_pairs(pairs: Path, form: Format, found: Survey, files: _Files) -> None:
+def _write_pairs(pairs: Path, form: Format, found: Survey, files: _Files) -> Counter[str]:
+    """Write every pair where it belongs; returns the lines that were left out, by reason."""
     once = _Once(found)
     for place, (_, row) in enumerate(pairs_in_order(pairs)):
         if place in found.left_out:
@@ -197,23 +202,25 @@ def _write_pairs(pairs: Path, form: Format, found: Survey, files: _Files) -> Non
         records = form.records(pair, found.shape)
         for record in once.choose(pair, records) if form.is_once else records:
             files.write(split, record)
+    return once.left_out
 
 
 class _Once:
     """Lets every answer through once; one that is on both sides never."""
 
     def __init__(self, found: Survey) -> None:
-        self._found = found
+        self.left_out: Counter[str] = Counter()
+        self._disputed = found.disputed
         self._seen: set[bytes] = set()
 
     def choose(self, pair: Conversation, records: list[Record]) -> Iterator[Record]:
         """Those of the lines whose answers are new; lines are in the order chosen, rejected."""
         for record, text in zip(records, (pair.chosen, pair.rejected), strict=False):
             key = answer_key(pair, text)
-            if key in self._found.disputed:
-                self._found.reasons["answer_on_both_sides"] += 1
+            if key in self._disputed:
+                self.left_out["answer_on_both_sides"] += 1
             elif key in self._seen:
-                self._found.reasons["repeated_answer"] += 1
+                self.left_out["repeated_answer"] += 1
             else:
                 self._seen.add(key)
                 yield record
@@ -229,6 +236,7 @@ def _manifest(export: Export, run: FinishedRun, folder: Path) -> bytes:
         "run": run.record.get("fingerprint"),
         "lines": export.lines,
         "left_out": export.left_out,
+        "lines_left_out": export.lines_left_out,
         "lengths": export.lengths,
         "sha256": {name: _hash(folder / name) for name in names},
     }
@@ -240,10 +248,11 @@ def _hash(file: Path) -> str:
         return file_digest(content, "sha256").hexdigest()
 
 
-def _tell(export: Export, form: Format, say: Say) -> None:
+def _tell(export: Export, say: Say) -> None:
     for reason, count in sorted(export.left_out.items()):
-        what = "lines" if form.is_once and reason.endswith("answer") else "pairs"
-        say(f"left out, {reason}: {count:,} {what}; see {export.folder / LEFT_OUT}")
+        say(f"left out, {reason}: {count:,} pairs; see {export.folder / LEFT_OUT}")
+    for reason, count in sorted(export.lines_left_out.items()):
+        say(f"left out, {reason}: {count:,} lines")
     if (lengths := export.lengths) is not None:
         say(
             f"the longest pair has {lengths['longest']:,} tokens; of those above "

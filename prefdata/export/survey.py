@@ -1,7 +1,6 @@
 """The first look at a run's pairs: which ones leave, to which split, in which shape."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from prefdata.runtime.folders import read_rows
 from prefdata.split import as_keys, hash_prompt, hash_text, is_held_out, number_keys
 
 SPLITS = ("train", "test")
+CHOSEN, REJECTED = 1, 2
 Measure = Callable[[Conversation], tuple[int, int]]
 """Tokens of the prompt, and of the prompt with its longer answer."""
 
@@ -47,7 +47,7 @@ class Lengths:
     emptied: int = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Survey:
     """What the first look has found.
 
@@ -61,9 +61,8 @@ class Survey:
     is_test: NDArray[np.bool_]
     left_out: dict[int, Fault]
     shape: Shape
-    disputed: frozenset[bytes] = frozenset()
-    lengths: Lengths | None = None
-    reasons: Counter[str] = field(default_factory=Counter)
+    disputed: frozenset[bytes]
+    lengths: Lengths | None
 
 
 @dataclass(frozen=True)
@@ -105,40 +104,85 @@ def survey(pairs: Path, form: Format, wanted: Wanted) -> Survey:
     Raises:
         PrefdataError: nothing would be left, or nothing for a split that the trainer needs.
     """
-    left_out: dict[int, Fault] = {}
-    was_test: list[bool] = []
-    hashes, places = bytearray(), []
-    keys: dict[str, None] = {"role": None, "content": None}
-    is_single_turn = is_scored = True
-    lengths = Lengths(wanted.max_tokens) if wanted.max_tokens else None
-    sides: dict[bytes, int] = {}
-    for place, (split, row) in enumerate(pairs_in_order(pairs)):
-        was_test.append(split == "test")
+    look = _Look(form, wanted, Lengths(wanted.max_tokens) if wanted.max_tokens else None)
+    for split, row in pairs_in_order(pairs):
+        look.add(split, row)
+    if not look.places:
+        first = next(iter(look.left_out.values()), None)
+        why = f"; the first: {first.reason}: {first.detail}" if first else ""
+        raise PrefdataError(
+            f"{pairs}: of {len(look.left_out)} pairs none can be exported{why}; mend that, or "
+            "build again"
+        )
+    disputed = frozenset(key for key, side in look.sides.items() if side == CHOSEN | REJECTED)
+    return Survey(look.split(), look.left_out, look.shape(), disputed, look.lengths)
+
+
+@dataclass
+class _Look:
+    """What is gathered pair by pair: a hash of each prompt, and what they have in common."""
+
+    form: Format
+    wanted: Wanted
+    lengths: Lengths | None
+    left_out: dict[int, Fault] = field(default_factory=dict)
+    places: list[int] = field(default_factory=list)
+    sides: dict[bytes, int] = field(default_factory=dict)
+    _was_test: list[bool] = field(default_factory=list)
+    _prompts: bytearray = field(default_factory=bytearray)
+    _keys: dict[str, None] = field(default_factory=lambda: dict.fromkeys(("role", "content")))
+    _is_single_turn: bool = True
+    _is_scored: bool = True
+
+    def add(self, split: str, row: Row) -> None:
+        """The next pair in order."""
+        place = len(self._was_test)
+        self._was_test.append(split == "test")
         try:
             pair = read_conversation(row)
-            check_tokens(pair, wanted.special)
-            form.records(pair, wanted.shape)
-            _measure(pair, wanted, lengths)
+            check_tokens(pair, self.wanted.special)
+            self.form.records(pair, self.wanted.shape)
+            _measure(pair, self.wanted, self.lengths)
         except RowError as err:
-            left_out[place] = Fault(err.reason, err.detail)
-            continue
-        keys |= dict.fromkeys(key for message in pair.prompt for key in message)
-        is_single_turn = is_single_turn and pair.is_single_turn
-        is_scored = is_scored and pair.chosen_score is not None and pair.rejected_score is not None
-        hashes += hash_prompt(_as_text(pair), wanted.seed)
-        places.append(place)
-        if form.is_once:
-            for side, text in ((1, pair.chosen), (2, pair.rejected)):
+            self.left_out[place] = Fault(err.reason, err.detail)
+            return
+        self.places.append(place)
+        self._prompts += hash_prompt(_as_text(pair), self.wanted.seed)
+        self._keys |= dict.fromkeys(key for message in pair.prompt for key in message)
+        self._is_single_turn &= pair.is_single_turn
+        self._is_scored &= None not in (pair.chosen_score, pair.rejected_score)
+        if self.form.is_once:
+            for side, text in ((CHOSEN, pair.chosen), (REJECTED, pair.rejected)):
                 key = answer_key(pair, text)
-                sides[key] = sides.get(key, 0) | side
-    _refuse_nothing(pairs, left_out, places)
-    is_test = _split(form, wanted, np.array(was_test), hashes, places)
-    shape = replace(
-        wanted.shape, keys=tuple(keys), is_single_turn=is_single_turn, is_scored=is_scored
-    )
-    reasons = Counter(fault.reason for fault in left_out.values())
-    disputed = frozenset(key for key, side in sides.items() if side == 3)
-    return Survey(is_test, left_out, shape, disputed, lengths, reasons)
+                self.sides[key] = self.sides.get(key, 0) | side
+
+    def shape(self) -> Shape:
+        """What holds for all that leave."""
+        return replace(
+            self.wanted.shape,
+            keys=tuple(self._keys),
+            is_single_turn=self._is_single_turn,
+            is_scored=self._is_scored,
+        )
+
+    def split(self) -> NDArray[np.bool_]:
+        """Whether each pair goes to test: the run's own split, or a new one by prompt."""
+        is_test, wanted = np.array(self._was_test), self.wanted.test_size
+        numbers = number_keys(as_keys(self._prompts))
+        if wanted is not None or not is_test.any():
+            size = self.form.test_size if wanted is None else wanted
+            is_test = np.zeros(len(is_test), dtype=np.bool_)
+            is_test[self.places] = is_held_out(numbers, size)
+        if self.form.needs_test and not is_test[self.places].any():
+            raise PrefdataError(
+                f"this format needs a test set, and of {len(np.unique(numbers))} prompts with "
+                "pairs none is in it; give a larger --test-size, or more than one prompt"
+            )
+        if is_test[self.places].all():
+            raise PrefdataError(
+                "every pair that can be exported is in the test set; give a smaller --test-size"
+            )
+        return is_test
 
 
 def answer_key(pair: Conversation, text: str) -> bytes:
@@ -162,39 +206,3 @@ def _measure(pair: Conversation, wanted: Wanted, lengths: Lengths | None) -> Non
     lengths.emptied += prompt >= lengths.max_tokens
     if wanted.drop_too_long:
         raise RowError("too_long", f"{whole} tokens, and the trainer cuts at {lengths.max_tokens}")
-
-
-def _refuse_nothing(pairs: Path, left_out: dict[int, Fault], places: list[int]) -> None:
-    if places:
-        return
-    why = next((f"; the first: {f.reason}: {f.detail}" for f in left_out.values()), "")
-    raise PrefdataError(
-        f"{pairs}: of {len(left_out)} pairs none can be exported{why}; mend that, or build again"
-    )
-
-
-def _split(
-    form: Format,
-    wanted: Wanted,
-    was_test: NDArray[np.bool_],
-    hashes: bytearray,
-    places: list[int],
-) -> NDArray[np.bool_]:
-    """The run's own split, or a new one by prompt."""
-    numbers = number_keys(as_keys(hashes))
-    if wanted.test_size is None and was_test.any():
-        is_test = was_test
-    else:
-        size = form.test_size if wanted.test_size is None else wanted.test_size
-        is_test = np.zeros(len(was_test), dtype=np.bool_)
-        is_test[places] = is_held_out(numbers, size)
-    if form.needs_test and not is_test[places].any():
-        raise PrefdataError(
-            f"this format needs a test set, and of {len(np.unique(numbers))} prompts with pairs "
-            "none is in it; give a larger --test-size, or more than one prompt"
-        )
-    if is_test[places].all():
-        raise PrefdataError(
-            "every pair that can be exported is in the test set; give a smaller --test-size"
-        )
-    return is_test
