@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefdata.fingerprint import pairs_fingerprint, stage_fingerprint
+from prefdata.pair_files import write_jsonl
 from prefdata.plan import Pass, plan_passes
-from prefdata.preferences import choose_pairs, write_jsonl
+from prefdata.preferences import choose_pairs
 from prefdata.projection import DpoPreference
 from prefdata.recipe import META_SUFFIX, Extract, Recipe
 from prefdata.recipe_columns import (

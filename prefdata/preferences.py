@@ -6,10 +6,9 @@ keeps what `select` kept. Every row that goes in comes out in a pair or in a rej
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,15 @@ import orjson
 import pyarrow as pa
 
 from prefdata.fingerprint import sampling_seed
+from prefdata.pair_files import as_text, easy_first, keep_pairs, mean_scores, reject_unselected
 from prefdata.pairs import Candidate, Pair, Picked, pick_by_verdict, pick_pairs
 from prefdata.projection import DpoPreference, PreferencePairs
 from prefdata.ranking import combine_ranks
 from prefdata.recipe import META_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, is_json, reject
-from prefdata.runtime.disk import temporary_name, whole_file
+from prefdata.runtime.disk import temporary_name
 from prefdata.runtime.folders import RowsWriter, read_rows, read_schema, read_tables
-from prefdata.selection import VERDICTS, PairFacts, Verdict, select
+from prefdata.selection import PairFacts, select
 
 Projection = DpoPreference | PreferencePairs
 BATCH = 1000
@@ -83,34 +83,15 @@ def choose_pairs(
             selection = select(picking.facts(writer, rejects), rule, seed=seed)
         order = None
         if isinstance(rule, PreferencePairs) and rule.order_by is not None:
-            order = partial(_easy_first, group=rule.order_group)
-        kept = _keep(picks, pairs, selection.codes, order)
+            order = partial(easy_first, group=rule.order_group)
+        kept = keep_pairs(picks, pairs, selection.codes, order)
     finally:
         shutil.rmtree(picks, ignore_errors=True)
-    _reject_unselected(scored, kept, rejects)
+    reject_unselected(scored, kept, rejects)
     drops = picking.drops + Counter(
         {k: v for k, v in selection.counts.items() if k not in ("train", "test") and v}
     )
-    return Choice(kept.pairs, len(kept.rows), drops, _means(pairs, scores))
-
-
-def write_jsonl(pairs: Path, split: str, place: Path, *, columns: Sequence[str]) -> None:
-    """Write one split as JSON lines with these columns alone, whole or not at all."""
-    with whole_file(place) as file:
-        coded = [field.name for field in read_schema(pairs) if is_json(field)]
-        for table in read_tables(pairs, columns=columns, stem=split):
-            for row in table.to_pylist():
-                row |= {name: orjson.loads(row[name]) for name in coded if name in row}
-                file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-
-
-@dataclass
-class _Kept:
-    """Rows with a pair, and rows whose pairs were all dropped, with the reason of the first."""
-
-    pairs: dict[str, int] = field(default_factory=lambda: {"train": 0, "test": 0})
-    rows: set[str] = field(default_factory=set)
-    lost: dict[str, Verdict] = field(default_factory=dict)
+    return Choice(kept.pairs, len(kept.rows), drops, mean_scores(pairs, scores))
 
 
 class _Picking:
@@ -129,7 +110,7 @@ class _Picking:
             for row in made:
                 waiting.append(row)
                 yield PairFacts(
-                    _as_text(row["prompt"]), row["chosen"], row["rejected"], row["margin"]
+                    as_text(row["prompt"]), row["chosen"], row["rejected"], row["margin"]
                 )
             if len(waiting) >= BATCH:
                 picks.write(_as_table(waiting, picks.schema))
@@ -150,7 +131,7 @@ class _Picking:
         keys = table[group_by].to_pylist()
         places: dict[Any, list[int]] = {}
         for place, key in enumerate(keys):
-            places.setdefault(_as_text(key), []).append(place)
+            places.setdefault(as_text(key), []).append(place)
         for members in places.values():
             yield table.take(pa.array(members)).to_pylist()
 
@@ -323,101 +304,3 @@ def _as_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
     if coded:
         rows = [r | {n: orjson.dumps(r[n]).decode() for n in coded} for r in rows]
     return pa.Table.from_pylist(rows, schema=schema)
-
-
-def _easy_first(table: pa.Table, group: str | None) -> pa.Table:
-    """Pairs by falling margin; those of a group together, groups by their falling mean margin."""
-    margins = table["margin"].to_pylist()
-    keys = table[group].to_pylist() if group else list(range(len(margins)))
-    told = [_as_text(key) for key in keys]
-    sums: dict[str, list[float]] = {}
-    for key, margin in zip(told, margins, strict=True):
-        sums.setdefault(key, []).append(margin or 0.0)
-    means = {key: fsum(found) / len(found) for key, found in sums.items()}
-    order = sorted(range(len(told)), key=lambda n: (-means[told[n]], told[n], -(margins[n] or 0.0)))
-    return table.take(pa.array(order, pa.int64()))
-
-
-def _keep(
-    picks: Path, pairs: Path, codes: Any, order: Callable[[pa.Table], pa.Table] | None
-) -> _Kept:
-    """The second stream: kept pairs to their split; rows that lost all their pairs are noted.
-
-    Where there is an `order`, a split is held in memory until it can be written in it.
-    """
-    kept, names, start = _Kept(), list(VERDICTS), 0
-    held: dict[str, list[pa.Table]] = {"train": [], "test": []}
-    with RowsWriter(pairs, read_schema(picks), stem="train") as writer:
-        for table in read_tables(picks):
-            mine = codes[start : start + table.num_rows].tolist()
-            start += table.num_rows
-            for split in ("train", "test"):
-                places = [n for n, code in enumerate(mine) if names[code] == split]
-                if not places:
-                    continue
-                kept.pairs[split] += len(places)
-                if order is None:
-                    writer.write(table.take(pa.array(places)), stem=split)
-                else:
-                    held[split].append(table.take(pa.array(places)))
-            for row, code in zip(table["row_id"].to_pylist(), mine, strict=True):
-                if names[code] in kept.pairs:
-                    kept.rows.add(row)
-                else:
-                    kept.lost.setdefault(row, names[code])
-        for split, tables in held.items():
-            if order is not None and tables:
-                writer.write(order(pa.concat_tables(tables)), stem=split)
-    kept.lost = {row: reason for row, reason in kept.lost.items() if row not in kept.rows}
-    return kept
-
-
-def _reject_unselected(scored: Path, kept: _Kept, rejects: RowsWriter) -> None:
-    if not kept.lost:
-        return
-    for table in read_tables(scored):
-        places = [n for n, row in enumerate(table[ID].to_pylist()) if row in kept.lost]
-        rows = table.take(pa.array(places, pa.int64())).to_pylist()
-        refused = [
-            reject(
-                row, stage="pairs", reason=kept.lost[row[ID]], detail=VERDICTS[kept.lost[row[ID]]]
-            )
-            for row in rows
-        ]
-        rejects.write(pa.Table.from_pylist(refused, schema=REJECTS))
-
-
-def _means(pairs: Path, scores: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Mean of each score column over chosen and over rejected, nulls left out."""
-    seen: dict[str, tuple[_Mean, _Mean]] = {name: (_Mean(), _Mean()) for name in scores}
-    if not seen:
-        return {}
-    for table in read_tables(pairs, columns=["chosen_scores", "rejected_scores"]):
-        for at, column in enumerate(table.columns):
-            for row in column.to_pylist():
-                for name, value in row.items():
-                    seen[name][at].add(value)
-    return {name: (c.mean, r.mean) for name, (c, r) in seen.items() if c.count and r.count}
-
-
-@dataclass
-class _Mean:
-    """A running mean that passes over nulls."""
-
-    total: float = 0.0
-    count: int = 0
-
-    def add(self, value: float | None) -> None:
-        if value is not None:
-            self.total += value
-            self.count += 1
-
-    @property
-    def mean(self) -> float:
-        return self.total / self.count
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

@@ -34,6 +34,7 @@ FLOORS = {
     "runtime": 4,
     "record": 5,
     "verdicts": 5,
+    "pair_files": 5,
     "preferences": 5,
     "finished": 5,
     "export": 5,
