@@ -15,13 +15,15 @@ class Server:
     Attributes:
         asked: (seconds, headers, body) of every request.
         most: requests that were in flight at the same time, at most.
+        gathers: answers nobody before so many have been in flight at the same time, or 5 seconds
+            have passed.
     """
 
     def __init__(self, reply=None):
         self.reply = reply or (lambda body: f"answer {body['seed'] % 97} to {body['messages'][-1]}")
         self.faults = deque()
         self.key = self.usage = None
-        self.asked, self.most, self._now = [], 0, 0
+        self.asked, self.most, self._now, self.gathers = [], 0, 0, 0
         self._lock = threading.Lock()
         server = self
 
@@ -54,6 +56,9 @@ class Server:
             self._now += 1
             self.most = max(self.most, self._now)
         try:
+            until = time.monotonic() + 5
+            while self.most < self.gathers and time.monotonic() < until:
+                time.sleep(0.001)
             time.sleep(0.005)
             self._answer(request, body, fault)
         finally:

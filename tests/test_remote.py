@@ -214,7 +214,9 @@ def test_all_models_of_a_server_share_its_limit(remote, server):
     other = remote.recipe["models"][0] | {"alias": "cool", "model": "another"}
     remote.recipe["models"].append(other)
     remote.recipe["columns"][0]["model_alias"] = ["hot", "cool"]
-    run(remote, "providers.0.max_parallel_requests=2")
+    remote.recipe["models"] = [m | {"skip_health_check": True} for m in remote.recipe["models"]]
+    server.gathers = 2
+    run(remote, "providers.0.max_parallel_requests=2", "providers.0.timeout=30")
     assert server.most == 2
 
 
@@ -227,7 +229,9 @@ def test_a_parameter_that_the_server_refuses_stops_before_any_row(remote, server
 
 @pytest.mark.parametrize("limit", [1, 3])
 def test_no_more_requests_are_on_their_way_than_allowed(remote, server, limit):
-    run(remote, f"providers.0.max_parallel_requests={limit}")
+    server.gathers = limit
+    told = f"providers.0.max_parallel_requests={limit}"
+    run(remote, told, "models.0.skip_health_check=true", "providers.0.timeout=30")
     assert server.most == limit
 
 
