@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/install_trainers.sh
-.venv-trainers/bin/pytest -m trainers "$@"
+.venv-trainers/bin/pytest -m trainers tests/test_trainer_loaders.py "$@"
