@@ -100,6 +100,7 @@ def build(
         final = pairs_fingerprint(fingerprint, loaded.recipe)
         if (finished := run.finished(final)) is not None:
             say("nothing to do: this run is finished")
+            run.keep_recipe()
             return finished
         if not all(run.is_made(target) for _, _, target in steps):
             fleet.check_health()
@@ -238,7 +239,7 @@ class _Run:
     def record(self, record: Record, started: float) -> Record:
         """Write recipe.yaml and run.json, which adds to `record` what was used and spent."""
         work = self.fleet.work
-        write_text(self.out / "recipe.yaml", self.loaded.resolved)
+        self.keep_recipe()
         record |= {
             "checkpoints": self.fleet.checkpoints,
             "loads": work.loads,
@@ -254,6 +255,10 @@ class _Run:
             "python": platform.python_version(),
         }
         return write_record(self.out, record, self._copies().values())
+
+    def keep_recipe(self) -> None:
+        """Write recipe.yaml, which may say anew where to publish what is finished."""
+        write_text(self.out / "recipe.yaml", self.loaded.resolved)
 
     def _progress(self, name: str, source: Path) -> AbstractContextManager[Progress]:
         return show_progress(name, count_rows(source), self.fleet.work)

@@ -21,7 +21,10 @@ app = typer.Typer(
     add_completion=False,
 )
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML.")]
+RecipeFile = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", help="A recipe in YAML, or hf://datasets/…/recipe.yaml."),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -66,6 +69,15 @@ def build(
             "--rehearse", help="Run with scripted answers instead of models, in <out>-rehearsal."
         ),
     ] = False,
+    no_publish: Annotated[
+        bool, typer.Option("--no-publish", help="Leave the Hub alone, whatever the recipe says.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code", help="Let models of a recipe from the Hub bring their own code."
+        ),
+    ] = False,
 ) -> None:
     """Build the dataset of a recipe; run again, it goes on where it stopped."""
     with _exit_codes():
@@ -73,7 +85,7 @@ def build(
             raise PrefdataError(
                 f"-n {rows} is of --preview; add it, or set num_records={rows} for a small run"
             )
-        loaded = _load(recipe, overrides, out)
+        loaded = _load(recipe, overrides, out, trust_remote_code)
         if preview:
             _preview(loaded, rows or 2, rehearse, _find_machine(gpus, replicas, rehearse))
             return
@@ -84,11 +96,16 @@ def build(
         if rehearse:
             folder = folder.with_name(folder.name + "-rehearsal")
             loaded = loaded.changed(output_path=None)
+        publish = None if rehearse or no_publish else loaded.recipe.publish
+        if publish is not None:
+            _check_publishing(publish)
         record = run(loaded, folder, machine=machine, rehearse=rehearse, say=_say)
         from prefdata.summary import print_summary
 
         print_summary(record, folder)
         _check_yield(record, loaded.recipe.min_yield)
+        if publish is not None:
+            _publish_built(folder, publish)
 
 
 @app.command()
@@ -197,6 +214,32 @@ def export(
 
 
 @app.command()
+def publish(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    repo_id: Annotated[
+        str | None, typer.Option("--repo-id", help="owner/name; the recipe's by default.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, made where there is none; main by default.")
+    ] = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Propose it in a pull request, without a tag.")
+    ] = False,
+    private: Annotated[
+        bool | None,
+        typer.Option(
+            "--private/--public", help="Who may see a new dataset; the recipe's, else private."
+        ),
+    ] = None,
+) -> None:
+    """Bring a finished run to the Hub with its card, load it back, compare; twice does nothing."""
+    with _exit_codes():
+        from prefdata.export.publishing import Wishes
+
+        _publish(run, Wishes(repo_id, revision, private, create_pr))
+
+
+@app.command()
 def train(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     overrides: Annotated[
@@ -240,14 +283,54 @@ def train(
             print_training(train_trl(run, chosen, folder, say=_say), folder)
 
 
-def _load(recipe: Path, overrides: list[str] | None, out: Path | None) -> Any:
-    from prefdata.recipe_loader import load_recipe  # yaml, pydantic: not needed for --help
-
+def _load(
+    recipe: str, overrides: list[str] | None, out: Path | None, trust_remote_code: bool = False
+) -> Any:
     given = [*(overrides or ())]
     if out:  # in quotes: a folder may be called 2024 or a: b, and ${ is no interpolation here
         quoted = str(out).replace("${", r"\${").replace("'", "''")
         given.append(f"output_dir='{quoted}'")
-    return load_recipe(recipe, given)
+    if recipe.startswith("hf://"):
+        from prefdata.export.fetched import load_fetched
+
+        return load_fetched(recipe, given, trust_remote_code=trust_remote_code)
+    if trust_remote_code:
+        raise PrefdataError(
+            "--trust-remote-code is for recipes from the Hub; in a file of yours set "
+            "trust_remote_code: true for the model"
+        )
+    from prefdata.recipe_loader import load_recipe  # yaml, pydantic: not needed for --help
+
+    return load_recipe(Path(recipe), given)
+
+
+def _check_publishing(settings: Any) -> None:
+    from prefdata.export.hub import check_publishing
+
+    try:
+        check_publishing(settings, say=_say)
+    except PrefdataError as err:
+        raise PrefdataError(
+            f"{err}; or build with --no-publish, and run `prefdata publish` later"
+        ) from err
+
+
+def _publish_built(run: Path, settings: Any) -> None:
+    from prefdata.export.publishing import Wishes
+
+    try:
+        _publish(run, Wishes(), settings)
+    except PrefdataError as err:
+        raise PrefdataError(
+            f"{err}. The run is finished and whole: `prefdata publish {run}` tries again"
+        ) from err
+
+
+def _publish(run: Path, wishes: Any, settings: Any = None) -> None:
+    from prefdata.export.hub import publish_run
+    from prefdata.summary import print_publication
+
+    print_publication(publish_run(run, wishes, settings=settings, say=_say))
 
 
 def _find_machine(gpus: int | None, replicas: int | None, rehearse: bool) -> Any:

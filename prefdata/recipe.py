@@ -26,6 +26,7 @@ from prefdata.column_types import (
     Verifier,
 )
 from prefdata.projection import DpoPreference, OutputProjection, PreferencePairs
+from prefdata.publication import Publish
 from prefdata.recipe_values import (
     META_SUFFIX,
     OWN_ID,
@@ -207,6 +208,8 @@ class Recipe(Frozen):
     """Every sampling seed, draw, shuffle and split derives from it."""
     min_yield: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the seeds that must end in a pair; below it `build` exits with 3."""
+    publish: Publish | None = None
+    """Where on the Hub `build` publishes what it has made; nowhere where left out."""
 
     @property
     def seed_fields(self) -> frozenset[str] | None:
@@ -227,6 +230,6 @@ __all__ = [
     "AnyColumn", "Candidates", "Category", "Column", "DpoPreference", "Endpoint", "Expand",
     "Expression", "Extract", "GIVEN", "GivenCandidates", "InferenceParameters",
     "LOCAL_PROVIDERS", "LlmJudge", "LlmStructured", "LlmText", "META_SUFFIX", "Model", "OWN_ID",
-    "OutputProjection", "PreferencePairs", "Recipe", "RewardModel", "RubricJudge", "Scored",
+    "OutputProjection", "PreferencePairs", "Publish", "Recipe", "RewardModel", "RubricJudge", "Scored",
     "SeedDataset", "TextColumn", "Verifier",
 ]  # fmt: skip

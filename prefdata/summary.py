@@ -11,6 +11,7 @@ from rich.table import Table
 
 from prefdata.estimate import FLOPS, Estimate, estimate_pass
 from prefdata.export import Export
+from prefdata.export.publishing import Publication
 from prefdata.plan import plan_passes
 from prefdata.recipe_columns import columns_made, columns_needed
 from prefdata.recipe_loader import LoadedRecipe
@@ -82,6 +83,19 @@ def print_export(export: Export) -> None:
     for name, text in export.configuration.items():
         console.print(f"{export.folder / name}:", style="dim", markup=False)
         console.print(text, markup=False)
+
+
+def print_publication(made: Publication) -> None:
+    """Where a publication is, and what was read back."""
+    table = Table(title=escape(made.url), title_justify="left", show_header=False)
+    table.add_row("dataset", escape(made.repo_id))
+    table.add_row("commit", f"{made.commit[:12]} on {escape(made.revision)}, {'new' if made.is_new else 'nothing has changed'}")  # fmt: skip  # noqa: E501
+    if made.tag is not None:
+        table.add_row("tag", made.tag)
+    for config, splits in made.rows.items():
+        told = ", ".join(f"{count:,} {split}" for split, count in splits.items())
+        table.add_row(config, f"{told}, read back and equal")
+    Console().print(table)
 
 
 def print_training(result: dict[str, Any], folder: Path) -> None:

@@ -12,7 +12,14 @@ from typer.main import get_command
 from prefdata.cli import app
 from prefdata.export import FORMATS
 from prefdata.projection import DpoPreference, PreferencePairs
-from prefdata.recipe import AnyColumn, InferenceParameters, Model, Recipe, SeedDataset
+from prefdata.recipe import (
+    AnyColumn,
+    InferenceParameters,
+    Model,
+    Publish,
+    Recipe,
+    SeedDataset,
+)
 from prefdata.recipe_loader import load_recipe, load_settings
 from prefdata.train.trl_settings import Evaluation, Lora, TrlSettings
 
@@ -20,7 +27,8 @@ README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "docs" / "recipe.md").read_text()
 COLUMNS = get_args(get_args(AnyColumn)[0])
 PARTS = [
-    Recipe, SeedDataset, Model, InferenceParameters, DpoPreference, PreferencePairs, *COLUMNS,
+    Recipe, SeedDataset, Model, InferenceParameters, DpoPreference, PreferencePairs, Publish,
+    *COLUMNS,
 ]  # fmt: skip
 TRAINING = (ROOT / "docs" / "training.md").read_text()
 SETTINGS = [ROOT / "recipes" / "quickstart" / "train.yaml"]

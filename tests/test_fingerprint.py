@@ -19,7 +19,7 @@ from prefdata.fingerprint import (
     stage_fingerprint,
 )
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
-from prefdata.recipe import Model, Recipe
+from prefdata.recipe import Model, Publish, Recipe
 from prefdata.recipe_columns import aliases_of
 from prefdata.seeds import load_seeds
 
@@ -139,7 +139,7 @@ def test_an_excluded_field_of_the_recipe_changes_no_fingerprint(name):
     other = {
         "inputs": {"n": 3}, "providers": (),
         "output_dir": "there", "output_path": "x.jsonl", "min_yield": 0.5,
-        "num_records": 7,
+        "num_records": 7, "publish": Publish(repo_id="user/name"),
         "seed_dataset": with_fields(recipe().seed_dataset, limit=3, strategy="shuffle"),
     }  # fmt: skip
     assert prints(recipe(**{name: other[name]})) == prints(recipe())

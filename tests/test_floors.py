@@ -11,6 +11,7 @@ FLOORS = {
     "inference": 0,
     "rows": 0,
     "projection": 1,
+    "publication": 1,
     "recipe": 1,
     "prompts": 1,
     "recipe_columns": 1,

@@ -1,0 +1,274 @@
+"""The dataset card: YAML for the Hub, prose and figures for people. Reads a run, writes nothing."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+from datasets import Features
+from jinja2 import Environment, StrictUndefined
+
+from prefdata.export.card_columns import describe_columns
+from prefdata.export.card_figures import PairFigures, Spread, measure_pairs
+from prefdata.export.content import Content
+from prefdata.export.public import make_public_recipe, shorten
+from prefdata.finished import FinishedRun
+from prefdata.publication import Publish
+from prefdata.recipe import Model
+from prefdata.recipe_columns import aliases_of
+from prefdata.runtime.folders import read_rows, read_schema
+from prefdata.seed_files import SUFFIXES
+
+TAGS = ("preference", "dpo", "rlhf", "synthetic", "prefdata")
+SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+STEMS = {"pairs": ("train", "test"), "candidates": ("rows",), "rejects": ("rows",)}
+"""First part of the names of the files that a config is made of."""
+Contents = Mapping[str, Mapping[str, Content]]
+Facts = dict[str, Any]
+
+
+def split_of(stem: str) -> str:
+    """What the Hub calls the rows of the files of a stem."""
+    return "test" if stem == "test" else "train"
+
+
+def make_card(run: FinishedRun, settings: Publish, contents: Contents, tag: str) -> str:
+    """README.md of the published dataset.
+
+    Args:
+        run: what it is about.
+        settings: the recipe's `publish`, or what stands for it.
+        contents: by config and split, of what is published; no config is empty.
+        tag: the Hub's name for this run.
+    """
+    template = Path(__file__).with_name("card.md.j2").read_text("utf-8")
+    kinds = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    kinds.filters |= {"cell": _cell, "count": _count, "number": _number, "share": _share}
+    prose = kinds.from_string(template).render(**_facts(run, settings, contents, tag))
+    metadata = yaml.safe_dump(
+        _metadata(run, settings, contents, tag), sort_keys=False, allow_unicode=True
+    )
+    return f"---\n{metadata}---\n{prose}"
+
+
+def _metadata(run: FinishedRun, settings: Publish, contents: Contents, tag: str) -> Facts:
+    models = [fact for fact in _models(run) if fact["hub"]]
+    source = _source(run)
+    named: Facts = {
+        "license": settings.license,
+        "language": [*settings.languages],
+        "pretty_name": settings.pretty_name,
+        "tags": list(dict.fromkeys((*TAGS, *settings.tags))),
+        "size_categories": [_size_category(_pairs(contents))],
+        "source_datasets": [source["id"]] if source and source["id"] else None,
+        "base_model": list(dict.fromkeys(fact["model"] for fact in models)),
+    }
+    return {key: value for key, value in named.items() if value} | {
+        "configs": [_config(name, splits) for name, splits in contents.items()],
+        "dataset_info": [_info(run, name, splits) for name, splits in contents.items()],
+        "prefdata": {
+            "version": run.record.get("prefdata", ""),
+            "run": tag,
+            "models": [{k: f[k] for k in ("alias", "model", "revision")} for f in models],
+            "source": source,
+        },
+    }
+
+
+def _config(name: str, splits: Mapping[str, Content]) -> Facts:
+    files = [
+        {"split": split_of(stem), "path": f"{name}/{stem}-*"}
+        for stem in STEMS[name]
+        if split_of(stem) in splits
+    ]
+    return {
+        "config_name": name,
+        "data_files": files,
+        **({"default": True} if name == "pairs" else {}),
+    }
+
+
+def _info(run: FinishedRun, name: str, splits: Mapping[str, Content]) -> Facts:
+    """What `push_to_hub` would write: the features, and rows and bytes of every split."""
+    features: Any = Features.from_arrow_schema(read_schema(run.folder / name))
+    files = {
+        split_of(stem): sorted((run.folder / name).glob(f"{stem}-*.parquet"))
+        for stem in STEMS[name]
+    }
+    sizes = {split: sum(map(_uncompressed, files[split])) for split in splits}
+    return {
+        "config_name": name,
+        "features": features._to_yaml_list(),
+        "splits": [
+            {"name": split, "num_bytes": sizes[split], "num_examples": content.rows}
+            for split, content in splits.items()
+        ],
+        "download_size": sum(file.stat().st_size for split in splits for file in files[split]),
+        "dataset_size": sum(sizes.values()),
+    }
+
+
+def _uncompressed(file: Path) -> int:
+    footer = pq.read_metadata(file)
+    return sum(footer.row_group(n).total_byte_size for n in range(footer.num_row_groups))
+
+
+def _facts(run: FinishedRun, settings: Publish, contents: Contents, tag: str) -> Facts:
+    record, recipe = run.record, run.recipe
+    figures = measure_pairs(read_rows(run.folder / "pairs"))
+    public = make_public_recipe(run)
+    models, source = _models(run), _source(run)
+    return {
+        "title": settings.pretty_name or settings.repo_id.split("/")[1],
+        "repo": settings.repo_id,
+        "tag": tag,
+        "license": settings.license,
+        "record": record,
+        "recipe": recipe,
+        "rule": recipe.output_projection.model_dump() if recipe else record["projection"],
+        "contents": contents,
+        "shape": _shape(run),
+        "columns": {
+            name: [*describe_columns(name, read_schema(run.folder / name), recipe)]
+            for name in contents
+        },
+        "yaml": public,
+        "fence": _fence(public or ""),
+        "models": models,
+        "local": sorted({fact["model"] for fact in models if fact["is_local"]}),
+        "source": source,
+        "command": _command(run, settings, models, source, tag),
+        "figures": figures,
+        "spreads": _spreads(figures),
+        "lengths": _lengths(figures),
+    }
+
+
+def _models(run: FinishedRun) -> list[Facts]:
+    """What is known of every model of the recipe."""
+    if run.recipe is None or run.loaded is None:
+        return []
+    known = run.record.get("checkpoints", {})
+    facts = []
+    for number, model in enumerate(run.recipe.models):
+        uses = [column.name for column in run.recipe.columns if model.alias in aliases_of(column)]
+        checkpoint, server = str(known.get(model.alias, "")), run.recipe.endpoint(model)
+        is_hub = server is None and re.fullmatch("[0-9a-f]{40}", checkpoint) is not None
+        facts.append({
+            "number": number,
+            "alias": model.alias,
+            "model": shorten(model.model, run.loaded.folder),
+            "hub": is_hub,
+            "is_local": server is None and not is_hub,
+            "revision": checkpoint if is_hub else model.revision,
+            "place": f"server `{server.name}`" if server else
+            f"commit `{checkpoint}`" if is_hub else f"local, content hash `{checkpoint}`",
+            "uses": uses,
+            "sampling": _sampling(model),
+        })  # fmt: skip
+    return facts
+
+
+def _sampling(model: Model) -> str:
+    given = model.inference_parameters.model_dump(exclude_unset=True)
+    return ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+
+
+def _source(run: FinishedRun) -> Facts | None:
+    """Where the prompts came from; `id` only where it is a dataset of the Hub."""
+    if run.loaded is None:
+        return {"id": None, "names": [run.record["source"]], "revision": None}
+    config = run.loaded.recipe.seed_dataset
+    if config.path is None:
+        return None
+    names = [shorten(path, run.loaded.folder) for path in config.path]
+    local = [_is_file_name(path) or Path(run.loaded.locate(path)).exists() for path in config.path]
+    is_hub = len(names) == 1 and not local[0]
+    return {"id": names[0] if is_hub else None, "names": names, "revision": config.revision}
+
+
+def _is_file_name(path: str) -> bool:
+    is_place = path.startswith(("/", ".", "~")) or any(c in path for c in "*?[")
+    return is_place or Path(path).suffix in SUFFIXES
+
+
+def _shape(run: FinishedRun) -> str:
+    """How the pairs' prompts look: `text`, `messages` or `json`."""
+    field = read_schema(run.folder / "pairs").field("prompt")
+    if (field.metadata or {}).get(b"prefdata") == b"json":
+        return "json"
+    return "text" if str(field.type) in ("string", "large_string") else "messages"
+
+
+def _command(
+    run: FinishedRun, settings: Publish, models: list[Facts], source: Facts | None, tag: str
+) -> str:
+    """The command that builds it again, with what must be given where the repository lacks it."""
+    if run.recipe is None:
+        rule = run.record["projection"]
+        kept = {k: v for k, v in rule.items() if v not in (None, [], ()) and k != "type"}
+        given = [f"{k}={yaml.safe_dump(v, default_flow_style=True).splitlines()[0]}" for k, v in
+                 kept.items()]  # fmt: skip
+        file = run.record["source"]
+        words = ["prefdata", "pairs", file, *given, "--seed", str(run.seed), "--out", "again"]
+        return " ".join(map(shlex.quote, words))
+    words = ["prefdata", "build", f"hf://datasets/{settings.repo_id}@{tag}/recipe.yaml"]
+    if source and source["id"] is None:
+        value = source["names"][0] if len(source["names"]) == 1 else str(source["names"])
+        words.append(f"seed_dataset.path={value}")
+    words += [f"models.{f['number']}.model={f['model']}" for f in models if f["is_local"]]
+    words += [
+        f"providers.{number}.endpoint={one.endpoint}"
+        for number, one in enumerate(run.recipe.providers)
+    ]
+    return " ".join(map(shlex.quote, words))
+
+
+def _spreads(figures: PairFigures) -> dict[str, Spread]:
+    names = {"chosen": "chosen_score", "rejected": "rejected_score", "margin": "margin"}
+    return {told: figures.spreads[name] for told, name in names.items() if name in figures.spreads}
+
+
+def _lengths(figures: PairFigures) -> dict[str, Spread]:
+    names = {
+        f"{side}, {unit}": f"{side}_{name}"
+        for unit, name in (("characters", "characters"), ("tokens", "completion_tokens"))
+        for side in ("chosen", "rejected")
+    }
+    return {told: figures.spreads[name] for told, name in names.items() if name in figures.spreads}
+
+
+def _pairs(contents: Contents) -> int:
+    return sum(content.rows for content in contents["pairs"].values())
+
+
+def _size_category(rows: int) -> str:
+    thousands = len(str(rows)) - len("1000")
+    return "n<1K" if thousands < 0 else f"{SIZES[thousands]}<n<{SIZES[thousands + 1]}"
+
+
+def _fence(text: str) -> str:
+    """More backticks than stand together anywhere in the text."""
+    return "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"

@@ -1,0 +1,103 @@
+"""The columns of the published configs in words: type, unit, meaning."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from prefdata.recipe import META_SUFFIX, Recipe
+from prefdata.recipe_columns import aliases_of
+from prefdata.rows import is_json
+
+_SIDES = {
+    "alias": "alias of the model that wrote {side}",
+    "model": "its checkpoint",
+    "temperature": "its sampling temperature",
+    "sample": "number of the sample, from 0 for each alias",
+    "finish_reason": "`stop`, or `length` where `max_tokens` cut it",
+    "completion_tokens": "length of {side} in tokens of that model's tokenizer",
+    "scores": "every score of {side}, raw",
+}
+_PAIRS = {
+    "id": "the pair's key: `row_id` and a number",
+    "row_id": "key of its row in `candidates`",
+    "prompt": "what was asked",
+    "chosen": "the preferred answer",
+    "rejected": "the other answer",
+    "chosen_score": "score of chosen, raw and without a unit, the higher the better",
+    "rejected_score": "score of rejected, likewise",
+    "margin": "`chosen_score` - `rejected_score`",
+    "z_margin": "`margin` in standard deviations of the prompt's scores; null unless asked for",
+    "is_tie": "whether both were judged equally good",
+    "reward": "what a trainer may weigh the pair with",
+} | {
+    f"{side}_{name}": text.format(side=side)
+    for side in ("chosen", "rejected")
+    for name, text in _SIDES.items()
+}
+_REJECTS = {
+    "id": "the row's key",
+    "stage": "where the row was refused: `seeds`, a column, or `pairs`",
+    "reason": "a short word, counted below",
+    "detail": "the reason in a sentence",
+    "source": "file and line of a seed",
+    "row": "everything the row had, as a JSON text",
+}
+_MADE = {
+    "candidates": "sampled answers of {aliases}: text, model, sampling, tokens",
+    "llm_text": "text by {aliases}",
+    "llm_structured": "answer by {aliases}, bound to a JSON schema",
+    "llm_judge": "verdict by {aliases}",
+    "reward_model": "raw scores by {aliases}, in the order of the texts, the higher the better",
+    "rubric_judge": "scores by {aliases} on the rubric's scale, in the order of the texts",
+    "verifier": "scores by a rule, in the order of the texts: 1 right, 0 wrong",
+    "expand": "one item of a list of {column}",
+    "expression": "an expression of other columns",
+    "category": "a seeded draw",
+}
+
+
+class Described(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    type: str
+    meaning: str
+
+
+def describe_columns(config: str, schema: pa.Schema, recipe: Recipe | None) -> Iterator[Described]:
+    """A line for every column of a config."""
+    made = _made_columns(recipe) if recipe else {}
+    for field in schema:
+        if config == "candidates":
+            known = {"id": "the row's key: a hash of the seed"} | made
+            meaning = known.get(field.name, "of the seeds")
+        elif config == "rejects":
+            meaning = _REJECTS[field.name]
+        else:
+            meaning = _PAIRS.get(field.name, "kept from the row")
+        yield Described(field.name, _kind(field), meaning)
+
+
+def _made_columns(recipe: Recipe) -> dict[str, str]:
+    told: dict[str, str] = {}
+    for column in recipe.columns:
+        aliases = ", ".join(f"`{alias}`" for alias in aliases_of(column))
+        facts = {"aliases": aliases, "column": f"`{getattr(column, 'column', '')}`"}
+        for name in getattr(column, "groups", (column.name,)):
+            text = _MADE.get(column.type, "a part of {column}")
+            told[name] = text.format(**facts)
+            told[name + META_SUFFIX] = f"how `{name}` came to be"
+    return told
+
+
+def _kind(field: pa.Field) -> str:
+    return "JSON text" if is_json(field) else _kind_of(field.type)
+
+
+def _kind_of(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"list of {_kind_of(kind.value_type)}"
+    if pa.types.is_struct(kind):
+        return "{" + ", ".join(part.name for part in kind.fields) + "}"
+    return {"double": "float64", "large_string": "string"}.get(str(kind), str(kind))

@@ -1,0 +1,250 @@
+"""`prefdata publish`: a finished run becomes one commit of a dataset repository, and is read back.
+
+One commit holds everything, so nobody ever loads new pairs beside old candidates. The run's own
+parquet files go as they are: their bytes, and so the commit, do not depend on library versions.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import file_digest
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.sha import git_hash
+
+from prefdata.errors import PrefdataError
+from prefdata.export.hub_access import Patience, Say, check_token, refusals
+from prefdata.export.parcel import FOLDERS, REPORT, Parcel, pack
+from prefdata.export.publishing import Publication, Wishes
+from prefdata.export.read_back import read_back
+from prefdata.finished import FinishedRun, open_run
+from prefdata.publication import Publish, check_repo_id
+from prefdata.runtime.disk import disk_errors, hold, write_text
+
+MAIN = "main"
+MARK = "run.json"
+"""The file by which a repository shows that prefdata made it."""
+IGNORED = {".gitattributes", "README.md"}
+PATIENCE = Patience()
+Change = CommitOperationAdd | CommitOperationDelete
+Value = TypeVar("Value")
+
+
+def publish_run(
+    run: Path,
+    wishes: Wishes = Wishes(),  # noqa: B008  frozen
+    *,
+    settings: Publish | None = None,
+    patience: Patience = PATIENCE,
+    say: Say = print,
+) -> Publication:
+    """Bring a run to the Hub, load it back, compare, tag it. Does nothing twice.
+
+    Args:
+        run: folder of a finished run; gets README.md, and is not changed otherwise.
+        wishes: of the command line.
+        settings: the recipe's `publish`; the run's own by default.
+        patience: with the Hub.
+        say: told what happens, a line at a time.
+
+    Raises:
+        PrefdataError: there is no run, no right to publish it, or the Hub does not have it as it
+            was sent.
+    """
+    finished = open_run(run)
+    settings = _settle(finished, settings, wishes)
+    _check_run(finished)
+    place = _Place(settings, wishes.create_pr, patience, say)
+    with refusals(settings.repo_id), disk_errors(run), hold(run):
+        place.open()
+        parcel = pack(finished, settings)
+        write_text(run / "README.md", parcel.card)
+        place.bring(parcel)
+        say(f"{settings.repo_id}: reading it back")
+        place.retry(lambda: read_back(settings.repo_id, place.commit, parcel.contents))
+        tag = None if place.is_request else place.tag(parcel)
+    rows = {c: {s: content.rows for s, content in p.items()} for c, p in parcel.contents.items()}
+    return Publication(
+        settings.repo_id, place.revision, place.commit, tag, place.url, place.is_new, rows
+    )
+
+
+def check_publishing(settings: Publish, *, say: Say = print) -> None:
+    """Look before the work whether its end can be published; changes nothing on the Hub.
+
+    Raises:
+        PrefdataError: no token, or one that may not write; the name is taken.
+    """
+    with refusals(settings.repo_id):
+        _Place(settings, False, PATIENCE, say).look()
+
+
+def _settle(run: FinishedRun, settings: Publish | None, wishes: Wishes) -> Publish:
+    """The recipe's settings with the command line's on top."""
+    if settings is None and run.recipe is not None:
+        settings = run.recipe.publish
+    if wishes.repo_id is not None:
+        try:
+            check_repo_id(wishes.repo_id)
+        except ValueError as err:
+            raise PrefdataError(f"--repo-id: {err}") from err
+    if settings is None:
+        if wishes.repo_id is None:
+            raise PrefdataError(
+                f"{run.folder}: its recipe does not say where to publish; name the dataset with "
+                "--repo-id owner/name, or add publish: {repo_id: owner/name} to the recipe"
+            )
+        settings = Publish(repo_id=wishes.repo_id)
+    given = {"repo_id": wishes.repo_id, "revision": wishes.revision, "private": wishes.private}
+    return settings.model_copy(update={k: v for k, v in given.items() if v is not None})
+
+
+def _check_run(run: FinishedRun) -> None:
+    if run.record["rehearsed"]:
+        raise PrefdataError(
+            f"{run.folder}: this is a rehearsal, its answers are scripted; build without "
+            "--rehearse, then publish"
+        )
+    if not run.record["pairs"].get("train"):
+        raise PrefdataError(
+            f"{run.folder}: the run has no pairs to train on, so there is nothing to publish; see "
+            "its rejects, then build again"
+        )
+
+
+@dataclass
+class _Place:
+    """A repository, and how far this publication has come in it.
+
+    Attributes:
+        revision: branch or reference of the pull request.
+        commit: where the run lies, once it is brought.
+    """
+
+    settings: Publish
+    is_request: bool
+    patience: Patience
+    say: Say
+    api: HfApi = field(default_factory=HfApi)
+    commit: str = ""
+    url: str = ""
+    is_new: bool = False
+
+    def __post_init__(self) -> None:
+        self.revision = self.settings.revision or MAIN
+        self._name: dict[str, Any] = {"repo_id": self.settings.repo_id, "repo_type": "dataset"}
+
+    def retry(self, step: Callable[[], Value]) -> Value:
+        """Take a step that may be taken again."""
+        return self.patience.keep_trying(step, self.say)
+
+    def look(self) -> bool:
+        """Whether the repository is there; refuses one that is not ours to change."""
+        self.retry(lambda: check_token(self.api))
+        try:
+            info = self.retry(lambda: self.api.repo_info(**self._name))
+        except RepositoryNotFoundError:
+            return False
+        if self.settings.private and not info.private:
+            raise PrefdataError(
+                f"publish: {self.settings.repo_id} is public, and the run is to be private; make "
+                "the repository private on the Hub, or say --public (publish.private: false)"
+            )
+        if info.private and not self.settings.private:
+            self.say(f"{self.settings.repo_id}: private on the Hub, and stays so: change it there")
+        files = {one.rfilename for one in info.siblings or ()} - IGNORED
+        if files and MARK not in files and not self.is_request:
+            raise PrefdataError(
+                f"publish: {self.settings.repo_id} is taken: it holds {sorted(files)[0]!r} and no "
+                f"{MARK}, so prefdata did not make it; name another with --repo-id, or propose "
+                "the change with --create-pr"
+            )
+        return True
+
+    def open(self) -> None:
+        """Make sure that repository and branch are there."""
+        if not self.look():
+            self.say(f"{self.settings.repo_id}: a new {'private' if self.settings.private else 'public'} dataset")  # fmt: skip  # noqa: E501
+            self.retry(lambda: self.api.create_repo(
+                **self._name, private=self.settings.private, exist_ok=True
+            ))  # fmt: skip
+        if self.revision != MAIN:
+            self.retry(lambda: self.api.create_branch(
+                **self._name, branch=self.revision, exist_ok=True
+            ))  # fmt: skip
+
+    def bring(self, parcel: Parcel) -> None:
+        """Make the files of the branch those of the parcel, in at most one commit."""
+        self.retry(lambda: self._commit(parcel))
+
+    def _commit(self, parcel: Parcel) -> None:
+        if self.is_request and (number := self._find_request(parcel.title)) is not None:
+            self.revision = f"refs/pr/{number}"
+        head = str(self.api.repo_info(**self._name, revision=self.revision).sha)
+        self.commit, self.url = head, f"{self.api.endpoint}/datasets/{self.settings.repo_id}"
+        changes = self._changes(parcel.files, head)
+        if not changes:
+            return
+        self.say(f"{self.settings.repo_id}: {len(changes)} files change")
+        made = self.api.create_commit(
+            **self._name, operations=changes, commit_message=parcel.title, parent_commit=head,
+            revision=self.revision, create_pr=self.is_request and "refs/pr/" not in self.revision,
+        )  # fmt: skip
+        self.commit, self.is_new = made.oid, True
+        self.revision, self.url = made.pr_revision or self.revision, made.pr_url or self.url
+
+    def _find_request(self, title: str) -> int | None:
+        """The number of the open pull request for this run."""
+        found = self.api.get_repo_discussions(
+            **self._name, discussion_type="pull_request", discussion_status="open"
+        )
+        return next((one.num for one in found if one.title == title), None)
+
+    def _changes(self, files: Mapping[str, Path | bytes], commit: str) -> list[Change]:
+        """What must be done for a commit's tree to hold these files and none of another run."""
+        tree = self.api.list_repo_tree(**self._name, revision=commit, recursive=True)
+        there = {one.path: one for one in tree if isinstance(one, RepoFile)}
+        stale = [name for name in there if name.startswith(FOLDERS) or name == REPORT]
+        return [
+            *(CommitOperationAdd(name, file) for name, file in sorted(files.items())
+              if name not in there or not _is_equal(there[name], file)),
+            *(CommitOperationDelete(name) for name in sorted(stale) if name not in files),
+        ]  # fmt: skip
+
+    def tag(self, parcel: Parcel) -> str:
+        """Give the commit the run's name, unless a commit with the same rows has it."""
+        self.retry(lambda: self._tag(parcel))
+        return parcel.tag
+
+    def _tag(self, parcel: Parcel) -> None:
+        known = self._find_tag(parcel.tag)
+        if known == self.commit:
+            return
+        if known is not None:
+            if not any(
+                isinstance(c, CommitOperationAdd) for c in self._changes(parcel.data, known)
+            ):
+                return
+            self.say(f"{parcel.tag}: named other rows, those of {known[:12]}; it is moved")
+            self.api.delete_tag(**self._name, tag=parcel.tag)
+        self.api.create_tag(**self._name, tag=parcel.tag, revision=self.commit, exist_ok=True)
+
+    def _find_tag(self, tag: str) -> str | None:
+        try:
+            return str(self.api.repo_info(**self._name, revision=tag).sha)
+        except RevisionNotFoundError:
+            return None
+
+
+def _is_equal(there: RepoFile, here: Path | bytes) -> bool:
+    """Whether the Hub holds this file, told by its size and hash."""
+    if there.size != (len(here) if isinstance(here, bytes) else here.stat().st_size):
+        return False
+    with BytesIO(here) if isinstance(here, bytes) else here.open("rb") as content:
+        if there.lfs is not None:
+            return file_digest(content, "sha256").hexdigest() == there.lfs.sha256
+        return bool(git_hash(content.read()) == there.blob_id)

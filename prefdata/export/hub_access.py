@@ -1,0 +1,129 @@
+"""The Hub's moods: what is tried again and for how long, and every refusal as one sentence."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from huggingface_hub import HfApi, errors, get_token
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import parse_ratelimit_headers
+
+from prefdata.errors import PrefdataError
+
+Say = Callable[[str], None]
+Value = TypeVar("Value")
+HTTP_ERRORS: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+"""What the client's HTTP library raises: the connection was lost, or never made."""
+PASSING = (408, 409, 412, 429, 500, 502, 503, 504)
+"""Statuses that another try may not meet: 409 and 412 mean that somebody else was quicker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a step is tried: the client's own tries within a request come on top.
+
+    Attributes:
+        tries: of a step, the first among them.
+        first_wait: seconds; each further wait is twice as long.
+        longest_wait: seconds; where the Hub asks for more, it is not waited for.
+    """
+
+    tries: int = 6
+    first_wait: float = 1.0
+    longest_wait: float = 310.0
+
+    def keep_trying(self, step: Callable[[], Value], say: Say) -> Value:
+        """Run a step that does no harm when it is run again, until it succeeds or hope is lost."""
+        for number in range(1, self.tries + 1):
+            try:
+                return step()
+            except (OSError, HTTP_ERRORS) as err:
+                wait = _wished_wait(err)
+                wait = self.first_wait * 2 ** (number - 1) if wait is None else wait
+                if number == self.tries or wait > self.longest_wait or not _may_pass(err):
+                    raise
+                say(f"the Hub: {describe(err)}; trying again in {wait:g} s ({number} of {self.tries - 1})")  # fmt: skip  # noqa: E501
+                time.sleep(wait)
+        raise AssertionError("the last try returns or raises")
+
+
+def check_token(api: HfApi) -> dict[str, Any]:
+    """Make sure that there is a token that may write; returns what the Hub says of its owner.
+
+    Raises:
+        PrefdataError: there is none, or it may only read.
+    """
+    if get_token() is None:
+        raise PrefdataError(
+            "publish: there is no Hub token on this machine; run `hf auth login`, or export "
+            "HF_TOKEN, with a token that may write"
+        )
+    account: dict[str, Any] = api.whoami()
+    if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise PrefdataError(
+            f"publish: the Hub token of {account['name']!r} may only read; make one that may write "
+            "(https://huggingface.co/settings/tokens), then run `hf auth login`, or export HF_TOKEN"
+        )
+    return account
+
+
+@contextmanager
+def refusals(repo_id: str) -> Iterator[None]:
+    """Turn what the Hub refuses, or a network without it, into a PrefdataError of one line."""
+    try:
+        yield
+    except OfflineModeIsEnabled as err:
+        raise PrefdataError(
+            f"publish: {repo_id}: HF_HUB_OFFLINE is set, so the Hub is not asked; unset it"
+        ) from err
+    except HfHubHTTPError as err:
+        raise PrefdataError(f"publish: {repo_id}: {_explain(err, repo_id)}") from err
+    except HTTP_ERRORS as err:
+        raise PrefdataError(
+            f"publish: {repo_id}: the Hub cannot be reached ({describe(err)}); see that this "
+            "machine has the network, then publish again"
+        ) from err
+
+
+def describe(err: Exception) -> str:
+    """What happened, in a few words."""
+    if isinstance(err, HfHubHTTPError):
+        return f"{err.response.status_code} {err.response.reason_phrase}"
+    return (str(err).splitlines() or [""])[0] or type(err).__name__
+
+
+def _explain(err: HfHubHTTPError, repo_id: str) -> str:
+    status, owner = err.response.status_code, repo_id.split("/")[0]
+    said = (err.server_message or err.response.headers.get("X-Error-Message") or "").strip()
+    told = f" ({said.splitlines()[0]})" if said else ""
+    if status == 401:
+        return "the Hub does not know this token; run `hf auth login`, or export another HF_TOKEN"
+    if status in (403, 404):
+        return (
+            f"the token has no permission to write there{told}; ask {owner!r} for it, take a token "
+            "that has it, or name another place with --repo-id"
+        )
+    if status in PASSING:
+        return f"the Hub answers {describe(err)} again and again{told}; publish again later"
+    return f"the Hub refuses it: {describe(err)}{told}"
+
+
+def _may_pass(err: Exception) -> bool:
+    if isinstance(err, OfflineModeIsEnabled):
+        return False
+    if isinstance(err, HfHubHTTPError):
+        return err.response.status_code in PASSING
+    return isinstance(err, HTTP_ERRORS | ConnectionError | TimeoutError)
+
+
+def _wished_wait(err: Exception) -> float | None:
+    """Seconds that the Hub asks for, where it does."""
+    if not isinstance(err, HfHubHTTPError):
+        return None
+    headers = err.response.headers
+    if (told := headers.get("Retry-After", "").strip()).isdigit():
+        return float(told)
+    limit = parse_ratelimit_headers(headers)
+    return float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None

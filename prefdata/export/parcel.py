@@ -1,0 +1,83 @@
+"""What of a run goes to the Hub: its parquet files as they are, card, recipe, record, report."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from prefdata.export.card import STEMS, Contents, make_card, split_of
+from prefdata.export.content import measure_content
+from prefdata.export.public import make_public_recipe, make_public_record
+from prefdata.finished import FinishedRun
+from prefdata.fingerprint import digest
+from prefdata.publication import CONFIGS, Publish
+from prefdata.runtime.folders import read_tables
+
+REPORT = "report.html"
+FOLDERS = tuple(f"{name}/" for name in CONFIGS)
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Everything that a publication consists of.
+
+    Attributes:
+        tag: the Hub's name for the run.
+        contents: by config and split; a config without rows is left out, as `datasets` cannot load
+            one.
+        files: by their path in the repository.
+    """
+
+    tag: str
+    card: str
+    contents: Contents
+    files: dict[str, Path | bytes]
+
+    @property
+    def title(self) -> str:
+        """Of the commit, and of the pull request."""
+        return f"prefdata {self.tag}"
+
+    @property
+    def data(self) -> dict[str, Path | bytes]:
+        """The files with rows alone."""
+        return {name: file for name, file in self.files.items() if name.startswith(FOLDERS)}
+
+
+def pack(run: FinishedRun, settings: Publish) -> Parcel:
+    """Look at every row once and say what is to be where.
+
+    Raises:
+        Damaged: a file of the run is not as it was written.
+    """
+    contents = _measure(run.folder, settings)
+    facts = {name: {s: asdict(c) for s, c in splits.items()} for name, splits in contents.items()}
+    tag = f"run-{run.record.get('fingerprint') or digest(facts)}"
+    card = make_card(run, settings, contents, tag)
+    files: dict[str, Path | bytes] = {
+        file.relative_to(run.folder).as_posix(): file
+        for name, splits in contents.items()
+        for stem in STEMS[name]
+        if split_of(stem) in splits
+        for file in sorted((run.folder / name).glob(f"{stem}-*.parquet"))
+    }
+    files["README.md"] = card.encode()
+    files["run.json"] = make_public_record(run, facts)
+    if (recipe := make_public_recipe(run)) is not None:
+        files["recipe.yaml"] = recipe.encode()
+    if (report := run.folder / REPORT).is_file():
+        files[REPORT] = report
+    return Parcel(tag, card, contents, files)
+
+
+def _measure(folder: Path, settings: Publish) -> Contents:
+    found = {
+        name: {
+            split_of(stem): measure_content(read_tables(folder / name, stem=stem))
+            for stem in STEMS[name]
+        }
+        for name in settings.configs
+    }
+    filled = {
+        name: {split: content for split, content in splits.items() if content.rows}
+        for name, splits in found.items()
+    }
+    return {name: splits for name, splits in filled.items() if splits}

@@ -1,0 +1,78 @@
+"""What of recipe.yaml and run.json leaves the machine: no folder of it, no place to publish to.
+
+A path inside the recipe's folder becomes relative to it, any other absolute path its last name.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from prefdata.finished import FinishedRun
+from prefdata.record import Record
+
+_PLACES = ("output_dir", "output_path")
+
+
+def shorten(path: str, folder: Path | None) -> str:
+    """A path without what only this machine has of it; what is no absolute path stays."""
+    place = Path(path)
+    if not place.is_absolute():
+        return path
+    if folder is not None and place.is_relative_to(folder):
+        return place.relative_to(folder).as_posix()
+    return place.name
+
+
+def make_public_recipe(run: FinishedRun) -> str | None:
+    """The resolved recipe for other machines; None where the run has none."""
+    if run.loaded is None:
+        return None
+    folder = run.loaded.folder
+    raw: dict[str, Any] = yaml.safe_load((run.folder / "recipe.yaml").read_text("utf-8"))
+    raw.pop("publish", None)
+    for key in _PLACES:
+        if raw.get(key):
+            raw[key] = Path(raw[key]).name
+    seeds = raw["seed_dataset"]
+    if isinstance(paths := seeds.get("path"), list):
+        seeds["path"] = [shorten(path, folder) for path in paths]
+    elif paths is not None:
+        seeds["path"] = shorten(paths, folder)
+    for model in raw.get("models", ()):
+        model["model"] = shorten(model["model"], folder)
+        model.update(
+            {"engine": _shorten_values(model["engine"], folder)} if model.get("engine") else {}
+        )
+    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
+
+
+def make_public_record(run: FinishedRun, contents: Record) -> bytes:
+    """run.json for other machines.
+
+    Args:
+        run: whose record it is.
+        contents: rows and hash of every published split, which are added.
+    """
+    folder = run.loaded.folder if run.loaded else None
+    record = {k: v for k, v in run.record.items() if k != "folder"}
+    record["files"] = {k: v for k, v in record["files"].items() if not Path(k).is_absolute()}
+    if "loads" in record:
+        record["loads"] = [shorten(path, folder) for path in record["loads"]]
+    return orjson.dumps(record | {"content": contents}, option=orjson.OPT_INDENT_2)
+
+
+def find_local_paths(run: FinishedRun) -> list[str]:
+    """Absolute paths of checkpoints; rows name them, and rows are published as they are."""
+    recipe = run.recipe
+    models = [model.model for model in recipe.models] if recipe else []
+    return sorted({path for path in models if Path(path).is_absolute()})
+
+
+def _shorten_values(value: Any, folder: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _shorten_values(part, folder) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_shorten_values(part, folder) for part in value]
+    return shorten(value, folder) if isinstance(value, str) else value

@@ -1,0 +1,43 @@
+"""The published dataset, loaded as anybody would load it, compared with what was sent."""
+
+import tempfile
+from collections.abc import Mapping
+
+from datasets import load_dataset
+
+from prefdata.errors import PrefdataError
+from prefdata.export.content import Content, measure_content
+
+Contents = Mapping[str, Mapping[str, Content]]
+"""By config and split."""
+BATCH = 1000
+
+
+def read_back(repo_id: str, commit: str, sent: Contents) -> None:
+    """Load every split of a commit, over the network and past every cache.
+
+    Raises:
+        PrefdataError: rows are missing or other rows than were sent.
+    """
+    with tempfile.TemporaryDirectory(prefix="prefdata-read-back-") as empty:
+        for config, splits in sent.items():
+            found = load_dataset(repo_id, config, revision=commit, streaming=True, cache_dir=empty)
+            if set(found) != set(splits):
+                raise _differs(repo_id, config, f"splits {sorted(found)} for {sorted(splits)}")
+            for split, content in splits.items():
+                batches = found[split].with_format("arrow").iter(BATCH)
+                _compare(repo_id, f"{config}/{split}", content, measure_content(batches))
+
+
+def _compare(repo_id: str, name: str, sent: Content, found: Content) -> None:
+    if found.rows != sent.rows:
+        raise _differs(repo_id, name, f"{found.rows:,} rows for {sent.rows:,}")
+    if found.hash != sent.hash:
+        raise _differs(repo_id, name, f"other rows, hash {found.hash} for {sent.hash}")
+
+
+def _differs(repo_id: str, name: str, what: str) -> PrefdataError:
+    return PrefdataError(
+        f"publish: {repo_id}: {name}, loaded back, has {what}, so it is not as it was sent; "
+        "publish again, and if it stays so tell the makers of prefdata"
+    )

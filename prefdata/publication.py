@@ -1,0 +1,63 @@
+"""The recipe's `publish`: where the finished dataset goes and what is told about it."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from prefdata.recipe_values import Filled, Frozen
+
+ConfigName = Literal["pairs", "candidates", "rejects"]
+CONFIGS: tuple[ConfigName, ...] = ("pairs", "candidates", "rejects")
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)){0,95}"
+
+
+def check_repo_id(name: str) -> str:
+    """Refuse what the Hub would refuse.
+
+    Raises:
+        PydanticCustomError: it is no `owner/name`.
+    """
+    if not re.fullmatch(f"{_NAME}/{_NAME}", name) or name.endswith((".git", ".", "-")):
+        raise PydanticCustomError(
+            "repo_id",
+            "{found} is no dataset's name; write owner/name, of letters, digits, '-', '_' and '.'",
+            {"found": repr(name)},
+        )
+    return name
+
+
+class Publish(Frozen):
+    """A dataset repository on the Hub; nothing here changes a row."""
+
+    repo_id: Annotated[str, AfterValidator(check_repo_id)]
+    """`owner/name`; made where there is none."""
+    private: bool = True
+    """Who may see a repository that is made; one that is there keeps what it has."""
+    revision: Filled | None = None
+    """The branch; made where there is none, `main` where left out."""
+    license: Filled | None = None
+    """The Hub's identifier, say `cc-by-4.0`; never assumed."""
+    languages: tuple[Filled, ...] = ()
+    """ISO 639 codes."""
+    pretty_name: Filled | None = None
+    """The card's title."""
+    tags: tuple[Filled, ...] = ()
+    """Besides preference, dpo, rlhf, synthetic and prefdata."""
+    configs: Annotated[tuple[ConfigName, ...], Field(min_length=1)] = CONFIGS
+    """Which of pairs, candidates and rejects go along; pairs always do."""
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _one_language_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("configs")
+    @classmethod
+    def _with_pairs(cls, value: tuple[ConfigName, ...]) -> tuple[ConfigName, ...]:
+        if "pairs" not in value:
+            raise PydanticCustomError(
+                "configs", "'pairs' is missing, but it is what is published; add it"
+            )
+        return tuple(name for name in CONFIGS if name in value)
