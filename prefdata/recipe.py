@@ -230,6 +230,6 @@ __all__ = [
     "AnyColumn", "Candidates", "Category", "Column", "DpoPreference", "Endpoint", "Expand",
     "Expression", "Extract", "GIVEN", "GivenCandidates", "InferenceParameters",
     "LOCAL_PROVIDERS", "LlmJudge", "LlmStructured", "LlmText", "META_SUFFIX", "Model", "OWN_ID",
-    "OutputProjection", "PreferencePairs", "Publish", "Recipe", "RewardModel", "RubricJudge", "Scored",
-    "SeedDataset", "TextColumn", "Verifier",
+    "OutputProjection", "PreferencePairs", "Publish", "Recipe", "RewardModel", "RubricJudge",
+    "Scored", "SeedDataset", "TextColumn", "Verifier",
 ]  # fmt: skip

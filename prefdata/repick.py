@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def pairs_of_file(
         changed = _choose(out / "candidates", out, groups.rejects, rule, ["score"], seed)
         count = sum(len(row["candidates"]) for row in groups.rows.values())
         base = {
+            "prefdata": version("prefdata"),
             "seeds": seeds,
             "rows": seeds,
             "added": {},

@@ -87,15 +87,18 @@ def print_export(export: Export) -> None:
 
 def print_publication(made: Publication) -> None:
     """Where a publication is, and what was read back."""
-    table = Table(title=escape(made.url), title_justify="left", show_header=False)
+    table = Table(show_header=False)
     table.add_row("dataset", escape(made.repo_id))
-    table.add_row("commit", f"{made.commit[:12]} on {escape(made.revision)}, {'new' if made.is_new else 'nothing has changed'}")  # fmt: skip  # noqa: E501
+    news = "new" if made.is_new else "nothing has changed"
+    table.add_row("commit", f"{made.commit[:12]} on {escape(made.revision)}, {news}")
     if made.tag is not None:
         table.add_row("tag", made.tag)
     for config, splits in made.rows.items():
         told = ", ".join(f"{count:,} {split}" for split, count in splits.items())
         table.add_row(config, f"{told}, read back and equal")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(made.url, markup=False, soft_wrap=True)
 
 
 def print_training(result: dict[str, Any], folder: Path) -> None:

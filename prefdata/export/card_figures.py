@@ -17,8 +17,12 @@ MEASURED = (
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A number's distribution over the pairs that have it; low and high are its 10th and 90th
-    percentile."""
+    """A number over the pairs that have it.
+
+    Attributes:
+        low: 10th percentile.
+        high: 90th percentile.
+    """
 
     mean: float
     low: float

@@ -146,7 +146,7 @@ class _Place:
         """Whether the repository is there; refuses one that is not ours to change."""
         self.retry(lambda: check_token(self.api))
         try:
-            info = self.retry(lambda: self.api.repo_info(**self._name))
+            info = self.retry(lambda: self.api.dataset_info(self.settings.repo_id))
         except RepositoryNotFoundError:
             return False
         if self.settings.private and not info.private:

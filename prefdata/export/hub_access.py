@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, errors, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import parse_ratelimit_headers
+from huggingface_hub.utils._http import parse_ratelimit_headers
 
 from prefdata.errors import PrefdataError
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from prefdata.export.card import STEMS, Contents, make_card, split_of
 from prefdata.export.content import measure_content
 from prefdata.export.public import make_public_recipe, make_public_record
-from prefdata.finished import FinishedRun
 from prefdata.fingerprint import digest
+from prefdata.finished import FinishedRun
 from prefdata.publication import CONFIGS, Publish
 from prefdata.runtime.folders import read_tables
 

@@ -1,0 +1,590 @@
+"""The real `huggingface_hub` and `datasets`, in a process whose Hub is the stub."""
+
+import hashlib
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hub_stub import FINE, NONE, OTHER, READ, WRITE, File, Hub, Shell, environment
+from runs import DIALOGUE, FIELDS, make_run
+
+from prefdata.runtime.folders import read_rows
+
+NAME = "user/pairs"
+PAIRS = [(f"question {n}", f"a good answer to {n}", f"bad {n}") for n in range(30)]
+EQUAL = ("nothing to choose", "same", "same")
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = Hub()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def hub(server):
+    server.reset()
+    return server
+
+
+@pytest.fixture(scope="module")
+def shell(server, tmp_path_factory):
+    shell = Shell(server, tmp_path_factory.mktemp("home"))
+    yield shell
+    shell.close()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run with 30 pairs, some in test, and a reject."""
+    return make_run(tmp_path_factory.mktemp("made"), [*PAIRS, EQUAL], "test_size=0.2")
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "run")
+
+
+def hashes(folder):
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.name != "README.md":
+            found[str(file.relative_to(folder))] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+def published(shell, *args, token=WRITE):
+    done = shell.run("publish", *args, token=token)
+    assert done.code == 0, done.err
+    return done
+
+
+def refused(shell, *args, token=WRITE):
+    """The one line of a command that the user can mend."""
+    done = shell.run(*args, token=token)
+    assert done.code == 2, done.err
+    (line,) = [one for one in done.err.splitlines() if one.startswith("error: ")]
+    assert "Traceback" not in done.err
+    return line
+
+
+def load(shell, name, config=None, revision="main"):
+    """Rows by split, as `load_dataset` gives them."""
+    code = f"from datasets import load_dataset; found = load_dataset({name!r}, {config!r}, revision={revision!r})"  # noqa: E501
+    return shell.value(code + "; value = {split: found[split].to_list() for split in found}")
+
+
+def rows(run, config, stem=None):
+    return list(read_rows(run / config, stem=stem))
+
+
+# What is there afterwards
+
+
+def test_a_published_run_loads_as_it_was_built(hub, shell, run):
+    before = hashes(run)
+    done = published(shell, run, "--repo-id", NAME)
+    assert "24 train, 6 test, read back and equal" in done.out
+    assert load(shell, NAME) == {s: rows(run, "pairs", s) for s in ("train", "test")}
+    assert load(shell, NAME, "candidates") == {"train": rows(run, "candidates")}
+    assert load(shell, NAME, "rejects") == {"train": rows(run, "rejects")}
+    repository = hub.repositories[NAME]
+    assert repository.private
+    assert {"README.md", "run.json"} <= set(repository.tree())
+    (tag,) = [ref for ref in repository.refs if ref.startswith("refs/tags/run-")]
+    assert repository.refs[tag] == repository.refs["refs/heads/main"]
+    assert len(repository.log()) == 2
+    assert hashes(run) == before
+    assert (run / "README.md").read_bytes() == repository.tree()["README.md"].data
+
+
+def test_publishing_twice_changes_nothing(hub, shell, run):
+    published(shell, run, "--repo-id", NAME)
+    before, asked = dict(hub.repositories[NAME].refs), len(hub.asked)
+    assert "nothing has changed" in published(shell, run, "--repo-id", NAME).out
+    assert hub.repositories[NAME].refs == before
+    assert {method for method, _ in hub.asked[asked:]} <= {"GET", "HEAD"}
+
+
+def test_a_changed_run_replaces_its_rows_and_what_is_stale_goes(hub, shell, run, tmp_path):
+    hub.make(NAME, {})
+    published(shell, run, "--repo-id", NAME)
+    first = hub.repositories[NAME].find("main")
+    other = make_run(tmp_path / "other", PAIRS[:3])
+    published(shell, other, "--repo-id", NAME)
+    assert load(shell, NAME) == {"train": rows(other, "pairs")}
+    tree = hub.repositories[NAME].tree()
+    assert not any(path.startswith("rejects/") or "test-" in path for path in tree)
+    assert [c["config_name"] for c in metadata(tree)["configs"]] == ["pairs", "candidates"]
+    tags = {ref: oid for ref, oid in hub.repositories[NAME].refs.items() if "/tags/" in ref}
+    assert first in tags.values() and len(tags) == 2
+    assert len(load(shell, NAME, revision=first)["train"]) == 24
+
+
+def metadata(tree):
+    return yaml.safe_load(tree["README.md"].data.decode().split("---\n")[1])
+
+
+def test_files_of_others_stay(hub, shell, run):
+    published(shell, run, "--repo-id", NAME)
+    repository = hub.repositories[NAME]
+    tree = repository.tree() | {
+        "LICENSE": File(b"mine", False),
+        "README.md": File(b"edited", False),
+    }
+    repository.refs["refs/heads/main"] = repository.add(repository.find("main"), "by hand", tree)
+    published(shell, run, "--repo-id", NAME)
+    assert repository.tree()["LICENSE"].data == b"mine"
+    assert repository.tree()["README.md"].data == (run / "README.md").read_bytes()
+
+
+def test_the_report_goes_along_where_there_is_one(hub, shell, run):
+    (run / "report.html").write_text("<html></html>")
+    published(shell, run, "--repo-id", NAME)
+    assert hub.repositories[NAME].tree()["report.html"].data == b"<html></html>"
+    (run / "report.html").unlink()
+    published(shell, run, "--repo-id", NAME)
+    assert "report.html" not in hub.repositories[NAME].tree()
+
+
+TOLD = [*DIALOGUE, {"role": "tool", "name": "add", "content": "6"}]
+
+
+@pytest.mark.parametrize("prompt", [DIALOGUE, TOLD], ids=["messages", "json"])
+def test_prompts_that_are_messages_come_back_as_they_are(hub, shell, tmp_path, prompt):
+    run = make_run(
+        tmp_path, [(prompt, "yes", "no"), ([{"role": "user", "content": "1"}], "2", "3")]
+    )
+    published(shell, run, "--repo-id", NAME)
+    told = pq.read_table(run / "pairs").to_pylist()
+    assert load(shell, NAME)["train"] == told
+
+
+def test_a_branch_is_made_and_main_stays_empty(hub, shell, run):
+    published(shell, run, "--repo-id", NAME, "--revision", "trial")
+    repository = hub.repositories[NAME]
+    assert set(repository.tree("main")) == {".gitattributes"}
+    assert len(load(shell, NAME, revision="trial")["train"]) == 24
+    published(shell, run, "--repo-id", NAME, "--revision", "trial")
+    assert len(repository.log("trial")) == 2
+
+
+def test_a_pull_request_is_opened_once_and_tagged_when_it_is_merged(hub, shell, run):
+    hub.make(NAME, {"LICENSE": b"mine"})
+    done = published(shell, run, "--repo-id", NAME, "--create-pr")
+    repository = hub.repositories[NAME]
+    assert "discussions/1" in done.out
+    assert set(repository.tree("main")) == {".gitattributes", "LICENSE"}
+    assert load(shell, NAME, revision="refs/pr/1")["test"] == rows(run, "pairs", "test")
+    published(shell, run, "--repo-id", NAME, "--create-pr")
+    assert len(repository.requests) == 1 and len(repository.log("refs/pr/1")) == 3
+    assert not any("/tags/" in ref for ref in repository.refs)
+    repository.requests[0].status = "merged"
+    repository.refs["refs/heads/main"] = repository.refs["refs/pr/1"]
+    assert "nothing has changed" in published(shell, run, "--repo-id", NAME).out
+    assert repository.refs["refs/heads/main"] in [
+        o for r, o in repository.refs.items() if "tags" in r
+    ]
+    published(shell, run, "--repo-id", NAME, "--create-pr")
+    assert len(repository.requests) == 1
+
+
+def test_a_tag_keeps_naming_the_same_rows_and_moves_with_other_rows(hub, shell, run, tmp_path):
+    record = orjson.loads((run / "run.json").read_bytes())
+    (run / "run.json").write_bytes(orjson.dumps(record | {"fingerprint": "f" * 32}))
+    tag = "refs/tags/run-" + "f" * 32
+    published(shell, run, "--repo-id", NAME)
+    repository = hub.repositories[NAME]
+    first = repository.refs[tag]
+    (run / "report.html").write_text("new")
+    published(shell, run, "--repo-id", NAME)
+    assert repository.refs[tag] == first != repository.find("main")
+    other = make_run(tmp_path / "other", PAIRS[:5])
+    record = orjson.loads((other / "run.json").read_bytes())
+    (other / "run.json").write_bytes(orjson.dumps(record | {"fingerprint": "f" * 32}))
+    done = published(shell, other, "--repo-id", NAME)
+    assert "it is moved" in done.err
+    assert repository.refs[tag] == repository.find("main")
+
+
+def test_no_token_is_in_any_file(hub, shell, run):
+    published(shell, run, "--repo-id", NAME)
+    written = [file.read_bytes() for file in run.rglob("*") if file.is_file()]
+    sent = [file.data for file in hub.repositories[NAME].tree().values()]
+    assert not any(WRITE.encode() in data for data in [*written, *sent])
+
+
+# Who may see it
+
+
+def test_a_dataset_is_public_only_where_that_is_said(hub, shell, run):
+    published(shell, run, "--repo-id", NAME, "--public")
+    assert not hub.repositories[NAME].private
+    line = refused(shell, "publish", run, "--repo-id", NAME)
+    assert "is public, and the run is to be private" in line
+    hub.make("user/hidden", {})
+    assert "stays so" in published(shell, run, "--repo-id", "user/hidden", "--public").err
+    assert hub.repositories["user/hidden"].private
+
+
+# Faults that pass
+
+PASSING = {
+    "rate limit": ("GET", "whoami", 429, {"Retry-After": "1"}),
+    "rate limit, the Hub's own header": ("GET", "whoami", 429, {"RateLimit": '"api";r=0;t=1'}),
+    "repository, 503": ("POST", "/repos/create", 503),
+    "listing, reset": ("GET", "/tree/", "reset"),
+    "before the upload, 500": ("POST", "/preupload/", 500),
+    "upload, 429": ("PUT", "/_lfs/", 429, {"Retry-After": "1"}),
+    "upload, 500": ("PUT", "/_lfs/", 500),
+    "upload, reset in the middle of a file": ("PUT", "/_lfs/", "reset"),
+    "commit, 500": ("POST", "/commit/", 500),
+    "commit, 412": ("POST", "/commit/", 412),
+    "commit, 409": ("POST", "/commit/", 409),
+    "commit, its reply is lost": ("POST", "/commit/", "lost"),
+    "read back, reset in the middle of a file": ("GET", r"\.parquet", "reset"),
+    "read back, 500": ("GET", r"\.parquet", 500),
+    "read back, card 503": ("HEAD", r"resolve/.*README", 503),
+    "tag, 502": ("POST", "/tag/", 502),
+    "tag, its reply is lost": ("POST", "/tag/", "lost"),
+}
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING.keys())
+def test_a_fault_that_passes_leaves_one_commit_and_the_right_rows(hub, shell, run, fault):
+    method, path, what, *headers = fault
+    spent = hub.fault(method, path, what, headers=headers[0] if headers else {})
+    published(shell, run, "--repo-id", NAME)
+    assert spent.reached.is_set()
+    repository = hub.repositories[NAME]
+    assert len(repository.log()) == 2
+    assert repository.find("main") in [
+        oid for ref, oid in repository.refs.items() if "/tags/" in ref
+    ]
+    assert load(shell, NAME)["train"] == rows(run, "pairs", "train")
+
+
+def test_the_hub_is_not_asked_before_the_time_it_names(hub, shell, run):
+    hub.fault("GET", "whoami", 429, times=2, headers={"Retry-After": "1"})
+    start = time.monotonic()
+    done = published(shell, run, "--repo-id", NAME)
+    assert time.monotonic() - start >= 2
+    assert "429" in done.err and "trying again in 1 s (1 of 5)" in done.err
+
+
+def test_a_commit_of_somebody_else_in_between_is_kept(hub, shell, run):
+    def intrude(repository):
+        hub.before_commit = lambda repository: None
+        tree = repository.tree() | {"NOTES": File(b"note", False)}
+        repository.refs["refs/heads/main"] = repository.add(repository.find("main"), "note", tree)
+
+    hub.before_commit = intrude
+    done = published(shell, run, "--repo-id", NAME)
+    assert "412" in done.err
+    assert len(hub.repositories[NAME].log()) == 3
+    assert hub.repositories[NAME].tree()["NOTES"].data == b"note"
+    assert load(shell, NAME)["train"] == rows(run, "pairs", "train")
+
+
+# Faults that do not pass
+
+IMPATIENT = """
+from pathlib import Path
+from prefdata.errors import PrefdataError
+from prefdata.export.hub import publish_run
+from prefdata.export.hub_access import Patience
+from prefdata.export.publishing import Wishes
+try:
+    patience = Patience(tries=3, first_wait=0.05, longest_wait=5)
+    publish_run(Path({run!r}), Wishes({name!r}), patience=patience, say=lambda line: None)
+except PrefdataError as err:
+    value = str(err)
+"""
+
+
+@pytest.mark.parametrize(("what", "headers", "tries", "told"), [
+    (503, {}, 3, "the Hub answers 503 Service Unavailable again and again"),
+    (429, {"Retry-After": "3600"}, 1, "the Hub answers 429 Too Many Requests again and again"),
+    ("reset", {}, 3, "the Hub cannot be reached"),
+], ids=["503", "an hour's wait", "no connection"])  # fmt: skip
+def test_patience_has_an_end(hub, shell, run, what, headers, tries, told):
+    before = hashes(run)
+    hub.fault("GET", "whoami", what, times=99, headers=headers)
+    line = shell.value(IMPATIENT.format(run=str(run), name=NAME))
+    assert line.startswith(f"publish: {NAME}: {told}")
+    assert "\n" not in line
+    assert hub.count("GET", "whoami") == tries
+    assert hashes(run) == before
+
+
+REFUSED = {
+    "no token": (NONE, NAME, "there is no Hub token on this machine; run `hf auth login`"),
+    "an unknown token": ("hf_wrong", NAME, "the Hub does not know this token"),
+    "a token that may only read": (READ, NAME, "the Hub token of 'user' may only read"),
+    "a token without rights there": (FINE, NAME, "the token has no permission to write there"),
+    "somebody else's name": (OTHER, NAME, "the token has no permission to write there"),
+    "an owner that is none": (WRITE, "nobody/pairs", "the token has no permission to write there"),
+    "a name that is taken": (WRITE, "user/taken", "user/taken is taken: it holds 'weights.csv'"),
+    "a name of somebody's private dataset": (OTHER, "user/taken", "no permission to write there"),
+    "no name": (WRITE, "pairs", "'pairs' is no dataset's name; write owner/name"),
+}
+
+
+@pytest.mark.parametrize(("token", "name", "told"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_refusal_is_one_line_and_the_run_stays_whole(hub, shell, run, token, name, told):
+    hub.make("user/taken", {"weights.csv": b"1"})
+    before = hashes(run)
+    assert told in refused(shell, "publish", run, "--repo-id", name, token=token)
+    assert hashes(run) == before
+    assert set(hub.repositories) == {"user/taken"}
+    assert len(hub.repositories["user/taken"].log()) == 2
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_rights_lost_in_the_middle_are_one_line_too(hub, shell, run, status):
+    hub.fault("POST", "/commit/", status)
+    before = hashes(run)
+    line = refused(shell, "publish", run, "--repo-id", NAME)
+    assert ("does not know this token" if status == 401 else "no permission") in line
+    assert hashes(run) == before
+    published(shell, run, "--repo-id", NAME)
+    assert load(shell, NAME)["train"] == rows(run, "pairs", "train")
+
+
+@pytest.mark.parametrize("change", ["fewer rows", "another row"])
+def test_rows_that_come_back_otherwise_are_an_error_and_get_no_tag(hub, shell, run, change):
+    def spoil(tree):
+        (name,) = [path for path in tree if path.startswith("pairs/train")]
+        table = pq.read_table(io.BytesIO(tree[name].data))
+        out = io.BytesIO()
+        order = range(table.num_rows - 1) if change == "fewer rows" else [1, 0, *range(2, 24)]
+        pq.write_table(table.take(list(order)), out)
+        return tree | {name: File(out.getvalue(), True)}
+
+    hub.spoil = spoil
+    line = refused(shell, "publish", run, "--repo-id", NAME)
+    told = "23 rows for 24" if change == "fewer rows" else "other rows"
+    assert f"pairs/train, loaded back, has {told}" in line
+    assert not any("/tags/" in ref for ref in hub.repositories[NAME].refs)
+    hub.spoil = lambda tree: tree
+    published(shell, run, "--repo-id", NAME)
+    assert load(shell, NAME)["train"] == rows(run, "pairs", "train")
+
+
+def test_after_kill_9_in_the_middle_of_a_file_only_what_is_missing_is_sent(
+    hub, shell, run, tmp_path
+):
+    stuck = hub.fault("PUT", "/_lfs/", "hang")
+    words = [sys.executable, "-m", "prefdata", "publish", str(run), "--repo-id", NAME]
+    told = environment(hub, tmp_path) | {"HF_TOKEN": WRITE}
+    with subprocess.Popen(
+        words, env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert stuck.reached.wait(60)
+        sizes = 4  # pairs/train, pairs/test, candidates, rejects
+        deadline = time.monotonic() + 30
+        while len(hub.blobs) < sizes - 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    stuck.free.set()
+    assert len(hub.repositories[NAME].log()) == 1
+    before = hub.count("PUT", "/_lfs/")
+    assert before == sizes
+    published(shell, run, "--repo-id", NAME)
+    assert hub.count("PUT", "/_lfs/") == before + 1
+    assert len(hub.repositories[NAME].log()) == 2
+    assert load(shell, NAME)["train"] == rows(run, "pairs", "train")
+
+
+# What is not published
+
+
+def test_a_run_without_pairs_is_not_published(hub, shell, tmp_path):
+    run = make_run(tmp_path, [EQUAL])
+    assert "no pairs to train on" in refused(shell, "publish", run, "--repo-id", NAME)
+
+
+def test_a_run_that_names_no_place_asks_for_one(hub, shell, run):
+    assert "--repo-id owner/name" in refused(shell, "publish", run)
+
+
+def test_a_damaged_file_is_not_published(hub, shell, run):
+    (file,) = (run / "pairs").glob("train-*")
+    file.write_bytes(file.read_bytes()[:-100])
+    assert "damaged or cut short" in refused(shell, "publish", run, "--repo-id", NAME)
+    assert hub.count("POST", "/commit/") == 0
+
+
+# The recipe's own `publish`, and recipes from the Hub
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe that needs no model: scored candidates as seeds."""
+    make_run(tmp_path / "given", PAIRS)
+    shutil.copy(tmp_path / "given" / "scored.jsonl", tmp_path / "scored.jsonl")
+    told = {
+        "output_dir": str(tmp_path / "built"),
+        "output_path": str(tmp_path / "built.jsonl"),
+        "seed_dataset": {"path": "scored.jsonl", "candidates": FIELDS.model_dump(exclude_none=True)
+                         | {"group_by": ["turn"]}},
+        "columns": [],
+        "output_projection": {"type": "preference_pairs", "candidates": "candidates",
+                              "score": "score", "strategy": "best_vs_worst", "test_size": 0.2},
+        "publish": {"repo_id": "org/built", "license": "cc-by-4.0", "languages": "en"},
+    }  # fmt: skip
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(told))
+    return file
+
+
+def test_build_publishes_at_its_end_and_again_changes_nothing(hub, shell, recipe):
+    done = shell.run("build", recipe)
+    assert done.code == 0, done.err
+    repository = hub.repositories["org/built"]
+    assert metadata(repository.tree())["license"] == "cc-by-4.0"
+    assert load(shell, "org/built")["test"] == rows(recipe.parent / "built", "pairs", "test")
+    before = dict(repository.refs)
+    again = shell.run("build", recipe)
+    assert again.code == 0, again.err
+    assert "nothing to do" in again.err and "nothing has changed" in again.out
+    assert repository.refs == before
+
+
+def test_a_recipe_that_learns_where_to_publish_publishes_what_is_finished(hub, shell, recipe):
+    told = yaml.safe_load(recipe.read_text())
+    recipe.write_text(yaml.safe_dump({k: v for k, v in told.items() if k != "publish"}))
+    assert shell.run("build", recipe).code == 0
+    assert not hub.repositories
+    recipe.write_text(yaml.safe_dump(told))
+    assert shell.run("build", recipe, "--no-publish").code == 0
+    assert not hub.repositories
+    published(shell, recipe.parent / "built")
+    assert "org/built" in hub.repositories
+
+
+@pytest.mark.parametrize("flags", [["--no-publish"], ["--rehearse"], ["--preview"]], ids=str)
+def test_nothing_is_published_by(hub, shell, recipe, flags):
+    assert shell.run("build", recipe, *flags, token=NONE).code == 0
+    assert not hub.asked
+
+
+def test_a_rehearsal_is_not_published(hub, shell, recipe):
+    assert shell.run("build", recipe, "--rehearse").code == 0
+    assert "rehearsal" in refused(shell, "publish", recipe.parent / "built-rehearsal")
+
+
+def test_build_looks_for_the_token_before_the_work(hub, shell, recipe):
+    line = refused(shell, "build", recipe, token=NONE)
+    assert "there is no Hub token" in line and "--no-publish" in line
+    assert not (recipe.parent / "built").exists()
+
+
+def test_a_build_whose_publication_fails_is_whole(hub, shell, recipe):
+    hub.fault("POST", "/commit/", 403)
+    line = refused(shell, "build", recipe)
+    assert f"`prefdata publish {recipe.parent / 'built'}` tries again" in line
+    published(shell, recipe.parent / "built")
+    assert "org/built" in hub.repositories
+
+
+def test_nothing_of_the_machine_is_in_what_is_published(hub, shell, recipe):
+    assert shell.run("build", recipe).code == 0
+    folder = str(recipe.parent).encode()
+    for path, file in hub.repositories["org/built"].tree().items():
+        assert folder not in file.data, path
+    told = yaml.safe_load(hub.repositories["org/built"].tree()["recipe.yaml"].data)
+    assert (told["output_dir"], told["output_path"]) == ("built", "built.jsonl")
+    assert "publish" not in told
+
+
+def test_a_published_recipe_builds_the_same_rows(hub, shell, recipe):
+    assert shell.run("build", recipe).code == 0
+    (tag,) = [ref for ref in hub.repositories["org/built"].refs if "/tags/" in ref]
+    address = f"hf://datasets/org/built@{tag.removeprefix('refs/tags/')}/recipe.yaml"
+    out, seeds = shell.folder / "again", f"seed_dataset.path={recipe.parent / 'scored.jsonl'}"
+    asked = len(hub.asked)
+    done = shell.run("build", address, seeds, "--out", out)
+    assert done.code == 0, done.err
+    assert rows(out, "pairs") == rows(recipe.parent / "built", "pairs")
+    assert {method for method, _ in hub.asked[asked:]} <= {"GET", "HEAD"}
+    line = refused(shell, "build", address)
+    assert "its seeds were in 'scored.jsonl'" in line and "seed_dataset.path=" in line
+
+
+MODEL = {
+    "alias": "m",
+    "model": "org/m",
+    "inference_parameters": {"temperature": 1, "max_tokens": 9},
+}
+TEXT = {"name": "text", "type": "llm_text", "model_alias": "m", "prompt": "{{ prompt }}"}
+DANGEROUS = {
+    "a function": (
+        {"columns": [{"name": "right", "type": "verifier", "method": "function",
+                      "function": "os:system", "candidates": "candidates"}]},
+        "may call no Python function",
+    ),
+    "code of a model": (
+        {"models": [MODEL | {"trust_remote_code": True}], "columns": [TEXT]},
+        "say --trust-remote-code",
+    ),
+    "a server": (
+        {"models": [MODEL | {"provider": "there"}], "columns": [TEXT],
+         "providers": [{"name": "there", "endpoint": "https://there.example/v1",
+                        "api_key": "HF_TOKEN"}]},
+        "prompts would be sent to https://there.example/v1 with the key in $HF_TOKEN",
+    ),
+    "a variable": ({"output_dir": "${oc.env:HF_TOKEN}"}, "would put variables of this machine"),
+    "a file of this machine": (
+        {"models": [MODEL], "columns": [{k: v for k, v in TEXT.items() if k != "prompt"}
+                                        | {"prompt_file": "/etc/hostname"}]},
+        "it names a prompt_file",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "told"), DANGEROUS.values(), ids=DANGEROUS.keys())
+def test_a_recipe_from_the_hub_may_not_reach_for(hub, shell, recipe, change, told):
+    text = yaml.safe_load(recipe.read_text()) | change
+    hub.make("user/bad", {"recipe.yaml": yaml.safe_dump(text).encode()})
+    seeds = f"seed_dataset.path={recipe.parent / 'scored.jsonl'}"
+    line = refused(shell, "plan", "hf://datasets/user/bad/recipe.yaml", seeds)
+    assert told in line
+
+
+def test_what_was_asked_for_is_given_by_a_flag_or_an_override(hub, shell, recipe):
+    text = yaml.safe_load(recipe.read_text()) | DANGEROUS["code of a model"][0]
+    hub.make("user/code", {"recipe.yaml": yaml.safe_dump(text).encode()})
+    words = [
+        "hf://datasets/user/code/recipe.yaml",
+        f"seed_dataset.path={recipe.parent / 'scored.jsonl'}",
+    ]
+    done = shell.run(
+        "build", *words, "--trust-remote-code", "--rehearse", "--out", shell.folder / "c"
+    )
+    assert done.code == 0, done.err
+    text = yaml.safe_load(recipe.read_text()) | DANGEROUS["a server"][0]
+    hub.make("user/server", {"recipe.yaml": yaml.safe_dump(text).encode()})
+    words[0] = "hf://datasets/user/server/recipe.yaml"
+    done = shell.run("plan", *words, "providers.0.endpoint=https://there.example/v1")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(("address", "told"), [
+    ("hf://datasets/user/none/recipe.yaml", "no such dataset"),
+    ("hf://datasets/user/there/other.yaml", "no such file"),
+    ("hf://datasets/user/there@v9/recipe.yaml", "no such revision"),
+    ("hf://user/there/recipe.yaml", "no address of a recipe"),
+])  # fmt: skip
+def test_a_recipe_that_is_not_on_the_hub_is_one_line(hub, shell, address, told):
+    hub.make("user/there", {"recipe.yaml": b"{}"})
+    assert told in refused(shell, "build", address)
