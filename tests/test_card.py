@@ -129,7 +129,8 @@ def test_counts_scores_and_lengths_are_those_of_the_run(run):
     _, prose = card_of(run)
     for line in (
         "| seeds | 11 |", "| candidates | 22 |", "| rows rejected | 1 |",
-        "| prompts with pairs | 10 |", "| pairs, train | 8 |", "| chosen | 3.100 | 3.100 | 3.100 | 3.100 |",
+        "| prompts with pairs | 10 |", "| pairs, train | 8 |",
+        "| chosen | 3.100 | 3.100 | 3.100 | 3.100 |",
         "| margin | 2.700 | 2.700 | 2.700 | 2.700 |",
         "Chosen is the longer text in 100.0% of the pairs and the shorter in 0.0%.",
         "| rejected, characters | 3.000 | 3.000 | 3.000 | 3.000 |",

@@ -72,8 +72,9 @@ def refused(shell, *args, token=WRITE):
     """The one line of a command that the user can mend."""
     done = shell.run(*args, token=token)
     assert done.code == 2, done.err
-    (line,) = [one for one in done.err.splitlines() if one.startswith("error: ")]
-    assert "Traceback" not in done.err
+    *before, line = done.err.splitlines()
+    assert line.startswith("error: ")
+    assert not any(one.startswith("error: ") for one in before)
     return line
 
 
@@ -349,6 +350,16 @@ def test_a_refusal_is_one_line_and_the_run_stays_whole(hub, shell, run, token, n
     assert len(hub.repositories["user/taken"].log()) == 2
 
 
+def test_offline_mode_is_one_line(hub, run, tmp_path):
+    words = [sys.executable, "-m", "prefdata", "publish", str(run), "--repo-id", NAME]
+    told = environment(hub, tmp_path) | {"HF_TOKEN": WRITE, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(words, env=told, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    why = "HF_HUB_OFFLINE is set, so the Hub is not asked; unset it"
+    assert done.stderr == f"error: publish: {NAME}: {why}\n"
+    assert not hub.asked
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_rights_lost_in_the_middle_are_one_line_too(hub, shell, run, status):
     hub.fault("POST", "/commit/", status)
@@ -360,24 +371,52 @@ def test_rights_lost_in_the_middle_are_one_line_too(hub, shell, run, status):
     assert load(shell, NAME)["train"] == rows(run, "pairs", "train")
 
 
-@pytest.mark.parametrize("change", ["fewer rows", "another row"])
-def test_rows_that_come_back_otherwise_are_an_error_and_get_no_tag(hub, shell, run, change):
-    def spoil(tree):
-        (name,) = [path for path in tree if path.startswith("pairs/train")]
-        table = pq.read_table(io.BytesIO(tree[name].data))
-        out = io.BytesIO()
-        order = range(table.num_rows - 1) if change == "fewer rows" else [1, 0, *range(2, 24)]
-        pq.write_table(table.take(list(order)), out)
-        return tree | {name: File(out.getvalue(), True)}
+def fewer_rows(file):
+    table = pq.read_table(io.BytesIO(file.data))
+    return as_file(table.slice(1))
 
-    hub.spoil = spoil
-    line = refused(shell, "publish", run, "--repo-id", NAME)
-    told = "23 rows for 24" if change == "fewer rows" else "other rows"
-    assert f"pairs/train, loaded back, has {told}" in line
+
+def rows_in_another_order(file):
+    table = pq.read_table(io.BytesIO(file.data))
+    return as_file(table.take([1, 0, *range(2, table.num_rows)]))
+
+
+def as_file(table):
+    out = io.BytesIO()
+    pq.write_table(table, out)
+    return File(out.getvalue(), True)
+
+
+SPOILED = {
+    "fewer rows": (fewer_rows, "pairs/train, loaded back, has 23 rows for 24"),
+    "another order": (rows_in_another_order, "pairs/train, loaded back, has other rows"),
+    "a file cut short": (lambda file: File(file.data[:-500], True), "cannot be loaded back"),
+    "no file": (lambda file: None, "cannot be loaded back"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "told"), SPOILED.values(), ids=SPOILED.keys())
+def test_rows_that_come_back_otherwise_are_an_error_and_get_no_tag(hub, shell, run, spoil, told):
+    def changed(tree):
+        (name,) = [path for path in tree if path.startswith("pairs/train")]
+        return {k: v for k, v in (tree | {name: spoil(tree[name])}).items() if v is not None}
+
+    hub.spoil = changed
+    assert told in refused(shell, "publish", run, "--repo-id", NAME)
     assert not any("/tags/" in ref for ref in hub.repositories[NAME].refs)
     hub.spoil = lambda tree: tree
     published(shell, run, "--repo-id", NAME)
     assert load(shell, NAME)["train"] == rows(run, "pairs", "train")
+
+
+def test_a_folder_of_the_same_name_is_not_what_is_read_back(hub, shell, run):
+    here = shell.folder / NAME
+    here.mkdir(parents=True)
+    (here / "rows.jsonl").write_text('{"x": 1}')
+    try:
+        published(shell, run, "--repo-id", NAME)
+    finally:
+        shutil.rmtree(here.parent)
 
 
 def test_after_kill_9_in_the_middle_of_a_file_only_what_is_missing_is_sent(

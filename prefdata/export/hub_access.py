@@ -80,7 +80,7 @@ def refusals(repo_id: str) -> Iterator[None]:
         ) from err
     except HfHubHTTPError as err:
         raise PrefdataError(f"publish: {repo_id}: {_explain(err, repo_id)}") from err
-    except HTTP_ERRORS as err:
+    except (HTTP_ERRORS, ConnectionError, TimeoutError) as err:
         raise PrefdataError(
             f"publish: {repo_id}: the Hub cannot be reached ({describe(err)}); see that this "
             "machine has the network, then publish again"

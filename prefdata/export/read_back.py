@@ -3,10 +3,12 @@
 import tempfile
 from collections.abc import Mapping
 
+import pyarrow as pa
 from datasets import load_dataset
 
 from prefdata.errors import PrefdataError
 from prefdata.export.content import Content, measure_content
+from prefdata.export.hub_access import HTTP_ERRORS, describe
 
 Contents = Mapping[str, Mapping[str, Content]]
 """By config and split."""
@@ -17,11 +19,25 @@ def read_back(repo_id: str, commit: str, sent: Contents) -> None:
     """Load every split of a commit, over the network and past every cache.
 
     Raises:
-        PrefdataError: rows are missing or other rows than were sent.
+        PrefdataError: it cannot be loaded, or has other rows than were sent.
     """
+    try:
+        _read_back(repo_id, commit, sent)
+    except HTTP_ERRORS:
+        raise
+    except (OSError, ValueError, pa.ArrowException) as err:
+        raise PrefdataError(
+            f"publish: {repo_id}: what was sent cannot be loaded back: {describe(err)}; publish "
+            "again: what the Hub has is not sent twice"
+        ) from err
+
+
+def _read_back(repo_id: str, commit: str, sent: Contents) -> None:
+    # a plain owner/name would be sought as a folder of this machine first
+    place = f"hf://datasets/{repo_id}"
     with tempfile.TemporaryDirectory(prefix="prefdata-read-back-") as empty:
         for config, splits in sent.items():
-            found = load_dataset(repo_id, config, revision=commit, streaming=True, cache_dir=empty)
+            found = load_dataset(place, config, revision=commit, streaming=True, cache_dir=empty)
             if set(found) != set(splits):
                 raise _differs(repo_id, config, f"splits {sorted(found)} for {sorted(splits)}")
             for split, content in splits.items():
