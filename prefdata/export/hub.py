@@ -19,6 +19,7 @@ from huggingface_hub.utils.sha import git_hash
 from prefdata.errors import PrefdataError
 from prefdata.export.hub_access import Patience, Say, check_token, refusals
 from prefdata.export.parcel import FOLDERS, REPORT, Parcel, pack
+from prefdata.export.public import find_local_paths
 from prefdata.export.publishing import Publication, Wishes
 from prefdata.export.read_back import read_back
 from prefdata.finished import FinishedRun, open_run
@@ -63,6 +64,8 @@ def publish_run(
         place.open()
         parcel = pack(finished, settings)
         write_text(run / "README.md", parcel.card)
+        for path in find_local_paths(finished):
+            say(f"the rows name {path} as this machine does (columns like chosen_model); name a checkpoint by its Hub id, or relative to the recipe, where nobody should see that")  # fmt: skip  # noqa: E501
         place.bring(parcel)
         say(f"{settings.repo_id}: reading it back")
         place.retry(lambda: read_back(settings.repo_id, place.commit, parcel.contents))
@@ -172,7 +175,7 @@ class _Place:
             self.retry(lambda: self.api.create_repo(
                 **self._name, private=self.settings.private, exist_ok=True
             ))  # fmt: skip
-        if self.revision != MAIN:
+        if self.revision != MAIN and not self.revision.startswith("refs/"):
             self.retry(lambda: self.api.create_branch(
                 **self._name, branch=self.revision, exist_ok=True
             ))  # fmt: skip
