@@ -128,6 +128,7 @@ class Hub:
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
+        self._http.handle_error = lambda *about: None  # clients are killed here
         self.lock = threading.RLock()
         self.reset()
         threading.Thread(target=self._http.serve_forever, daemon=True).start()

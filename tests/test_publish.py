@@ -546,6 +546,22 @@ def test_nothing_of_the_machine_is_in_what_is_published(hub, shell, recipe):
     assert "publish" not in told
 
 
+def test_a_checkpoint_named_by_a_path_of_this_machine_is_told(hub, shell, project):
+    project.recipe["models"][0]["model"] = "/data/lm"
+    done = shell.run("build", project.write(), "--rehearse", "--out", project.folder / "run")
+    assert done.code == 0, done.err
+    run = project.folder / "run-rehearsal"
+    record = orjson.loads((run / "run.json").read_bytes()) | {"rehearsed": False}
+    (run / "run.json").write_bytes(orjson.dumps(record))
+    done = published(shell, run, "--repo-id", NAME)
+    assert "the rows name /data/lm as this machine does" in done.err
+    tree = hub.repositories[NAME].tree()
+    assert not any(
+        b"/data/lm" in tree[name].data for name in ("README.md", "recipe.yaml", "run.json")
+    )
+    assert load(shell, NAME, "candidates")["train"] == rows(run, "candidates")
+
+
 def test_a_published_recipe_builds_the_same_rows(hub, shell, recipe):
     assert shell.run("build", recipe).code == 0
     (tag,) = [ref for ref in hub.repositories["org/built"].refs if "/tags/" in ref]
