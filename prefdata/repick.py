@@ -112,6 +112,7 @@ def pairs_of_file(
             "candidates": count,
             "rehearsed": False,
             "source": file.name,
+            "fields": fields.model_dump(exclude_none=True),
             "seed": seed,
         }
         work = {

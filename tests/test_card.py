@@ -1,6 +1,8 @@
 """The dataset card: its YAML, its figures, its snippets."""
 
 import re
+import shlex
+import shutil
 from dataclasses import replace
 
 import orjson
@@ -11,8 +13,10 @@ from datasets import load_dataset
 from jinja2 import Environment
 from runs import DIALOGUE, TOOL, make_run
 from trl import is_conversational
+from typer.testing import CliRunner
 
 from prefdata.build import build
+from prefdata.cli import app
 from prefdata.export.card import _size_category, make_card
 from prefdata.export.card_figures import measure_pairs
 from prefdata.export.parcel import pack
@@ -113,8 +117,10 @@ def test_models_and_source_of_the_hub_are_named_with_their_revisions(built, proj
     metadata = yaml.safe_load(card.split("---\n")[1])
     assert metadata["base_model"] == ["org/writer"]
     assert metadata["source_datasets"] == ["org/prompts"]
-    named = metadata["prefdata"]["models"]
-    assert named == [{"alias": "hot", "model": "org/writer", "revision": "a" * 40}]
+    assert metadata["prefdata"]["models"] == [
+        {"alias": "hot", "model": "org/writer", "revision": "a" * 40},
+        {"alias": "grader", "model": "reward", "revision": "b" * 32},
+    ]
     assert metadata["prefdata"]["source"]["revision"] == "v3"
     assert "| `hot` | org/writer | commit `aaaa" in card
     assert "temperature 0.9, max_tokens 32" in card
@@ -186,6 +192,19 @@ def test_the_snippet_makes_what_trl_takes(tmp_path, prompt):
     for row in scope["pairs"]["train"]:
         assert set(row) == {"prompt", "chosen", "rejected"}
         assert is_conversational(row)
+
+
+def test_the_command_of_a_run_from_a_file_makes_the_same_pairs(run, tmp_path, monkeypatch):
+    _, prose = card_of(run)
+    (line,) = [line for line in prose.splitlines() if line.startswith("prefdata pairs ")]
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(run.parent / "scored.jsonl", tmp_path)
+    done = CliRunner().invoke(app, shlex.split(line)[1:])
+    assert done.exit_code == 0, done.output
+    for stem in ("train", "test"):
+        assert list(read_rows(tmp_path / "again" / "pairs", stem=stem)) == list(
+            read_rows(run / "pairs", stem=stem)
+        )
 
 
 def test_texts_of_the_recipe_cannot_break_the_card(project):

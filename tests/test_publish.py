@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -562,18 +563,20 @@ def test_a_checkpoint_named_by_a_path_of_this_machine_is_told(hub, shell, projec
     assert load(shell, NAME, "candidates")["train"] == rows(run, "candidates")
 
 
-def test_a_published_recipe_builds_the_same_rows(hub, shell, recipe):
+def test_the_command_on_the_card_builds_the_same_rows(hub, shell, recipe):
     assert shell.run("build", recipe).code == 0
-    (tag,) = [ref for ref in hub.repositories["org/built"].refs if "/tags/" in ref]
-    address = f"hf://datasets/org/built@{tag.removeprefix('refs/tags/')}/recipe.yaml"
-    out, seeds = shell.folder / "again", f"seed_dataset.path={recipe.parent / 'scored.jsonl'}"
+    card = (recipe.parent / "built" / "README.md").read_text()
+    (line,) = [line for line in card.splitlines() if line.startswith("prefdata build hf://")]
+    shutil.copy(recipe.parent / "scored.jsonl", shell.folder)
     asked = len(hub.asked)
-    done = shell.run("build", address, seeds, "--out", out)
+    done = shell.run(*shlex.split(line)[1:], "--out", shell.folder / "again")
     assert done.code == 0, done.err
-    assert rows(out, "pairs") == rows(recipe.parent / "built", "pairs")
+    assert rows(shell.folder / "again", "pairs") == rows(recipe.parent / "built", "pairs")
     assert {method for method, _ in hub.asked[asked:]} <= {"GET", "HEAD"}
-    line = refused(shell, "build", address)
-    assert "its seeds were in 'scored.jsonl'" in line and "seed_dataset.path=" in line
+    (shell.folder / "scored.jsonl").unlink()
+    words = [word for word in shlex.split(line)[1:] if not word.startswith("seed_dataset")]
+    error = refused(shell, *words)
+    assert "its seeds were in 'scored.jsonl'" in error and "seed_dataset.path=" in error
 
 
 MODEL = {

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow.parquet as pq
 import yaml
 from datasets import Features
@@ -58,7 +59,7 @@ def make_card(run: FinishedRun, settings: Publish, contents: Contents, tag: str)
 
 
 def _metadata(run: FinishedRun, settings: Publish, contents: Contents, tag: str) -> Facts:
-    models = [fact for fact in _models(run) if fact["hub"]]
+    models = _models(run)
     source = _source(run)
     named: Facts = {
         "license": settings.license,
@@ -67,7 +68,7 @@ def _metadata(run: FinishedRun, settings: Publish, contents: Contents, tag: str)
         "tags": list(dict.fromkeys((*TAGS, *settings.tags))),
         "size_categories": [_size_category(_pairs(contents))],
         "source_datasets": [source["id"]] if source and source["id"] else None,
-        "base_model": list(dict.fromkeys(fact["model"] for fact in models)),
+        "base_model": list(dict.fromkeys(fact["model"] for fact in models if fact["hub"])),
     }
     return {key: value for key, value in named.items() if value} | {
         "configs": [_config(name, splits) for name, splits in contents.items()],
@@ -166,7 +167,7 @@ def _models(run: FinishedRun) -> list[Facts]:
             "model": shorten(model.model, run.loaded.folder),
             "hub": is_hub,
             "is_local": server is None and not is_hub,
-            "revision": checkpoint if is_hub else model.revision,
+            "revision": model.revision if server else checkpoint,
             "place": f"server `{server.name}`" if server else
             f"commit `{checkpoint}`" if is_hub else f"local, content hash `{checkpoint}`",
             "uses": uses,
@@ -211,13 +212,7 @@ def _command(
 ) -> str:
     """The command that builds it again, with what must be given where the repository lacks it."""
     if run.recipe is None:
-        rule = run.record["projection"]
-        kept = {k: v for k, v in rule.items() if v not in (None, [], ()) and k != "type"}
-        given = [f"{k}={yaml.safe_dump(v, default_flow_style=True).splitlines()[0]}" for k, v in
-                 kept.items()]  # fmt: skip
-        file = run.record["source"]
-        words = ["prefdata", "pairs", file, *given, "--seed", str(run.seed), "--out", "again"]
-        return " ".join(map(shlex.quote, words))
+        return _repick_command(run)
     words = ["prefdata", "build", f"hf://datasets/{settings.repo_id}@{tag}/recipe.yaml"]
     if source and source["id"] is None:
         value = source["names"][0] if len(source["names"]) == 1 else str(source["names"])
@@ -227,6 +222,19 @@ def _command(
         f"providers.{number}.endpoint={one.endpoint}"
         for number, one in enumerate(run.recipe.providers)
     ]
+    return " ".join(map(shlex.quote, words))
+
+
+def _repick_command(run: FinishedRun) -> str:
+    record = run.record
+    fields = record["fields"]
+    words = ["prefdata", "pairs", record["source"]]
+    for key, value in record["projection"].items():
+        if value is not None and key != "type":
+            words.append(f"{key}={orjson.dumps(value).decode()}")
+    words += ["--group", fields["group_by"][0], "--prompt", fields["prompt"]]
+    words += ["--text", fields["text"], "--score", fields["score"]]
+    words += ["--seed", str(run.seed), "--out", "again"]
     return " ".join(map(shlex.quote, words))
 
 

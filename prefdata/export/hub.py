@@ -27,8 +27,8 @@ from prefdata.publication import Publish, check_repo_id
 from prefdata.runtime.disk import disk_errors, hold, write_text
 
 MAIN = "main"
-MARK = "run.json"
-"""The file by which a repository shows that prefdata made it."""
+MARKS = {"run.json", "pairs"}
+"""What stands in a repository that prefdata made."""
 IGNORED = {".gitattributes", "README.md"}
 PATIENCE = Patience()
 Change = CommitOperationAdd | CommitOperationDelete
@@ -65,7 +65,10 @@ def publish_run(
         parcel = pack(finished, settings)
         write_text(run / "README.md", parcel.card)
         for path in find_local_paths(finished):
-            say(f"the rows name {path} as this machine does (columns like chosen_model); name a checkpoint by its Hub id, or relative to the recipe, where nobody should see that")  # fmt: skip  # noqa: E501
+            say(
+                f"the rows name {path} as this machine does (columns like chosen_model); name a "
+                "checkpoint by its Hub id, or relative to the recipe, where nobody should see that"
+            )
         place.bring(parcel)
         say(f"{settings.repo_id}: reading it back")
         place.retry(lambda: read_back(settings.repo_id, place.commit, parcel.contents))
@@ -159,12 +162,12 @@ class _Place:
             )
         if info.private and not self.settings.private:
             self.say(f"{self.settings.repo_id}: private on the Hub, and stays so: change it there")
-        files = {one.rfilename for one in info.siblings or ()} - IGNORED
-        if files and MARK not in files and not self.is_request:
+        files = {one.rfilename.split("/")[0] for one in info.siblings or ()} - IGNORED
+        if files and not files.issuperset(MARKS) and not self.is_request:
             raise PrefdataError(
-                f"publish: {self.settings.repo_id} is taken: it holds {sorted(files)[0]!r} and no "
-                f"{MARK}, so prefdata did not make it; name another with --repo-id, or propose "
-                "the change with --create-pr"
+                f"publish: {self.settings.repo_id} is taken: it holds {sorted(files)[0]!r}, and "
+                "prefdata did not make it; name another with --repo-id, or propose the change with "
+                "--create-pr"
             )
         return True
 
@@ -193,11 +196,12 @@ class _Place:
         if not changes:
             return
         self.say(f"{self.settings.repo_id}: {len(changes)} files change")
+        self.is_new = True  # even where only the reply to the commit is lost
         made = self.api.create_commit(
             **self._name, operations=changes, commit_message=parcel.title, parent_commit=head,
             revision=self.revision, create_pr=self.is_request and "refs/pr/" not in self.revision,
         )  # fmt: skip
-        self.commit, self.is_new = made.oid, True
+        self.commit = made.oid
         self.revision, self.url = made.pr_revision or self.revision, made.pr_url or self.url
 
     def _find_request(self, title: str) -> int | None:
@@ -228,9 +232,8 @@ class _Place:
         if known == self.commit:
             return
         if known is not None:
-            if not any(
-                isinstance(c, CommitOperationAdd) for c in self._changes(parcel.data, known)
-            ):
+            missing = self._changes(parcel.data, known)
+            if not any(isinstance(one, CommitOperationAdd) for one in missing):
                 return
             self.say(f"{parcel.tag}: named other rows, those of {known[:12]}; it is moved")
             self.api.delete_tag(**self._name, tag=parcel.tag)

@@ -1,5 +1,6 @@
 """The Hub's moods: what is tried again and for how long, and every refusal as one sentence."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +9,6 @@ from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, errors, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils._http import parse_ratelimit_headers
 
 from prefdata.errors import PrefdataError
 
@@ -16,6 +16,8 @@ Say = Callable[[str], None]
 Value = TypeVar("Value")
 HTTP_ERRORS: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
 """What the client's HTTP library raises: the connection was lost, or never made."""
+_RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=(?P<seconds>\d+)")
+"""None are left until so many seconds from now (draft-ietf-httpapi-ratelimit-headers-09)."""
 PASSING = (408, 409, 412, 429, 500, 502, 503, 504)
 """Statuses that another try may not meet: 409 and 412 mean that somebody else was quicker."""
 
@@ -125,5 +127,5 @@ def _wished_wait(err: Exception) -> float | None:
     headers = err.response.headers
     if (told := headers.get("Retry-After", "").strip()).isdigit():
         return float(told)
-    limit = parse_ratelimit_headers(headers)
-    return float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None
+    limit = _RATE_LIMIT.search(headers.get("RateLimit", ""))
+    return float(limit["seconds"]) if limit else None

@@ -10,6 +10,8 @@ import orjson
 import yaml
 
 from prefdata.finished import FinishedRun
+from prefdata.recipe import RewardModel
+from prefdata.recipe_columns import aliases_of
 from prefdata.record import Record
 
 _PLACES = ("output_dir", "output_path")
@@ -42,9 +44,8 @@ def make_public_recipe(run: FinishedRun) -> str | None:
         seeds["path"] = shorten(paths, folder)
     for model in raw.get("models", ()):
         model["model"] = shorten(model["model"], folder)
-        model.update(
-            {"engine": _shorten_values(model["engine"], folder)} if model.get("engine") else {}
-        )
+        if model.get("engine"):
+            model["engine"] = _shorten_values(model["engine"], folder)
     return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
 
 
@@ -64,10 +65,17 @@ def make_public_record(run: FinishedRun, contents: Record) -> bytes:
 
 
 def find_local_paths(run: FinishedRun) -> list[str]:
-    """Absolute paths of checkpoints; rows name them, and rows are published as they are."""
-    recipe = run.recipe
-    models = [model.model for model in recipe.models] if recipe else []
-    return sorted({path for path in models if Path(path).is_absolute()})
+    """Absolute paths of checkpoints that rows name, and rows are published as they are."""
+    if run.recipe is None:
+        return []
+    writers = {
+        alias
+        for column in run.recipe.columns
+        if not isinstance(column, RewardModel)
+        for alias in aliases_of(column)
+    }
+    named = (model.model for model in run.recipe.models if model.alias in writers)
+    return sorted({path for path in named if Path(path).is_absolute()})
 
 
 def _shorten_values(value: Any, folder: Path) -> Any:
