@@ -45,6 +45,7 @@ from prefdata.runtime.expansion import rows_added, run_expansion
 from prefdata.runtime.fleet import Fleet
 from prefdata.runtime.folders import RowsWriter, count_rows, link_folder, read_tables
 from prefdata.runtime.machine import Machine
+from prefdata.runtime.pace import Pace, keep_pace
 from prefdata.runtime.passes import Sweep, rejects_of, run_ahead, run_pass
 from prefdata.runtime.progress import Progress, show_progress
 from prefdata.seeds import Seeds, load_seeds
@@ -84,8 +85,9 @@ def build(
         disk_errors(out),
         hold(out),
         Fleet(loaded, out, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
+        keep_pace(fleet.work) as pace,
     ):
-        run = _Run(loaded, out, fleet, say)
+        run = _Run(loaded, out, fleet, pace, say)
         seeds = run.load_seeds()
         folder, fingerprint = run.save_seeds(seeds)
         folders = [folder]
@@ -129,8 +131,10 @@ class _Run:
     loaded: LoadedRecipe
     out: Path
     fleet: Fleet
+    pace: Pace
     say: Say
     seconds: dict[str, float] = field(default_factory=dict)
+    slowest: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe:
@@ -202,9 +206,11 @@ class _Run:
             for number, sitting in enumerate(before, start=1):
                 name = f"{step.name} ({number} of {len(before) + 1} models)"
                 with self._progress(name, source) as progress:
-                    run_ahead(self._sweep(step, sitting), source, progress)
+                    run_ahead(sweep := self._sweep(step, sitting), source, progress)
+                self.slowest[name] = sweep.slowest.rows()
             with self._progress(step.name, source) as progress:
-                run_pass(self._sweep(step, last), source, target, progress)
+                run_pass(sweep := self._sweep(step, last), source, target, progress)
+            self.slowest[step.name] = sweep.slowest.rows()
 
     def choose(self, folders: list[Path]) -> dict[str, Any]:
         """Write candidates, pairs, rejects and the JSONL copies; returns their counts."""
@@ -251,6 +257,8 @@ class _Run:
             "tokens": {"prompt": work.prompt_tokens, "completion": work.completion_tokens},
             "seconds": self.seconds | {"total": time.time() - started},
             "started": started,
+            "pace": self.pace.told(),
+            "slowest": self.slowest,
             "versions": {name: version(name) for name in VERSIONS if find_spec(name)},
             "python": platform.python_version(),
         }
@@ -297,6 +305,7 @@ class _Run:
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
+        self.pace.begin(name)
         start = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - start

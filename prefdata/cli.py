@@ -240,6 +240,52 @@ def publish(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file; <RUN>/report.html by default.")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Another finished run, shown beside this one.")
+    ] = None,
+) -> None:
+    """Write one HTML file with a run's figures, pairs and rejects. It needs no network."""
+    with _exit_codes():
+        from prefdata.export import make_report
+        from prefdata.summary import print_report
+
+        print_report(make_report(run, out, compare=compare))
+
+
+@app.command()
+def inspect(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    rejects: Annotated[
+        bool, typer.Option("--rejects", help="Rejects with their reasons, instead of pairs.")
+    ] = False,
+    search: Annotated[
+        str, typer.Option(help="Only rows that hold these words, in any text and any case.")
+    ] = "",
+    rows: Annotated[
+        int | None, typer.Option("-n", min=1, help="Print so many and do not ask.")
+    ] = None,
+) -> None:
+    """Page through a run's pairs; where no terminal is, all are printed as plain text."""
+    with _exit_codes():
+        from itertools import islice
+
+        from prefdata.pager import Shelf, find_rows, page_rows, print_rows
+        from prefdata.terminal import open_console
+
+        console, kind = open_console(), "reject" if rejects else "pair"
+        opened = find_rows(run, rejects=rejects, search=search)
+        if rows is None and console.is_terminal and sys.stdin.isatty():
+            page_rows(console, Shelf(opened), kind, input)
+        else:
+            print_rows(console, islice(opened(), rows), kind)
+
+
+@app.command()
 def train(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     overrides: Annotated[

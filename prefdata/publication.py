@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, field_validator
 from pydantic_core import PydanticCustomError
 
 from prefdata.recipe_values import Filled, Frozen
@@ -45,7 +45,7 @@ class Publish(Frozen):
     """The card's title."""
     tags: tuple[Filled, ...] = ()
     """Besides preference, dpo, rlhf, synthetic and prefdata."""
-    configs: Annotated[tuple[ConfigName, ...], Field(min_length=1)] = CONFIGS
+    configs: tuple[ConfigName, ...] = CONFIGS
     """Which of pairs, candidates and rejects go along; pairs always do."""
 
     @field_validator("languages", mode="before")

@@ -10,13 +10,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefdata.estimate import FLOPS, Estimate, estimate_pass
-from prefdata.export import Export
+from prefdata.export import Export, Report
 from prefdata.export.publishing import Publication
 from prefdata.plan import plan_passes
 from prefdata.recipe_columns import columns_made, columns_needed
 from prefdata.recipe_loader import LoadedRecipe
 from prefdata.runtime.folders import read_rows
 from prefdata.seeds import load_seeds
+from prefdata.terminal import open_console, print_row
 
 SAMPLE = 200
 """Seed rows on which `plan` measures prompts."""
@@ -130,19 +131,23 @@ def _trained(result: dict[str, Any]) -> Iterable[tuple[str, str]]:
 
 def print_records(run: Path) -> None:
     """Every row of a run in full: candidates or responses, then pairs, then rejects."""
-    console = Console()
+    console = open_console()
     for title, folder in (("row", "candidates"), ("pair", "pairs"), ("reject", "rejects")):
         for number, row in enumerate(read_rows(run / folder), start=1):
-            console.rule(f"{title} {number}", align="left")
-            for name, value in row.items():
-                console.print(f"[bold]{escape(name)}[/bold]", end=": ")
-                console.print(_shown(value), markup=False, highlight=False)
+            if title == "reject":
+                row["row"] = orjson.loads(row["row"] or "null")
+            print_row(console, f"{title} {number}", row)
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, list | dict):
-        return orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode()
-    return str(value)
+def print_report(report: Report) -> None:
+    """Where a report lies, and what it warns of."""
+    console = open_console()
+    pairs, whole = report.shown
+    told = f"{pairs:,} pairs" if pairs == whole else f"{pairs:,} of {whole:,} pairs"
+    size = f"{report.bytes / 2**20:,.1f} MiB"
+    console.print(f"{report.file}: {told}, {size}; open it in a browser")
+    for warning in report.warnings:
+        console.print(warning, style="yellow")
 
 
 def print_plan(loaded: LoadedRecipe) -> None:

@@ -21,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 WRITE, READ, OTHER, FINE, NONE = "hf_write", "hf_read", "hf_other", "hf_fine", ""
 TOKENS = {WRITE: ("user", "write"), READ: ("user", "read"), OTHER: ("other", "write"),
           FINE: ("user", "fineGrained")}  # fmt: skip
@@ -39,6 +41,7 @@ class Fault:
     """What happens to the next requests of a kind: a status, or one of
 
     `reset`: the connection ends in the middle of the body, the request's or else the reply's;
+    `page`: 503 and a page of HTML;
     `lost`: the request is carried out and the connection ends before the reply;
     `hang`: the body stops in its middle until `free` is set.
     """
@@ -204,6 +207,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.read_body()
             self.fault.reached.set()
             raise Refusal(self.fault.what, "told to fail", headers=self.fault.headers)
+        if self.fault and self.fault.what == "page":
+            self.fault, fault = None, self.fault
+            fault.reached.set()
+            self.reply(status=503, headers={"Content-Type": "text/html"}, data=b"<html>busy</html>")
+            return
         if self.fault and self.command in ("PUT", "POST") and self.fault.what in ("reset", "hang"):
             self._break_off()
             return
@@ -441,7 +449,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.reply()
 
     def check_yaml(self):
-        self.reply({"errors": [], "warnings": []})
+        metadata = yaml.safe_load(self.json()["content"].split("---\n")[1])
+        if metadata.get("license", "mit") not in ("mit", "apache-2.0", "cc-by-4.0"):
+            errors = [{"message": '"license" must be one of [apache-2.0, mit, …]'}]
+            self.reply({"errors": errors, "warnings": []}, status=400)
+        else:
+            self.reply({"errors": [], "warnings": []})
 
     def commit(self, name, revision):
         lines = [json.loads(line) for line in self.read_body().splitlines() if line.strip()]

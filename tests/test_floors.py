@@ -42,6 +42,8 @@ FLOORS = {
     "train": 5,
     "repick": 6,
     "build": 6,
+    "terminal": 6,
+    "pager": 6,
     "summary": 6,
     "cli": 7,
     "__main__": 8,

@@ -17,6 +17,7 @@ import yaml
 from hub_stub import FINE, NONE, OTHER, READ, WRITE, File, Hub, Shell, environment
 from runs import DIALOGUE, FIELDS, make_run
 
+from prefdata.errors import PrefdataError
 from prefdata.runtime.folders import read_rows
 
 NAME = "user/pairs"
@@ -58,7 +59,7 @@ def run(made, tmp_path):
 def hashes(folder):
     found = {}
     for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.name != "README.md":
+        if file.is_file() and file.name not in ("README.md", "report.html"):
             found[str(file.relative_to(folder))] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
 
@@ -149,13 +150,19 @@ def test_files_of_others_stay(hub, shell, run):
     assert repository.tree()["README.md"].data == (run / "README.md").read_bytes()
 
 
-def test_the_report_goes_along_where_there_is_one(hub, shell, run):
+def test_the_report_goes_along_and_is_made_where_it_is_missing_or_older_than_the_run(
+    hub, shell, run
+):
+    published(shell, run, "--repo-id", NAME)
+    page = hub.repositories[NAME].tree()["report.html"].data
+    assert page == (run / "report.html").read_bytes()
+    assert page.startswith(b"<!DOCTYPE html>")
     (run / "report.html").write_text("<html></html>")
     published(shell, run, "--repo-id", NAME)
     assert hub.repositories[NAME].tree()["report.html"].data == b"<html></html>"
-    (run / "report.html").unlink()
+    (run / "run.json").touch()
     published(shell, run, "--repo-id", NAME)
-    assert "report.html" not in hub.repositories[NAME].tree()
+    assert hub.repositories[NAME].tree()["report.html"].data.startswith(b"<!DOCTYPE html>")
 
 
 TOLD = [*DIALOGUE, {"role": "tool", "name": "add", "content": "6"}]
@@ -225,6 +232,15 @@ def test_no_token_is_in_any_file(hub, shell, run):
     assert not any(WRITE.encode() in data for data in [*written, *sent])
 
 
+def test_the_token_that_hf_auth_login_has_saved_is_enough(hub, shell, run):
+    saved = shell.folder / "hf" / "token"
+    saved.write_text(WRITE)
+    try:
+        published(shell, run, "--repo-id", NAME, token=NONE)
+    finally:
+        saved.unlink()
+
+
 # Who may see it
 
 
@@ -246,6 +262,8 @@ PASSING = {
     "repository, 503": ("POST", "/repos/create", 503),
     "listing, reset": ("GET", "/tree/", "reset"),
     "before the upload, 500": ("POST", "/preupload/", 500),
+    "card, 503": ("POST", "/validate-yaml", 503),
+    "card, a page in place of an answer": ("POST", "/validate-yaml", "page"),
     "upload, 429": ("PUT", "/_lfs/", 429, {"Retry-After": "1"}),
     "upload, 500": ("PUT", "/_lfs/", 500),
     "upload, reset in the middle of a file": ("PUT", "/_lfs/", "reset"),
@@ -487,6 +505,20 @@ def recipe(tmp_path):
     return file
 
 
+@pytest.mark.parametrize(("settings", "told"), [
+    ({"repo_id": "pairs"}, "publish.repo_id: 'pairs' is no dataset's name; write owner/name"),
+    ({"repo_id": "a/b", "configs": ["candidates"]}, "publish.configs: 'pairs' is missing"),
+    ({"repo_id": "a/b", "configs": ["pair"]}, "did you mean 'pairs'?"),
+    ({"repo_id": "a/b", "licence": "mit"}, "did you mean 'license'?"),
+    ({"private": False}, "publish.repo_id: this key is missing"),
+])  # fmt: skip
+def test_a_wrong_setting_is_one_line(project, settings, told):
+    project.recipe["publish"] = settings
+    with pytest.raises(PrefdataError) as caught:
+        project.load()
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_build_publishes_at_its_end_and_again_changes_nothing(hub, shell, recipe):
     done = shell.run("build", recipe)
     assert done.code == 0, done.err
@@ -521,6 +553,13 @@ def test_nothing_is_published_by(hub, shell, recipe, flags):
 def test_a_rehearsal_is_not_published(hub, shell, recipe):
     assert shell.run("build", recipe, "--rehearse").code == 0
     assert "rehearsal" in refused(shell, "publish", recipe.parent / "built-rehearsal")
+
+
+def test_a_card_that_the_hub_refuses_is_one_line(hub, shell, recipe):
+    line = refused(shell, "build", recipe, "publish.license=mine")
+    assert 'Invalid metadata in README.md.; "license" must be one of' in line
+    assert shell.run("build", recipe).code == 0
+    assert metadata(hub.repositories["org/built"].tree())["license"] == "cc-by-4.0"
 
 
 def test_build_looks_for_the_token_before_the_work(hub, shell, recipe):
@@ -635,6 +674,27 @@ def test_what_was_asked_for_is_given_by_a_flag_or_an_override(hub, shell, recipe
     words[0] = "hf://datasets/user/server/recipe.yaml"
     done = shell.run("plan", *words, "providers.0.endpoint=https://there.example/v1")
     assert done.code == 0, done.err
+
+
+def test_a_recipe_is_not_fetched_with_a_token_that_the_hub_does_not_know(hub, shell):
+    hub.make("user/there", {"recipe.yaml": b"{}"})
+    address = "hf://datasets/user/there/recipe.yaml"
+    line = refused(shell, "build", address, token="hf_wrong")
+    assert f"{address}: the Hub does not give the recipe: 401 Unauthorized; see the token" in line
+
+
+def test_a_recipe_that_was_fetched_is_there_without_the_network(hub, recipe, tmp_path):
+    hub.make("user/there", {"recipe.yaml": recipe.read_bytes()})
+    words = [sys.executable, "-m", "prefdata", "plan", "hf://datasets/user/there/recipe.yaml"]
+    seeds = f"seed_dataset.path={recipe.parent / 'scored.jsonl'}"
+    told = environment(hub, tmp_path) | {"HF_TOKEN": WRITE}
+    offline = told | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([*words, seeds], env=offline, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "cannot be reached, and this machine has no copy" in done.stderr
+    for place in (told, offline):
+        done = subprocess.run([*words, seeds], env=place, capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("address", "told"), [

@@ -1,6 +1,15 @@
-"""What leaves a finished run: files for trainers."""
+"""What leaves a finished run: files for trainers, a page for people."""
 
 from prefdata.export.files import Export, ExportOptions, export_run
 from prefdata.export.formats import FORMATS
+from prefdata.export.report import Report, make_report, write_report
 
-__all__ = ["FORMATS", "Export", "ExportOptions", "export_run"]
+__all__ = [
+    "FORMATS",
+    "Export",
+    "ExportOptions",
+    "Report",
+    "export_run",
+    "make_report",
+    "write_report",
+]

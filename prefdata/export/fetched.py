@@ -14,12 +14,14 @@ import yaml
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
 from prefdata.errors import PrefdataError
-from prefdata.export.hub_access import refusals
+from prefdata.export.hub_access import HTTP_ERRORS, describe
 from prefdata.recipe import Recipe, Verifier
 from prefdata.recipe_loader import LoadedRecipe, load_recipe
 from prefdata.seed_files import SUFFIXES
@@ -63,20 +65,29 @@ def _fetch(address: str) -> Path:
             f"{address}: no address of a recipe; write hf://datasets/owner/name/recipe.yaml, or "
             "hf://datasets/owner/name@revision/recipe.yaml"
         )
-    with refusals(found["repo"]):
-        try:
-            return Path(
-                hf_hub_download(
-                    found["repo"], found["file"], revision=found["revision"], repo_type="dataset"
-                )
+    try:
+        return Path(
+            hf_hub_download(
+                found["repo"], found["file"], revision=found["revision"], repo_type="dataset"
             )
-        except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as err:
-            what = {RepositoryNotFoundError: "dataset", RevisionNotFoundError: "revision"}
-            missing = next((w for kind, w in what.items() if isinstance(err, kind)), "file")
-            raise PrefdataError(
-                f"{address}: there is no such {missing} on the Hub, or it is private and this "
-                "machine has no token for it; see the address, or run `hf auth login`"
-            ) from err
+        )
+    except LocalEntryNotFoundError as err:
+        raise PrefdataError(
+            f"{address}: the Hub cannot be reached, and this machine has no copy of the recipe; "
+            "see that it has the network, or give the path of a file"
+        ) from err
+    except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as err:
+        what = {RepositoryNotFoundError: "dataset", RevisionNotFoundError: "revision"}
+        missing = next((w for kind, w in what.items() if isinstance(err, kind)), "file")
+        raise PrefdataError(
+            f"{address}: there is no such {missing} on the Hub, or it is private and this "
+            "machine has no token for it; see the address, or run `hf auth login`"
+        ) from err
+    except (HfHubHTTPError, HTTP_ERRORS) as err:
+        raise PrefdataError(
+            f"{address}: the Hub does not give the recipe: {describe(err)}; see the token "
+            "(`hf auth whoami`), or try again later"
+        ) from err
 
 
 def _check_text(address: str, text: str) -> None:

@@ -17,11 +17,12 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
 from prefdata.errors import PrefdataError
-from prefdata.export.hub_access import Patience, Say, check_token, refusals
+from prefdata.export.hub_access import Patience, Say, answers, check_token, refusals
 from prefdata.export.parcel import FOLDERS, REPORT, Parcel, pack
 from prefdata.export.public import find_local_paths
 from prefdata.export.publishing import Publication, Wishes
 from prefdata.export.read_back import read_back
+from prefdata.export.report import write_report
 from prefdata.finished import FinishedRun, open_run
 from prefdata.publication import Publish, check_repo_id
 from prefdata.runtime.disk import disk_errors, hold, write_text
@@ -46,7 +47,7 @@ def publish_run(
     """Bring a run to the Hub, load it back, compare, tag it. Does nothing twice.
 
     Args:
-        run: folder of a finished run; gets README.md, and is not changed otherwise.
+        run: folder of a finished run; gets README.md and report.html, and is not changed otherwise.
         wishes: of the command line.
         settings: the recipe's `publish`; the run's own by default.
         patience: with the Hub.
@@ -62,6 +63,7 @@ def publish_run(
     place = _Place(settings, wishes.create_pr, patience, say)
     with refusals(settings.repo_id), disk_errors(run), hold(run):
         place.open()
+        _renew_report(run)
         parcel = pack(finished, settings)
         write_text(run / "README.md", parcel.card)
         for path in find_local_paths(finished):
@@ -120,6 +122,13 @@ def _check_run(run: FinishedRun) -> None:
             f"{run.folder}: the run has no pairs to train on, so there is nothing to publish; see "
             "its rejects, then build again"
         )
+
+
+def _renew_report(run: Path) -> None:
+    """Write the run's page, unless it is there and younger than the record."""
+    page, record = run / REPORT, run / "run.json"
+    if not page.is_file() or page.stat().st_mtime_ns < record.stat().st_mtime_ns:
+        write_report(run, page)
 
 
 @dataclass
@@ -197,10 +206,12 @@ class _Place:
             return
         self.say(f"{self.settings.repo_id}: {len(changes)} files change")
         self.is_new = True  # even where only the reply to the commit is lost
-        made = self.api.create_commit(
-            **self._name, operations=changes, commit_message=parcel.title, parent_commit=head,
-            revision=self.revision, create_pr=self.is_request and "refs/pr/" not in self.revision,
-        )  # fmt: skip
+        with answers(self.settings.repo_id):
+            made = self.api.create_commit(
+                **self._name, operations=changes, commit_message=parcel.title, parent_commit=head,
+                revision=self.revision,
+                create_pr=self.is_request and "refs/pr/" not in self.revision,
+            )  # fmt: skip
         self.commit = made.oid
         self.revision, self.url = made.pr_revision or self.revision, made.pr_url or self.url
 
@@ -237,7 +248,7 @@ class _Place:
                 return
             self.say(f"{parcel.tag}: named other rows, those of {known[:12]}; it is moved")
             self.api.delete_tag(**self._name, tag=parcel.tag)
-        self.api.create_tag(**self._name, tag=parcel.tag, revision=self.commit, exist_ok=True)
+        self.api.create_tag(**self._name, tag=parcel.tag, revision=self.commit)
 
     def _find_tag(self, tag: str) -> str | None:
         try:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from json import JSONDecodeError
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, errors, get_token
@@ -86,6 +87,20 @@ def refusals(repo_id: str) -> Iterator[None]:
         raise PrefdataError(
             f"publish: {repo_id}: the Hub cannot be reached ({describe(err)}); see that this "
             "machine has the network, then publish again"
+        ) from err
+
+
+@contextmanager
+def answers(repo_id: str) -> Iterator[None]:
+    """What the client calls a ValueError: a card that the Hub refuses, a page in place of JSON."""
+    try:
+        yield
+    except JSONDecodeError as err:
+        raise ConnectionError("the answer is no JSON") from err
+    except ValueError as err:
+        said = "; ".join(line.strip("- ") for line in str(err).splitlines() if line.strip("- "))
+        raise PrefdataError(
+            f"publish: {repo_id}: the Hub refuses it: {said}; mend the recipe's publish"
         ) from err
 
 

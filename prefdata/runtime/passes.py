@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import field as data_field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import orjson
@@ -21,6 +23,7 @@ from prefdata.rows import ID, REJECTS, Row, is_json, reject
 from prefdata.runtime.folders import RowsWriter, read_schema, read_tables
 from prefdata.runtime.journaled import NotNow
 from prefdata.runtime.map_loop import MapLoop
+from prefdata.runtime.pace import Slowest
 from prefdata.runtime.progress import Progress
 
 Stage = Callable[[Row], Awaitable[Row]]
@@ -38,12 +41,14 @@ class Sweep:
         fields: Arrow fields that the stages add, in order.
         reads: columns that the stages need; None for all.
         window: rows in flight at the same time.
+        slowest: told how long each row was in flight.
     """
 
     waves: Sequence[Sequence[tuple[str, Stage]]]
     fields: Sequence[pa.Field]
     reads: frozenset[str] | None
     window: int = WINDOW
+    slowest: Slowest = data_field(default_factory=Slowest)
 
 
 def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> None:
@@ -129,12 +134,15 @@ def _row_function(sweep: Sweep, loop: MapLoop, *, is_ahead: bool = False) -> Sta
 
     async def run(row: Row) -> Row:
         loop.adopt()
+        start = monotonic()
         try:
             return await sweep_row(row)
         except NotNow:
             if not is_ahead:
                 raise
             return {}
+        finally:
+            sweep.slowest.note(row[ID], monotonic() - start)
 
     async def sweep_row(row: Row) -> Row:
         added: Row = {}

@@ -1,0 +1,156 @@
+"""The panels about what pairs prefer: margins, writers, lengths, places. Says what is a bias."""
+
+from prefdata.export.cells import Cell, Chart, Numbers, Table, histogram, label, number, percent
+from prefdata.export.sides import RATIO_EDGES, UNKNOWN, Lengths
+from prefdata.export.spreads import wilson
+
+LENGTH_BIAS = 0.6
+"""Where the longer text is chosen in more than this share of pairs, or the shorter, it is told."""
+POSITION_BIAS = 0.6
+"""Where a judge names one place more often than this, it is told."""
+ENOUGH = 30
+"""Pairs, or verdicts, from which on a bias is told."""
+
+
+def margins_cell(run: Numbers) -> Cell:
+    """How much higher chosen is scored."""
+    if run.margins is None:
+        return Cell("The pairs of this run have no scores, so they have no margin.")
+    spread = run.margins
+    low, middle, high = (number(value) for value in spread.quantiles)
+    summary = f"The median margin is {middle}; a tenth lies below {low}, a tenth above {high}."
+    chart = histogram("Pairs by margin", spread.grid, [("pairs", spread.counts)], "margin", "pairs")
+    bins = [
+        (f"{number(low)} to {number(high)}", f"{count:,}")
+        for low, high, count in zip(
+            spread.grid.edges, spread.grid.edges[1:], spread.counts, strict=False
+        )
+        if count
+    ]
+    return Cell(summary, [chart], [("Numbers", Table(("margin", "pairs"), bins))])
+
+
+def wins_cell(run: Numbers) -> Cell:
+    """Whose texts are chosen."""
+    wins, groups = run.wins, run.wins.groups
+    if not groups:
+        return Cell("This run has no pair in which one side is preferred.")
+    if {name for name, _ in groups} == {UNKNOWN}:
+        return Cell("The texts of this run came without alias and model.")
+    first = groups[0]
+    share, low, high = wins.share(first)
+    if len(groups) == 1:
+        summary = f"One writer, {label(first)}, wrote both sides of every pair."
+    else:
+        summary = (
+            f"{label(first)} is the chosen side in {percent(share)} of its appearances "
+            f"(95\u00a0% interval {percent(low)} to {percent(high)})."
+        )
+    if wins.ties:
+        summary += f" {wins.ties:,} ties are left out."
+    shares = [wins.share(group)[0] * 100 for group in groups]
+    chart = Chart(
+        "bars", "Win rate", [label(g) for g in groups], [("chosen", shares)],
+        "% of appearances", "",
+        marks=[(50.0, "even")], is_percent=True,
+    )  # fmt: skip
+    rows = []
+    for group in groups:
+        share, low, high = wins.share(group)
+        won, lost = wins.duels(group)
+        rows.append(
+            (
+                label(group), f"{wins.chosen[group]:,}", f"{wins.rejected[group]:,}",
+                percent(share), f"{percent(low)} – {percent(high)}", f"{won:,} : {lost:,}",
+            )
+        )  # fmt: skip
+    heads = ("writer", "chosen", "rejected", "win rate", "95 % interval", "against others")
+    return Cell(summary, [chart], [("Numbers", Table(heads, rows))])
+
+
+def length_cell(run: Numbers) -> Cell:
+    """Which of two lengths is chosen."""
+    found = run.lengths
+    if not found.pairs:
+        return Cell("This run has no pair.")
+    chosen, rejected = found.chosen / found.pairs, found.rejected / found.pairs
+    share, low, high = found.share
+    summary = (
+        f"Chosen has {chosen:,.0f} characters on average, rejected {rejected:,.0f}. The longer one "
+        f"is chosen in {percent(share)} of the pairs whose lengths differ "
+        f"(95\u00a0% interval {percent(low)} to {percent(high)})."
+    )
+    if (correlation := found.correlation) is not None:
+        summary += f" Length and margin correlate with {correlation:.2f}."
+    chart = Chart("columns", "Pairs by length", _ratio_names(), [("pairs", found.ratios.tolist())], "length of chosen : rejected", "pairs")  # fmt: skip  # noqa: E501
+    rows = [(name, f"{count:,}") for name, count in zip(_ratio_names(), found.ratios, strict=True)]
+    sides = [("characters, mean", f"{chosen:,.1f}", f"{rejected:,.1f}")]
+    if found.counted_tokens:
+        tokens = (found.chosen_tokens / found.counted_tokens, found.rejected_tokens / found.counted_tokens)  # fmt: skip  # noqa: E501
+        sides.append(("tokens, mean", f"{tokens[0]:,.1f}", f"{tokens[1]:,.1f}"))
+    sides.append(("the longer one, pairs", f"{found.longer:,}", f"{found.shorter:,}"))
+    tables = [
+        ("Chosen and rejected", Table(("", "chosen", "rejected"), sides)),
+        ("Numbers", Table(("length of chosen : rejected", "pairs"), rows)),
+    ]
+    return Cell(summary, [chart], tables, length_warnings(found))
+
+
+def length_warnings(found: Lengths) -> list[str]:
+    """What the user should know of a preference for one length."""
+    share, differ = found.share[0], found.longer + found.shorter
+    if differ < ENOUGH or 1 - LENGTH_BIAS <= share <= LENGTH_BIAS:
+        return []
+    side, part = ("longer", share) if share > 0.5 else ("shorter", 1 - share)
+    return [
+        f"Length bias: the {side} text is chosen in {percent(part)} of {differ:,} pairs "
+        f"(told above {percent(LENGTH_BIAS)}). A model trained on these pairs may learn the "
+        "length; see max_length_ratio, or a loss that allows for length."
+    ]
+
+
+def _ratio_names() -> list[str]:
+    bounds = [f"{2**edge:.2g}" for edge in RATIO_EDGES]
+    inner = [f"{a}–{b}" for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [f"< {bounds[0]}", *inner, f"> {bounds[-1]}"]
+
+
+def judges_cell(run: Numbers) -> Cell:
+    """Agreement and position bias of judges that are asked in both orders."""
+    judged = {name: counts for name, counts in run.record["judges"].items() if counts["rows"]}
+    if not judged:
+        return Cell("No judge of this run compares two responses in both orders.")
+    told, rows, warnings = [], [], []
+    shares: list[list[float]] = [[], [], []]
+    for name, counts in judged.items():
+        agreed, ties = counts["agreed"] / counts["rows"], counts["ties"] / counts["rows"]
+        places = [counts[place] for place in ("first", "second", "neither")]
+        named = places[0] + places[1]
+        first, low, high = wilson(places[0], named)
+        told.append(
+            f"{name}: both orders agree in {percent(agreed)} of {counts['rows']:,} rows; of the "
+            f"verdicts that name a response, {percent(first)} name the one shown first "
+            f"({percent(0.5)} is fair)."
+        )
+        for series, place in zip(shares, places, strict=True):
+            series.append(100 * place / max(sum(places), 1))
+        if named >= ENOUGH and not 1 - POSITION_BIAS <= first <= POSITION_BIAS:
+            place = "first" if first > 0.5 else "second"
+            warnings.append(
+                f"Position bias: {name} names the response shown {place} in "
+                f"{percent(max(first, 1 - first))} of its verdicts (told above "
+                f"{percent(POSITION_BIAS)}). A row whose two orders disagree is a tie."
+            )
+        rows.append(
+            (
+                name, f"{counts['rows']:,}", percent(agreed), percent(ties),
+                *(f"{place:,}" for place in places), f"{percent(low)} – {percent(high)}",
+            )
+        )  # fmt: skip
+    chart = Chart(
+        "bars", "What single verdicts name", list(judged),
+        list(zip(("names the first", "names the second", "neither"), shares, strict=True)),
+        "% of verdicts", "", marks=[(50.0, "fair")], is_percent=True,
+    )  # fmt: skip
+    heads = ("judge", "rows", "orders agree", "ties", "first", "second", "neither", "95 % for first")  # fmt: skip  # noqa: E501
+    return Cell(" ".join(told), [chart], [("Numbers", Table(heads, rows))], warnings)

@@ -1,0 +1,121 @@
+"""The pairs and rejects that a report shows in full: which, and in what form. Counts nothing.
+
+A page holds so many rows and so many bytes. Above that it is a sample, drawn by the hash of the
+row's id, so that the reports of two runs over the same seeds show the same rows.
+"""
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+from markupsafe import Markup
+
+from prefdata.rows import ID
+from prefdata.runtime.folders import read_rows, read_schema, read_tables
+
+MOST_ROWS = 20_000
+MOST_BYTES = 64 * 2**20
+LONGEST = 50_000
+"""Characters of a text after which the page does not show it."""
+ROWS_PER_PART = 500
+"""So many rows make one JSON text, so that the browser can read them a part at a time."""
+SPLIT = "_split"
+"""Where a pair lies: train or test."""
+_EXACT = 2**53
+"""Above this, integers lose digits in a browser."""
+_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}  # fmt: skip  # noqa: E501
+
+
+def embed(value: Any) -> Markup:
+    """JSON for the inside of a script element: no text in it can end the element."""
+    text = orjson.dumps(value, default=str).decode()
+    for sign, escape in _ESCAPES.items():
+        text = text.replace(sign, escape)
+    return Markup(text)
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """What is shown of a folder.
+
+    Attributes:
+        rows: those that are there.
+        shown: those that are shown.
+        fields: names of the values of a row, in order.
+    """
+
+    folder: Path
+    rows: int
+    shown: int
+    fields: tuple[str, ...]
+    _below: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all rows are shown."""
+        return self.shown == self.rows
+
+    def parts(self) -> Iterator[Markup]:
+        """JSON lists of rows, each the list of its values."""
+        rows = self._rows()
+        while part := list(islice(rows, ROWS_PER_PART)):
+            yield embed(part)
+
+    def _rows(self) -> Iterator[list[Any]]:
+        is_pairs = SPLIT in self.fields
+        for stem in ("train", "test") if is_pairs else (None,):
+            for row in read_rows(self.folder, stem=stem):
+                if _ticket(row["row_id" if is_pairs else ID]) >= self._below:
+                    continue
+                if is_pairs:
+                    row[SPLIT] = stem
+                else:
+                    row["row"] = orjson.loads(row["row"] or "null")
+                yield [_shown(row[name]) for name in self.fields]
+
+
+def take_excerpt(
+    folder: Path, *, most_rows: int = MOST_ROWS, most_bytes: int = MOST_BYTES
+) -> Excerpt:
+    """Choose what is shown of `pairs/` or `rejects/`; no more is kept than a number a row shown."""
+    names = read_schema(folder).names
+    is_pairs = "row_id" in names
+    drawn: list[tuple[int, int]] = []  # smallest first, and that is the largest ticket
+    rows, size, below = 0, 0, 2**64
+    for table in read_tables(folder):
+        rows += table.num_rows
+        each = table.nbytes // max(table.num_rows, 1)
+        for name in table["row_id" if is_pairs else ID].to_pylist():
+            ticket = _ticket(name)
+            if ticket >= below:
+                continue
+            heapq.heappush(drawn, (-ticket, each))
+            size += each
+            while drawn and (len(drawn) > most_rows or size > most_bytes):
+                below = -drawn[0][0]
+                while drawn and -drawn[0][0] == below:  # pairs of one row stay or go together
+                    size -= heapq.heappop(drawn)[1]
+    fields = (*names, SPLIT) if is_pairs else tuple(names)
+    return Excerpt(folder, rows, len(drawn), fields, below)
+
+
+def _ticket(row: str | None) -> int:
+    return int.from_bytes(blake2b((row or "").encode(), digest_size=8).digest())
+
+
+def _shown(value: Any) -> Any:
+    """The value as a browser can hold it: whole integers, texts not longer than LONGEST."""
+    if isinstance(value, str) and len(value) > LONGEST:
+        return f"{value[:LONGEST]} […and {len(value) - LONGEST:,} more characters]"
+    if isinstance(value, int) and abs(value) > _EXACT:
+        return str(value)
+    if isinstance(value, list):
+        return [_shown(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _shown(one) for name, one in value.items()}
+    return value

@@ -1,0 +1,191 @@
+"""The panels of a report, in order, and those about the run itself. Reads no file, no HTML."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from prefdata.export.biases import judges_cell, length_cell, margins_cell, wins_cell
+from prefdata.export.cells import (
+    Cell,
+    Chart,
+    Numbers,
+    Panel,
+    Table,
+    duration,
+    histogram,
+    label,
+    number,
+    percent,
+)
+from prefdata.export.figures import Rates, Sized, rates, slowest_rows
+from prefdata.export.sides import Group
+from prefdata.export.spreads import Spread
+
+EXCERPT = 160
+"""Characters of a prompt that stand in a table."""
+
+
+def make_panels(runs: Sequence[Numbers]) -> list[Panel]:
+    """The panels, in the order of the page."""
+    return [
+        Panel(id, title, lead, [tell(run) for run in runs])
+        for id, title, lead, tell in (
+            ("funnel", "From seeds to pairs", "What each step leaves of the rows.", _funnel),
+            ("scores", "Scores", "How the scores of each writer's texts are spread.", _scores),
+            ("margins", "Margins", "How much higher chosen is scored than rejected.", margins_cell),
+            ("wins", "Who wins", "How often each writer's texts are the chosen ones.", wins_cell),
+            ("length", "Length", "Whether the longer text is preferred.", length_cell),
+            ("judges", "Judges", "Whether a verdict depends on the order shown.", judges_cell),
+            ("pace", "Throughput", "What models have done, over the last build.", _pace),
+            ("rows", "Slowest and largest rows", "What took or holds the most.", _rows),
+        )
+    ]
+
+
+def key_figures(run: Numbers) -> list[tuple[str, str]]:
+    """The numbers at the head of the page."""
+    record = run.record
+    splits = [f"{n:,} {split}" for split, n in record["pairs"].items() if n]
+    told = [
+        ("Seeds", f"{record['seeds']:,}"),
+        ("Candidates", f"{record['candidates']:,}"),
+        ("Pairs", " + ".join(splits) or "0"),
+        ("Prompts with a pair", f"{record['prompts']:,} of {record['rows']:,}"),
+        ("Rejects", f"{sum(record['rejects'].values()):,}"),
+    ]
+    if run.margins:
+        told.append(("Median margin", number(run.margins.quantiles[1])))
+    if tokens := record["tokens"]["completion"]:
+        told.append(("Completion tokens", f"{tokens:,}"))
+    return [*told, ("Time", duration(record["seconds"]["total"]))]
+
+
+def _funnel(run: Numbers) -> Cell:
+    record, steps = run.record, run.steps
+    kept = percent(record["prompts"] / record["rows"]) if record["rows"] else "–"
+    summary = f"{record['prompts']:,} of {record['rows']:,} rows ({kept}) have a pair."
+    going = [step.rows - step.lost for step in steps]
+    chart = Chart(
+        "bars",
+        "Rows at each step",
+        [step.name for step in steps],
+        [("go on", going), ("rejected here", [step.lost for step in steps])],
+        "rows",
+        "",
+    )
+    table = Table(
+        ("step", "rows that come", "rejected here"),
+        [(step.name, f"{step.rows:,}", f"{step.lost:,}") for step in steps],
+    )
+    tables = [("Numbers", table)]
+    if record["rejects"]:
+        rows = [(reason, f"{count:,}") for reason, count in record["rejects"].items()]
+        tables.append(("Rejected rows by reason", Table(("reason", "rows"), rows)))
+    if record["drops"]:
+        drops = sorted(record["drops"].items(), key=lambda item: -item[1])
+        rows = [(reason, f"{count:,}") for reason, count in drops]
+        tables.append(
+            (
+                "Candidates and pairs left out, also where the row has a pair",
+                Table(("reason", "left out"), rows),
+            )  # fmt: skip  # noqa: E501
+        )
+    return Cell(summary, [chart], tables)
+
+
+def _scores(run: Numbers) -> Cell:
+    if not any(run.scores.values()):
+        return Cell("No column of this run scores the texts one by one.")
+    charts, tables, told = [], [], []
+    for name, groups in run.scores.items():
+        if not groups:
+            continue
+        best = max(groups, key=lambda group: groups[group].mean)
+        mean = number(groups[best].mean)
+        told.append(
+            f"{name}: the highest mean is {mean}, of {label(best)}."
+            if len(groups) > 1
+            else f"{name}: the mean is {mean}."
+        )
+        charts.append(_spreads(name, groups))
+        tables.append((f"{name}: numbers", _spread_table({label(g): s for g, s in groups.items()})))
+    return Cell(" ".join(told), charts, tables)
+
+
+def _spreads(name: str, groups: Mapping[Group, Spread]) -> Chart:
+    grid = next(iter(groups.values())).grid
+    series = [(label(group), [100 * n / s.count for n in s.counts]) for group, s in groups.items()]
+    return histogram(f"{name}, by writer", grid, series, name, "% of texts")
+
+
+def _spread_table(spreads: Mapping[str, Spread]) -> Table:
+    heads = ("", "texts", "mean", "deviation", "lowest", "10 %", "median", "90 %", "highest")
+    rows = [
+        (
+            name, f"{s.count:,}",
+            *(number(v) for v in (s.mean, s.deviation, s.low, *s.quantiles, s.high)),
+        )
+        for name, s in spreads.items()
+    ]  # fmt: skip
+    return Table(heads, rows)
+
+
+def _pace(run: Numbers) -> Cell:
+    found, record = rates(run.record), run.record
+    asked = record["requests"]
+    replayed = f" {asked['replayed']:,} answers came from the journal." if asked["replayed"] else ""
+    if "pace" not in record:
+        return Cell("This run has not noted its pace." + replayed)
+    if found is None or not any(found.requests):
+        return Cell("No model was asked in the last build." + replayed)
+    summary = (
+        f"{asked['generated']:,} texts and {asked['scored']:,} scores in "
+        f"{duration(record['seconds']['total'])}.{replayed}"
+    )
+    charts = []
+    if any(found.tokens):
+        busy = record["tokens"]["completion"] / max(record["seconds"]["total"], 1e-9)
+        summary += f" {busy:,.0f} completion tokens a second over the whole run, {max(found.tokens):,.0f} at best."  # fmt: skip  # noqa: E501
+        charts.append(_speed(found, "tokens a second", found.tokens))
+    charts.append(_speed(found, "requests a second", found.requests))
+    spent = [(name, duration(took)) for name, took in record["seconds"].items()]
+    rows = [
+        (number(s), number(r), number(t))
+        for s, r, t in zip(found.seconds, found.requests, found.tokens, strict=True)
+    ]
+    tables = [
+        ("Time of each step", Table(("step", "time"), spent)),
+        ("Numbers", Table(("second", "requests a second", "tokens a second"), rows)),
+    ]
+    return Cell(summary, charts, tables)
+
+
+def _speed(found: Rates, name: str, values: Sequence[float]) -> Chart:
+    return Chart("lines", name.capitalize(), found.seconds, [(name, values)], "seconds since the start", name, marks=found.passes, lasts=found.lasted)  # fmt: skip  # noqa: E501
+
+
+def _rows(run: Numbers) -> Cell:
+    slowest = slowest_rows(run.record)
+    tables = []
+    if slowest:
+        rows = [
+            (row.id, duration(row.size), row.where, run.excerpts.get(row.id, "")) for row in slowest
+        ]
+        heads = ("row", "in flight", "pass", "prompt")
+        tables.append(("Slowest rows", Table(heads, rows, has_ids=True, is_open=True)))
+    if run.largest:
+        unit = run.largest_by.replace("_", " ")
+        big = [(row.id, f"{row.size:,.0f}", run.excerpts.get(row.id, "")) for row in run.largest]
+        tables.append(("Largest rows", Table(("row", unit, "prompt"), big, has_ids=True)))
+    return Cell(" ".join(_rows_told(run, slowest)), tables=tables)
+
+
+def _rows_told(run: Numbers, slowest: Sequence[Sized]) -> Iterable[str]:
+    if slowest:
+        yield (
+            f"The slowest row was {duration(slowest[0].size)} in flight, waiting for a free place "
+            "in the engine included."
+        )
+    else:
+        yield "This run has not noted how long its rows took."
+    if run.largest:
+        unit = run.largest_by.replace("_", " ")
+        yield f"The texts of the largest row have {run.largest[0].size:,.0f} {unit} together."

@@ -1,0 +1,268 @@
+"""`prefdata report`: one HTML file about a run, or about two side by side. It asks no network.
+
+Reads the run twice: once for ranges, once for figures; then its pairs go into the page.
+"""
+
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from prefdata.errors import PrefdataError
+from prefdata.export.biases import length_warnings
+from prefdata.export.cells import Numbers, Panel
+from prefdata.export.excerpt import Excerpt, embed, take_excerpt
+from prefdata.export.figures import (
+    Sized,
+    Sources,
+    funnel,
+    largest_rows,
+    score_ranges,
+    score_spreads,
+    slowest_rows,
+)
+from prefdata.export.panels import EXCERPT, key_figures, make_panels
+from prefdata.export.public import make_public_recipe
+from prefdata.export.sides import Lengths, Wins, sides_of
+from prefdata.export.spreads import Grid, Range, Spreading, numbers
+from prefdata.finished import FinishedRun, open_run
+from prefdata.projection import DpoPreference
+from prefdata.recipe_columns import score_columns
+from prefdata.rows import ID
+from prefdata.runtime.disk import disk_errors, whole_file
+from prefdata.runtime.folders import read_tables
+
+SCRIPTS = ("vendor/chart.umd.min.js", "vendor/diff.min.js", "report.js")
+LICENCES = ("vendor/chart.LICENSE.md", "vendor/diff.LICENSE")
+REJECT_BYTES = 16 * 2**20
+WRITER = ("alias", "model", "temperature")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page that is written.
+
+    Attributes:
+        warnings: what the user should look at, by run.
+        shown: (pairs, of how many) that the page holds in full.
+    """
+
+    file: Path
+    bytes: int
+    shown: tuple[int, int]
+    warnings: list[str]
+
+
+def write_report(run: Path, out: Path | None = None, *, compare: Path | None = None) -> Path:
+    """Write the report of a finished run and say where it is.
+
+    Args:
+        run: its folder.
+        out: the file; `report.html` in the run by default.
+        compare: another run, to be shown beside it.
+
+    Raises:
+        PrefdataError: no finished run is there, or the file cannot be written.
+    """
+    return make_report(run, out, compare=compare).file
+
+
+def make_report(run: Path, out: Path | None = None, *, compare: Path | None = None) -> Report:
+    """As `write_report`; returns what a user wants to be told."""
+    place = out or run / "report.html"
+    if place.is_dir():
+        raise PrefdataError(f"{place}: a folder lies there; name a file with --out")
+    opened = [open_run(folder) for folder in ([run] if compare is None else [run, compare])]
+    names = _names([one.folder for one in opened])
+    sources = [_sources(one) for one in opened]
+    found = _count(opened, sources, names)
+    panels = make_panels(found)
+    pairs = [take_excerpt(one.folder / "pairs") for one in opened]
+    rejects = [take_excerpt(one.folder / "rejects", most_bytes=REJECT_BYTES) for one in opened]
+    with disk_errors(place), whole_file(place) as file:
+        for part in _page(opened, found, panels, pairs, rejects):
+            file.write(part.encode())
+    warnings = [warning for one in found for warning in length_warnings(one.lengths)]
+    shown = sum(one.shown for one in pairs), sum(one.rows for one in pairs)
+    return Report(place, place.stat().st_size, shown, warnings)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """What the page calls the runs: their folders, with as much of the path as tells them apart."""
+    whole = [folder.absolute() for folder in folders]
+    for depth in range(1, max(len(path.parts) for path in whole) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in whole]
+        if len(set(names)) == len(names):
+            return names
+    raise PrefdataError(f"{folders[0]}: a run can be compared with another one only; name that")
+
+
+def _sources(run: FinishedRun) -> Sources:
+    if run.recipe is None:
+        rule = run.record["projection"]
+        return Sources(rule["candidates"], (), ("score",), rule["prompt_field"], ())
+    recipe, rule = run.recipe, run.recipe.output_projection
+    stages = tuple(column.name for column in recipe.columns)
+    scores = tuple(score_columns(recipe))
+    if isinstance(rule, DpoPreference):
+        sides = (rule.response_a_field, rule.response_b_field)
+        return Sources(None, sides, scores, rule.prompt_field, stages)
+    responses = tuple(rule.responses or ())
+    return Sources(rule.candidates, responses, scores, rule.prompt_field, stages)
+
+
+def _count(
+    runs: Sequence[FinishedRun], sources: Sequence[Sources], names: Sequence[str]
+) -> list[Numbers]:
+    """The figures of each run, in bins that all of them share."""
+    ranges: dict[str, Range] = {}
+    margin = Range()
+    for run, source in zip(runs, sources, strict=True):
+        scores = _candidates(run, [*source.meta("alias"), *source.scores]) if source.scores else ()
+        for name, found in score_ranges(scores, source).items():
+            ranges.setdefault(name, Range()).join(found)
+        for table in read_tables(run.folder / "pairs", columns=["margin"]):
+            margin.add(numbers(table["margin"]))
+    grids = {name: grid for name, found in ranges.items() if (grid := found.grid)}
+    return [
+        _count_run(run, source, name, grids, margin.grid)
+        for run, source, name in zip(runs, sources, names, strict=True)
+    ]
+
+
+def _count_run(
+    run: FinishedRun, source: Sources, name: str, grids: Mapping[str, Grid], axis: Grid | None
+) -> Numbers:
+    own = {name: grid for name, grid in grids.items() if name in source.scores}
+    columns = [*source.meta(*WRITER), *own]
+    wins, lengths, margins = Wins(), Lengths(), Spreading(axis) if axis else None
+    for table in read_tables(run.folder / "pairs"):
+        lengths.add(table)
+        wins.add(
+            sides_of(table, "chosen"), sides_of(table, "rejected"), table["is_tie"].to_pylist()
+        )
+        if margins is not None:
+            margins.add(numbers(table["margin"]))
+    largest, unit = _largest(run, source)
+    wanted = {row.id for row in (*largest, *slowest_rows(run.record))}
+    return Numbers(
+        name=name,
+        record=run.record,
+        steps=funnel(run.record, source.stages),
+        scores=score_spreads(_candidates(run, columns), source, own) if own else {},
+        margins=margins.told() if margins is not None else None,
+        wins=wins,
+        lengths=lengths,
+        largest=largest,
+        largest_by=unit,
+        excerpts=_excerpts(run, source, wanted),
+    )
+
+
+def _largest(run: FinishedRun, source: Sources) -> tuple[list[Sized], str]:
+    unit = "completion_tokens"
+    found = largest_rows(_candidates(run, [ID, *source.meta(unit)]), source, by=unit)
+    if found:
+        return found, unit
+    unit = "characters"
+    return largest_rows(_candidates(run, [ID, *source.texts]), source, by=unit), unit
+
+
+def _candidates(run: FinishedRun, columns: Sequence[str]) -> Iterator[pa.Table]:
+    return read_tables(run.folder / "candidates", columns=list(columns))
+
+
+def _excerpts(run: FinishedRun, source: Sources, wanted: set[str]) -> dict[str, str]:
+    """Beginnings of prompts, by row."""
+    found: dict[str, str] = {}
+    ids = pa.array(sorted(wanted), pa.string())
+    for table in _candidates(run, [ID, source.prompt]):
+        mine = table.filter(pc.is_in(table[ID], ids))
+        for row in mine.to_pylist():
+            prompt = row[source.prompt]
+            text = prompt if isinstance(prompt, str) else orjson.dumps(prompt, default=str).decode()
+            found[row[ID]] = text if len(text) <= EXCERPT else f"{text[:EXCERPT]}…"
+    return found
+
+
+def _page(
+    runs: Sequence[FinishedRun],
+    found: Sequence[Numbers],
+    panels: Sequence[Panel],
+    pairs: Sequence[Excerpt],
+    rejects: Sequence[Excerpt],
+) -> Iterable[str]:
+    """The page in pieces, so that it is never in memory as a whole."""
+    style, scripts = Markup(_read("report.css")), [Markup(_read(name)) for name in SCRIPTS]
+    data = {
+        "charts": [[cell.charts for cell in panel.cells] for panel in panels],
+        "runs": [
+            {"name": one.name, "pairs": _told(p), "rejects": _told(r)}
+            for one, p, r in zip(found, pairs, rejects, strict=True)
+        ],
+    }
+    environment = Environment(
+        loader=PackageLoader("prefdata.export"), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("report.html.jinja").generate(
+        runs=found,
+        figures=_side_by_side(found),
+        recipes=[_recipe(run) for run in runs],
+        started=[_date(run.record) for run in runs],
+        panels=panels,
+        pairs=pairs,
+        rejects=rejects,
+        data=embed(data),
+        style=style,
+        scripts=scripts,
+        licences=[_read(name) for name in LICENCES],
+        policy=_policy(style, scripts),
+        version=version("prefdata"),
+    )
+
+
+def _side_by_side(found: Sequence[Numbers]) -> list[tuple[str, list[str]]]:
+    """(name, value of each run)."""
+    told = [dict(key_figures(one)) for one in found]
+    names = dict.fromkeys(name for one in told for name in one)
+    return [(name, [one.get(name, "–") for one in told]) for name in names]
+
+
+def _told(excerpt: Excerpt) -> dict[str, Any]:
+    return {"fields": excerpt.fields, "rows": excerpt.rows, "shown": excerpt.shown}
+
+
+def _recipe(run: FinishedRun) -> str:
+    return make_public_recipe(run) or ""  # the page leaves this machine
+
+
+def _date(record: Mapping[str, Any]) -> str:
+    started = record.get("started")
+    return f"{datetime.fromtimestamp(started, UTC):%Y-%m-%d %H:%M} UTC" if started else ""
+
+
+def _read(name: str) -> str:
+    text = files("prefdata.export").joinpath("templates", name).read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("//# sourceMappingURL=")]
+    return "\n".join(lines)
+
+
+def _policy(style: str, scripts: Sequence[str]) -> str:
+    """A content security policy: nothing is loaded, and only these texts run."""
+    told = [f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" for text in scripts]
+    own = b64encode(sha256(style.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src {' '.join(told)}; style-src 'sha256-{own}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )

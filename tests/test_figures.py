@@ -1,0 +1,252 @@
+import math
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from prefdata.export.figures import (
+    Sources,
+    funnel,
+    groups_of,
+    largest_rows,
+    rates,
+    score_ranges,
+    score_spreads,
+    slowest_rows,
+)
+from prefdata.export.sides import Lengths, Wins
+from prefdata.export.spreads import Range, Spreading, grid_of, wilson
+from prefdata.rows import CANDIDATE
+
+LISTS = Sources("candidates", (), ("score",), "prompt", ("candidates", "score"))
+SINGLE = Sources(None, ("a", "b"), ("score",), "prompt", ("a", "b", "score"))
+
+
+def listed(*rows):
+    """A table of candidates from lists of (alias, temperature, tokens, score)."""
+    made = [
+        [
+            {"text": "x" * (tokens or 1), "alias": a, "temperature": t, "completion_tokens": tokens}
+            for a, t, tokens, _ in row
+        ]
+        for row in rows
+    ]
+    return pa.table(
+        {
+            "id": [f"r{n}" for n in range(len(rows))],
+            "candidates": pa.array(made, pa.list_(CANDIDATE)),
+            "score": pa.array([[one[3] for one in row] for row in rows], pa.list_(pa.float64())),
+        }
+    )
+
+
+def paired(*rows):
+    """A table of pairs from (chosen, rejected, margin)."""
+    return pa.table(
+        {
+            "chosen": [row[0] for row in rows],
+            "rejected": [row[1] for row in rows],
+            "margin": pa.array([row[2] for row in rows], pa.float64()),
+            "chosen_completion_tokens": pa.array([len(row[0]) for row in rows], pa.int32()),
+            "rejected_completion_tokens": pa.array([len(row[1]) for row in rows], pa.int32()),
+        }
+    )
+
+
+# the funnel
+
+
+def test_the_funnel_accounts_for_every_row():
+    record = {
+        "seeds": 10,
+        "added": {"question": 6},
+        "rejects": {
+            "seeds: bad_json": 2,
+            "pairs: tie": 4,
+            "topic: empty": 1,
+            "pairs: identical": 1,
+        },
+    }
+    steps = funnel(record, ("topic", "question", "answers"))
+    assert [(s.name, s.rows, s.lost) for s in steps] == [
+        ("seeds", 10, 2),
+        ("topic", 8, 1),
+        ("question", 13, 0),
+        ("answers", 13, 0),
+        ("pairs", 13, 5),
+        ("with a pair", 8, 0),
+    ]
+
+
+def test_a_stage_that_the_recipe_does_not_name_is_in_the_funnel():
+    record = {"seeds": 3, "added": {}, "rejects": {"elsewhere: gone": 1}}
+    assert [(s.name, s.lost) for s in funnel(record, ())][1] == ("elsewhere", 1)
+
+
+# distributions
+
+
+def test_bins_cover_the_range_and_have_round_bounds():
+    for low, high in [(0, 1), (-9.83, 7.51), (0.001, 0.002), (1e6, 3e6), (-5, -4.99)]:
+        grid = grid_of(low, high)
+        assert grid.edges[0] <= low + 1e-12 * abs(low)
+        assert grid.edges[-1] > high
+        assert grid.bins <= 42
+        digits = f"{grid.step:.10e}".rstrip("0").split("e")[0].replace(".", "").rstrip("0")
+        assert digits in ("1", "2", "25", "5")
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5, -1e-9, 7e8])
+def test_equal_values_have_one_bin(value):
+    grid = grid_of(value, value)
+    spreading = Spreading(grid)
+    spreading.add(np.array([value] * 5))
+    told = spreading.told()
+    assert told.counts == [5]
+    assert told.quantiles == pytest.approx((value, value, value))
+
+
+def test_a_spread_is_numpys_whatever_the_parts():
+    drawn = random.Random(1)
+    values = np.array([drawn.gauss(3, 2) for _ in range(5000)])
+    spreads = []
+    for parts in (1, 7):
+        spreading = Spreading(grid_of(values.min(), values.max()))
+        for part in np.array_split(values, parts):
+            spreading.add(part)
+        spreads.append(spreading.told())
+    one, other = spreads
+    assert one.counts == other.counts
+    assert one.quantiles == other.quantiles
+    assert one.mean == pytest.approx(values.mean())
+    assert one.deviation == pytest.approx(values.std())
+    assert one.quantiles == pytest.approx(np.quantile(values, (0.1, 0.5, 0.9)), abs=0.02)
+    assert sum(one.counts) == one.count == 5000
+
+
+def test_values_that_are_not_finite_are_passed_over():
+    spreading = Spreading(grid_of(0, 1))
+    spreading.add(np.array([0.5, math.nan, math.inf]))
+    assert spreading.told().count == 1
+    found = Range()
+    found.add(np.array([math.nan]))
+    assert found.grid is None
+    assert Spreading(grid_of(0, 1)).told() is None
+
+
+def test_few_values_are_told_one_by_one_and_many_are_not():
+    few, many = Range(), Range()
+    few.add(np.array([0.0, 1.0, 0.0]))
+    many.add(np.arange(1000.0))
+    assert few.grid.points == (0.0, 1.0)
+    assert many.grid.points == ()
+
+
+def test_scores_are_told_by_alias_and_temperature():
+    table = listed([("hot", 0.9, 3, 1.0), ("cool", 0.3, 3, 5.0)], [("hot", 0.9, 3, 3.0)])
+    ranges = score_ranges([table], LISTS)
+    assert (ranges["score"].low, ranges["score"].high) == (1.0, 5.0)
+    spreads = score_spreads([table], LISTS, {"score": ranges["score"].grid})["score"]
+    assert {group: (s.count, s.mean) for group, s in spreads.items()} == {
+        ("hot", 0.9): (2, pytest.approx(2.0)),
+        ("cool", 0.3): (1, pytest.approx(5.0)),
+    }
+
+
+def test_scores_of_single_responses_are_told_by_their_writer_or_their_name():
+    meta = [{"alias": "hot", "model": "m", "temperature": 0.9}] * 2
+    table = pa.table({"a": ["x", "y"], "a__meta": meta, "b": ["z", "w"], "score": [{"a": 1.0, "b": None}, {"a": 2.0, "b": 4.0}]})  # fmt: skip  # noqa: E501
+    spreads = score_spreads([table], SINGLE, {"score": grid_of(1, 4)})["score"]
+    assert {group: s.count for group, s in spreads.items()} == {("hot", 0.9): 2, ("b", None): 1}
+
+
+def test_a_model_stands_in_for_an_alias_that_nobody_gave():
+    assert groups_of(pa.array([{"alias": None, "model": "m"}, {"alias": None, "model": None}])) == [
+        ("m", None),
+        ("unknown", None),
+    ]
+
+
+# pairs
+
+
+def test_wilson_gives_the_published_interval():
+    # Newcombe 1998, table I: 81 of 263
+    share, low, high = wilson(81, 263)
+    assert (round(share, 4), round(low, 4), round(high, 4)) == (0.308, 0.2553, 0.3662)
+    assert all(math.isnan(value) for value in wilson(0, 0))
+
+
+def test_wins_count_both_sides_and_leave_ties_out():
+    hot, cool = ("hot", 0.9), ("cool", 0.3)
+    wins = Wins()
+    wins.add([hot, cool, cool, hot], [cool, hot, cool, cool], [False, False, False, True])
+    assert wins.ties == 1
+    assert wins.share(cool)[0] == pytest.approx(2 / 4)
+    assert wins.share(hot)[0] == pytest.approx(1 / 2)
+    assert wins.duels(cool) == (1, 1)
+
+
+def test_lengths_tell_who_is_longer_and_how_margin_follows_length():
+    drawn = random.Random(2)
+    rows = [("x" * drawn.randint(1, 90), "x" * drawn.randint(1, 90), drawn.random()) for _ in range(200)]  # fmt: skip  # noqa: E501
+    lengths = Lengths()
+    lengths.add(paired(*rows[:50]))
+    lengths.add(paired(*rows[50:]))
+    longer = sum(len(c) > len(r) for c, r, _ in rows)
+    shorter = sum(len(c) < len(r) for c, r, _ in rows)
+    assert (lengths.longer, lengths.shorter) == (longer, shorter)
+    assert lengths.share[0] == pytest.approx(longer / (longer + shorter))
+    assert lengths.chosen_tokens == sum(len(c) for c, _, _ in rows)
+    ratios = [math.log2(len(c) / len(r)) for c, r, _ in rows]
+    expected = np.corrcoef(ratios, [margin for *_, margin in rows])[0, 1]
+    assert lengths.correlation == pytest.approx(expected)
+    assert lengths.ratios.sum() == 200
+
+
+def test_pairs_without_scores_have_no_correlation():
+    lengths = Lengths()
+    lengths.add(paired(("aa", "b", None), ("a", "bbb", None), ("a", "b", None)))
+    assert lengths.correlation is None
+    assert lengths.pairs == 3
+
+
+def test_letters_count_and_not_their_bytes():
+    lengths = Lengths()
+    lengths.add(paired(("äöü", "abcd", 1.0)))
+    assert (lengths.longer, lengths.shorter) == (0, 1)
+
+
+# rows and time
+
+
+def test_the_largest_rows_come_first_whatever_the_tables():
+    one = listed([("a", 0.1, 3, 0.0), ("a", 0.1, 4, 0.0)], [], [("a", 0.1, 50, 0.0)])
+    found = largest_rows([one, one], LISTS, by="completion_tokens")
+    assert [(row.id, row.size) for row in found] == [("r2", 50), ("r2", 50), ("r0", 7), ("r0", 7)]
+    assert [row.size for row in largest_rows([one], LISTS, by="characters")] == [50, 7]
+
+
+def test_the_slowest_rows_of_all_passes_stand_together():
+    record = {"slowest": {"first": [["r1", 2.0], ["r2", 1.0]], "second": [["r1", 1.5]]}}
+    assert [(r.id, r.size, r.where) for r in slowest_rows(record)] == [
+        ("r1", 2.0, "first"),
+        ("r1", 1.5, "second"),
+        ("r2", 1.0, "first"),
+    ]
+    assert slowest_rows({}) == []
+
+
+def test_rates_add_up_to_the_work_done():
+    samples = [[0.0, 0, 0, 0, 0], [1.0, 10, 0, 0, 100], [2.0, 10, 5, 0, 100], [4.0, 30, 5, 9, 700]]
+    columns = ["seconds", "generated", "scored", "replayed", "completion_tokens"]
+    found = rates({"pace": {"columns": columns, "samples": samples, "passes": [[0.0, "a"]]}})
+    width = found.lasted / len(found.seconds)
+    assert sum(found.tokens) * width == pytest.approx(700)
+    assert sum(found.requests) * width == pytest.approx(35)
+
+
+@pytest.mark.parametrize("record", [{}, {"pace": {"columns": ["seconds"], "samples": []}}])
+def test_a_run_that_has_noted_no_pace_has_no_rates(record):
+    assert rates(record) is None

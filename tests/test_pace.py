@@ -1,0 +1,43 @@
+import time
+
+from prefdata.runtime.journaled import Work
+from prefdata.runtime.pace import ROWS, Pace, Slowest, keep_pace
+
+
+def test_a_long_run_keeps_few_samples_and_both_ends():
+    work = Work()
+    pace = Pace(work, most=50)
+    halved = 0
+    for count in range(5000):
+        work.generated = count
+        halved += pace.sample()
+    told = pace.told()
+    assert len(told["samples"]) <= 51
+    assert halved > 5
+    done = [sample[1] for sample in told["samples"]]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 4999)
+
+
+def test_samples_are_taken_while_the_run_works():
+    work = Work()
+    with keep_pace(work, seconds=0.01) as pace:
+        pace.begin("first")
+        deadline = time.monotonic() + 10
+        while len(pace.told()["samples"]) < 6 and time.monotonic() < deadline:
+            work.completion_tokens += 3
+            time.sleep(0.005)
+    told = pace.told()
+    assert len(told["samples"]) >= 6
+    assert told["passes"][0][1] == "first"
+    count = len(told["samples"])
+    time.sleep(0.05)
+    assert len(pace.told()["samples"]) == count
+
+
+def test_only_the_slowest_rows_are_kept():
+    slowest = Slowest()
+    for number in range(1000):
+        slowest.note(f"r{number}", float((number * 37) % 1000))
+    rows = slowest.rows()
+    assert [seconds for _, seconds in rows] == [float(999 - n) for n in range(ROWS)]

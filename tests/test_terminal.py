@@ -1,0 +1,231 @@
+import io
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from fcntl import ioctl
+
+import pytest
+from reported import line, make_plain_run, make_scored_run
+from rich.cells import cell_len
+from typer.testing import CliRunner
+
+from prefdata.cli import app
+from prefdata.pager import KEPT, Shelf, find_rows, page_rows
+from prefdata.terminal import open_console, print_row, printable
+
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+LONG = "forty winks and more " * 12
+
+
+def inspect(*arguments):
+    return CliRunner().invoke(app, ["inspect", *map(str, arguments)])
+
+
+def on_a_terminal(*arguments, typed="", columns=60, **environment):
+    """What the command writes to a real terminal, with something typed into it."""
+    mine, its = pty.openpty()
+    ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    known = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")}
+    command = subprocess.Popen(
+        [sys.executable, "-m", "prefdata", *map(str, arguments)],
+        stdin=its, stdout=its, stderr=its, env=known | {"TERM": "xterm-256color"} | environment,
+    )  # fmt: skip
+    os.close(its)
+    written, deadline = b"", time.monotonic() + 60
+    answers = [*typed]
+    while time.monotonic() < deadline:
+        if not select.select([mine], [], [], 0.2)[0]:
+            continue
+        try:
+            written += os.read(mine, 65536)
+        except OSError:  # the command has ended
+            break
+        if answers and written.rstrip().endswith(b"quit]"):
+            os.write(mine, (answers.pop(0) + "\n").encode())
+    os.close(mine)
+    assert command.wait(10) == 0
+    return written.decode().replace("\r\n", "\n")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    lines = [line(n, f"question {n}", f"good {n} {LONG}", float(n), "cool") for n in range(3)]
+    lines += [line(n, f"question {n}", f"bad {n}", -1.0) for n in range(3)]
+    lines += [line("tie", "hopeless", text, 0.5) for text in ("one", "two")]
+    return make_scored_run(tmp_path_factory.mktemp("run"), lines)
+
+
+def test_away_from_a_terminal_all_pairs_are_printed_plain_and_whole(run):
+    done = inspect(run)
+    assert done.exit_code == 0, done.output
+    assert not ESCAPE.search(done.stdout)
+    assert [line for line in done.stdout.splitlines() if line.startswith("--- ")] == [
+        f"--- pair {n}" for n in (1, 2, 3)
+    ]
+    assert f"  good 1 {LONG}".rstrip() in [text.rstrip() for text in done.stdout.splitlines()]
+
+
+def test_rejects_words_and_numbers_choose_what_is_printed(run):
+    rejects = inspect(run, "--rejects").stdout.splitlines()
+    assert "reason: tie" in rejects
+    assert "      text: one" in rejects
+    found = inspect(run, "--search", "GOOD 2").stdout
+    assert "good 2 " in found
+    assert "good 1 " not in found
+    assert inspect(run, "-n", 2).stdout.count("--- pair") == 2
+
+
+def test_a_folder_without_a_run_is_told(tmp_path):
+    done = inspect(tmp_path)
+    assert done.exit_code == 2
+    assert "is no finished run" in done.stderr
+
+
+def test_a_terminal_gets_colours_and_wrapped_texts(run):
+    written = on_a_terminal("inspect", run, "-n", 1, columns=50)
+    assert "\x1b[32m" in written
+    plain = ESCAPE.sub("", written)
+    assert max(cell_len(text) for text in plain.splitlines()) <= 50
+    assert "good 0 " in plain
+    assert plain.count("winks") == 12
+
+
+def test_no_color_leaves_a_terminal_without_any_escape_code(run):
+    written = on_a_terminal("inspect", run, "-n", 1, NO_COLOR="1")
+    assert "\x1b" not in written
+    assert "good 0 " in written
+
+
+def test_a_preview_shows_whole_records_in_colour_and_without(project, tmp_path):
+    recipe = project.write()
+    arguments = ["build", recipe, "--preview", "-n", 1, "--rehearse"]
+    coloured = on_a_terminal(*arguments)
+    assert ESCAPE.search(coloured)
+    plain = on_a_terminal(*arguments, NO_COLOR="1")
+    assert "candidates:" in plain
+    assert "chosen:" in plain
+    assert plain.count("temperature: 0.9") >= 4
+
+
+def test_a_reader_pages_with_keys(run):
+    written = on_a_terminal("inspect", run, typed=["", "b", "3", "/bad 1", "1", "/GOOD 2", "q"])
+    titles = re.findall(r"(?<=\s)?pair (\d)(?= )", ESCAPE.sub("", written))
+    assert titles == ["1", "2", "1", "3", "1", "3"]
+    assert "there is nothing at '/bad 1'" in written
+
+
+def page(rows, *answers):
+    """The titles shown to a reader who answers so."""
+    told = iter(answers)
+
+    def ask(prompt):
+        answer = next(told, None)
+        if answer is None:
+            raise EOFError
+        return answer
+
+    stream = io.StringIO()
+    page_rows(open_console(stream), Shelf(lambda: iter(rows)), "pair", ask)
+    return [int(n) for n in re.findall(r"--- pair (\d+)", stream.getvalue())]
+
+
+ROWS = [{"id": str(n), "text": f"row {n}"} for n in range(KEPT * 3)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "shown"),
+    [
+        (["", "", "b"], [1, 2, 3, 2]),
+        (["b", ""], [1, 2]),
+        (["300", "1", "300"], [1, 300, 1, 300]),
+        (["300", ""], [1, 300]),
+        (["301", "0", "-1", "what", "2"], [1, 2]),
+        (["/row 299", "b"], [1, 300, 299]),
+        (["/row 299", "q", ""], [1, 300]),
+        ([], [1]),
+    ],
+)
+def test_paging_goes_where_the_answers_say(answers, shown):
+    assert page(ROWS, *answers) == shown
+
+
+def test_far_back_the_rows_are_read_again_and_few_are_kept():
+    opened = []
+
+    def rows():
+        opened.append(1)
+        return iter(ROWS)
+
+    shelf = Shelf(rows)
+    assert shelf.get(len(ROWS) - 1) == ROWS[-1]
+    assert shelf.get(len(ROWS) - KEPT) == ROWS[-KEPT]
+    assert len(opened) == 1
+    assert shelf.get(0) == ROWS[0]
+    assert len(opened) == 2
+    assert shelf.get(len(ROWS)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2Jgone", "\u241b[2Jgone"),
+        ("a\rb", "a\u240db"),
+        ("\x9b31m\x7f", "<9b>31m<7f>"),
+        ("tab\there\nand\r\nthere é 漢", "tab\there\nand\nthere é 漢"),
+    ],
+    ids=["escape", "carriage return", "c1", "harmless"],
+)
+def test_control_characters_are_shown_and_not_obeyed(text, shown):
+    assert printable(text) == shown
+
+
+def test_no_text_of_a_run_reaches_the_terminal_as_a_command(tmp_path):
+    attack = "\x1b]0;title\x07\x1b[2J[bold]no markup[/bold] :smile:"
+    lines = [line(1, attack, f"{n} {attack}", float(n), f"{n}{attack}") for n in range(2)]
+    run = make_scored_run(tmp_path, lines)
+    written = on_a_terminal("inspect", run, "-n", 1, columns=200)
+    assert "\x1b]0" not in written
+    assert "\x1b[2J" not in written
+    assert "[bold]no markup[/bold] :smile:" in written
+
+
+def test_every_value_of_a_row_is_printed():
+    stream = io.StringIO()
+    row = {
+        "prompt": [{"role": "user", "content": "Hi"}],
+        "scores": [1.0, None, 2.5],
+        "nested": {"answer": {"words": ["one", "two"]}, "nothing": None},
+        "flag": False,
+        "text": "two\nlines",
+    }
+    print_row(open_console(stream), "row 1", row)
+    assert stream.getvalue().splitlines() == [
+        "--- row 1",
+        "prompt:",
+        "  1:",
+        "    role: user",
+        "    content: Hi",
+        "scores: 1.0, None, 2.5",
+        "nested:",
+        "  answer:",
+        "    words:",
+        "      1: one",
+        "      2: two",
+        "flag: False",
+        "text:",
+        "  two",
+        "  lines",
+    ]
+
+
+def test_pairs_of_both_splits_are_paged_train_first(tmp_path):
+    run = make_plain_run(tmp_path)
+    splits = [row["split"] for row in find_rows(run)()]
+    assert splits == sorted(splits, reverse=True)
+    assert set(splits) == {"train", "test"}
