@@ -207,7 +207,7 @@ def export(
         if out is not None and len(formats) > 1:
             raise PrefdataError("--out is the folder of one format; leave it out, or give one")
         options = ExportOptions(
-            _number(test_size), max_tokens, tokenizer, drop_too_long, last_message_only
+            _test_size(test_size), max_tokens, tokenizer, drop_too_long, last_message_only
         )
         for name in formats:
             print_export(export_run(run, name, options, out, say=_say))
@@ -417,19 +417,14 @@ def _train_on_customizer(
         train_on_customizer(run, settings, out, dry_run=dry_run, say=print if dry_run else _say)
 
 
-def _number(text: str | None) -> int | float | None:
-    """A count such as 500, or a fraction such as 0.05."""
+def _test_size(text: str | None) -> int | float | None:
+    """A count or a fraction, as the rules of pairs have it."""
     if text is None:
         return None
-    try:
-        number = float(text) if "." in text else int(text)
-    except ValueError as err:
-        raise PrefdataError(
-            f"--test-size {text}: give a count of prompts such as 500, or a fraction such as 0.05"
-        ) from err
-    if number < 0 or (isinstance(number, float) and number >= 1):
-        raise PrefdataError(f"--test-size {text}: a fraction lies in [0, 1), a count is 0 or more")
-    return number
+    from prefdata.recipe_loader import validate_pair_rules
+    from prefdata.repick import DEFAULTS
+
+    return validate_pair_rules(DEFAULTS, [f"test_size={text}"]).test_size
 
 
 def _check_yield(record: dict[str, Any], min_yield: float) -> None:

@@ -22,12 +22,13 @@ from prefdata.seed_files import read_lines
 from prefdata.turns import Turns
 
 Say = Callable[[str], None]
-_DEFAULTS = {
+DEFAULTS = {
     "type": "preference_pairs",
     "candidates": "candidates",
     "score": "score",
     "strategy": "best_vs_worst",
 }
+"""Rules of pairs where neither a recipe nor the command line names any."""
 
 
 def pairs_of_run(run: Path, overrides: Sequence[str], out: Path) -> Record:
@@ -82,7 +83,7 @@ def pairs_of_file(
     Raises:
         PrefdataError: the file is missing or has no usable line, or a rule is wrong.
     """
-    rule = validate_pair_rules(_DEFAULTS, overrides)
+    rule = validate_pair_rules(DEFAULTS, overrides)
     if not file.is_file():
         raise PrefdataError(f"{file}: there is no such run folder and no such file")
     groups = Turns(fields)

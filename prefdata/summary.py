@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from rich.console import Console
@@ -10,8 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefdata.estimate import FLOPS, Estimate, estimate_pass
-from prefdata.export import Export, Report
-from prefdata.export.publishing import Publication
 from prefdata.plan import plan_passes
 from prefdata.recipe_columns import columns_made, columns_needed
 from prefdata.recipe_loader import LoadedRecipe
@@ -19,16 +17,17 @@ from prefdata.runtime.folders import read_rows
 from prefdata.seeds import load_seeds
 from prefdata.terminal import open_console, print_row
 
+if TYPE_CHECKING:  # what a build and a plan need none of
+    from prefdata.export import Export, Report
+    from prefdata.export.publishing import Publication
+
 SAMPLE = 200
 """Seed rows on which `plan` measures prompts."""
 
 
 def print_summary(record: dict[str, Any], folder: Path) -> None:
     """The table at the end of a run."""
-    table = Table(title=escape(str(folder)), title_justify="left", show_header=False)
-    for name, value in _summary(record):
-        table.add_row(name, value)
-    Console().print(table)
+    _print_table(folder, _summary(record))
 
 
 def _summary(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
@@ -76,7 +75,7 @@ def _judged(name: str, counts: dict[str, int]) -> Iterable[tuple[str, str]]:
         yield f"{name}, position bias", f"{first:.1%} for the response shown first; 50 % is fair"
 
 
-def print_export(export: Export) -> None:
+def print_export(export: "Export") -> None:
     """Where an export lies, and what the trainer is told."""
     console = Console(highlight=False, soft_wrap=True)
     lines = ", ".join(f"{count:,} {split}" for split, count in export.lines.items() if count)
@@ -86,7 +85,7 @@ def print_export(export: Export) -> None:
         console.print(text, markup=False)
 
 
-def print_publication(made: Publication) -> None:
+def print_publication(made: "Publication") -> None:
     """Where a publication is, and what was read back."""
     table = Table(show_header=False)
     table.add_row("dataset", escape(made.repo_id))
@@ -104,8 +103,12 @@ def print_publication(made: Publication) -> None:
 
 def print_training(result: dict[str, Any], folder: Path) -> None:
     """The table at the end of a training."""
+    _print_table(folder, _trained(result))
+
+
+def _print_table(folder: Path, lines: Iterable[tuple[str, str]]) -> None:
     table = Table(title=escape(str(folder)), title_justify="left", show_header=False)
-    for name, value in _trained(result):
+    for name, value in lines:
         table.add_row(name, value)
     Console().print(table)
 
@@ -126,6 +129,9 @@ def _trained(result: dict[str, Any]) -> Iterable[tuple[str, str]]:
             f"{score:.3f} before, {after[name]:.3f} after, {after[name] - score:+.3f}",
         )
     asked = result["after"]
+    for name, count in asked["without_score"].items():
+        if count:
+            yield f"without {name}", f"{count:,} answers"
     yield "held out", f"{asked['prompts']:,} prompts, {asked['samples']} answers each, temperature {asked['temperature']}"  # fmt: skip  # noqa: E501
 
 
@@ -139,7 +145,7 @@ def print_records(run: Path) -> None:
             print_row(console, f"{title} {number}", row)
 
 
-def print_report(report: Report) -> None:
+def print_report(report: "Report") -> None:
     """Where a report lies, and what it warns of."""
     console = open_console()
     pairs, whole = report.shown

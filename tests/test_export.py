@@ -436,4 +436,4 @@ def test_a_test_size_that_is_none_is_one_message(size, tmp_path):
                "--test-size", size]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "--test-size" in done.stderr
+    assert "test_size" in done.stderr

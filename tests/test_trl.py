@@ -12,9 +12,10 @@ import torch
 from conftest import QUICKSTART
 from runs import DIALOGUE, make_run, read_lines
 
+from prefdata.build import build
 from prefdata.errors import PrefdataError
 from prefdata.export import ExportOptions, export_run
-from prefdata.recipe_loader import load_settings
+from prefdata.recipe_loader import load_recipe, load_settings
 from prefdata.train.trl import train_trl
 from prefdata.train.trl_settings import TrlSettings
 
@@ -176,8 +177,39 @@ def test_what_is_trained_on_is_no_test(quickstart, tmp_path):
             for line in read_lines(pairs.train)[:5]
         )
     )
+    given = settings(f"evaluation.path={seen}", "evaluation.samples=1", "epochs=0.1")
     with pytest.raises(PrefdataError, match="of 5 prompts none can be evaluated on"):
-        train_trl(quickstart, settings(f"evaluation.path={seen}"), tmp_path / "o", say=print)
+        train_trl(quickstart, given, tmp_path / "o", say=print)
+    with seen.open("ab") as file:
+        file.write(b'{"prompt": "What is one plus one?", "answer": 2}\n')
+    said = []
+    result = train_trl(quickstart, given, tmp_path / "o", say=said.append)
+    assert any("5 of 6 prompts are trained on, and do not count" in line for line in said)
+    assert result["after"]["prompts"] == 1
+
+
+def test_one_gpu_is_used_the_first_that_may_be(quickstart, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    given = settings("evaluation.limit=1", "evaluation.samples=1", "epochs=0.1")
+    train_trl(quickstart, given, tmp_path, say=print)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
+
+
+def test_answers_that_a_verifier_cannot_judge_are_counted(tmp_path):
+    (tmp_path / "odd.py").write_text(
+        "def grade(text, row):\n    return 1 if row['answer'] % 2 else float('nan')\n"
+    )
+    recipe = (QUICKSTART / "recipe.yaml").read_text().replace("models/", f"{QUICKSTART}/models/")
+    recipe = recipe.replace("prompts.jsonl", str(QUICKSTART / "prompts.jsonl")).replace(
+        "method: number, reference: answer", "method: function, function: 'odd:grade'"
+    )
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    out = tmp_path / "run"
+    build(load_recipe(tmp_path / "recipe.yaml", [f"output_dir={out}"]), out, say=print)
+    result = train_trl(out, settings("epochs=0.1", "evaluation.samples=2"), tmp_path / "o", say=print)  # fmt: skip  # noqa: E501
+    after = result["after"]
+    assert after["scores"] == {"right": 1.0}
+    assert 0 < after["without_score"]["right"] < after["prompts"] * after["samples"]
 
 
 @pytest.mark.parametrize(

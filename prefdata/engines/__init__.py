@@ -93,15 +93,16 @@ def open_text_engine(model: Model, path: str, provider: Provider) -> HostedText:
     )
 
 
-def open_chat_template(model: str) -> "ChatTemplate":
-    """The chat template of a checkpoint, a folder or a Hub id; its weights are not loaded.
+def open_chat_template(model: Model) -> "ChatTemplate":
+    """The chat template of a model whose `model` is a folder or a Hub id; no weights are loaded.
 
     Raises:
         PrefdataError: there is none.
     """
     from prefdata.engines.chat_template import ChatTemplate  # torch, only when needed
+    from prefdata.engines.transformers_model import Checkpoint
 
-    return ChatTemplate(model)
+    return ChatTemplate(Checkpoint(model.model, model.revision, model.trust_remote_code))
 
 
 def connect(endpoint: Endpoint) -> Connection:

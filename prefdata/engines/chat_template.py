@@ -4,9 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jinja2
-
-from prefdata.engines.transformers_model import Checkpoint, load_tokenizer
+from prefdata.engines.transformers_model import Checkpoint, apply_template, load_tokenizer
 from prefdata.errors import RowError
 
 Messages = Sequence[Mapping[str, Any]]
@@ -19,17 +17,17 @@ class ChatTemplate:
         special: finds a special token of the tokenizer in a text.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         """Load the tokenizer.
 
         Args:
-            model: a folder or a Hub id.
+            checkpoint: of the model.
 
         Raises:
             PrefdataError: there is none, or it has no chat template.
         """
-        self._tokenizer: Any = load_tokenizer(Checkpoint(model, None, False))
-        self._name = model
+        self._tokenizer: Any = load_tokenizer(checkpoint)
+        self._name = checkpoint.model
         tokens = [token for token in self._tokenizer.all_special_tokens if token.strip()]
         self.special = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
 
@@ -60,10 +58,4 @@ class ChatTemplate:
         return asked, chat[len(asked) :]
 
     def _apply(self, messages: Messages, **options: Any) -> Any:
-        chat = [dict(message) for message in messages]
-        try:
-            return self._tokenizer.apply_chat_template(chat, return_dict=False, **options)
-        except jinja2.TemplateError as err:
-            raise RowError(
-                "chat_template_refused", f"the chat template of {self._name} says: {err}"
-            ) from err
+        return apply_template(self._name, self._tokenizer, messages, **options)

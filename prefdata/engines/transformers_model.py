@@ -54,16 +54,8 @@ class ChatTokenizer:
         Raises:
             RowError: the template refuses the chat.
         """
-        chat: Any = [dict(message) for message in messages]
-        try:
-            # never as text that is encoded afterwards: that would add a second BOS
-            ids: Any = self.tokenizer.apply_chat_template(
-                chat, **template_kwargs, tokenize=True, return_dict=False
-            )
-        except jinja2.TemplateError as err:
-            raise RowError(
-                "chat_template_refused", f"the chat template of {self.name} says: {err}"
-            ) from err
+        # never as text that is encoded afterwards: that would add a second BOS
+        ids = apply_template(self.name, self.tokenizer, messages, **template_kwargs, tokenize=True)
         bos = self.tokenizer.bos_token_id
         return list(ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids)
 
@@ -72,6 +64,24 @@ class ChatTokenizer:
         return str(
             self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         )
+
+
+def apply_template(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Iterable[Mapping[str, Any]],
+    **options: Any,
+) -> Any:
+    """A chat as token ids or as text, by the model's own template.
+
+    Raises:
+        RowError: the template refuses the chat.
+    """
+    chat: Any = [dict(message) for message in messages]
+    try:
+        return tokenizer.apply_chat_template(chat, return_dict=False, **options)
+    except jinja2.TemplateError as err:
+        raise RowError("chat_template_refused", f"the chat template of {name} says: {err}") from err
 
 
 @dataclass(frozen=True)

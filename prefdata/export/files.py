@@ -19,6 +19,7 @@ from prefdata.export.conversation import Conversation, read_conversation
 from prefdata.export.formats import FORMATS, Format, Record, Shape
 from prefdata.export.survey import SPLITS, Survey, Wanted, answer_key, pairs_in_order, survey
 from prefdata.finished import FinishedRun, find_policy, open_run
+from prefdata.recipe import Model
 from prefdata.runtime.disk import disk_errors, hold, make_folder, publish, temporary_name
 
 Say = Callable[[str], None]
@@ -33,14 +34,15 @@ class ExportOptions:
         test_size: prompts in test, a count or a fraction; None keeps the run's own split, or
             takes the format's share where the run has none.
         max_tokens: length at which the trainer will cut prompt and answer together.
-        tokenizer: checkpoint of the model to be trained; the one that wrote the texts by default.
+        tokenizer: the model to be trained, or a folder or Hub id of it; the one that wrote the
+            texts by default.
         drop_too_long: leave out what would be cut, instead of telling how much that is.
         last_message_only: cut prompts to their last message (`nemo_customizer`).
     """
 
     test_size: int | float | None = None
     max_tokens: int | None = None
-    tokenizer: str | None = None
+    tokenizer: str | Model | None = None
     drop_too_long: bool = False
     last_message_only: bool = False
 
@@ -126,16 +128,16 @@ def _wanted(run: FinishedRun, name: str, options: ExportOptions) -> Wanted:
     )
 
 
-def _tokenizer(run: FinishedRun, options: ExportOptions) -> str:
-    if options.tokenizer is not None:
-        return options.tokenizer
-    model = find_policy(run)
+def _tokenizer(run: FinishedRun, options: ExportOptions) -> Model:
+    if isinstance(options.tokenizer, str):
+        return Model(alias="tokenizer", model=options.tokenizer)
+    model = options.tokenizer or find_policy(run)
     if model is None:
         raise PrefdataError(
             "--max-tokens counts tokens, but the run does not tell of which model: its texts come "
             "from several checkpoints, from a server or from a file; name one with --tokenizer"
         )
-    return model.model
+    return model
 
 
 def _write(run: FinishedRun, name: str, folder: Path, found: Survey) -> Export:

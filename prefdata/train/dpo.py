@@ -10,13 +10,11 @@ import transformers
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 
-from prefdata.engines.transformers_model import Checkpoint, load_tokenizer
+from prefdata.engines.transformers_model import TINY_PARAMETERS, Checkpoint, load_tokenizer
 from prefdata.errors import PrefdataError
 from prefdata.export import Export
 from prefdata.recipe import Model
 from prefdata.train.trl_settings import TrlSettings
-
-TINY_PARAMETERS = 20_000_000
 
 
 def make_trainer(model: Model, settings: TrlSettings, data: Export, checkpoints: Path) -> Any:

@@ -1,7 +1,7 @@
 """How often a model is right on held-out prompts, by the recipe's own verifiers."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import fsum
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,16 @@ def verifiers_of(recipe: Recipe) -> list[Verifier]:
     return [column for column in recipe.columns if isinstance(column, Verifier)]
 
 
-def held_out_rows(run: FinishedRun, data: Export, settings: Evaluation) -> list[Row]:
+def held_out_rows(
+    run: FinishedRun, data: Export, settings: Evaluation, *, say: Callable[[str], None]
+) -> list[Row]:
     """Prompts to evaluate on, none of which is trained on.
 
     Args:
         run: the run; its test prompts are taken where the settings name no file.
         data: what is trained on, in the format `trl`.
         settings: where the prompts are.
+        say: told how many do not count.
 
     Raises:
         PrefdataError: the file cannot serve, or no prompt is left.
@@ -48,14 +51,16 @@ def held_out_rows(run: FinishedRun, data: Export, settings: Evaluation) -> list[
     field = recipe.output_projection.prompt_field
     trained = {_key(line["prompt"]) for line in _lines(data.train)}
     rows = _rows_of_file(recipe, settings.path) if settings.path else _test_rows(run, data)
-    kept = [row for row in rows if _key(row[field]) not in trained][: settings.limit]
+    kept = [row for row in rows if _key(row[field]) not in trained]
+    where = settings.path or "the run's test set"
+    if len(kept) < len(rows):
+        say(f"{where}: {len(rows) - len(kept):,} of {len(rows):,} prompts are trained on, and do not count")  # fmt: skip  # noqa: E501
     if not kept:
-        where = settings.path or "the run's test set"
         raise PrefdataError(
             f"{where}: of {len(rows)} prompts none can be evaluated on, since those that are "
             "trained on do not count; give other prompts with evaluation.path=FILE"
         )
-    return kept
+    return kept[: settings.limit]
 
 
 def evaluate(
@@ -71,7 +76,8 @@ def evaluate(
         seed: of the samples.
 
     Returns:
-        prompts, samples, temperature, tokens, and under `scores` each verifier's mean.
+        prompts, samples, temperature, tokens, under `scores` each verifier's mean, and under
+        `without_score` how many answers it could not judge, which the mean leaves out.
 
     Raises:
         PrefdataError: the model does not load, or a prompt does not fit.
@@ -101,30 +107,39 @@ async def _evaluate(
     ]
     stages = {rule.name: make_stage(rule, recipe, tools) for rule in rules}
     gate = asyncio.Semaphore(AT_A_TIME)
-    found: dict[str, list[float]] = {name: [] for name in stages}
+    found: dict[str, list[float | None]] = {name: [] for name in stages}
 
     async def judge(row: Row) -> int:
-        chat = _messages(row[recipe.output_projection.prompt_field])
-        async with gate:
-            requests = [asker.request_for(row[ID], chat, n) for n in range(samples)]
-            completions = await answers(engine, requests)
-        answered = row | {ANSWERS: [{"text": one.text} for one in completions]}
-        for name, stage in stages.items():
-            found[name] += (await stage(answered))[name]
+        prompt = row[recipe.output_projection.prompt_field]
+        try:
+            async with gate:
+                chat = _messages(prompt)
+                requests = [asker.request_for(row[ID], chat, n) for n in range(samples)]
+                completions = await answers(engine, requests)
+            answered = row | {ANSWERS: [{"text": one.text} for one in completions]}
+            for name, stage in stages.items():
+                found[name] += (await stage(answered))[name]
+        except RowError as err:
+            raise PrefdataError(
+                f"the evaluation prompt {prompt!r} cannot be judged: {err}; leave it out with "
+                "evaluation.path=FILE"
+            ) from err
         return sum(one.completion_tokens for one in completions)
 
-    try:
-        tokens = await asyncio.gather(*map(judge, rows))
-    except RowError as err:
+    tokens = await asyncio.gather(*map(judge, rows))
+    scores = {name: [s for s in every if s is not None] for name, every in found.items()}
+    if empty := [name for name, values in scores.items() if not values]:
         raise PrefdataError(
-            f"an evaluation prompt cannot be judged: {err}; mend evaluation.path"
-        ) from err
+            f"the verifier {empty[0]!r} has a score for none of the answers; mend it, or leave it "
+            "out of the recipe"
+        )
     return {
         "prompts": len(rows),
         "samples": samples,
         "temperature": model.inference_parameters.temperature,
         "tokens": sum(tokens),
-        "scores": {name: fsum(values) / len(values) for name, values in found.items()},
+        "scores": {name: fsum(values) / len(values) for name, values in scores.items()},
+        "without_score": {name: len(found[name]) - len(scores[name]) for name in scores},
     }
 
 

@@ -42,12 +42,13 @@ def train_trl(run: Path, settings: TrlSettings, out: Path, *, say: Say = print) 
         PrefdataError: TRL is not installed, or run, model or settings cannot serve.
     """
     _check(settings)
+    _take_one_gpu()
     finished = open_run(run)
     model = _start(finished, settings)
     data = export_run(run, "trl", _data_options(model, settings), out / "data", say=say)
     with disk_errors(out), hold(out):
         result = _begin(out, settings, model, data)
-        if "after" in result or ("training" in result and "before" not in result):
+        if "finished" in result:
             say(f"nothing to do: {out / 'train.json'} is finished")
             return result
         rows = _rows(finished, model, settings, data, say)
@@ -63,6 +64,12 @@ def train_trl(run: Path, settings: TrlSettings, out: Path, *, say: Say = print) 
         result["finished"] = time.time()
         _save(out, result)
     return result
+
+
+def _take_one_gpu() -> None:
+    """Show torch the first GPU alone: over several it would train with DataParallel."""
+    # set before torch looks: it reads the list once
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
 def _check(settings: TrlSettings) -> None:
@@ -110,7 +117,7 @@ def _start(run: FinishedRun, settings: TrlSettings) -> Model:
 
 
 def _data_options(model: Model, settings: TrlSettings) -> ExportOptions:
-    return ExportOptions(max_tokens=settings.max_length, tokenizer=model.model, drop_too_long=True)
+    return ExportOptions(max_tokens=settings.max_length, tokenizer=model, drop_too_long=True)
 
 
 def _begin(out: Path, settings: TrlSettings, model: Model, data: Export) -> Result:
@@ -166,7 +173,7 @@ def _rows(
     if data.test is None and settings.evaluation.path is None:
         say("there is no test set, so nothing tells how good the model is before and after")
         return []
-    return held_out_rows(run, data, settings.evaluation)
+    return held_out_rows(run, data, settings.evaluation, say=say)
 
 
 def _judge(
@@ -180,7 +187,6 @@ def _judge(
 
 def _train(model: Model, settings: TrlSettings, data: Export, out: Path, say: Say) -> Result:
     """Train, write `model/`, and return what TRL measured."""
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # several would be used by DataParallel
     from prefdata.train import dpo
 
     start = time.monotonic()
