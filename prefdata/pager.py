@@ -11,6 +11,7 @@ from rich.console import Console
 
 from prefdata.errors import PrefdataError
 from prefdata.finished import open_run
+from prefdata.pair_files import pairs_in_order
 from prefdata.rows import Row
 from prefdata.runtime.folders import read_rows
 from prefdata.terminal import print_row
@@ -125,10 +126,9 @@ def _rows(folder: Path, rejects: bool, words: list[str]) -> Iterator[Row]:
 
 
 def _pairs(folder: Path) -> Iterator[Row]:
-    for split in ("train", "test"):
-        for row in read_rows(folder / "pairs", stem=split):
-            first = {name: row.pop(name) for name in ("id", "prompt", "chosen", "rejected")}
-            yield {**first, "split": split, **row}
+    for split, row in pairs_in_order(folder / "pairs"):
+        first = {name: row.pop(name) for name in ("id", "prompt", "chosen", "rejected")}
+        yield {**first, "split": split, **row}
 
 
 def _rejects(folder: Path) -> Iterator[Row]:

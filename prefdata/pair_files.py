@@ -1,6 +1,6 @@
 """The folder of pairs: what the selection has kept, by split and in order. Picks nothing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import fsum
 from pathlib import Path
@@ -9,10 +9,19 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from prefdata.rows import ID, REJECTS, is_json, reject
+from prefdata.rows import ID, REJECTS, Row, is_json, reject
 from prefdata.runtime.disk import whole_file
-from prefdata.runtime.folders import RowsWriter, read_schema, read_tables
+from prefdata.runtime.folders import RowsWriter, read_rows, read_schema, read_tables
 from prefdata.selection import VERDICTS, Verdict
+
+SPLITS = ("train", "test")
+
+
+def pairs_in_order(pairs: Path) -> Iterator[tuple[str, Row]]:
+    """(split, row) of every pair of a folder, train first."""
+    for split in SPLITS:
+        for row in read_rows(pairs, stem=split):
+            yield split, row
 
 
 @dataclass
@@ -37,7 +46,7 @@ def keep_pairs(
         for table in read_tables(picks):
             mine = codes[start : start + table.num_rows].tolist()
             start += table.num_rows
-            for split in ("train", "test"):
+            for split in SPLITS:
                 places = [n for n, code in enumerate(mine) if names[code] == split]
                 if not places:
                     continue

@@ -86,7 +86,7 @@ def _funnel(run: Numbers) -> Cell:
             (
                 "Candidates and pairs left out, also where the row has a pair",
                 Table(("reason", "left out"), rows),
-            )  # fmt: skip  # noqa: E501
+            )
         )
     return Cell(summary, [chart], tables)
 

@@ -1,7 +1,7 @@
 """The first look at a run's pairs: which ones leave, to which split, in which shape."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from prefdata.errors import PrefdataError, RowError
 from prefdata.export.conversation import Conversation, check_tokens, read_conversation
 from prefdata.export.formats import Format, Shape
+from prefdata.pair_files import pairs_in_order
 from prefdata.rows import Row
-from prefdata.runtime.folders import read_rows
 from prefdata.split import as_keys, hash_prompt, hash_text, is_held_out, number_keys
 
-SPLITS = ("train", "test")
 CHOSEN, REJECTED = 1, 2
 Measure = Callable[[Conversation], tuple[int, int]]
 """Tokens of the prompt, and of the prompt with its longer answer."""
@@ -84,13 +83,6 @@ class Wanted:
     measure: Measure | None = None
     max_tokens: int | None = None
     drop_too_long: bool = False
-
-
-def pairs_in_order(pairs: Path) -> Iterator[tuple[str, Row]]:
-    """(split, row) of every pair of a run, train first."""
-    for split in SPLITS:
-        for row in read_rows(pairs, stem=split):
-            yield split, row
 
 
 def survey(pairs: Path, form: Format, wanted: Wanted) -> Survey:
