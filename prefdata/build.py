@@ -6,8 +6,8 @@ unfinished one is made again, and the journal answers what was answered before.
 
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -17,15 +17,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefdata.fingerprint import pairs_fingerprint, stage_fingerprint
+from prefdata.chain import Chain, make_chain
+from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pair_files import write_jsonl
-from prefdata.plan import Pass, plan_passes
+from prefdata.parts import add_up, find_parts, join_parts, read_shard_record, write_shard_record
+from prefdata.plan import Pass
 from prefdata.preferences import choose_pairs
 from prefdata.projection import DpoPreference
 from prefdata.recipe import META_SUFFIX, Extract, Recipe
 from prefdata.recipe_columns import (
-    columns_made,
-    columns_needed,
     columns_read,
     reads_any,
     score_columns,
@@ -42,18 +42,22 @@ from prefdata.record import (
 from prefdata.rows import REJECTS
 from prefdata.runtime.disk import Damaged, disk_errors, hold, write_text
 from prefdata.runtime.expansion import rows_added, run_expansion
+from prefdata.runtime.fence import fence
 from prefdata.runtime.fleet import Fleet
 from prefdata.runtime.folders import RowsWriter, count_rows, link_folder, read_tables
 from prefdata.runtime.machine import Machine
 from prefdata.runtime.pace import Pace, keep_pace
 from prefdata.runtime.passes import Sweep, rejects_of, run_ahead, run_pass
 from prefdata.runtime.progress import Progress, show_progress
-from prefdata.seeds import Seeds, load_seeds
+from prefdata.seeds import Seeds, seeds_of
 from prefdata.selection import check_dedupe
-from prefdata.stages import Tools, code_of, expand, fields_of, make_stage
+from prefdata.shards import Shard
+from prefdata.stages import Tools, expand, fields_of, make_stage
 from prefdata.verdicts import count_verdicts
 
 Say = Callable[[str], None]
+PATIENCE = 30.0
+"""Seconds in which an earlier attempt at a shard has to end: it looks every two, and drains."""
 JSONL_COLUMNS = ("prompt", "chosen", "rejected")
 VERSIONS = ("datasets", "llguidance", "pyarrow", "rensa", "torch", "transformers")
 """Packages whose version can matter to the rows."""
@@ -87,45 +91,102 @@ def build(
         Fleet(loaded, out, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
         keep_pace(fleet.work) as pace,
     ):
-        run = _Run(loaded, out, fleet, pace, say)
+        run = Building(loaded, out, fleet, pace, say)
         seeds = run.load_seeds()
-        folder, fingerprint = run.save_seeds(seeds)
-        folders = [folder]
-        steps = []
-        for number, step in enumerate(plan_passes(loaded.recipe), start=1):
-            code = [code_of(column, loaded.folder) for column in step.columns]
-            fingerprint = stage_fingerprint(
-                fingerprint, step.columns, loaded.recipe, fleet.checkpoints, code
-            )
-            folders.append(out / "stages" / f"{number}-{step.name}-{fingerprint[:8]}")
-            steps.append((step, folders[-2], folders[-1]))
-        final = pairs_fingerprint(fingerprint, loaded.recipe)
-        if (finished := run.finished(final)) is not None:
+        chain = make_chain(loaded, fleet.checkpoints, seeds.fingerprint, out)
+        if finished := run.finished(pairs_fingerprint(chain.fingerprint, loaded.recipe)):
             say("nothing to do: this run is finished")
             run.keep_recipe()
             return finished
-        if not all(run.is_made(target) for _, _, target in steps):
-            fleet.check_health()
-        for step, source, target in steps:
-            run.run_pass(step, source, target)
-        added = {s.name: rows_added(source, target) for s, source, target in steps if s.expands}
-        record = {
-            "prefdata": version("prefdata"),
-            "fingerprint": final,
-            "scored_fingerprint": fingerprint,
-            "folder": str(loaded.folder),
-            "rehearsed": rehearse,
-            "seeds": len(seeds),
-            "added": added,
-            "rows": len(seeds) + sum(added.values()),
-            "stages": [folder.name for folder in folders],
-            **run.choose(folders),
-        }
-        return run.record(record, started)
+        run.run_passes(seeds, chain)
+        return run.conclude(seeds, chain, started)
+
+
+def build_shard(
+    loaded: LoadedRecipe,
+    out: Path,
+    shard: Shard,
+    *,
+    attempt: str | None = None,
+    machine: Machine | None = None,
+    rehearse: bool = False,
+    say: Say = print,
+) -> Record:
+    """Make one slice of the rows, up to their scores; `merge` makes pairs of all slices.
+
+    Args:
+        loaded: a checked recipe.
+        out: the folder of the whole run; the shard has a folder of its own in it.
+        shard: which slice.
+        attempt: a name that no other attempt at it has: earlier ones that still run are ended.
+        machine: as for `build`, and so are the others.
+        rehearse: as for `build`.
+        say: as for `build`.
+
+    Returns:
+        What the shard's `shard.json` holds.
+
+    Raises:
+        PrefdataError: as from `build`.
+    """
+    started = time.time()
+    check_dedupe(loaded.recipe.output_projection)
+    here = shard.folder(out)
+    with (
+        disk_errors(here),
+        fence(here, attempt, say) if attempt else nullcontext(),
+        hold(here, patience=PATIENCE if attempt else None),
+        Fleet(loaded, here, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
+        keep_pace(fleet.work) as pace,
+    ):
+        run = Building(loaded, here, fleet, pace, say)
+        seeds = shard.slice(run.load_seeds())
+        chain = make_chain(loaded, fleet.checkpoints, seeds.fingerprint, here)
+        if (finished := read_shard_record(here)) and finished["fingerprint"] == chain.fingerprint:
+            say(f"nothing to do: shard {shard.name} is finished")
+            return finished
+        run.run_passes(seeds, chain)
+        return write_shard_record(here, run.spent(started) | {"fingerprint": chain.fingerprint})
+
+
+def merge(
+    loaded: LoadedRecipe, out: Path, count: int, *, rehearse: bool = False, say: Say = print
+) -> Record:
+    """Make of finished shards the run that one task would have made; row for row the same.
+
+    Args:
+        loaded: the recipe of the shards.
+        out: the folder of the run, with the shards in it.
+        count: how many shards there are.
+        rehearse: whether they were rehearsed.
+        say: as for `build`.
+
+    Raises:
+        PrefdataError: a shard is missing or unfinished, or was made by another recipe.
+    """
+    started = time.time()
+    check_dedupe(loaded.recipe.output_projection)
+    with (
+        disk_errors(out),
+        hold(out),
+        Fleet(loaded, out, machine=Machine(), rehearse=rehearse, say=say) as fleet,
+        keep_pace(fleet.work) as pace,
+    ):
+        run = Building(loaded, out, fleet, pace, say)
+        seeds = run.load_seeds()
+        chain = make_chain(loaded, fleet.checkpoints, seeds.fingerprint, out)
+        if finished := run.finished(pairs_fingerprint(chain.fingerprint, loaded.recipe)):
+            say("nothing to do: this run is finished")
+            run.keep_recipe()
+            return finished
+        parts = find_parts(loaded, fleet.checkpoints, seeds, out, count)
+        run.save_seeds(seeds, chain.folders[0])
+        join_parts(parts, chain, out)
+        return run.conclude(seeds, chain, started, [part.record for part in parts])
 
 
 @dataclass
-class _Run:
+class Building:
     """One call of `build`: where it writes, what it holds open, what it counts."""
 
     loaded: LoadedRecipe
@@ -138,20 +199,13 @@ class _Run:
 
     @property
     def recipe(self) -> Recipe:
+        """What is built."""
         return self.loaded.recipe
 
     def load_seeds(self) -> Seeds:
+        """All seeds; tells of those that cannot be used."""
         with self._timed("seeds"):
-            config = self.recipe.seed_dataset
-            seeds = load_seeds(
-                config,
-                [self.loaded.locate(path) for path in config.path or ()],
-                needed=columns_needed(self.recipe),
-                made=columns_made(self.recipe),
-                num_records=self.recipe.num_records,
-                seed=self.recipe.seed,
-                inputs=self.recipe.inputs,
-            )
+            seeds = seeds_of(self.loaded)
         for note in seeds.notes:
             self.say(note)
         for bad in seeds.rejects[:5]:
@@ -160,8 +214,8 @@ class _Run:
             self.say(f"… and {len(seeds.rejects) - 5:,} more bad seeds, all in rejects")
         return seeds
 
-    def save_seeds(self, seeds: Seeds) -> tuple[Path, str]:
-        folder = self.out / "stages" / f"0-seeds-{seeds.fingerprint[:8]}"
+    def save_seeds(self, seeds: Seeds, folder: Path) -> None:
+        """Write the seeds as the first stage, unless they are there."""
         if not self._is_whole(folder):
             with (
                 RowsWriter(folder, seeds.table.schema) as rows,
@@ -170,7 +224,59 @@ class _Run:
                 rejects.write(pa.Table.from_pylist(seeds.rejects, schema=REJECTS))
                 for batch in seeds.table.to_batches(max_chunksize=10_000):
                     rows.write(pa.Table.from_batches([batch]))
-        return folder, seeds.fingerprint
+
+    def run_passes(self, seeds: Seeds, chain: Chain) -> None:
+        """Make every folder of the chain that is not there."""
+        self.save_seeds(seeds, chain.folders[0])
+        if not all(self.is_made(target) for _, _, target in chain.steps):
+            self.fleet.check_health()
+        for step, source, target in chain.steps:
+            self.run_pass(step, source, target)
+
+    def conclude(
+        self, seeds: Seeds, chain: Chain, started: float, parts: Sequence[Record] = ()
+    ) -> Record:
+        """Choose the pairs of finished passes and write the record of the run.
+
+        Args:
+            seeds: all of them.
+            chain: of finished folders.
+            started: when, in seconds since 1970.
+            parts: records of the shards that have made the folders, if shards have.
+        """
+        added = {s.name: rows_added(source, target) for s, source, target in chain.steps if s.expands}  # fmt: skip  # noqa: E501
+        record = {
+            "prefdata": version("prefdata"),
+            "fingerprint": pairs_fingerprint(chain.fingerprint, self.recipe),
+            "scored_fingerprint": chain.fingerprint,
+            "folder": str(self.loaded.folder),
+            "rehearsed": self.fleet.is_rehearsal,
+            "seeds": len(seeds),
+            "added": added,
+            "rows": len(seeds) + sum(added.values()),
+            "stages": [folder.name for folder in chain.folders],
+            "shards": len(parts) or None,
+            **self.choose(list(chain.folders)),
+        }
+        return self.record(record, add_up([*parts, self.spent(started)]))
+
+    def spent(self, started: float) -> Record:
+        """What this call has asked of the models, and how long it took."""
+        work = self.fleet.work
+        return {
+            "checkpoints": self.fleet.checkpoints,
+            "loads": work.loads,
+            "requests": {
+                "generated": work.generated,
+                "scored": work.scored,
+                "replayed": work.replayed,
+            },
+            "tokens": {"prompt": work.prompt_tokens, "completion": work.completion_tokens},
+            "seconds": self.seconds | {"total": time.time() - started},
+            "started": started,
+            "pace": self.pace.told(),
+            "slowest": self.slowest,
+        }
 
     def finished(self, fingerprint: str) -> Record | None:
         """The record of a finished run with this fingerprint whose files are all whole."""
@@ -242,27 +348,14 @@ class _Run:
             "judges": count_verdicts(scored, self.recipe),
         }
 
-    def record(self, record: Record, started: float) -> Record:
-        """Write recipe.yaml and run.json, which adds to `record` what was used and spent."""
-        work = self.fleet.work
+    def record(self, record: Record, spent: Record) -> Record:
+        """Write recipe.yaml and run.json."""
         self.keep_recipe()
-        record |= {
-            "checkpoints": self.fleet.checkpoints,
-            "loads": work.loads,
-            "requests": {
-                "generated": work.generated,
-                "scored": work.scored,
-                "replayed": work.replayed,
-            },
-            "tokens": {"prompt": work.prompt_tokens, "completion": work.completion_tokens},
-            "seconds": self.seconds | {"total": time.time() - started},
-            "started": started,
-            "pace": self.pace.told(),
-            "slowest": self.slowest,
+        versions = {
             "versions": {name: version(name) for name in VERSIONS if find_spec(name)},
             "python": platform.python_version(),
         }
-        return write_record(self.out, record, self._copies().values())
+        return write_record(self.out, record | spent | versions, self._copies().values())
 
     def keep_recipe(self) -> None:
         """Write recipe.yaml, which may say anew where to publish what is finished."""

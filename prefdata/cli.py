@@ -78,6 +78,14 @@ def build(
             "--trust-remote-code", help="Let models of a recipe from the Hub bring their own code."
         ),
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Make one of N slices of the rows, counted from 0."),
+    ] = None,
+    attempt: Annotated[
+        str | None,
+        typer.Option(help="A name that no other attempt at the shard has; earlier ones are ended."),
+    ] = None,
 ) -> None:
     """Build the dataset of a recipe; run again, it goes on where it stopped."""
     with _exit_codes():
@@ -86,6 +94,10 @@ def build(
                 f"-n {rows} is of --preview; add it, or set num_records={rows} for a small run"
             )
         loaded = _load(recipe, overrides, out, trust_remote_code)
+        if attempt and not shard:
+            raise PrefdataError("--attempt is of --shard; leave it out")
+        if preview and shard:
+            raise PrefdataError("--preview shows a few rows of the whole; leave out --shard")
         if preview:
             _preview(loaded, rows or 2, rehearse, _find_machine(gpus, replicas, rehearse))
             return
@@ -96,6 +108,9 @@ def build(
         if rehearse:
             folder = folder.with_name(folder.name + "-rehearsal")
             loaded = loaded.changed(output_path=None)
+        if shard:
+            _build_shard(loaded, folder, shard, attempt, machine=machine, rehearse=rehearse)
+            return
         publish = None if rehearse or no_publish else loaded.recipe.publish
         if publish is not None:
             _check_publishing(publish)
@@ -106,6 +121,107 @@ def build(
         _check_yield(record, loaded.recipe.min_yield)
         if publish is not None:
             _publish_built(folder, publish)
+
+
+def _build_shard(
+    loaded: Any, out: Path, text: str, attempt: str | None, *, machine: Any, rehearse: bool
+) -> None:
+    from prefdata.build import build_shard
+    from prefdata.shards import read_shard
+
+    shard = read_shard(text)
+    build_shard(loaded, out, shard, attempt=attempt, machine=machine, rehearse=rehearse, say=_say)
+    _say(f"shard {text} is finished, in {shard.folder(out)}; prefdata merge joins all of them")
+
+
+@app.command()
+def merge(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="How many there are; by default, as many as folders.")
+    ] = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="The shards were rehearsed, in <out>-rehearsal.")
+    ] = False,
+    no_publish: Annotated[
+        bool, typer.Option("--no-publish", help="Leave the Hub alone, whatever the recipe says.")
+    ] = False,
+) -> None:
+    """Make of finished shards the run that one task would have made, row for row."""
+    with _exit_codes():
+        loaded = _load(recipe, overrides, out)
+        from prefdata.build import merge as join
+        from prefdata.shards import count_shards
+        from prefdata.summary import print_summary
+
+        folder = Path(loaded.recipe.output_dir)
+        if rehearse:
+            folder = folder.with_name(folder.name + "-rehearsal")
+            loaded = loaded.changed(output_path=None)
+        count = shards or count_shards(folder)
+        record = join(loaded, folder, count, rehearse=rehearse, say=_say)
+        print_summary(record, folder)
+        _check_yield(record, loaded.recipe.min_yield)
+        publish = None if rehearse or no_publish else loaded.recipe.publish
+        if publish is not None:
+            _publish_built(folder, publish)
+
+
+@app.command()
+def slurm(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Tasks at the same time, a node each.")] = 1,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each node; 0: its CPU.")] = 8,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Tasks in all; as many as nodes by default.")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
+    time: Annotated[str | None, typer.Option(help="Limit of one task, as for sbatch.")] = None,
+    account: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
+    container: Annotated[
+        str | None, typer.Option(help="Image for srun --container-image (Pyxis).")
+    ] = None,
+    sbatch_extra: Annotated[
+        list[str] | None,
+        typer.Option(help="Another line of #SBATCH, say --qos=high; may be given several times."),
+    ] = None,
+    max_requeues: Annotated[
+        int, typer.Option(min=0, help="Times that one task may be started again.")
+    ] = 20,
+    submit: Annotated[
+        bool, typer.Option("--submit", help="Submit what is missing, and print the ids.")
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Tell how far the shards are, from their files.")
+    ] = False,
+) -> None:
+    """Write batch scripts that make a run in shards on a cluster, and join them."""
+    with _exit_codes():
+        loaded = _load(recipe, overrides, out)
+        from prefdata.runtime.slurm_scripts import Cluster
+        from prefdata.slurm import run_on_slurm, tell_status
+
+        if recipe.startswith("hf://"):
+            raise PrefdataError(
+                f"{recipe}: every node would fetch it anew; bring it here first with "
+                "`hf download`, then give its path"
+            )
+        folder, count = Path(loaded.recipe.output_dir), shards or nodes
+        if status:
+            print("\n".join(tell_status(folder, count)))
+            return
+        named = {"partition": partition, "time": time, "account": account}
+        options = [f"--{name}={value}" for name, value in named.items() if value]
+        cluster = Cluster(
+            nodes, gpus, count, (*options, *(sbatch_extra or ())), container, max_requeues
+        )
+        run_on_slurm(
+            loaded, Path(recipe), overrides or (), folder, cluster, is_submitted=submit, say=_say
+        )
 
 
 @app.command()

@@ -15,6 +15,8 @@ import pyarrow as pa
 from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import copy_id, digest, row_id, sampling_seed
 from prefdata.recipe import OWN_ID, SeedDataset
+from prefdata.recipe_columns import columns_made, columns_needed
+from prefdata.recipe_loader import LoadedRecipe
 from prefdata.rows import ID, Row, reject
 from prefdata.seed_files import Line, kind_of, read_lines
 from prefdata.turns import Turns
@@ -41,6 +43,20 @@ class Seeds:
 
     def __len__(self) -> int:
         return int(self.table.num_rows) + len(self.rejects)
+
+
+def seeds_of(loaded: LoadedRecipe) -> Seeds:
+    """The seeds of a recipe; arguments and errors as for `load_seeds`."""
+    recipe, config = loaded.recipe, loaded.recipe.seed_dataset
+    return load_seeds(
+        config,
+        [loaded.locate(path) for path in config.path or ()],
+        needed=columns_needed(recipe),
+        made=columns_made(recipe),
+        num_records=recipe.num_records,
+        seed=recipe.seed,
+        inputs=recipe.inputs,
+    )
 
 
 def load_seeds(

@@ -11,10 +11,9 @@ from rich.table import Table
 
 from prefdata.estimate import FLOPS, Estimate, estimate_pass
 from prefdata.plan import plan_passes
-from prefdata.recipe_columns import columns_made, columns_needed
 from prefdata.recipe_loader import LoadedRecipe
 from prefdata.runtime.folders import read_rows
-from prefdata.seeds import load_seeds
+from prefdata.seeds import seeds_of
 from prefdata.terminal import open_console, print_row
 
 if TYPE_CHECKING:  # what a build and a plan need none of
@@ -159,16 +158,7 @@ def print_report(report: "Report") -> None:
 def print_plan(loaded: LoadedRecipe) -> None:
     """Passes, loads, requests and costs of a recipe."""
     recipe = loaded.recipe
-    config = recipe.seed_dataset
-    seeds = load_seeds(
-        config,
-        [loaded.locate(path) for path in config.path or ()],
-        needed=columns_needed(recipe),
-        num_records=recipe.num_records,
-        seed=recipe.seed,
-        made=columns_made(recipe),
-        inputs=recipe.inputs,
-    )
+    seeds = seeds_of(loaded)
     rows: int | None = seeds.table.num_rows
     sample = seeds.table.slice(0, SAMPLE).to_pylist()
     paths = {model.alias: loaded.locate(model.model) for model in recipe.models}

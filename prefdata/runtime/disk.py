@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -71,29 +72,38 @@ def disk_errors(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path, *, patience: float | None = None) -> Iterator[None]:
     """Be the one process that writes in a run folder; first remove what killed ones left there.
 
     The kernel gives the lock back when the process ends, however it ends. On a file system
     without locks nobody is kept out, and only what dead processes of this host left is removed.
 
+    Args:
+        folder: the run folder.
+        patience: seconds to wait for another process that has been told to end; then this one goes
+            on beside it. None does not wait.
+
     Raises:
-        PrefdataError: another process is writing there.
+        PrefdataError: another process is writing there, and there is no patience.
     """
-    with hold_file(folder / LOCK) as is_alone:
+    with hold_file(folder / LOCK, patience=patience) as is_alone:
         sweep(folder, is_alone=is_alone)
         yield
 
 
 @contextmanager
-def hold_file(file: Path) -> Iterator[bool]:
+def hold_file(file: Path, *, patience: float | None = None) -> Iterator[bool]:
     """Be the one process that holds a lock file; whether it does, where there are no locks.
 
+    Args:
+        file: the lock file.
+        patience: as for `hold`.
+
     Raises:
-        PrefdataError: another process holds it.
+        PrefdataError: another process holds it, and there is no patience.
     """
     make_folder(file.parent)
-    lock = _lock(file)
+    lock = _lock(file) if patience is None else _lock_patiently(file, patience)
     try:
         yield lock.is_held
     finally:
@@ -130,6 +140,17 @@ def _lock(file: Path) -> _Lock:
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
     return _Lock(handle, is_held=True)
+
+
+def _lock_patiently(file: Path, patience: float) -> _Lock:
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        try:
+            return _lock(file)
+        except PrefdataError:
+            time.sleep(0.2)
+    # the kernel of a machine that is gone cannot give its lock back
+    return _Lock(os.open(file, os.O_RDWR | os.O_CREAT, 0o644), is_held=False)
 
 
 def _is_current(handle: int, file: Path) -> bool:

@@ -77,6 +77,11 @@ class Fleet:
         self._connections: dict[str, Connection] = {}
         self.checkpoints = {m.alias: self._identify(m) for m in loaded.recipe.models}
 
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether the scripted engines stand in for all models."""
+        return self._rehearse
+
     def __enter__(self) -> Self:
         return self
 

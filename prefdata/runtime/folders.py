@@ -126,6 +126,33 @@ def link_folder(source: Path, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def link_parts(sources: Sequence[Path], target: Path) -> None:
+    """Show several folders, one after another, as one folder of the same rows in this order.
+
+    Args:
+        sources: whole folders of one schema, with files of one stem.
+        target: what the new folder is called; appears at the end.
+    """
+    files = [file for source in sources for file in _files(source)]
+    stem = files[0].stem.rsplit("-", 3)[0]
+    temporary = temporary_name(target)
+    make_folder(temporary)
+    try:
+        for number, file in enumerate(files):
+            name = f"{stem}-{number:05d}-of-{len(files):05d}.parquet"
+            _hard_link(str(file), str(temporary / name))
+        publish(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Show a file under a second name, unless that is there."""
+    if not target.exists():
+        make_folder(target.parent)
+        _hard_link(str(source), str(target))
+
+
 def _hard_link(source: str, target: str) -> None:
     try:
         Path(target).hardlink_to(source)
