@@ -160,7 +160,7 @@ def merge(
         if rehearse:
             folder = folder.with_name(folder.name + "-rehearsal")
             loaded = loaded.changed(output_path=None)
-        count = shards or count_shards(folder)
+        count = count_shards(folder, shards)
         record = join(loaded, folder, count, rehearse=rehearse, say=_say)
         print_summary(record, folder)
         _check_yield(record, loaded.recipe.min_yield)
@@ -198,29 +198,41 @@ def slurm(
     status: Annotated[
         bool, typer.Option("--status", help="Tell how far the shards are, from their files.")
     ] = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Answer with scripted engines: no model is loaded.")
+    ] = False,
+    no_publish: Annotated[
+        bool, typer.Option("--no-publish", help="Leave the Hub alone, whatever the recipe says.")
+    ] = False,
 ) -> None:
     """Write batch scripts that make a run in shards on a cluster, and join them."""
     with _exit_codes():
-        loaded = _load(recipe, overrides, out)
-        from prefdata.runtime.slurm_scripts import Cluster
-        from prefdata.slurm import run_on_slurm, tell_status
-
         if recipe.startswith("hf://"):
             raise PrefdataError(
                 f"{recipe}: every node would fetch it anew; bring it here first with "
                 "`hf download`, then give its path"
             )
-        folder, count = Path(loaded.recipe.output_dir), shards or nodes
+        loaded = _load(recipe, overrides, out)
+        from prefdata.runtime.slurm_scripts import Cluster
+        from prefdata.shards import count_shards
+        from prefdata.slurm import run_on_slurm, shards_submitted, tell_status
+
+        asked = Path(loaded.recipe.output_dir).absolute()
+        folder = asked.with_name(asked.name + "-rehearsal") if rehearse else asked
+        count = count_shards(folder, shards, default=shards_submitted(folder) or nodes)
         if status:
             print("\n".join(tell_status(folder, count)))
             return
         named = {"partition": partition, "time": time, "account": account}
         options = [f"--{name}={value}" for name, value in named.items() if value]
         cluster = Cluster(
-            nodes, gpus, count, (*options, *(sbatch_extra or ())), container, max_requeues
-        )
+            nodes, gpus, count, (*options, *(sbatch_extra or ())), container,
+            max_requeues=max_requeues, is_published=not no_publish,
+        )  # fmt: skip
+        words = [str(Path(recipe).absolute()), *(overrides or ()), "--out", str(asked)]
+        words += ["--rehearse"] * rehearse
         run_on_slurm(
-            loaded, Path(recipe), overrides or (), folder, cluster, is_submitted=submit, say=_say
+            loaded, words, folder, cluster, is_submitted=submit, rehearse=rehearse, say=print
         )
 
 

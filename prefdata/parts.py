@@ -1,7 +1,7 @@
 """Finished shards of a run: found, checked, joined. Makes no rows."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,40 +10,45 @@ import orjson
 
 from prefdata.chain import Chain, make_chain
 from prefdata.errors import PrefdataError
+from prefdata.fingerprint import pairs_fingerprint
 from prefdata.recipe_loader import LoadedRecipe
-from prefdata.record import Record
-from prefdata.runtime.disk import write_text
+from prefdata.record import Record, read_record
+from prefdata.runtime.disk import Damaged, write_text
 from prefdata.runtime.fleet import Fleet
 from prefdata.runtime.folders import link_file, link_parts
 from prefdata.runtime.machine import Machine
 from prefdata.runtime.passes import rejects_of
+from prefdata.runtime.standing import RECORD
 from prefdata.seeds import Seeds, seeds_of
 from prefdata.shards import Shard
-
-RECORD = "shard.json"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A finished shard.
+    """A shard.
 
     Attributes:
         folder: its run folder.
-        record: what its shard.json holds.
+        chain: the folders in it that the recipe asks for.
+        record: what its shard.json holds; empty where nothing whole vouches for it.
     """
 
     folder: Path
     chain: Chain
     record: Record
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was made of these seeds, this recipe and these models, to its end."""
+        return self.record.get("fingerprint") == self.chain.fingerprint
+
 
 def read_shard_record(folder: Path) -> Record | None:
-    """What a finished shard tells about itself; None where it is not finished."""
-    file = folder / RECORD
-    if not file.is_file():
+    """What a finished shard tells about itself; None where nothing whole vouches for it."""
+    try:
+        return read_record(folder, RECORD)
+    except Damaged:
         return None
-    record: Record = orjson.loads(file.read_bytes())
-    return record
 
 
 def write_shard_record(folder: Path, record: Record) -> Record:
@@ -52,21 +57,39 @@ def write_shard_record(folder: Path, record: Record) -> Record:
     return record
 
 
-def finished_shards(
-    loaded: LoadedRecipe, out: Path, count: int, say: Callable[[str], None]
-) -> set[int]:
-    """Numbers of the shards that are finished and of this recipe, its seeds and its models."""
-    found = set()
-    with Fleet(loaded, out, machine=Machine(), rehearse=False, say=say) as fleet:
+def withdraw_shard_record(folder: Path) -> None:
+    """Say that the shard is being made: what was finished may be of another recipe."""
+    (folder / RECORD).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What there is of a run already, of this recipe, its seeds and its models.
+
+    Attributes:
+        shards: numbers of those that are finished.
+        is_merged: the whole run is, whether its shards are still there or not.
+    """
+
+    shards: frozenset[int]
+    is_merged: bool
+
+
+def find_finished(
+    loaded: LoadedRecipe, out: Path, count: int, *, rehearse: bool, say: Callable[[str], None]
+) -> Finished:
+    """Look at all shards, and at the merged run."""
+    with Fleet(loaded, out, machine=Machine(), rehearse=rehearse, say=say) as fleet:
         seeds = seeds_of(loaded)
-        for number in range(count):
-            shard = Shard(number, count)
-            folder, fingerprint = shard.folder(out), shard.slice(seeds).fingerprint
-            chain = make_chain(loaded, fleet.checkpoints, fingerprint, folder)
-            record = read_shard_record(folder)
-            if record is not None and record["fingerprint"] == chain.fingerprint:
-                found.add(number)
-    return found
+        parts = _parts(loaded, fleet.checkpoints, seeds, out, count)
+        shards = frozenset(number for number, part in enumerate(parts) if part.is_finished)
+        chain = make_chain(loaded, fleet.checkpoints, seeds.fingerprint, out)
+    try:
+        record = read_record(out) or {}
+    except Damaged:  # the merge tells it, and makes it anew
+        record = {}
+    wanted = pairs_fingerprint(chain.fingerprint, loaded.recipe)
+    return Finished(shards, record.get("fingerprint") == wanted)
 
 
 def find_parts(
@@ -77,21 +100,22 @@ def find_parts(
     Raises:
         PrefdataError: one is missing, unfinished, or made of other seeds, recipe or models.
     """
-    parts, missing, strange = [], [], []
+    parts = list(_parts(loaded, checkpoints, seeds, out, count))
+    missing = [number for number, part in enumerate(parts) if not part.record]
+    strange = [number for number, part in enumerate(parts) if part.record and not part.is_finished]
+    _refuse(out, count, "are not finished", missing)
+    _refuse(out, count, "were made of other seeds, another recipe or other models", strange)
+    return parts
+
+
+def _parts(
+    loaded: LoadedRecipe, checkpoints: Mapping[str, str], seeds: Seeds, out: Path, count: int
+) -> Iterator[Part]:
     for number in range(count):
         shard = Shard(number, count)
         folder, fingerprint = shard.folder(out), shard.slice(seeds).fingerprint
         chain = make_chain(loaded, checkpoints, fingerprint, folder)
-        record = read_shard_record(folder)
-        if record is None:
-            missing.append(number)
-        elif record["fingerprint"] != chain.fingerprint:
-            strange.append(number)
-        else:
-            parts.append(Part(folder, chain, record))
-    _refuse(out, count, "are not finished", missing)
-    _refuse(out, count, "were made of other seeds, another recipe or other models", strange)
-    return parts
+        yield Part(folder, chain, read_shard_record(folder) or {})
 
 
 def _refuse(out: Path, count: int, what: str, numbers: Sequence[int]) -> None:

@@ -14,13 +14,13 @@ FOLDERS = ("candidates", "pairs", "rejects")
 Record = dict[str, Any]
 
 
-def read_record(out: Path) -> Record | None:
-    """The record of a finished run, or None where none was finished.
+def read_record(out: Path, name: str = "run.json") -> Record | None:
+    """The record of a finished run, or of a part under another name; None where none was finished.
 
     Raises:
         Damaged: it is cut short.
     """
-    file = out / "run.json"
+    file = out / name
     if not file.is_file():
         return None
     try:

@@ -57,21 +57,40 @@ def read_shard(text: str) -> Shard:
     return Shard(int(found[1]), int(found[2]))
 
 
-def count_shards(out: Path) -> int:
+def count_shards(out: Path, wanted: int | None = None, *, default: int | None = None) -> int:
     """How many shards a run folder is divided into, by the folders that are there.
 
+    Args:
+        out: the run folder.
+        wanted: how many somebody has asked for; None for those that are there.
+        default: how many there are to be where there are none yet; None where there must be.
+
     Raises:
-        PrefdataError: there is none, or the folders belong to several divisions.
+        PrefdataError: there is none, the folders belong to several divisions, or to another one
+            than is wanted.
     """
     names = [folder.name for folder in sorted((out / FOLDER).glob("*-of-*"))]
     counts = sorted({int(found[2]) for name in names if (found := _NAME.fullmatch(name))})
-    if len(counts) == 1:
-        return counts[0]
     if not counts:
+        if wanted is not None or default is not None:
+            return wanted or default or 1
         raise PrefdataError(
             f"{out}: there are no shards; make them with prefdata build … --shard i/N"
         )
-    raise PrefdataError(
-        f"{out / FOLDER}: there are shards of several divisions, into {counts}; say with --shards "
-        "which one is meant"
-    )
+    if wanted in counts:
+        return wanted
+    if wanted is not None:
+        raise PrefdataError(
+            f"{out / FOLDER}: the run is divided into {_named(counts)} shards already, not into "
+            f"{wanted}; leave out --shards, or delete that folder to begin again"
+        )
+    if len(counts) > 1:
+        raise PrefdataError(
+            f"{out / FOLDER}: there are shards of several divisions, into {_named(counts)}; say "
+            "with --shards which one is meant"
+        )
+    return counts[0]
+
+
+def _named(counts: list[int]) -> str:
+    return " and into ".join(map(str, counts))

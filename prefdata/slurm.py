@@ -1,44 +1,49 @@
 """`prefdata slurm`: a run as an array of tasks on a cluster, and how far it is."""
 
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from prefdata.parts import finished_shards
+from prefdata.errors import PrefdataError
+from prefdata.parts import find_finished
 from prefdata.recipe_loader import LoadedRecipe
 from prefdata.runtime.disk import disk_errors
 from prefdata.runtime.slurm_jobs import (
-    STATES,
     Jobs,
-    ShardStatus,
-    look_at_shards,
-    shards_in_queue,
+    cancel,
+    is_in_queue,
+    read_jobs,
     submit,
+    tasks_in_queue,
 )
 from prefdata.runtime.slurm_scripts import Cluster, write_scripts
+from prefdata.runtime.standing import STATES, ShardState, look_at_shards
 
 Say = Callable[[str], None]
 
 
 def run_on_slurm(
     loaded: LoadedRecipe,
-    recipe: Path,
-    overrides: Sequence[str],
+    words: Sequence[str],
     out: Path,
     cluster: Cluster,
     *,
     is_submitted: bool,
+    rehearse: bool = False,
     say: Say = print,
 ) -> Jobs | None:
     """Write the scripts for what is missing, and submit them if that is wanted.
 
     Args:
         loaded: the recipe.
-        recipe: its file.
-        overrides: of the command line.
+        words: recipe, overrides and flags, as `prefdata build` takes them.
         out: the run folder, shared by all nodes.
         cluster: what is asked of Slurm.
         is_submitted: whether to submit; only written otherwise.
+        rehearse: whether tasks answer with the scripted engines; `words` say so too.
         say: told what was written and submitted.
 
     Returns:
@@ -48,40 +53,128 @@ def run_on_slurm(
         PrefdataError: the recipe cannot run, or Slurm is not here or refuses.
     """
     with disk_errors(out):
-        finished = finished_shards(loaded, out, cluster.shards, say)
-        queued = shards_in_queue(out) if is_submitted else set()
-        missing = [n for n in range(cluster.shards) if n not in finished | queued]
-        scripts = write_scripts(recipe, overrides, out, cluster, missing)
-        say(f"{len(finished)} of {cluster.shards} shards are finished, {len(queued)} in the queue")
-        say(f"wrote {scripts.array} and {scripts.merge}")
+        finished = find_finished(loaded, out, cluster.shards, rehearse=rehearse, say=say)
+        if finished.is_merged:
+            say(f"nothing to do: the run in {out} is finished")
+            return None
+        before = read_jobs(out) if is_submitted else None
+        queued = _tasks_in_queue(before, cluster.shards)
+        there = finished.shards.union(*queued.values())
+        missing = [number for number in range(cluster.shards) if number not in there]
+        scripts = write_scripts(words, out, replace(cluster, mounts=_mounts(loaded, out)), missing)
+        waiting = len(there) - len(finished.shards)
+        say(f"{cluster.shards} shards: {len(finished.shards)} finished, {waiting} in the queue")
+        say(f"wrote {' and '.join(str(file) for file in (scripts.array, scripts.merge) if file)}")
         if not is_submitted:
-            say("submit them with --submit, or look at them and use sbatch")
+            say("look at them, then submit them with the same command and --submit")
             return None
-        if not missing and queued:
-            say("nothing to submit: what is missing is in the queue")
-            return None
-        jobs = submit(scripts, out, has_tasks=bool(missing))
+        if before is not None and is_in_queue(before.merge):
+            if not missing:
+                say(f"nothing to submit: the rest is in the queue, and the merge {before.merge}")
+                return before
+            cancel(before.merge)  # it does not wait for what is submitted now
+        jobs = submit(scripts, out, cluster.shards, earlier=tuple(queued))
         say(f"submitted {jobs}")
         return jobs
 
 
+def _tasks_in_queue(jobs: Jobs | None, shards: int) -> dict[str, set[int]]:
+    """Numbers of the shards that are in the queue, by the id of their array."""
+    queued = tasks_in_queue(jobs)
+    if jobs is not None and queued and jobs.shards != shards:
+        raise PrefdataError(
+            f"tasks of {jobs.shards} shards are in the queue, not of {shards}; leave out "
+            f"--shards, or take them away first: scancel {' '.join(queued)}"
+        )
+    return queued
+
+
+def shards_submitted(out: Path) -> int | None:
+    """How many shards the last submission was of."""
+    jobs = read_jobs(out)
+    return jobs.shards if jobs else None
+
+
+def _mounts(loaded: LoadedRecipe, out: Path) -> tuple[str, ...]:
+    """Folders of what the recipe names on the disk, and of the cache of models."""
+    recipe = loaded.recipe
+    named = [model.model for model in recipe.models] + list(recipe.seed_dataset.path or ())
+    places = [Path(loaded.locate(name)) for name in named]
+    folders = {place if place.is_dir() else place.parent for place in places if place.is_absolute()}
+    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    folders |= {loaded.folder, out.parent, cache}
+    found = {folder for folder in folders if folder.is_dir()}
+    return tuple(sorted(str(folder) for folder in found if found.isdisjoint(folder.parents)))
+
+
 def tell_status(out: Path, count: int) -> list[str]:
-    """One line a state, then one a failed shard; rows and the time left as far as files tell."""
+    """Shards by state, rows, the time left; then a line for each shard that needs somebody.
+
+    From the files on the disk; where Slurm is, also which shards it has lost.
+    """
+    queued = _queued(out)
     found = look_at_shards(out, count)
     states = Counter(one.state for one in found)
     told = ", ".join(f"{states[state]} {state}" for state in STATES)
-    answers = sum(one.answers for one in found)
-    lines = [f"{count} shards: {told}; {answers:,} answers in the journals"]
-    if (left := _seconds_left(found)) is not None:
-        lines.append(f"about {left / 60:,.0f} minutes left, if shards go on as those that are done")
-    lines += [f"shard {one.shard.number} failed: {one.reason}" for one in found if one.state == "failed"]  # fmt: skip  # noqa: E501
+    lines = [f"{count} shards: {told}", _rows(found)]
+    if (out / "run.json").is_file():
+        lines.append("merged: the run is finished")
+    elif (left := _seconds_left(found)) is not None:
+        lines.append(f"about {_as_time(left)} left, if {states['running']} go on at a time")
+    lines += [
+        f"shard {one.shard.number} failed: {one.reason}; see {_log(out, one)}"
+        for one in found
+        if one.state == "failed"
+    ]
+    lost = [
+        one.shard.number
+        for one in found
+        if queued is not None and one.state == "waiting" and one.shard.number not in queued
+    ]
+    if lost:
+        lines.append(
+            f"not in the queue: {_named(lost)}; the same command with --submit brings them there"
+        )
     return lines
 
 
-def _seconds_left(found: Sequence[ShardStatus]) -> float | None:
-    done = [one.seconds for one in found if one.seconds is not None]
-    running = sum(one.state == "running" for one in found)
-    open_shards = sum(one.state in ("running", "waiting") for one in found)
-    if not done or not running:
+def _queued(out: Path) -> set[int] | None:
+    """Numbers of the shards in the queue; None where there is no Slurm to ask."""
+    if shutil.which("squeue") is None or (jobs := read_jobs(out)) is None:
         return None
-    return sum(done) / len(done) * open_shards / running
+    return set().union(*tasks_in_queue(jobs).values())
+
+
+def _rows(found: Sequence[ShardState]) -> str:
+    """Rows that went through all passes; those of a running shard by its share of the work."""
+    standings = [one.standing for one in found if one.standing is not None]
+    if not standings:
+        return "no row is done yet"
+    of_rows = sum(s.of_rows for s in standings) * len(found) / len(standings)
+    rows = sum(s.fraction * s.of_rows for s in standings)
+    about = "" if len(standings) == len(found) else "about "
+    return f"{rows:,.0f} of {about}{of_rows:,.0f} rows"
+
+
+def _seconds_left(found: Sequence[ShardState]) -> float | None:
+    """By the pace of the attempts so far; None before there is one."""
+    running = sum(one.state == "running" for one in found)
+    standings = [one.standing for one in found if one.standing is not None]
+    done = sum(s.fraction for s in standings)
+    if not running or not done:
+        return None
+    seconds = sum(s.seconds for s in standings) / done
+    undone = sum(1 - (one.standing.fraction if one.standing else 0.0) for one in found)
+    return seconds * undone / running
+
+
+def _as_time(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} hours" if seconds > 7200 else f"{seconds / 60:,.0f} minutes"
+
+
+def _log(out: Path, one: ShardState) -> Path:
+    return out / "slurm" / "logs" / f"shard-{one.shard.number}.log"
+
+
+def _named(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:10])) + (" …" if len(numbers) > 10 else "")

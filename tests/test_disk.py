@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from prefdata.build import build
 from prefdata.errors import PrefdataError
+from prefdata.runtime.disk import publish, temporary_name
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("candidates", "pairs", "rejects")
@@ -407,3 +409,21 @@ def test_a_run_json_of_another_kind_is_no_finished_run(project, reference, tmp_p
     (out / "run.json").write_bytes(orjson.dumps({"seeds": 3, "files": {}}))  # of `prefdata pairs`
     run(project, out)
     assert rows(out) == rows(reference)
+
+
+def test_a_folder_that_several_publish_at_once_is_whole_in_the_end(tmp_path):
+    place = tmp_path / "rows"
+
+    def write(worker):
+        for _ in range(50):
+            temporary = temporary_name(place)
+            temporary.mkdir()
+            for part in ("one", "two"):
+                (temporary / part).write_text(str(worker))
+            publish(temporary, place)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert len({file.read_text() for file in place.iterdir()}) == 1
+    assert sorted(file.name for file in place.iterdir()) == ["one", "two"]
+    assert [file.name for file in tmp_path.iterdir()] == ["rows"]

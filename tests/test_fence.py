@@ -14,10 +14,22 @@ from prefdata.runtime.folders import read_rows
 RECIPE = QUICKSTART / "recipe.yaml"
 
 
-def start(out, attempt):
-    command = [sys.executable, "-m", "prefdata", "build", RECIPE, "num_records=1600",
-               "columns.0.samples=1", "--out", out, "--shard", "0/2",
-               "--attempt", attempt]  # fmt: skip
+NO_LOCKS = """
+import errno, fcntl, os
+real = fcntl.flock
+def flock(handle, how):
+    if os.readlink(f"/proc/self/fd/{handle}").endswith("/.lock"):
+        raise OSError(errno.ENOLCK, "no locks")
+    return real(handle, how)
+fcntl.flock = flock
+from prefdata.cli import app
+app()
+"""
+
+
+def start(out, *more, program=("-m", "prefdata")):
+    command = [sys.executable, *program, "build", RECIPE, "num_records=3000",
+               "columns.0.samples=1", "--out", out, "--shard", "0/2", *more]  # fmt: skip
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         preexec_fn=hear_ctrl_c,
@@ -29,22 +41,52 @@ def scored(out):
     return list(read_rows(last))
 
 
-@pytest.mark.slow
-def test_a_later_attempt_ends_an_earlier_one_and_makes_the_same_rows(tmp_path):
-    alone = start(tmp_path / "alone", "1.0")
-    assert alone.wait() == 0
-    first = start(tmp_path / "both", "1.0")
-    journal = tmp_path / "both" / "shards" / "00000-of-00002" / "journal"
+def wait_for_journal(out, process):
+    journal = out / "shards" / "00000-of-00002" / "journal"
     deadline = time.monotonic() + 60
     while not list(journal.glob("*.jsonl")):
-        assert first.poll() is None
+        assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    second = start(tmp_path / "both", "1.1")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The scored rows of a shard that nothing has disturbed."""
+    out = tmp_path_factory.mktemp("alone")
+    assert start(out).wait() == 0
+    return scored(out)
+
+
+@pytest.mark.slow
+def test_a_later_attempt_ends_an_earlier_one_and_makes_the_same_rows(alone, tmp_path):
+    first = start(tmp_path / "both", "--attempt", "1.0")
+    wait_for_journal(tmp_path / "both", first)
+    second = start(tmp_path / "both", "--attempt", "1.1")
     assert first.wait(30) == 130
     assert "attempt 1.1 has taken over; attempt 1.0 ends" in first.stderr.read()
     assert second.wait(60) == 0
-    assert scored(tmp_path / "both") == scored(tmp_path / "alone")
+    assert scored(tmp_path / "both") == alone
+
+
+@pytest.mark.slow
+def test_a_second_task_on_a_shard_sees_that_it_is_taken_and_stops(alone, tmp_path):
+    first = start(tmp_path)
+    wait_for_journal(tmp_path, first)
+    second = start(tmp_path)
+    assert second.wait(60) == 2
+    assert f"process {first.pid} on " in (told := second.stderr.read())
+    assert "is writing there; wait for its end" in told
+    assert first.wait(60) == 0
+    assert scored(tmp_path) == alone
+
+
+@pytest.mark.slow
+def test_two_tasks_on_a_shard_do_no_harm_where_the_file_system_has_no_locks(alone, tmp_path):
+    both = [start(tmp_path, program=("-c", NO_LOCKS)) for _ in range(2)]
+    assert [one.wait(120) for one in both] == [0, 0]
+    assert scored(tmp_path) == alone
+    assert len(list((tmp_path / "shards" / "00000-of-00002" / "journal").iterdir())) == 2
 
 
 def test_an_attempt_alone_is_left_alone(tmp_path):

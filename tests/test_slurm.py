@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 from conftest import QUICKSTART, ROOT
 
 from prefdata.runtime.folders import read_rows
-from prefdata.runtime.slurm_jobs import look_at_shards
+from prefdata.runtime.standing import ALIVE_SECONDS, look_at_shards
 
 pytestmark = [
     pytest.mark.slurm,
@@ -28,6 +29,7 @@ class Cluster:
     """Three nodes; `environment` makes Slurm's commands ask them."""
 
     def __init__(self, folder):
+        self.folder = folder
         self.environment = os.environ | {
             "SLURM_ROOT": str(folder), "SLURM_NODES": "3", "NETNS": "1",
             "SLURM_CONF": str(folder / "slurm.conf"), "PYTHONPATH": str(ROOT),
@@ -52,11 +54,28 @@ class Cluster:
         told = ["--gpus", "0", "--nodes", "3", "--out", out, "--submit"]
         return self.prefdata("slurm", recipe, *words, *told)
 
+    def tell(self, *words):
+        """As `prefdata slurm`, in one text."""
+        return self.prefdata("slurm", RECIPE, *words)
+
     def jobs(self, out):
         return orjson.loads((out / "slurm" / "jobs.json").read_bytes())
 
     def queue(self):
-        return self.run("squeue", "--noheader", "--array", "--format=%i %T").split("\n")
+        return self.run("squeue", "--noheader", "--array", "--format=%i %T").splitlines()
+
+    def node_of(self, job):
+        """Number of the node on which a job runs."""
+        name = self.run("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
+        return name.removeprefix("fn")
+
+    def processes_of(self, node):
+        """Ids of all processes of a node."""
+        found = [int((self.folder / "run" / f"slurmd-fn{node}.pid").read_text())]
+        for pid in found:
+            told = Path(f"/proc/{pid}/task").glob("*/children")
+            found += [int(child) for file in told for child in file.read_text().split()]
+        return found
 
     def wait(self, is_so, what):
         until = time.monotonic() + PATIENCE
@@ -65,7 +84,7 @@ class Cluster:
             time.sleep(0.3)
 
     def wait_for_merge(self, out):
-        self.wait((out / "run.json").is_file, "the merge")
+        self.wait(lambda: (out / "run.json").is_file() and not self.queue(), "the merge")
 
     def wait_for_journal(self, out, shard, count):
         folder = out / "shards" / f"{shard:05d}-of-{count:05d}" / "journal"
@@ -89,7 +108,7 @@ def whole(tmp_path_factory):
     return out
 
 
-MORE = ["num_records=600", "columns.0.samples=2"]
+MORE = ["num_records=400", "columns.0.samples=2"]
 
 
 def assert_same(out, whole):
@@ -98,59 +117,143 @@ def assert_same(out, whole):
 
 
 def log(out, shard):
-    return (out / "slurm" / "logs" / f"shard-{shard}.log").read_text()
+    file = out / "slurm" / "logs" / f"shard-{shard}.log"
+    return file.read_text() if file.is_file() else ""
 
 
 def test_an_array_and_its_merge_are_the_run_in_one_piece(cluster, whole, tmp_path):
     cluster.submit(tmp_path, *MORE, "--shards", "5")
     cluster.wait_for_merge(tmp_path)
     assert_same(tmp_path, whole)
-    told = cluster.prefdata("slurm", RECIPE, "--shards", "5", "--out", tmp_path, "--status")
-    assert "5 done, 0 running, 0 waiting, 0 failed" in told
+    told = cluster.tell("--out", tmp_path, "--status").splitlines()
+    assert told == [
+        "5 shards: 5 done, 0 running, 0 waiting, 0 failed",
+        "400 of 400 rows",
+        "merged: the run is finished",
+    ]
 
 
-@pytest.mark.parametrize("signal", ["USR1", "TERM"])
-def test_a_task_that_is_told_to_end_drains_and_goes_back_into_the_queue(
-    signal, cluster, whole, tmp_path
+def test_tasks_have_the_gpus_of_their_node(cluster, tmp_path):
+    out = tmp_path / "out"
+    asked = ["--rehearse", "--nodes", "3", "--gpus", "8", "--shards", "6", "--out", out]
+    cluster.tell(*asked, "--sbatch-extra", "--cpus-per-task=2", "--submit")
+    out = tmp_path / "out-rehearsal"
+    cluster.wait_for_merge(out)
+    for shard in range(6):
+        assert "GPUs 0,1,2,3,4,5,6,7" in log(out, shard)
+
+
+@pytest.mark.parametrize("name", ["USR1", "TERM"])
+def test_a_task_that_is_told_to_end_goes_back_into_the_queue_and_on_from_its_journal(
+    name, cluster, whole, tmp_path
 ):
     cluster.submit(tmp_path, *MORE, "--shards", "2")
-    array = cluster.jobs(tmp_path)["array"]
+    array = cluster.jobs(tmp_path)["arrays"][-1]
     cluster.wait_for_journal(tmp_path, 0, 2)
-    cluster.run("scancel", f"--signal={signal}", "--batch", f"{array}_0")
+    cluster.run("scancel", f"--signal={name}", "--batch", f"{array}_0")
     cluster.wait_for_merge(tmp_path)
-    assert "goes back into the queue (exit code 130)" in log(tmp_path, 0)
+    assert "goes back into the queue (exit code 130, asked to end: yes)" in log(tmp_path, 0)
     assert "restart 1" in log(tmp_path, 0)
     assert "restart 1" not in log(tmp_path, 1)
+    assert len(list((tmp_path / "shards" / "00000-of-00002" / "journal").iterdir())) == 2
+    requests = orjson.loads((tmp_path / "run.json").read_bytes())["requests"]
+    assert requests["replayed"] > 0
+    assert_same(tmp_path, whole)
+
+
+def test_a_task_that_somebody_cancels_stays_away_until_it_is_submitted_again(
+    cluster, whole, tmp_path
+):
+    cluster.submit(tmp_path, *MORE, "--shards", "2")
+    (array,) = cluster.jobs(tmp_path)["arrays"]
+    cluster.wait_for_journal(tmp_path, 0, 2)
+    cluster.run("scancel", f"{array}_0")
+    cluster.wait(lambda: not cluster.queue(), "an empty queue")  # the merge is gone as well
+    assert "goes back" not in log(tmp_path, 0)
+    assert not (tmp_path / "run.json").exists()
+    later = time.time() + ALIVE_SECONDS
+    assert [s.state for s in look_at_shards(tmp_path, 2, now=later)] == ["waiting", "done"]
+    cluster.submit(tmp_path, *MORE)
+    assert "#SBATCH --array=0%3" in (tmp_path / "slurm" / "array.sbatch").read_text()
+    cluster.wait_for_merge(tmp_path)
+    assert_same(tmp_path, whole)
+
+
+def test_a_task_that_is_preempted_goes_on_when_the_others_are_gone(cluster, whole, tmp_path):
+    cluster.submit(tmp_path, *MORE, "--shards", "2", "--partition", "preemptible")
+    for shard in range(2):
+        cluster.wait_for_journal(tmp_path, shard, 2)
+    cluster.run("sbatch", "--partition=batch", "--nodes=3", "--exclusive", "--output=/dev/null",
+                "--wrap", "sleep 5")  # fmt: skip
+    cluster.wait_for_merge(tmp_path)
+    for shard in range(2):
+        assert "restart 1" in log(tmp_path, shard)
     assert_same(tmp_path, whole)
 
 
 def test_a_task_that_is_killed_is_started_again(cluster, whole, tmp_path):
     cluster.submit(tmp_path, *MORE, "--shards", "2")
     cluster.wait_for_journal(tmp_path, 1, 2)
-    _kill_build(tmp_path, "1/2")
+    _kill(tmp_path, "1/2")
     cluster.wait_for_merge(tmp_path)
     assert "exit code 137" in log(tmp_path, 1)
     assert_same(tmp_path, whole)
 
 
 def test_a_node_that_dies_costs_its_shard_alone_a_restart(cluster, whole, tmp_path):
-    cluster.submit(tmp_path, *MORE, "--shards", "2")
-    array = cluster.jobs(tmp_path)["array"]
+    cluster.submit(tmp_path, *MORE, "--shards", "2", "--sbatch-extra=--exclusive")
+    (array,) = cluster.jobs(tmp_path)["arrays"]
     cluster.wait_for_journal(tmp_path, 0, 2)
-    node = cluster.run("squeue", "--noheader", "--format=%N", f"--jobs={array}_0").strip()
-    cluster.control("kill-node", node.removeprefix("fn"))
+    node = cluster.node_of(f"{array}_0")
+    cluster.control("kill-node", node)
     cluster.wait_for_merge(tmp_path)
-    cluster.control("start-node", node.removeprefix("fn"))
+    cluster.control("start-node", node)
     assert "restart 1" in log(tmp_path, 0)
     assert "restart 1" not in log(tmp_path, 1)
+    assert_same(tmp_path, whole)
+
+
+def test_a_node_that_was_only_asleep_lets_the_later_attempt_be(cluster, whole, tmp_path):
+    cluster.submit(tmp_path, *MORE, "--shards", "1")
+    (array,) = cluster.jobs(tmp_path)["arrays"]
+    cluster.wait_for_journal(tmp_path, 0, 1)
+    node = cluster.node_of(array)
+    asleep = cluster.processes_of(node)
+    for pid in asleep:
+        os.kill(pid, signal.SIGSTOP)
+    cluster.run("scontrol", "update", f"nodename=fn{node}", "state=down", "reason=asleep")
+    cluster.wait(lambda: "restart 1" in log(tmp_path, 0), "a restart")
+    (early,) = (pid for pid in asleep if pid in _pids(tmp_path, "0/1"))
+    cluster.wait(lambda: set(_pids(tmp_path, "0/1")) > {early}, "the later attempt")
+    for pid in asleep:
+        os.kill(pid, signal.SIGCONT)
+    cluster.wait(lambda: early not in _pids(tmp_path, "0/1"), "the end of the earlier attempt")
+    cluster.wait_for_merge(tmp_path)
+    cluster.control("kill-node", node)
+    cluster.control("start-node", node)
+    assert "has taken over; attempt" in log(tmp_path, 0)
+    assert "restart 2" not in log(tmp_path, 0)
+    assert_same(tmp_path, whole)
+
+
+def test_an_array_that_was_submitted_twice_makes_the_same_rows(cluster, whole, tmp_path):
+    cluster.submit(tmp_path, *MORE, "--shards", "2")
+    cluster.wait_for_journal(tmp_path, 0, 2)
+    cluster.run("sbatch", tmp_path / "slurm" / "array.sbatch")
+    cluster.wait(lambda: not cluster.queue(), "an empty queue")
+    assert "a later attempt has taken over" in log(tmp_path, 0)
+    if not (tmp_path / "run.json").exists():  # the merge was of the first array alone
+        cluster.submit(tmp_path, *MORE)
+        cluster.wait_for_merge(tmp_path)
     assert_same(tmp_path, whole)
 
 
 def test_a_task_beyond_its_time_limit_goes_on_later(cluster, whole, tmp_path):
     # Slurm counts limits in minutes, and the signal comes 120 s before the end: at once
     cluster.submit(tmp_path, *MORE, "--shards", "1", "--time", "1", "--max-requeues", "3")
-    cluster.wait(lambda: "restart 1" in _read(tmp_path, 0), "a restart")
-    array = cluster.jobs(tmp_path)["array"]
+    cluster.wait(lambda: "restart 1" in log(tmp_path, 0), "a restart")
+    assert "goes back into the queue (exit code 130, asked to end: yes)" in log(tmp_path, 0)
+    (array,) = cluster.jobs(tmp_path)["arrays"]
     cluster.run("scontrol", "update", f"JobId={array}", "TimeLimit=30")
     cluster.wait_for_merge(tmp_path)
     assert_same(tmp_path, whole)
@@ -166,22 +269,38 @@ def test_what_fails_for_good_is_told_and_is_not_merged(cluster, tmp_path):
     cluster.submit(out, "--shards", "2", recipe=recipe)
     (tmp_path / "seeds.jsonl").rename(tmp_path / "gone.jsonl")
     cluster.wait(lambda: {s.state for s in look_at_shards(out, 2)} == {"failed"}, "failures")
-    cluster.wait(lambda: not any(cluster.queue()), "an empty queue")
+    cluster.wait(lambda: not cluster.queue(), "an empty queue")
     assert not (out / "run.json").exists()
-    told = cluster.prefdata("slurm", RECIPE, "--shards", "2", "--out", out, "--status")
-    assert "shard 0 failed: exit code 2" in told
+    told = cluster.tell("--out", out, "--status").splitlines()
+    assert told[0] == "2 shards: 0 done, 0 running, 0 waiting, 2 failed"
+    assert told[2] == f"shard 0 failed: exit code 2; see {out}/slurm/logs/shard-0.log"
+    assert "gone.jsonl" not in log(out, 0)
     (tmp_path / "gone.jsonl").rename(tmp_path / "seeds.jsonl")
-    cluster.submit(out, "--shards", "2", recipe=recipe)
+    cluster.submit(out, recipe=recipe)
     cluster.wait_for_merge(out)
 
 
 def test_only_what_is_missing_is_submitted_again(cluster, whole, tmp_path):
     cluster.submit(tmp_path, *MORE, "--shards", "4")
+    told = cluster.submit(tmp_path, *MORE)
+    assert "nothing to submit: the rest is in the queue, and the merge" in told
     cluster.wait_for_merge(tmp_path)
     shutil.rmtree(tmp_path / "shards" / "00002-of-00004")
     (tmp_path / "run.json").unlink()
-    cluster.submit(tmp_path, *MORE, "--shards", "4")
+    cluster.submit(tmp_path, *MORE)
     assert "#SBATCH --array=2%3" in (tmp_path / "slurm" / "array.sbatch").read_text()
+    cluster.wait_for_merge(tmp_path)
+    assert_same(tmp_path, whole)
+    assert "nothing to do: the run in" in cluster.submit(tmp_path, *MORE)
+
+
+def test_a_merge_that_is_killed_is_submitted_alone(cluster, whole, tmp_path):
+    cluster.submit(tmp_path, *MORE, "--shards", "2")
+    cluster.wait(lambda: _pids(tmp_path, "merge"), "a merge")
+    _kill(tmp_path, "merge")
+    cluster.wait(lambda: not cluster.queue(), "an empty queue")
+    assert not (tmp_path / "run.json").exists()
+    assert "submitted the merge" in cluster.submit(tmp_path, *MORE)
     cluster.wait_for_merge(tmp_path)
     assert_same(tmp_path, whole)
 
@@ -189,31 +308,26 @@ def test_only_what_is_missing_is_submitted_again(cluster, whole, tmp_path):
 def test_a_task_is_not_started_again_for_ever(cluster, tmp_path):
     cluster.submit(tmp_path, *MORE, "--shards", "1", "--max-requeues", "1")
     for restart in range(2):
-        cluster.wait(lambda r=restart: f"restart {r}," in _read(tmp_path, 0), "a start")
+        cluster.wait(lambda r=restart: f"restart {r}," in log(tmp_path, 0), "a start")
         cluster.wait(lambda: _pids(tmp_path, "0/1"), "a process")
-        _kill_build(tmp_path, "0/1")
+        _kill(tmp_path, "0/1")
     cluster.wait(lambda: look_at_shards(tmp_path, 1)[0].state == "failed", "the failure")
-    assert look_at_shards(tmp_path, 1)[0].reason == "exit code 137 after 1 requeues"
+    assert look_at_shards(tmp_path, 1)[0].reason == "exit code 137 after 1 restarts"
 
 
-def _read(out, shard):
-    file = out / "slurm" / "logs" / f"shard-{shard}.log"
-    return file.read_text() if file.is_file() else ""
-
-
-def _pids(out, shard):
-    """Processes of `prefdata build` for this shard of this run."""
+def _pids(out, word):
+    """Processes of prefdata in this run folder with a word of their own: a shard, a command."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = file.read_bytes().decode().split("\0")
         except OSError:
             continue
-        if "prefdata" in words and str(out) in words and shard in words:
+        if "prefdata" in words and str(out) in words and word in words:
             found.append(int(file.parent.name))
     return found
 
 
-def _kill_build(out, shard):
-    for pid in _pids(out, shard):
+def _kill(out, word):
+    for pid in _pids(out, word):
         os.kill(pid, 9)

@@ -202,20 +202,32 @@ def temporary_name(place: Path) -> Path:
 def publish(temporary: Path, place: Path) -> None:
     """Give a finished file or folder its name, in the place of what had it.
 
-    A kill between the two renames of a folder leaves nothing under its name, never a part.
+    A kill between the two renames of a folder leaves nothing under its name, never a part. Where
+    several processes publish one folder at the same time, one of them has the last word.
     """
     if temporary.is_dir():
         for file in temporary.rglob("*"):
             sync(file)
     sync(temporary)
-    if temporary.is_dir() and place.is_dir():
-        old = temporary_name(place)
-        place.rename(old)
-        temporary.rename(place)
+    replaced = []
+    while not _replace(temporary, place):
+        replaced.append(temporary_name(place))
+        with suppress(FileNotFoundError):  # somebody else has moved it away
+            place.rename(replaced[-1])
+    for old in replaced:
         _remove(old)
-    else:
-        temporary.replace(place)
     sync(place.parent)
+
+
+def _replace(temporary: Path, place: Path) -> bool:
+    """Rename; whether that was possible, as a folder takes the place of an empty one alone."""
+    try:
+        temporary.replace(place)
+    except OSError as err:
+        if err.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not temporary.is_dir():
+            raise
+        return False
+    return True
 
 
 def sync(path: Path) -> None:

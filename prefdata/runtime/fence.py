@@ -4,12 +4,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prefdata.runtime.disk import write_text
 
-FILE = "attempt"
+ATTEMPT = "attempt"
 POLL_SECONDS = 2.0
 
 
@@ -30,7 +30,7 @@ def fence(
         say: told when another attempt takes over.
         poll: seconds between two looks.
     """
-    file, is_over = folder / FILE, threading.Event()
+    file, is_over = folder / ATTEMPT, threading.Event()
     write_text(file, attempt)
 
     def watch() -> None:
@@ -40,6 +40,8 @@ def fence(
                 say(f"attempt {other} has taken over; attempt {attempt} ends")
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
+            with suppress(OSError):  # as below
+                os.utime(file)  # a sign of life, for `prefdata slurm --status`
 
     watcher = threading.Thread(target=watch, name="prefdata-fence", daemon=True)
     watcher.start()

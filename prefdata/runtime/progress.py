@@ -2,13 +2,16 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 from prefdata.runtime.journaled import Work
 
 PLAIN_SECONDS = 10.0
+"""Between two lines, and between two words to whoever wants to be told."""
+Told = Callable[[int, int], None]
+"""Is told the rows that are done, and those of the whole pass."""
 
 
 class Progress(Protocol):
@@ -21,26 +24,59 @@ class Progress(Protocol):
 
 @contextmanager
 def show_progress(
-    name: str, total: int, work: Work, *, stream: TextIO | None = None
+    name: str,
+    total: int,
+    work: Work,
+    *,
+    tell: Told | None = None,
+    stream: TextIO | None = None,
 ) -> Iterator[Progress]:
-    """Report rows, tokens per second and the time left, until the context is left."""
+    """Report rows, tokens per second and the time left, until the context is left.
+
+    Args:
+        name: of the pass.
+        total: its rows.
+        work: what engines have done so far.
+        tell: told now and then how far the pass is.
+        stream: where the lines go; standard error by default.
+    """
     stream = stream or sys.stderr
-    meter = _Meter(name, total, work)
+    meter = _Meter(name, total, work, tell)
     if stream.isatty():
-        with _live(meter, stream) as live:
-            yield live
+        with _live(meter, stream):
+            yield meter
     else:
-        yield _Plain(meter, stream)
+        meter.lines = stream
+        yield meter
         print(meter.line(), file=stream, flush=True)
+    meter.tell()
 
 
 class _Meter:
-    """The figures of one pass so far."""
+    """The figures of one pass so far, as a line.
 
-    def __init__(self, name: str, total: int, work: Work) -> None:
+    Attributes:
+        lines: where a line goes now and then; nowhere where one is live.
+    """
+
+    def __init__(self, name: str, total: int, work: Work, tell: Told | None) -> None:
         self.name, self.total, self.rows = name, total, 0
-        self._work, self._tokens = work, work.completion_tokens
-        self._start = time.monotonic()
+        self.lines: TextIO | None = None
+        self._work, self._tokens, self._tell = work, work.completion_tokens, tell
+        self._start = self._last = time.monotonic()
+        self.tell()
+
+    def advance(self, rows: int) -> None:
+        self.rows += rows
+        if time.monotonic() - self._last >= PLAIN_SECONDS:
+            self._last = time.monotonic()
+            self.tell()
+            if self.lines is not None:
+                print(self.line(), file=self.lines, flush=True)
+
+    def tell(self) -> None:
+        if self._tell is not None:
+            self._tell(self.rows, self.total)
 
     def line(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)
@@ -50,37 +86,17 @@ class _Meter:
         speed = f", {tokens:,.0f} tok/s" if tokens else ""
         return f"{self.name}: {self.rows:,}/{self.total:,} rows{speed}, {_clock(seconds)}{eta}"
 
-
-class _Plain:
-    def __init__(self, meter: _Meter, stream: TextIO) -> None:
-        self._meter, self._stream, self._last = meter, stream, time.monotonic()
-
-    def advance(self, rows: int) -> None:
-        self._meter.rows += rows
-        if time.monotonic() - self._last >= PLAIN_SECONDS:
-            self._last = time.monotonic()
-            print(self._meter.line(), file=self._stream, flush=True)
-
-
-class _Live:
-    def __init__(self, meter: _Meter) -> None:
-        self._meter = meter
-
-    def advance(self, rows: int) -> None:
-        self._meter.rows += rows
-
     def __rich__(self) -> str:
-        return self._meter.line()
+        return self.line()
 
 
 @contextmanager
-def _live(meter: _Meter, stream: TextIO) -> Iterator[_Live]:
+def _live(meter: _Meter, stream: TextIO) -> Iterator[None]:
     from rich.console import Console  # not wanted by a run whose output is a file
     from rich.live import Live
 
-    line = _Live(meter)
-    with Live(line, console=Console(file=stream), refresh_per_second=4):
-        yield line
+    with Live(meter, console=Console(file=stream), refresh_per_second=4):
+        yield
 
 
 def _clock(seconds: float) -> str:

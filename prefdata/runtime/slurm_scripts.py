@@ -25,7 +25,9 @@ class Cluster:
         shards: tasks in all.
         options: further lines of `#SBATCH`, of the array and of the merge.
         container: image for `srun --container-image` (Pyxis); None runs as it is installed here.
+        mounts: folders that the container sees under the names they have here.
         max_requeues: times that one task may be started again.
+        is_published: whether the merge publishes, where the recipe says so.
     """
 
     nodes: int
@@ -33,33 +35,33 @@ class Cluster:
     shards: int
     options: tuple[str, ...] = ()
     container: str | None = None
+    mounts: tuple[str, ...] = ()
     max_requeues: int = 20
+    is_published: bool = True
 
 
 @dataclass(frozen=True)
 class Scripts:
-    """Where the two scripts lie."""
+    """Where the two scripts lie; there is no array where nothing is missing."""
 
-    array: Path
+    array: Path | None
     merge: Path
 
 
 def write_scripts(
-    recipe: Path, overrides: Sequence[str], out: Path, cluster: Cluster, missing: Sequence[int]
+    words: Sequence[str], out: Path, cluster: Cluster, missing: Sequence[int]
 ) -> Scripts:
     """Write `out/slurm/array.sbatch` and `merge.sbatch`.
 
     Args:
-        recipe: the recipe's file.
-        overrides: of the command line.
+        words: recipe, overrides and flags, as `build` and `merge` take both.
         out: the run folder, on a file system that all nodes share.
         cluster: what is asked.
         missing: numbers of the shards that are to be made.
     """
     out, place = out.absolute(), out.absolute() / "slurm"
     make_folder(place / "logs")
-    build = _command(cluster, "build", recipe, overrides, out, f"--gpus {cluster.gpus}")
-    gpus = (f"--gpus-per-node={cluster.gpus}",) if cluster.gpus else ()
+    gpus = (f"--gres=gpu:{cluster.gpus}",) if cluster.gpus else ()
     common = {
         "out": out,
         "here": shlex.quote(str(Path.cwd())),  # paths on the command line are seen from here
@@ -67,7 +69,7 @@ def write_scripts(
         "logs": shlex.quote(str(place / "logs")),
         "count": cluster.shards,
     }
-    scripts = Scripts(place / "array.sbatch", place / "merge.sbatch")
+    scripts = Scripts(place / "array.sbatch" if missing else None, place / "merge.sbatch")
     array = {
         "numbers": as_ranges(missing),
         "nodes": cluster.nodes,
@@ -75,11 +77,13 @@ def write_scripts(
         "grace": GRACE_SECONDS,
         "shards": shlex.quote(str(out / FOLDER)),
         "max_requeues": cluster.max_requeues,
-        "command": build,
+        "command": _command(cluster, "build", [*words, "--gpus", str(cluster.gpus)]),
     }
-    merge = _command(cluster, "merge", recipe, overrides, out)
-    _write(scripts.array, common | array)
-    _write(scripts.merge, common | {"options": cluster.options, "command": merge})
+    if scripts.array is not None:
+        _write(scripts.array, common | array)
+    merged = [*words, *(() if cluster.is_published else ("--no-publish",))]
+    merge = {"options": cluster.options, "command": _command(cluster, "merge", merged)}
+    _write(scripts.merge, common | merge)
     return scripts
 
 
@@ -94,15 +98,12 @@ def as_ranges(numbers: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def _command(
-    cluster: Cluster, verb: str, recipe: Path, overrides: Sequence[str], out: Path, *more: str
-) -> str:
+def _command(cluster: Cluster, verb: str, words: Sequence[str]) -> str:
     """The line of a shell that runs prefdata on a node."""
-    words = [str(recipe.absolute()), *overrides, "--out", str(out)]
-    told = " ".join([*map(shlex.quote, words), *more])
+    told = " ".join(map(shlex.quote, words))
     if cluster.container is None:
         return f"{shlex.quote(sys.executable)} -m prefdata {verb} {told}"
-    mounts = ",".join(sorted({f"{path}:{path}" for path in (recipe.absolute().parent, out)}))
+    mounts = ",".join(f"{folder}:{folder}" for folder in cluster.mounts)
     inside = (f"--container-image={cluster.container}", f"--container-mounts={mounts}")
     return f"srun --ntasks=1 {' '.join(map(shlex.quote, inside))} prefdata {verb} {told}"
 

@@ -1,0 +1,313 @@
+"""One call of `build`: its seeds, passes, pairs and record, each made only if it is missing.
+
+`build.py` says in which order. Knows no command line and no cluster.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prefdata.chain import Chain
+from prefdata.fingerprint import pairs_fingerprint
+from prefdata.pair_files import write_jsonl
+from prefdata.parts import add_up
+from prefdata.plan import Pass
+from prefdata.preferences import choose_pairs
+from prefdata.projection import DpoPreference
+from prefdata.recipe import META_SUFFIX, Extract, Recipe
+from prefdata.recipe_columns import columns_read, reads_any, score_columns
+from prefdata.recipe_loader import LoadedRecipe
+from prefdata.record import (
+    Record,
+    count_reasons,
+    file_sizes,
+    read_record,
+    withdraw_record,
+    write_record,
+)
+from prefdata.rows import REJECTS
+from prefdata.runtime.disk import Damaged, write_text
+from prefdata.runtime.expansion import rows_added, run_expansion
+from prefdata.runtime.fleet import Fleet
+from prefdata.runtime.folders import RowsWriter, count_rows, link_folder, read_tables
+from prefdata.runtime.pace import Pace
+from prefdata.runtime.passes import Sweep, rejects_of, run_ahead, run_pass
+from prefdata.runtime.progress import Progress, show_progress
+from prefdata.runtime.standing import Standing, write_standing
+from prefdata.seeds import Seeds, seeds_of
+from prefdata.stages import Tools, expand, fields_of, make_stage
+from prefdata.verdicts import count_verdicts
+
+Say = Callable[[str], None]
+JSONL_COLUMNS = ("prompt", "chosen", "rejected")
+VERSIONS = ("datasets", "llguidance", "pyarrow", "rensa", "torch", "transformers")
+"""Packages whose version can matter to the rows."""
+
+
+@dataclass
+class Building:
+    """One call of `build`: where it writes, what it holds open, what it counts.
+
+    Attributes:
+        started: when, in seconds since 1970.
+        is_shard: it makes one of several slices, and leaves word of how far it is.
+    """
+
+    loaded: LoadedRecipe
+    out: Path
+    fleet: Fleet
+    pace: Pace
+    say: Say
+    started: float
+    is_shard: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    slowest: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+    _passes: tuple[int, int] = (0, 0)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is built."""
+        return self.loaded.recipe
+
+    def load_seeds(self) -> Seeds:
+        """All seeds; tells of those that cannot be used."""
+        with self._timed("seeds"):
+            seeds = seeds_of(self.loaded)
+        for note in seeds.notes:
+            self.say(note)
+        for bad in seeds.rejects[:5]:
+            self.say(f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects")
+        if len(seeds.rejects) > 5:
+            self.say(f"… and {len(seeds.rejects) - 5:,} more bad seeds, all in rejects")
+        return seeds
+
+    def save_seeds(self, seeds: Seeds, folder: Path) -> None:
+        """Write the seeds as the first stage, unless they are there."""
+        if not self._is_whole(folder):
+            with (
+                RowsWriter(folder, seeds.table.schema) as rows,
+                RowsWriter(rejects_of(folder), REJECTS) as rejects,
+            ):
+                rejects.write(pa.Table.from_pylist(seeds.rejects, schema=REJECTS))
+                for batch in seeds.table.to_batches(max_chunksize=10_000):
+                    rows.write(pa.Table.from_batches([batch]))
+
+    def run_passes(self, seeds: Seeds, chain: Chain) -> None:
+        """Make every folder of the chain that is not there."""
+        self.save_seeds(seeds, chain.folders[0])
+        if not all(self.is_made(target) for _, _, target in chain.steps):
+            self.fleet.check_health()
+        for number, (step, source, target) in enumerate(chain.steps):
+            self._passes = (number, len(chain.passes))
+            self.run_pass(step, source, target)
+
+    def conclude(self, seeds: Seeds, chain: Chain, parts: Sequence[Record] = ()) -> Record:
+        """Choose the pairs of finished passes and write the record of the run.
+
+        Args:
+            seeds: all of them.
+            chain: of finished folders.
+            parts: records of the shards that have made the folders, if shards have.
+        """
+        added = {s.name: rows_added(source, target) for s, source, target in chain.steps if s.expands}  # fmt: skip  # noqa: E501
+        record = {
+            "prefdata": version("prefdata"),
+            "fingerprint": pairs_fingerprint(chain.fingerprint, self.recipe),
+            "scored_fingerprint": chain.fingerprint,
+            "folder": str(self.loaded.folder),
+            "rehearsed": self.fleet.is_rehearsal,
+            "seeds": len(seeds),
+            "added": added,
+            "rows": len(seeds) + sum(added.values()),
+            "stages": [folder.name for folder in chain.folders],
+            "shards": len(parts) or None,
+            **self.choose(list(chain.folders)),
+        }
+        return self.record(record, add_up([*parts, self.spent()]))
+
+    def spent(self) -> Record:
+        """What this call has asked of the models, and how long it took."""
+        work = self.fleet.work
+        return {
+            "checkpoints": self.fleet.checkpoints,
+            "loads": work.loads,
+            "requests": {
+                "generated": work.generated,
+                "scored": work.scored,
+                "replayed": work.replayed,
+            },
+            "tokens": {"prompt": work.prompt_tokens, "completion": work.completion_tokens},
+            "seconds": self.seconds | {"total": time.time() - self.started},
+            "started": self.started,
+            "pace": self.pace.told(),
+            "slowest": self.slowest,
+        }
+
+    def finished(self, fingerprint: str) -> Record | None:
+        """The record of a finished run with this fingerprint whose files are all whole."""
+        try:
+            record = read_record(self.out)
+        except Damaged as err:
+            self.say(f"{err.finding}; it is written anew")
+            return None
+        if record is None or record.get("fingerprint") != fingerprint:
+            return None
+        found = file_sizes(self.out, self._copies().values())
+        lost = record["files"].items() - found.items()
+        for name, size in sorted(lost):
+            self.say(f"{name}: {found.get(name, 0):,} bytes of {size:,} are there; it is made anew")
+        return record if record["files"] == found else None
+
+    def is_made(self, target: Path) -> bool:
+        """Whether a pass has been finished before; what is damaged shows when it is read."""
+        return target.exists() and rejects_of(target).exists()
+
+    def run_pass(self, step: Pass, source: Path, target: Path) -> None:
+        """Make `target` unless it is there and whole."""
+        if self._is_whole(target):
+            return
+        if (column := step.expands) is not None:
+            with self._timed(step.name), self._progress(step.name, source) as progress:
+                run_expansion(
+                    column.name, expand(column), fields_of(column), source, target, progress
+                )
+            return
+        *before, last = self.fleet.sittings(step)
+        with self._timed(step.name):
+            for number, sitting in enumerate(before):
+                name = f"{step.name} ({number + 1} of {len(before) + 1} models)"
+                with self._progress(name, source, sitting=(number, len(before) + 1)) as progress:
+                    run_ahead(sweep := self._sweep(step, sitting), source, progress)
+                self.slowest[name] = sweep.slowest.rows()
+            with self._progress(
+                step.name, source, sitting=(len(before), len(before) + 1)
+            ) as progress:
+                run_pass(sweep := self._sweep(step, last), source, target, progress)
+            self.slowest[step.name] = sweep.slowest.rows()
+
+    def choose(self, folders: list[Path]) -> dict[str, Any]:
+        """Write candidates, pairs, rejects and the JSONL copies; returns their counts."""
+        scored, rule = folders[-1], self.recipe.output_projection
+        withdraw_record(self.out)
+        with self._timed("pairs"):
+            link_folder(scored, self.out / "candidates")
+            with RowsWriter(self.out / "rejects", REJECTS) as rejects:
+                for folder in folders:
+                    for table in read_tables(rejects_of(folder)):
+                        rejects.write(table)
+                choice = choose_pairs(
+                    scored,
+                    self.out / "pairs",
+                    rejects,
+                    rule,
+                    scores=score_columns(self.recipe),
+                    seed=self.recipe.seed,
+                )
+            for split, place in self._copies().items():
+                write_jsonl(self.out / "pairs", split, place, columns=JSONL_COLUMNS)
+        return {
+            "candidates": _count_candidates(scored, self.recipe),
+            "pairs": choice.pairs,
+            "prompts": choice.prompts,
+            "rejects": count_reasons(self.out / "rejects"),
+            "drops": dict(choice.drops),
+            "means": choice.means,
+            "judges": count_verdicts(scored, self.recipe),
+        }
+
+    def record(self, record: Record, spent: Record) -> Record:
+        """Write recipe.yaml and run.json."""
+        self.keep_recipe()
+        versions = {
+            "versions": {name: version(name) for name in VERSIONS if find_spec(name)},
+            "python": platform.python_version(),
+        }
+        return write_record(self.out, record | spent | versions, self._copies().values())
+
+    def keep_recipe(self) -> None:
+        """Write recipe.yaml, which may say anew where to publish what is finished."""
+        write_text(self.out / "recipe.yaml", self.loaded.resolved)
+
+    def _progress(
+        self, name: str, source: Path, *, sitting: tuple[int, int] = (0, 1)
+    ) -> AbstractContextManager[Progress]:
+        tell = partial(self._leave_word, sitting) if self.is_shard else None
+        return show_progress(name, count_rows(source), self.fleet.work, tell=tell)
+
+    def _leave_word(self, sitting: tuple[int, int], rows: int, of_rows: int) -> None:
+        """Tell how far the shard is; each model that has a turn at a pass sees all rows."""
+        turn, turns = sitting
+        seconds = time.time() - self.started
+        rows = (rows + turn * of_rows) // turns
+        write_standing(self.out, Standing(*self._passes, rows, of_rows, seconds))
+
+    def _sweep(self, step: Pass, sitting: frozenset[str]) -> Sweep:
+        text, reward = self.fleet.engines_of(step, sitting)
+        models = {model.alias: model for model in self.recipe.models}
+        tools = Tools(self.recipe.seed, models, text, reward, self.loaded.folder)
+        waves = [[(c.name, make_stage(c, self.recipe, tools)) for c in wave] for wave in step.waves]
+        fields = [field for column in step.columns for field in fields_of(column)]
+        return Sweep(waves, fields, _reads(step), self.fleet.window)
+
+    def _is_whole(self, folder: Path) -> bool:
+        """Whether a step is finished; a damaged one is set aside, to be made again."""
+        for part in (folder, rejects_of(folder)):
+            if not part.exists():
+                return False
+            try:
+                count_rows(part)
+            except Damaged as err:
+                aside = part.with_name(f"{part.name}.damaged-{int(time.time())}")
+                part.rename(aside)
+                self.say(f"{err.finding}; it is set aside as {aside.name} and made anew")
+                return False
+        return True
+
+    def _copies(self) -> dict[str, Path]:
+        """JSONL files that the recipe asks for, by split."""
+        if self.recipe.output_path is None:
+            return {}
+        place = Path(self.recipe.output_path)
+        splits = {"train": place}
+        if self.recipe.output_projection.test_size:
+            splits["test"] = place.with_name(f"{place.stem}.test{place.suffix}")
+        return splits
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        self.pace.begin(name)
+        start = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - start
+
+
+def _reads(step: Pass) -> frozenset[str] | None:
+    """Columns that a pass reads; None for all of them, which a Python function may ask for."""
+    if any(reads_any(column) for column in step.columns):
+        return None
+    named = frozenset[str]().union(*(columns_read(column) for column in step.columns))
+    # a part of a text shares its provenance, where it has one
+    sources = (c.column + META_SUFFIX for c in step.columns if isinstance(c, Extract))
+    return named.union(sources)
+
+
+def _count_candidates(scored: Path, recipe: Recipe) -> int:
+    """Texts that could become a side of a pair."""
+    rule = recipe.output_projection
+    if isinstance(rule, DpoPreference):
+        return 2 * count_rows(scored)
+    if rule.responses:
+        return len(rule.responses) * count_rows(scored)
+    column = rule.candidates or ""
+    tables = read_tables(scored, columns=[column])
+    return sum(pc.sum(pc.list_value_length(table[column])).as_py() or 0 for table in tables)

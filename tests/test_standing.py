@@ -1,0 +1,81 @@
+"""What the files of a run tell about its shards."""
+
+import pytest
+
+from prefdata.errors import PrefdataError
+from prefdata.runtime.standing import ALIVE_SECONDS, Standing, look_at_shards, write_standing
+from prefdata.shards import Shard
+from prefdata.slurm import tell_status
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Folders of four shards."""
+    made = [Shard(number, 4).folder(tmp_path) for number in range(4)]
+    for folder in made:
+        folder.mkdir(parents=True)
+    return made
+
+
+def test_each_state_shows_in_the_files(tmp_path, folders):
+    (folders[0] / "shard.json").write_text("{}")
+    (folders[1] / "attempt").write_text("7.0")
+    (folders[2] / "failed").write_text("exit code 1\n")
+    states = look_at_shards(tmp_path, 4)
+    assert [one.state for one in states] == ["done", "running", "failed", "waiting"]
+    assert states[2].reason == "exit code 1"
+
+
+def test_an_attempt_without_a_sign_of_life_does_not_run(tmp_path, folders):
+    (folders[1] / "attempt").write_text("7.0")
+    begun = (folders[1] / "attempt").stat().st_mtime
+    for seconds, state in ((ALIVE_SECONDS - 1, "running"), (ALIVE_SECONDS + 1, "waiting")):
+        assert look_at_shards(tmp_path, 4, now=begun + seconds)[1].state == state
+
+
+def test_passes_and_rows_make_the_part_that_is_done():
+    assert Standing(1, 2, 50, 100, 9.0).fraction == 0.75
+    assert Standing(0, 1, 0, 0, 9.0).fraction == 1
+
+
+def test_rows_and_time_left_come_from_the_shards_that_have_begun(tmp_path, folders):
+    write_standing(folders[0], Standing(1, 2, 100, 100, 600.0))
+    (folders[0] / "shard.json").write_text("{}")
+    write_standing(folders[1], Standing(1, 2, 0, 100, 300.0))
+    assert tell_status(tmp_path, 4) == [
+        "4 shards: 1 done, 1 running, 2 waiting, 0 failed",
+        "150 of about 400 rows",
+        "about 25 minutes left, if 1 go on at a time",
+    ]
+
+
+def test_a_run_that_has_not_begun_has_no_rows(tmp_path):
+    assert tell_status(tmp_path, 3)[:2] == [
+        "3 shards: 0 done, 0 running, 3 waiting, 0 failed",
+        "no row is done yet",
+    ]
+
+
+def test_a_failed_shard_is_told_with_its_log(tmp_path, folders):
+    (folders[2] / "failed").write_text("exit code 2")
+    log = tmp_path / "slurm" / "logs" / "shard-2.log"
+    assert f"shard 2 failed: exit code 2; see {log}" in tell_status(tmp_path, 4)
+
+
+def test_a_shard_leaves_word_until_it_is_done(project):
+    from prefdata.build import build_shard
+
+    out = project.folder / "out"
+    build_shard(project.load(), out, Shard(0, 2), rehearse=True, say=print)
+    one, two = look_at_shards(out, 2)
+    assert (one.state, two.state) == ("done", "waiting")
+    assert one.standing.fraction == 1
+    assert one.standing.of_rows == 10
+
+
+def test_another_division_is_refused(tmp_path, folders):
+    from prefdata.shards import count_shards
+
+    assert count_shards(tmp_path, default=9) == 4
+    with pytest.raises(PrefdataError, match="divided into 4 shards already, not into 8; leave out"):
+        count_shards(tmp_path, 8)
