@@ -112,7 +112,6 @@ def tell_status(out: Path, count: int) -> list[str]:
 
     From the files on the disk; where Slurm is, also which shards it has lost.
     """
-    queued = _queued(out)
     found = look_at_shards(out, count)
     states = Counter(one.state for one in found)
     told = ", ".join(f"{states[state]} {state}" for state in STATES)
@@ -126,23 +125,22 @@ def tell_status(out: Path, count: int) -> list[str]:
         for one in found
         if one.state == "failed"
     ]
-    lost = [
-        one.shard.number
-        for one in found
-        if queued is not None and one.state == "waiting" and one.shard.number not in queued
-    ]
-    if lost:
-        lines.append(
-            f"not in the queue: {_named(lost)}; the same command with --submit brings them there"
-        )
-    return lines
+    waiting = {one.shard.number for one in found if one.state == "waiting"}
+    return lines + _lost(out, waiting)
 
 
-def _queued(out: Path) -> set[int] | None:
-    """Numbers of the shards in the queue; None where there is no Slurm to ask."""
+def _lost(out: Path, waiting: set[int]) -> list[str]:
+    """A line on those that wait for nothing, where there is a Slurm to ask."""
     if shutil.which("squeue") is None or (jobs := read_jobs(out)) is None:
-        return None
-    return set().union(*tasks_in_queue(jobs).values())
+        return []
+    try:
+        lost = waiting.difference(*tasks_in_queue(jobs).values())
+    except PrefdataError as err:  # what the files tell is true all the same
+        return [f"what is in the queue is not known: {err}"]
+    if not lost:
+        return []
+    named = _named(sorted(lost))
+    return [f"not in the queue: {named}; the same command with --submit brings them there"]
 
 
 def _rows(found: Sequence[ShardState]) -> str:

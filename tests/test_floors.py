@@ -46,6 +46,7 @@ FLOORS = {
     "repick": 6,
     "slurm": 6,
     "build": 6,
+    "building": 6,
     "terminal": 6,
     "pager": 6,
     "summary": 6,

@@ -121,6 +121,11 @@ def log(out, shard):
     return file.read_text() if file.is_file() else ""
 
 
+def replayed(out):
+    """Answers that the last attempts have found in journals, and not asked for again."""
+    return orjson.loads((out / "run.json").read_bytes())["requests"]["replayed"]
+
+
 def test_an_array_and_its_merge_are_the_run_in_one_piece(cluster, whole, tmp_path):
     cluster.submit(tmp_path, *MORE, "--shards", "5")
     cluster.wait_for_merge(tmp_path)
@@ -156,8 +161,7 @@ def test_a_task_that_is_told_to_end_goes_back_into_the_queue_and_on_from_its_jou
     assert "restart 1" in log(tmp_path, 0)
     assert "restart 1" not in log(tmp_path, 1)
     assert len(list((tmp_path / "shards" / "00000-of-00002" / "journal").iterdir())) == 2
-    requests = orjson.loads((tmp_path / "run.json").read_bytes())["requests"]
-    assert requests["replayed"] > 0
+    assert replayed(tmp_path) > 0
     assert_same(tmp_path, whole)
 
 
@@ -197,6 +201,7 @@ def test_a_task_that_is_killed_is_started_again(cluster, whole, tmp_path):
     _kill(tmp_path, "1/2")
     cluster.wait_for_merge(tmp_path)
     assert "exit code 137" in log(tmp_path, 1)
+    assert replayed(tmp_path) > 0
     assert_same(tmp_path, whole)
 
 
@@ -210,6 +215,7 @@ def test_a_node_that_dies_costs_its_shard_alone_a_restart(cluster, whole, tmp_pa
     cluster.control("start-node", node)
     assert "restart 1" in log(tmp_path, 0)
     assert "restart 1" not in log(tmp_path, 1)
+    assert replayed(tmp_path) > 0
     assert_same(tmp_path, whole)
 
 

@@ -1,0 +1,83 @@
+"""`slurm`: a run on a cluster."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefdata.cli.hub import check_hub
+from prefdata.cli.program import (
+    NoPublish,
+    Out,
+    Overrides,
+    RecipeFile,
+    Rehearse,
+    exit_codes,
+    load,
+    run_folder,
+)
+from prefdata.errors import PrefdataError
+
+
+def slurm(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Tasks at the same time, a node each.")] = 1,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each node; 0: its CPU.")] = 8,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Tasks in all; as many as nodes by default.")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
+    time: Annotated[str | None, typer.Option(help="Limit of one task, as for sbatch.")] = None,
+    account: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
+    container: Annotated[
+        str | None, typer.Option(help="Image for srun --container-image (Pyxis).")
+    ] = None,
+    sbatch_extra: Annotated[
+        list[str] | None,
+        typer.Option(help="Another line of #SBATCH, say --qos=high; may be given several times."),
+    ] = None,
+    max_requeues: Annotated[
+        int, typer.Option(min=0, help="Times that one task may be started again.")
+    ] = 20,
+    submit: Annotated[
+        bool, typer.Option("--submit", help="Submit what is missing, and print the ids.")
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Tell how far the shards are, from their files.")
+    ] = False,
+    rehearse: Rehearse = False,
+    no_publish: NoPublish = False,
+) -> None:
+    """Write batch scripts that make a run in shards on a cluster, and join them."""
+    with exit_codes():
+        if recipe.startswith("hf://"):
+            raise PrefdataError(
+                f"{recipe}: every node would fetch it anew; bring it here first with "
+                "`hf download`, then give its path"
+            )
+        loaded = load(recipe, overrides, out)
+        from prefdata.runtime.slurm_scripts import Cluster
+        from prefdata.shards import count_shards
+        from prefdata.slurm import run_on_slurm, shards_submitted, tell_status
+
+        folder = run_folder(loaded, rehearse).absolute()
+        count = count_shards(folder, shards, default=shards_submitted(folder) or nodes)
+        if status:
+            print("\n".join(tell_status(folder, count)))
+            return
+        if submit and loaded.recipe.publish and not (rehearse or no_publish):
+            check_hub(loaded.recipe.publish)
+        named = {"partition": partition, "time": time, "account": account}
+        options = [f"--{name}={value}" for name, value in named.items() if value]
+        cluster = Cluster(
+            nodes, gpus, count, (*options, *(sbatch_extra or ())), container,
+            max_requeues=max_requeues, is_published=not no_publish,
+        )  # fmt: skip
+        told = [str(Path(recipe).absolute()), *(overrides or ())]
+        words = [*told, "--out", str(Path(loaded.recipe.output_dir).absolute())]
+        words += ["--rehearse"] * rehearse
+        run_on_slurm(
+            loaded, words, folder, cluster, is_submitted=submit, rehearse=rehearse, say=print
+        )

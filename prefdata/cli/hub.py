@@ -1,0 +1,65 @@
+"""`publish`, also at the end of `build` and `merge`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prefdata.cli.program import Run, exit_codes, say
+from prefdata.errors import PrefdataError
+
+
+def publish(
+    run: Run,
+    repo_id: Annotated[
+        str | None, typer.Option("--repo-id", help="owner/name; the recipe's by default.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, made where there is none; main by default.")
+    ] = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Propose it in a pull request, without a tag.")
+    ] = False,
+    private: Annotated[
+        bool | None,
+        typer.Option(
+            "--private/--public", help="Who may see a new dataset; the recipe's, else private."
+        ),
+    ] = None,
+) -> None:
+    """Bring a finished run to the Hub with its card, load it back, compare; twice does nothing."""
+    with exit_codes():
+        from prefdata.export.publishing import Wishes
+
+        _publish(run, Wishes(repo_id, revision, private, create_pr))
+
+
+def check_hub(settings: Any) -> None:
+    """See that the recipe's `publish` can be done, before anything is made for it."""
+    from prefdata.export.hub import check_publishing
+
+    try:
+        check_publishing(settings, say=say)
+    except PrefdataError as err:
+        raise PrefdataError(
+            f"{err}; or build with --no-publish, and run `prefdata publish` later"
+        ) from err
+
+
+def publish_built(run: Path, settings: Any) -> None:
+    """Publish what has just been made, as its recipe wishes."""
+    from prefdata.export.publishing import Wishes
+
+    try:
+        _publish(run, Wishes(), settings)
+    except PrefdataError as err:
+        raise PrefdataError(
+            f"{err}. The run is finished and whole: `prefdata publish {run}` tries again"
+        ) from err
+
+
+def _publish(run: Path, wishes: Any, settings: Any = None) -> None:
+    from prefdata.export.hub import publish_run
+    from prefdata.summary import print_publication
+
+    print_publication(publish_run(run, wishes, settings=settings, say=say))

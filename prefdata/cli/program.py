@@ -1,0 +1,93 @@
+"""What commands share: arguments, exit codes, how a recipe is loaded."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prefdata.errors import PrefdataError
+
+RecipeFile = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", help="A recipe in YAML, or hf://datasets/…/recipe.yaml."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Override recipe fields: models.0.model=… num_records=10"
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="The run folder; wins over the recipe's output_dir.")
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+Rehearse = Annotated[
+    bool,
+    typer.Option(
+        "--rehearse", help="Run with scripted answers instead of models, in <out>-rehearsal."
+    ),
+]
+NoPublish = Annotated[
+    bool, typer.Option("--no-publish", help="Leave the Hub alone, whatever the recipe says.")
+]
+
+DONE, BUG, FIXABLE, LOW_YIELD, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """What the user can fix: message and 2. Ctrl-C and SIGTERM: 130. A bug keeps its traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except PrefdataError as err:
+        say(f"error: {err}")
+        raise typer.Exit(FIXABLE) from err
+    except KeyboardInterrupt as err:
+        say("interrupted; the same command goes on where it stopped")
+        raise typer.Exit(INTERRUPTED) from err
+
+
+def say(line: str) -> None:
+    """A line for the user, beside the results on standard output."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def load(
+    recipe: str, overrides: list[str] | None, out: Path | None, trust_remote_code: bool = False
+) -> Any:
+    """The recipe of a file or of the Hub, with the overrides of the command line."""
+    given = [*(overrides or ())]
+    if out:  # in quotes: a folder may be called 2024 or a: b, and ${ is no interpolation here
+        quoted = str(out).replace("${", r"\${").replace("'", "''")
+        given.append(f"output_dir='{quoted}'")
+    if recipe.startswith("hf://"):
+        from prefdata.export.fetched import load_fetched
+
+        return load_fetched(recipe, given, trust_remote_code=trust_remote_code)
+    if trust_remote_code:
+        raise PrefdataError(
+            "--trust-remote-code is for recipes from the Hub; in a file of yours set "
+            "trust_remote_code: true for the model"
+        )
+    from prefdata.recipe_loader import load_recipe  # yaml, pydantic: not needed for --help
+
+    return load_recipe(Path(recipe), given)
+
+
+def run_folder(loaded: Any, rehearse: bool) -> Path:
+    """Where the run lies; that of a rehearsal beside the real one."""
+    folder = Path(loaded.recipe.output_dir)
+    return folder.with_name(folder.name + "-rehearsal") if rehearse else folder
+
+
+def check_yield(record: dict[str, Any], min_yield: float) -> None:
+    """Leave with a code of its own where too few rows have a pair."""
+    share = record["prompts"] / record["rows"]
+    if share < min_yield:
+        say(f"the yield is {share:.1%}, below min_yield {min_yield:.1%}: {record['prompts']:,} of {record['rows']:,} rows have a pair")  # fmt: skip  # noqa: E501
+        raise typer.Exit(LOW_YIELD)

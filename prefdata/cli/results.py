@@ -1,0 +1,157 @@
+"""`pairs`, `export`, `report`, `inspect`: what can be made of a run."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefdata.cli.program import Run, exit_codes, say
+from prefdata.errors import PrefdataError
+
+
+def pairs(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|FILE", help="A finished run, or a JSONL of scored candidates."),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Pair rules: strategy=exhaustive min_margin=0.5 test_size=0.05 …",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; a run is rewritten in place by default.")
+    ] = None,
+    group: Annotated[
+        str, typer.Option(help="FILE: field whose equal values are one turn.")
+    ] = "prompt",
+    prompt: Annotated[
+        str, typer.Option(help="FILE: field with the prompt, a text or a list of messages.")
+    ] = "prompt",
+    text: Annotated[str, typer.Option(help="FILE: field with the candidate's text.")] = "text",
+    score: Annotated[str, typer.Option(help="FILE: field with its score.")] = "score",
+    seed: Annotated[int, typer.Option(help="FILE: seed of draws, samples and splits.")] = 0,
+) -> None:
+    """Choose pairs again, from a finished run or from scored candidates made elsewhere."""
+    with exit_codes():
+        from prefdata.recipe import GivenCandidates
+        from prefdata.repick import pairs_of_file, pairs_of_run
+        from prefdata.summary import print_summary
+
+        if not source.exists():
+            raise PrefdataError(f"{source}: there is no such run folder and no such file")
+        if source.is_dir():
+            record, folder = pairs_of_run(source, overrides or (), out or source), out or source
+        else:
+            if out is None:
+                raise PrefdataError(f"{source}: say with --out DIR where the pairs go")
+            fields = GivenCandidates(group_by=(group,), prompt=prompt, text=text, score=score)
+            record, folder = (
+                pairs_of_file(source, fields, overrides or (), out, seed=seed, say=say),
+                out,
+            )
+        print_summary(record, folder)
+
+
+def export(
+    run: Run,
+    formats: Annotated[
+        list[str], typer.Option("--format", help="A trainer's format; may be given several times.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to; <RUN>/exports/<format> by default.")
+    ] = None,
+    test_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompts in test, a count or a fraction; the run's own split by default, or 0.05 "
+            "(nemo_customizer: 0.2) where it has none."
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tell how many pairs a trainer that cuts at this length spoils."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint to be trained; by default the one that wrote the texts."),
+    ] = None,
+    drop_too_long: Annotated[
+        bool, typer.Option("--drop-too-long", help="Leave out pairs above --max-tokens.")
+    ] = False,
+    last_message_only: Annotated[
+        bool,
+        typer.Option(
+            "--last-message-only", help="nemo_customizer: the last message alone as the prompt."
+        ),
+    ] = False,
+) -> None:
+    """Write a run's pairs in the formats of trainers, with the lines that make them read them."""
+    with exit_codes():
+        from prefdata.export import ExportOptions, export_run
+        from prefdata.summary import print_export
+
+        if out is not None and len(formats) > 1:
+            raise PrefdataError("--out is the folder of one format; leave it out, or give one")
+        options = ExportOptions(
+            _test_size(test_size), max_tokens, tokenizer, drop_too_long, last_message_only
+        )
+        for name in formats:
+            print_export(export_run(run, name, options, out, say=say))
+
+
+def report(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option(help="The file; <RUN>/report.html by default.")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Another finished run, shown beside this one.")
+    ] = None,
+) -> None:
+    """Write one HTML file with a run's figures, pairs and rejects. It needs no network."""
+    with exit_codes():
+        from prefdata.export import make_report
+        from prefdata.summary import print_report
+
+        print_report(make_report(run, out, compare=compare))
+
+
+def inspect(
+    run: Run,
+    rejects: Annotated[
+        bool, typer.Option("--rejects", help="Rejects with their reasons, instead of pairs.")
+    ] = False,
+    search: Annotated[
+        str, typer.Option(help="Only rows that hold these words, in any text and any case.")
+    ] = "",
+    rows: Annotated[
+        int | None, typer.Option("-n", min=1, help="Print so many and do not ask.")
+    ] = None,
+) -> None:
+    """Page through a run's pairs; where no terminal is, all are printed as plain text."""
+    with exit_codes():
+        from itertools import islice
+
+        from prefdata.pager import Shelf, find_rows, page_rows, print_rows
+        from prefdata.terminal import open_console
+
+        console, kind = open_console(), "reject" if rejects else "pair"
+        opened = find_rows(run, rejects=rejects, search=search)
+        if rows is None and console.is_terminal and sys.stdin.isatty():
+            page_rows(console, Shelf(opened), kind, input)
+        else:
+            print_rows(console, islice(opened(), rows), kind)
+
+
+def _test_size(text: str | None) -> int | float | None:
+    """A count or a fraction, as the rules of pairs have it."""
+    if text is None:
+        return None
+    from prefdata.recipe_loader import validate_pair_rules
+    from prefdata.repick import DEFAULTS
+
+    return validate_pair_rules(DEFAULTS, [f"test_size={text}"]).test_size

@@ -1,0 +1,163 @@
+"""`build`, `plan`, `merge`: from a recipe to a run."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prefdata.cli.hub import check_hub, publish_built
+from prefdata.cli.program import (
+    NoPublish,
+    Out,
+    Overrides,
+    RecipeFile,
+    Rehearse,
+    check_yield,
+    exit_codes,
+    load,
+    run_folder,
+    say,
+)
+from prefdata.errors import PrefdataError
+
+
+def build(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=0, help="GPUs to use; 0: CPU; default: one if there is one.")
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="On a CPU: processes a model, sharing the cores.")
+    ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show full records of a few rows, keep nothing.")
+    ] = False,
+    rows: Annotated[
+        int | None, typer.Option("-n", min=1, help="Rows of the preview; 2 where left out.")
+    ] = None,
+    rehearse: Rehearse = False,
+    no_publish: NoPublish = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code", help="Let models of a recipe from the Hub bring their own code."
+        ),
+    ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Make one of N slices of the rows, counted from 0."),
+    ] = None,
+    attempt: Annotated[
+        str | None,
+        typer.Option(help="A name that no other attempt at the shard has; earlier ones are ended."),
+    ] = None,
+) -> None:
+    """Build the dataset of a recipe; run again, it goes on where it stopped."""
+    with exit_codes():
+        if rows and not preview:
+            raise PrefdataError(
+                f"-n {rows} is of --preview; add it, or set num_records={rows} for a small run"
+            )
+        loaded = load(recipe, overrides, out, trust_remote_code)
+        if attempt and not shard:
+            raise PrefdataError("--attempt is of --shard; leave it out")
+        if preview and shard:
+            raise PrefdataError("--preview shows a few rows of the whole; leave out --shard")
+        if preview:
+            _preview(loaded, rows or 2, rehearse, _find_machine(gpus, replicas, rehearse))
+            return
+        machine = _find_machine(gpus, replicas, rehearse)
+        from prefdata.build import build as run
+
+        folder = run_folder(loaded, rehearse)
+        if rehearse:
+            loaded = loaded.changed(output_path=None)
+        if shard:
+            _build_shard(loaded, folder, shard, attempt, machine=machine, rehearse=rehearse)
+            return
+        publish = None if rehearse or no_publish else loaded.recipe.publish
+        if publish is not None:
+            check_hub(publish)
+        record = run(loaded, folder, machine=machine, rehearse=rehearse, say=say)
+        from prefdata.summary import print_summary
+
+        print_summary(record, folder)
+        check_yield(record, loaded.recipe.min_yield)
+        if publish is not None:
+            publish_built(folder, publish)
+
+
+def _build_shard(
+    loaded: Any, out: Path, text: str, attempt: str | None, *, machine: Any, rehearse: bool
+) -> None:
+    from prefdata.build import build_shard
+    from prefdata.shards import read_shard
+
+    shard = read_shard(text)
+    build_shard(loaded, out, shard, attempt=attempt, machine=machine, rehearse=rehearse, say=say)
+    say(f"shard {text} is finished, in {shard.folder(out)}; prefdata merge joins all of them")
+
+
+def merge(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="How many there are; by default, as many as folders.")
+    ] = None,
+    rehearse: Rehearse = False,
+    no_publish: NoPublish = False,
+) -> None:
+    """Make of finished shards the run that one task would have made, row for row."""
+    with exit_codes():
+        loaded = load(recipe, overrides, out)
+        from prefdata.build import merge as join
+        from prefdata.shards import count_shards
+        from prefdata.summary import print_summary
+
+        folder = run_folder(loaded, rehearse)
+        if rehearse:
+            loaded = loaded.changed(output_path=None)
+        count = count_shards(folder, shards)
+        record = join(loaded, folder, count, rehearse=rehearse, say=say)
+        print_summary(record, folder)
+        check_yield(record, loaded.recipe.min_yield)
+        publish = None if rehearse or no_publish else loaded.recipe.publish
+        if publish is not None:
+            publish_built(folder, publish)
+
+
+def plan(recipe: RecipeFile, overrides: Overrides = None, out: Out = None) -> None:
+    """Show passes, model loads, requests, tokens, GPU-hours and disk. Runs no model."""
+    with exit_codes():
+        loaded = load(recipe, overrides, out)
+        from prefdata.summary import print_plan
+
+        print_plan(loaded)
+
+
+def _find_machine(gpus: int | None, replicas: int | None, rehearse: bool) -> Any:
+    if gpus == 0:  # set before importing torch: it reads the list once
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    from prefdata.runtime.machine import Machine, find_machine
+
+    return Machine() if rehearse else find_machine(gpus, replicas)
+
+
+def _preview(loaded: Any, rows: int, rehearse: bool, machine: Any) -> None:
+    from prefdata.build import build as run
+    from prefdata.summary import print_records
+
+    with tempfile.TemporaryDirectory(prefix="prefdata-preview-") as folder:
+        run(
+            loaded.changed(num_records=rows, output_path=None),
+            Path(folder),
+            machine=machine,
+            rehearse=rehearse,
+            say=say,
+        )
+        print_records(Path(folder))

@@ -1,0 +1,75 @@
+"""`train`: on a run's pairs, here or as a job."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefdata.cli.program import Run, exit_codes, say
+from prefdata.errors import PrefdataError
+
+
+class Backend(StrEnum):
+    """Where `prefdata train` trains."""
+
+    trl = "trl"
+    nemo_customizer = "nemo_customizer"
+
+
+def train(
+    run: Run,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings: learning_rate=1e-6 epochs=2 …"),
+    ] = None,
+    backend: Annotated[
+        Backend, typer.Option(help="trl: DPO on this machine; nemo_customizer: a job there.")
+    ] = Backend.trl,
+    settings: Annotated[
+        Path | None, typer.Option(help="Settings in YAML; KEY=VALUE goes on top.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to; <RUN>/trained/<backend> by default.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="nemo_customizer: write the files, print what would be sent."
+        ),
+    ] = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="nemo_customizer: cancel the job that runs.")
+    ] = False,
+) -> None:
+    """Train a model on a run's pairs; run again, it goes on where it stopped."""
+    with exit_codes():
+        from prefdata.recipe_loader import load_settings
+
+        folder = out or run / "trained" / backend.value
+        if backend is Backend.nemo_customizer:
+            _train_on_customizer(run, settings, overrides or [], folder, dry_run, cancel)
+        else:
+            if dry_run or cancel:
+                raise PrefdataError("--dry-run and --cancel are of nemo_customizer; remove them")
+            from prefdata.summary import print_training
+            from prefdata.train.trl import train_trl
+            from prefdata.train.trl_settings import TrlSettings
+
+            chosen = load_settings(TrlSettings, settings, overrides or ())
+            print_training(train_trl(run, chosen, folder, say=say), folder)
+
+
+def _train_on_customizer(
+    run: Path, file: Path | None, overrides: list[str], out: Path, dry_run: bool, cancel: bool
+) -> None:
+    from prefdata.recipe_loader import load_settings
+    from prefdata.train.customizer_settings import CustomizerSettings
+    from prefdata.train.nemo_customizer import cancel_customizer
+    from prefdata.train.submit import train_on_customizer
+
+    settings = load_settings(CustomizerSettings, file, overrides)
+    if cancel:
+        cancel_customizer(settings, out, say=say)
+    else:
+        train_on_customizer(run, settings, out, dry_run=dry_run, say=print if dry_run else say)
