@@ -12,21 +12,21 @@ from prefdata.building import Building, Say
 from prefdata.chain import make_chain
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.parts import (
+    find_part,
     find_parts,
     join_parts,
-    read_shard_record,
     withdraw_shard_record,
     write_shard_record,
 )
 from prefdata.recipe_loader import LoadedRecipe
 from prefdata.record import Record
 from prefdata.runtime.disk import disk_errors, hold
-from prefdata.runtime.fence import fence
+from prefdata.runtime.fence import fence, read_attempt
 from prefdata.runtime.fleet import Fleet
 from prefdata.runtime.machine import Machine
 from prefdata.runtime.pace import keep_pace
 from prefdata.selection import check_dedupe
-from prefdata.shards import Shard
+from prefdata.shards import Shard, count_shards
 
 PATIENCE = 30.0
 """Seconds in which an earlier attempt at a shard has to end: it looks every two, and drains."""
@@ -87,7 +87,7 @@ def build_shard(
         loaded: a checked recipe.
         out: the folder of the whole run; the shard has a folder of its own in it.
         shard: which slice.
-        attempt: a name that no other attempt at it has: earlier ones that still run are ended.
+        attempt: `job.restart`, two numbers; attempts with lower ones that still run are ended.
         machine: as for `build`, and so are the others.
         rehearse: as for `build`.
         say: as for `build`.
@@ -103,31 +103,40 @@ def build_shard(
     here = shard.folder(out)
     with (
         disk_errors(here),
-        fence(here, attempt, say) if attempt else nullcontext(),
+        fence(here, read_attempt(attempt), say) if attempt else nullcontext(),
         hold(here, patience=PATIENCE if attempt else None),
         Fleet(loaded, here, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
         keep_pace(fleet.work) as pace,
     ):
         run = Building(loaded, here, fleet, pace, say, started, is_shard=True)
-        seeds = shard.slice(run.load_seeds())
-        chain = make_chain(loaded, fleet.checkpoints, seeds.fingerprint, here)
-        if (finished := read_shard_record(here)) and finished["fingerprint"] == chain.fingerprint:
+        everything = run.load_seeds()
+        seeds = shard.slice(everything)
+        part = find_part(loaded, fleet.checkpoints, seeds.fingerprint, here)
+        if part.is_finished:
             say(f"nothing to do: shard {shard.name} is finished")
-            return finished
+            return part.record
         withdraw_shard_record(here)
-        run.run_passes(seeds, chain)
-        return write_shard_record(here, run.spent() | {"fingerprint": chain.fingerprint})
+        run.run_passes(seeds, part.chain)
+        run.check_rows(seeds, part.chain)
+        whole = make_chain(loaded, fleet.checkpoints, everything.fingerprint, out)
+        named = {"fingerprint": part.chain.fingerprint, "run": whole.fingerprint}
+        return write_shard_record(here, run.spent() | named)
 
 
 def merge(
-    loaded: LoadedRecipe, out: Path, count: int, *, rehearse: bool = False, say: Say = print
+    loaded: LoadedRecipe,
+    out: Path,
+    count: int | None = None,
+    *,
+    rehearse: bool = False,
+    say: Say = print,
 ) -> Record:
     """Make of finished shards the run that one task would have made; row for row the same.
 
     Args:
         loaded: the recipe of the shards.
         out: the folder of the run, with the shards in it.
-        count: how many shards there are.
+        count: how many shards there are; None for as many as the folder is divided into.
         rehearse: whether they were rehearsed.
         say: as for `build`.
 
@@ -139,7 +148,7 @@ def merge(
     with (
         disk_errors(out),
         hold(out),
-        Fleet(loaded, out, machine=Machine(), rehearse=rehearse, say=say) as fleet,
+        Fleet(loaded, out, machine=None, rehearse=rehearse, say=say) as fleet,
         keep_pace(fleet.work) as pace,
     ):
         run = Building(loaded, out, fleet, pace, say, started)
@@ -149,7 +158,7 @@ def merge(
             say("nothing to do: this run is finished")
             run.keep_recipe()
             return finished
-        parts = find_parts(loaded, fleet.checkpoints, seeds, out, count)
+        parts = find_parts(loaded, fleet.checkpoints, seeds, out, count_shards(out, count))
         run.save_seeds(seeds, chain.folders[0])
         join_parts(parts, chain, out)
         return run.conclude(seeds, chain, [part.record for part in parts])

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefdata.chain import Chain
+from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pair_files import write_jsonl
 from prefdata.parts import add_up
@@ -119,7 +120,7 @@ class Building:
             chain: of finished folders.
             parts: records of the shards that have made the folders, if shards have.
         """
-        added = {s.name: rows_added(source, target) for s, source, target in chain.steps if s.expands}  # fmt: skip  # noqa: E501
+        added = _rows_added(chain)
         record = {
             "prefdata": version("prefdata"),
             "fingerprint": pairs_fingerprint(chain.fingerprint, self.recipe),
@@ -134,6 +135,21 @@ class Building:
             **self.choose(list(chain.folders)),
         }
         return self.record(record, add_up([*parts, self.spent()]))
+
+    def check_rows(self, seeds: Seeds, chain: Chain) -> None:
+        """See that every row of a shard is scored or a reject.
+
+        Raises:
+            PrefdataError: some are lost, or there twice.
+        """
+        rows = len(seeds) + sum(_rows_added(chain).values())
+        lost = [count_rows(rejects_of(folder)) for folder in chain.folders]
+        if (found := count_rows(chain.folders[-1]) + sum(lost)) != rows:
+            raise PrefdataError(
+                f"{self.out}: of {rows:,} rows {found:,} are there, as when two processes have "
+                f"worked on them at the same time; delete {self.out / 'stages'} and run the same "
+                "command again: it is made anew, with what the journal holds"
+            )
 
     def spent(self) -> Record:
         """What this call has asked of the models, and how long it took."""
@@ -289,6 +305,11 @@ class Building:
         start = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - start
+
+
+def _rows_added(chain: Chain) -> dict[str, int]:
+    """By how much each expansion has raised the number of rows."""
+    return {s.name: rows_added(source, target) for s, source, target in chain.steps if s.expands}
 
 
 def _reads(step: Pass) -> frozenset[str] | None:

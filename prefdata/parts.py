@@ -12,11 +12,10 @@ from prefdata.chain import Chain, make_chain
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.recipe_loader import LoadedRecipe
-from prefdata.record import Record, read_record
+from prefdata.record import Record, lost_files, read_record
 from prefdata.runtime.disk import Damaged, write_text
 from prefdata.runtime.fleet import Fleet
-from prefdata.runtime.folders import link_file, link_parts
-from prefdata.runtime.machine import Machine
+from prefdata.runtime.folders import count_rows, link_file, link_parts
 from prefdata.runtime.passes import rejects_of
 from prefdata.runtime.standing import RECORD
 from prefdata.seeds import Seeds, seeds_of
@@ -39,16 +38,28 @@ class Part:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it was made of these seeds, this recipe and these models, to its end."""
+        """Whether it was made of these seeds, this recipe and these models, and is whole."""
+        return self.is_of_this_recipe and all(map(_is_whole, self.chain.folders))
+
+    @property
+    def is_of_this_recipe(self) -> bool:
+        """Whether its record is."""
         return self.record.get("fingerprint") == self.chain.fingerprint
 
 
-def read_shard_record(folder: Path) -> Record | None:
-    """What a finished shard tells about itself; None where nothing whole vouches for it."""
-    try:
-        return read_record(folder, RECORD)
-    except Damaged:
-        return None
+def find_part(
+    loaded: LoadedRecipe, checkpoints: Mapping[str, str], seeds: str, folder: Path
+) -> Part:
+    """One shard, finished or not.
+
+    Args:
+        loaded: the recipe.
+        checkpoints: content hash or commit of every alias's checkpoint.
+        seeds: fingerprint of the shard's seeds.
+        folder: of the shard.
+    """
+    chain = make_chain(loaded, checkpoints, seeds, folder)
+    return Part(folder, chain, _read(folder, RECORD))
 
 
 def write_shard_record(folder: Path, record: Record) -> Record:
@@ -69,27 +80,28 @@ class Finished:
     Attributes:
         shards: numbers of those that are finished.
         is_merged: the whole run is, whether its shards are still there or not.
+        scored: fingerprint of the run up to its scores.
+        fingerprint: of all of it, pairs included.
     """
 
     shards: frozenset[int]
     is_merged: bool
+    scored: str
+    fingerprint: str
 
 
 def find_finished(
     loaded: LoadedRecipe, out: Path, count: int, *, rehearse: bool, say: Callable[[str], None]
 ) -> Finished:
     """Look at all shards, and at the merged run."""
-    with Fleet(loaded, out, machine=Machine(), rehearse=rehearse, say=say) as fleet:
+    with Fleet(loaded, out, machine=None, rehearse=rehearse, say=say) as fleet:
         seeds = seeds_of(loaded)
         parts = _parts(loaded, fleet.checkpoints, seeds, out, count)
         shards = frozenset(number for number, part in enumerate(parts) if part.is_finished)
         chain = make_chain(loaded, fleet.checkpoints, seeds.fingerprint, out)
-    try:
-        record = read_record(out) or {}
-    except Damaged:  # the merge tells it, and makes it anew
-        record = {}
-    wanted = pairs_fingerprint(chain.fingerprint, loaded.recipe)
-    return Finished(shards, record.get("fingerprint") == wanted)
+    record, wanted = _read(out, "run.json"), pairs_fingerprint(chain.fingerprint, loaded.recipe)
+    is_merged = record.get("fingerprint") == wanted and not lost_files(out, record)
+    return Finished(shards, is_merged, chain.fingerprint, wanted)
 
 
 def find_parts(
@@ -101,21 +113,34 @@ def find_parts(
         PrefdataError: one is missing, unfinished, or made of other seeds, recipe or models.
     """
     parts = list(_parts(loaded, checkpoints, seeds, out, count))
-    missing = [number for number, part in enumerate(parts) if not part.record]
-    strange = [number for number, part in enumerate(parts) if part.record and not part.is_finished]
-    _refuse(out, count, "are not finished", missing)
+    strange = [n for n, part in enumerate(parts) if part.record and not part.is_of_this_recipe]
     _refuse(out, count, "were made of other seeds, another recipe or other models", strange)
+    missing = [n for n, part in enumerate(parts) if not part.is_finished]
+    _refuse(out, count, "are not finished, or damaged", missing)
     return parts
 
 
 def _parts(
     loaded: LoadedRecipe, checkpoints: Mapping[str, str], seeds: Seeds, out: Path, count: int
 ) -> Iterator[Part]:
-    for number in range(count):
-        shard = Shard(number, count)
-        folder, fingerprint = shard.folder(out), shard.slice(seeds).fingerprint
-        chain = make_chain(loaded, checkpoints, fingerprint, folder)
-        yield Part(folder, chain, read_shard_record(folder) or {})
+    for shard in (Shard(number, count) for number in range(count)):
+        fingerprint = shard.slice(seeds).fingerprint
+        yield find_part(loaded, checkpoints, fingerprint, shard.folder(out))
+
+
+def _read(folder: Path, name: str) -> Record:
+    """A record; empty where there is none or a damaged one, which vouches for nothing."""
+    try:
+        return read_record(folder, name) or {}
+    except Damaged:
+        return {}
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return all(count_rows(part) >= 0 for part in (folder, rejects_of(folder)))
+    except Damaged:  # or not there
+        return False
 
 
 def _refuse(out: Path, count: int, what: str, numbers: Sequence[int]) -> None:
@@ -134,13 +159,13 @@ def join_parts(parts: Sequence[Part], chain: Chain, out: Path) -> None:
     Their files get a second name, so nothing is copied where the file system knows links; their
     journals too, so that the whole run finds what was answered.
     """
+    for part in parts:  # first, so that a build of the whole has them whatever comes after
+        for file in sorted((part.folder / "journal").glob("*.jsonl")):
+            link_file(file, out / "journal" / f"{part.folder.name}-{file.name}")
     for number, target in enumerate(chain.folders[1:], start=1):
         sources = [part.chain.folders[number] for part in parts]
         link_parts([rejects_of(source) for source in sources], rejects_of(target))
         link_parts(sources, target)
-    for part in parts:
-        for file in sorted((part.folder / "journal").glob("*.jsonl")):
-            link_file(file, out / "journal" / f"{part.folder.name}-{file.name}")
 
 
 def add_up(parts: Iterable[Record]) -> Record:

@@ -68,6 +68,11 @@ def file_sizes(out: Path, copies: Iterable[Path] = ()) -> dict[str, int]:
     }
 
 
+def lost_files(out: Path, record: Record) -> list[str]:
+    """Published files that are not there with the bytes that the record tells."""
+    return [name for name, size in record["files"].items() if _size(out / name) != size]
+
+
 def _size(file: Path) -> int | None:
     return file.stat().st_size if file.is_file() else None
 

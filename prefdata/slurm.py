@@ -1,4 +1,4 @@
-"""`prefdata slurm`: a run as an array of tasks on a cluster, and how far it is."""
+"""`prefdata slurm`: a run as an array of tasks on a cluster, and how far it is. Makes no rows."""
 
 import os
 import shutil
@@ -10,7 +10,8 @@ from pathlib import Path
 from prefdata.errors import PrefdataError
 from prefdata.parts import find_finished
 from prefdata.recipe_loader import LoadedRecipe
-from prefdata.runtime.disk import disk_errors
+from prefdata.record import read_record
+from prefdata.runtime.disk import disk_errors, make_folder
 from prefdata.runtime.slurm_jobs import (
     Jobs,
     cancel,
@@ -20,7 +21,8 @@ from prefdata.runtime.slurm_jobs import (
     tasks_in_queue,
 )
 from prefdata.runtime.slurm_scripts import Cluster, write_scripts
-from prefdata.runtime.standing import STATES, ShardState, look_at_shards
+from prefdata.runtime.standing import STATES, ShardState, forget_attempts, look_at_shards
+from prefdata.selection import check_dedupe
 
 Say = Callable[[str], None]
 
@@ -52,39 +54,52 @@ def run_on_slurm(
     Raises:
         PrefdataError: the recipe cannot run, or Slurm is not here or refuses.
     """
+    check_dedupe(loaded.recipe.output_projection)
     with disk_errors(out):
         finished = find_finished(loaded, out, cluster.shards, rehearse=rehearse, say=say)
         if finished.is_merged:
             say(f"nothing to do: the run in {out} is finished")
             return None
+        wanted = Jobs((), None, cluster.shards, finished.scored, finished.fingerprint)
         before = read_jobs(out) if is_submitted else None
-        queued = _tasks_in_queue(before, cluster.shards)
+        queued = _tasks_in_queue(before, wanted)
         there = finished.shards.union(*queued.values())
         missing = [number for number in range(cluster.shards) if number not in there]
-        scripts = write_scripts(words, out, replace(cluster, mounts=_mounts(loaded, out)), missing)
+        make_folder(out)
+        scripts = write_scripts(words, out, _with_mounts(cluster, loaded, out), missing)
         waiting = len(there) - len(finished.shards)
         say(f"{cluster.shards} shards: {len(finished.shards)} finished, {waiting} in the queue")
         say(f"wrote {' and '.join(str(file) for file in (scripts.array, scripts.merge) if file)}")
         if not is_submitted:
             say("look at them, then submit them with the same command and --submit")
             return None
-        if before is not None and is_in_queue(before.merge):
-            if not missing:
+        if before is not None and before.merge is not None and is_in_queue(before.merge):
+            if not missing and before.fingerprint == wanted.fingerprint:
                 say(f"nothing to submit: the rest is in the queue, and the merge {before.merge}")
                 return before
-            cancel(before.merge)  # it does not wait for what is submitted now
-        jobs = submit(scripts, out, cluster.shards, earlier=tuple(queued))
-        say(f"submitted {jobs}")
+            cancel(before.merge)  # it waits for less, or makes other pairs
+        forget_attempts(out, cluster.shards, missing)
+        jobs = submit(scripts, out, wanted, queued)
+        told = f"the array {jobs.arrays[-1]}, and " if missing else ""
+        say(f"submitted {told}the merge {jobs.merge}")
         return jobs
 
 
-def _tasks_in_queue(jobs: Jobs | None, shards: int) -> dict[str, set[int]]:
+def _tasks_in_queue(before: Jobs | None, wanted: Jobs) -> dict[str, set[int]]:
     """Numbers of the shards that are in the queue, by the id of their array."""
-    queued = tasks_in_queue(jobs)
-    if jobs is not None and queued and jobs.shards != shards:
+    queued = tasks_in_queue(before) if before is not None else {}
+    if before is None or not queued:
+        return {}
+    away = f"take them away first: scancel {' '.join(queued)}"
+    if before.shards != wanted.shards:
         raise PrefdataError(
-            f"tasks of {jobs.shards} shards are in the queue, not of {shards}; leave out "
-            f"--shards, or take them away first: scancel {' '.join(queued)}"
+            f"tasks of {before.shards} shards are in the queue, not of {wanted.shards}; leave out "
+            f"--shards, or {away}"
+        )
+    if before.scored != wanted.scored:
+        raise PrefdataError(
+            "tasks of another recipe, other seeds or other models are in the queue for this "
+            f"folder; wait for them, or {away}"
         )
     return queued
 
@@ -95,16 +110,19 @@ def shards_submitted(out: Path) -> int | None:
     return jobs.shards if jobs else None
 
 
-def _mounts(loaded: LoadedRecipe, out: Path) -> tuple[str, ...]:
-    """Folders of what the recipe names on the disk, and of the cache of models."""
+def _with_mounts(cluster: Cluster, loaded: LoadedRecipe, out: Path) -> Cluster:
+    """With the folders that a container needs: of the run, of what the recipe names, the cache."""
     recipe = loaded.recipe
     named = [model.model for model in recipe.models] + list(recipe.seed_dataset.path or ())
     places = [Path(loaded.locate(name)) for name in named]
     folders = {place if place.is_dir() else place.parent for place in places if place.is_absolute()}
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     folders |= {loaded.folder, out.parent, cache}
+    if recipe.output_path is not None:
+        folders.add(Path(recipe.output_path).absolute().parent)
     found = {folder for folder in folders if folder.is_dir()}
-    return tuple(sorted(str(folder) for folder in found if found.isdisjoint(folder.parents)))
+    mounts = sorted(str(folder) for folder in found if found.isdisjoint(folder.parents))
+    return replace(cluster, mounts=tuple(mounts), cache=str(cache))
 
 
 def tell_status(out: Path, count: int) -> list[str]:
@@ -112,26 +130,29 @@ def tell_status(out: Path, count: int) -> list[str]:
 
     From the files on the disk; where Slurm is, also which shards it has lost.
     """
-    found = look_at_shards(out, count)
+    jobs = read_jobs(out)
+    record = read_record(out) or {}
+    if record and (jobs is None or record["scored_fingerprint"] == jobs.scored):
+        pairs = sum(record["pairs"].values())
+        return [f"finished and merged: {record['rows']:,} rows, {pairs:,} pairs in {out / 'pairs'}"]
+    found = look_at_shards(out, count, run=jobs.scored if jobs else None)
     states = Counter(one.state for one in found)
     told = ", ".join(f"{states[state]} {state}" for state in STATES)
     lines = [f"{count} shards: {told}", _rows(found)]
-    if (out / "run.json").is_file():
-        lines.append("merged: the run is finished")
-    elif (left := _seconds_left(found)) is not None:
-        lines.append(f"about {_as_time(left)} left, if {states['running']} go on at a time")
+    if (left := _seconds_left(found)) is not None:
+        lines.append(f"about {_as_time(left)} left, with {states['running']} at a time")
     lines += [
         f"shard {one.shard.number} failed: {one.reason}; see {_log(out, one)}"
         for one in found
         if one.state == "failed"
     ]
     waiting = {one.shard.number for one in found if one.state == "waiting"}
-    return lines + _lost(out, waiting)
+    return lines + _lost(jobs, waiting)
 
 
-def _lost(out: Path, waiting: set[int]) -> list[str]:
+def _lost(jobs: Jobs | None, waiting: set[int]) -> list[str]:
     """A line on those that wait for nothing, where there is a Slurm to ask."""
-    if shutil.which("squeue") is None or (jobs := read_jobs(out)) is None:
+    if jobs is None or shutil.which("squeue") is None:
         return []
     try:
         lost = waiting.difference(*tasks_in_queue(jobs).values())

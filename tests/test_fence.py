@@ -7,8 +7,9 @@ import time
 import pytest
 from conftest import QUICKSTART, hear_ctrl_c
 
+from prefdata.errors import PrefdataError
 from prefdata.runtime.disk import hold
-from prefdata.runtime.fence import fence
+from prefdata.runtime.fence import Attempt, fence, read_attempt
 from prefdata.runtime.folders import read_rows
 
 RECIPE = QUICKSTART / "recipe.yaml"
@@ -91,10 +92,35 @@ def test_two_tasks_on_a_shard_do_no_harm_where_the_file_system_has_no_locks(alon
 
 def test_an_attempt_alone_is_left_alone(tmp_path):
     said = []
-    with fence(tmp_path, "1.0", said.append, poll=0.01):
+    with fence(tmp_path, Attempt(1, 0), said.append, poll=0.01):
         time.sleep(0.1)
     assert (tmp_path / "attempt").read_text() == "1.0"
     assert not said
+
+
+@pytest.mark.parametrize("later", ["7.1", "8.0", "12.0"])
+def test_an_attempt_that_comes_late_does_not_begin(later, tmp_path):
+    (tmp_path / "attempt").write_text(later)
+    said = []
+    with pytest.raises(KeyboardInterrupt), fence(tmp_path, Attempt(7, 0), said.append):
+        pytest.fail("it has begun")
+    assert said == [f"attempt {later} has taken over; attempt 7.0 ends"]
+    assert (tmp_path / "attempt").read_text() == later
+
+
+def test_an_attempt_whose_name_was_written_over_by_an_earlier_one_writes_it_again(tmp_path):
+    with fence(tmp_path, Attempt(7, 1), print, poll=0.01):
+        (tmp_path / "attempt").write_text("7.0")
+        deadline = time.monotonic() + 10
+        while (tmp_path / "attempt").read_text() != "7.1":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("text", ["", "7", "seven.0", "7.0.1", "-7.0"])
+def test_what_is_no_attempt_is_one_message(text):
+    with pytest.raises(PrefdataError, match="give two numbers that rise from attempt to attempt"):
+        read_attempt(text)
 
 
 def test_whoever_has_patience_goes_on_beside_a_lock_that_nobody_gives_back(tmp_path):

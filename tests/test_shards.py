@@ -1,14 +1,17 @@
 """Shards: slices of the seeds made apart and joined; the rows are those of one run."""
 
+import shutil
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
-from conftest import ROOT
+from conftest import QUICKSTART, ROOT
 
 from prefdata.build import build, build_shard, merge
 from prefdata.errors import PrefdataError
-from prefdata.runtime.folders import read_rows
+from prefdata.rows import REJECTS, reject
+from prefdata.runtime.folders import RowsWriter, read_rows
 from prefdata.shards import Shard, count_shards, read_shard
 
 
@@ -108,7 +111,9 @@ def test_a_finished_shard_is_not_made_again(project):
 
 def test_missing_shards_are_named(project):
     shard_all(project, 4, numbers=[0, 2])
-    with pytest.raises(PrefdataError, match=r"of 4 shards 2 are not finished: 1, 3; .*--shard 1/4"):
+    with pytest.raises(
+        PrefdataError, match=r"of 4 shards 2 are not finished, or damaged: 1, 3; .*--shard 1/4"
+    ):
         merge(project.load(), project.folder / "sharded", 4, rehearse=True, say=print)
 
 
@@ -145,3 +150,62 @@ def test_the_number_of_shards_shows_in_the_folders(tmp_path):
 def test_more_shards_than_rows_are_no_fault(project):
     project.write_seeds([{"prompt": f"question {n}", "answer": n} for n in range(3)])
     assert_same(project, *both(project, 5))
+
+
+def test_a_finished_shard_that_has_lost_a_folder_is_made_whole(project):
+    shard_all(project, 2)
+    out = project.folder / "sharded"
+    stages = out / "shards" / "00001-of-00002" / "stages"
+    lost = next(stages.glob("2-*[0-9a-f]"))
+    before = rows(stages, lost.name)
+    shutil.rmtree(lost)
+    with pytest.raises(PrefdataError, match=r"of 2 shards 1 are not finished, or damaged: 1;"):
+        merge(project.load(), out, 2, rehearse=True, say=print)
+    record = build_shard(project.load(), out, Shard(1, 2), rehearse=True, say=print)
+    assert record["requests"]["generated"] == 0
+    assert rows(stages, lost.name) == before
+    merge(project.load(), out, 2, rehearse=True, say=print)
+
+
+def test_journals_of_shards_that_are_gone_stay_when_others_of_their_names_come(project):
+    both(project, 2)
+    out = project.folder / "sharded"
+    shutil.rmtree(out / "shards")
+    more = "columns.0.samples=5"
+    shard_all(project, 2, more)
+    merge(project.load(more), out, 2, rehearse=True, say=print)
+    shutil.rmtree(out / "shards")
+    record = build(project.load("columns.0.samples=6"), out, rehearse=True, say=print)
+    assert record["requests"]["generated"] == 20
+
+
+def test_a_merged_run_whose_shards_are_gone_is_finished(project):
+    both(project, 2)
+    out = project.folder / "sharded"
+    shutil.rmtree(out / "shards")
+    said = []
+    merge(project.load(), out, rehearse=True, say=said.append)
+    assert said == ["nothing to do: this run is finished"]
+
+
+def test_rows_that_do_not_add_up_are_told_and_the_shard_is_not_finished(project):
+    shard_all(project, 2)
+    folder = project.folder / "sharded" / "shards" / "00000-of-00002"
+    (folder / "shard.json").unlink()
+    (first,) = folder.glob("stages/1-*.rejects")
+    with RowsWriter(first, REJECTS) as rejects:
+        refused = reject({"id": "x"}, stage="candidates", reason="lost", detail="")
+        rejects.write(pa.Table.from_pylist([refused], schema=REJECTS))
+    with pytest.raises(PrefdataError, match="of 10 rows 11 are there, as when two processes"):
+        shard_all(project, 2, numbers=[0])
+    assert not (folder / "shard.json").exists()
+
+
+def test_shards_are_merged_where_their_models_could_not_run(project):
+    """The merge asks no model, so it needs neither GPUs nor vLLM."""
+    out = project.folder / "out"
+    model = {"alias": "hot", "model": str(QUICKSTART / "models" / "lm"), "provider": "vllm"}
+    project.recipe["models"][0] |= model | {"engine": {"tensor_parallel_size": 8}}
+    project.recipe["models"][1]["model"] = str(QUICKSTART / "models" / "rm")
+    with pytest.raises(PrefdataError, match="of 2 shards 2 are not finished"):
+        merge(project.load(), out, 2, say=print)

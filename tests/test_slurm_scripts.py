@@ -47,6 +47,27 @@ def test_what_is_asked_of_slurm_is_in_the_scripts(tmp_path):
     assert "\n#SBATCH --partition=long\n" in merge
 
 
+def test_the_merge_asks_for_no_gpu_and_may_have_a_partition_of_its_own(tmp_path):
+    slurm(RECIPE, "--out", tmp_path, "--partition", "gpu", "--merge-partition", "cpu",
+          "--sbatch-extra=--gres=gpu:h100:8", "--sbatch-extra=--cpus-per-gpu=8",
+          "--sbatch-extra=--gpus-per-node=8", "--sbatch-extra=--mem=0")  # fmt: skip
+    array, merge = scripts(tmp_path)
+    assert "--gres=gpu:h100:8" in array
+    assert "gpu:" not in merge
+    assert "-gpu=" not in merge
+    assert "--gpus" not in merge
+    assert "\n#SBATCH --mem=0\n" in merge
+    assert merge.index("--partition=gpu") < merge.index("--partition=cpu")  # the later one counts
+    assert "--partition=cpu" not in array
+
+
+def test_a_job_has_a_name_that_slurm_takes(tmp_path):
+    slurm(RECIPE, "--out", tmp_path / "it's 100% mine")
+    for script in scripts(tmp_path / "it's 100% mine"):
+        assert "\n#SBATCH --job-name=prefdata-it-s-100-mine" in script
+        assert "100%% mine" in next(line for line in script.splitlines() if "--output=" in line)
+
+
 def test_the_scripts_are_sound_shell_whatever_the_folder_is_called(tmp_path):
     out = tmp_path / "it's a $HOME"
     slurm(RECIPE, "--out", out)
@@ -56,12 +77,19 @@ def test_the_scripts_are_sound_shell_whatever_the_folder_is_called(tmp_path):
         assert os.access(script, os.X_OK)
 
 
-def test_a_task_runs_in_its_container_with_the_folders_that_it_needs(tmp_path):
-    slurm(RECIPE, "--out", tmp_path / "run", "--container", "registry#lab/prefdata:1")
-    for script in scripts(tmp_path / "run"):
+def test_a_task_runs_in_its_container_with_the_folders_that_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    for folder in ("cache", "copies"):
+        (tmp_path / folder).mkdir()
+    out, copies = tmp_path / "new" / "run", tmp_path / "copies"
+    slurm(RECIPE, f"output_path={copies}/pairs.jsonl", "--out", out,
+          "--container", "registry#lab/prefdata:1")  # fmt: skip
+    for script in scripts(out):
         assert "srun --ntasks=1 '--container-image=registry#lab/prefdata:1'" in script
         mounts = script.split("--container-mounts=")[1].split()[0].split(",")
-        assert f"{tmp_path}:{tmp_path}" in mounts
+        assert {f"{p}:{p}" for p in (out.parent, copies, tmp_path / "cache")} <= set(mounts)
+        assert f"\nexport HF_HOME={tmp_path}/cache\n" in script
+        assert "--container-env=HF_HOME,HF_HUB_OFFLINE,HF_TOKEN " in script
         assert f"{QUICKSTART}:{QUICKSTART}" in mounts
         assert not any("models" in mount for mount in mounts)  # within the recipe's folder
         assert sys.executable not in script

@@ -3,7 +3,13 @@
 import pytest
 
 from prefdata.errors import PrefdataError
-from prefdata.runtime.standing import ALIVE_SECONDS, Standing, look_at_shards, write_standing
+from prefdata.runtime.standing import (
+    ALIVE_SECONDS,
+    Standing,
+    forget_attempts,
+    look_at_shards,
+    write_standing,
+)
 from prefdata.shards import Shard
 from prefdata.slurm import tell_status
 
@@ -18,12 +24,24 @@ def folders(tmp_path):
 
 
 def test_each_state_shows_in_the_files(tmp_path, folders):
-    (folders[0] / "shard.json").write_text("{}")
+    (folders[0] / "shard.json").write_text('{"run": "abc"}')
     (folders[1] / "attempt").write_text("7.0")
     (folders[2] / "failed").write_text("exit code 1\n")
     states = look_at_shards(tmp_path, 4)
     assert [one.state for one in states] == ["done", "running", "failed", "waiting"]
     assert states[2].reason == "exit code 1"
+
+
+def test_a_shard_that_was_finished_for_another_recipe_does_not_count(tmp_path, folders):
+    (folders[0] / "shard.json").write_text('{"run": "abc"}')
+    assert look_at_shards(tmp_path, 4, run="abc")[0].state == "done"
+    assert look_at_shards(tmp_path, 4, run="def")[0].state == "waiting"
+
+
+def test_what_is_submitted_anew_has_not_failed(tmp_path, folders):
+    (folders[2] / "failed").write_text("exit code 1\n")
+    forget_attempts(tmp_path, 4, [1, 2])
+    assert look_at_shards(tmp_path, 4)[2].state == "waiting"
 
 
 def test_an_attempt_without_a_sign_of_life_does_not_run(tmp_path, folders):
@@ -40,12 +58,12 @@ def test_passes_and_rows_make_the_part_that_is_done():
 
 def test_rows_and_time_left_come_from_the_shards_that_have_begun(tmp_path, folders):
     write_standing(folders[0], Standing(1, 2, 100, 100, 600.0))
-    (folders[0] / "shard.json").write_text("{}")
+    (folders[0] / "shard.json").write_text('{"run": "abc"}')
     write_standing(folders[1], Standing(1, 2, 0, 100, 300.0))
     assert tell_status(tmp_path, 4) == [
         "4 shards: 1 done, 1 running, 2 waiting, 0 failed",
         "150 of about 400 rows",
-        "about 25 minutes left, if 1 go on at a time",
+        "about 25 minutes left, with 1 at a time",
     ]
 
 

@@ -30,6 +30,9 @@ def slurm(
     ] = None,
     partition: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
     time: Annotated[str | None, typer.Option(help="Limit of one task, as for sbatch.")] = None,
+    merge_partition: Annotated[
+        str | None, typer.Option(help="Partition of the merge, which needs no GPU.")
+    ] = None,
     account: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
     container: Annotated[
         str | None, typer.Option(help="Image for srun --container-image (Pyxis).")
@@ -72,7 +75,7 @@ def slurm(
         named = {"partition": partition, "time": time, "account": account}
         options = [f"--{name}={value}" for name, value in named.items() if value]
         cluster = Cluster(
-            nodes, gpus, count, (*options, *(sbatch_extra or ())), container,
+            nodes, gpus, count, (*options, *(sbatch_extra or ())), merge_partition, container,
             max_requeues=max_requeues, is_published=not no_publish,
         )  # fmt: skip
         told = [str(Path(recipe).absolute()), *(overrides or ())]

@@ -40,8 +40,9 @@ DONE, BUG, FIXABLE, LOW_YIELD, INTERRUPTED = 0, 1, 2, 3, 130
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """What the user can fix: message and 2. Ctrl-C and SIGTERM: 130. A bug keeps its traceback."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """What the user can fix: message and 2. A signal to end: 130. A bug keeps its traceback."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # the latter is what srun hands on
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     except PrefdataError as err:

@@ -116,14 +116,12 @@ def merge(
     with exit_codes():
         loaded = load(recipe, overrides, out)
         from prefdata.build import merge as join
-        from prefdata.shards import count_shards
         from prefdata.summary import print_summary
 
         folder = run_folder(loaded, rehearse)
         if rehearse:
             loaded = loaded.changed(output_path=None)
-        count = count_shards(folder, shards)
-        record = join(loaded, folder, count, rehearse=rehearse, say=say)
+        record = join(loaded, folder, shards, rehearse=rehearse, say=say)
         print_summary(record, folder)
         check_yield(record, loaded.recipe.min_yield)
         publish = None if rehearse or no_publish else loaded.recipe.publish

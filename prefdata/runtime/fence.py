@@ -1,48 +1,87 @@
 """Who may work in a folder: the latest attempt. An earlier one that still lives is asked to end."""
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
+from prefdata.errors import PrefdataError
 from prefdata.runtime.disk import write_text
 
 ATTEMPT = "attempt"
 POLL_SECONDS = 2.0
 
 
+class Attempt(NamedTuple):
+    """Which start of which job; a later one is greater."""
+
+    job: int
+    restart: int
+
+    def __str__(self) -> str:
+        return f"{self.job}.{self.restart}"
+
+
+def read_attempt(text: str) -> Attempt:
+    """The attempt of `job.restart`.
+
+    Raises:
+        PrefdataError: it is none.
+    """
+    if (found := re.fullmatch(r"(\d+)\.(\d+)", text.strip())) is None:
+        raise PrefdataError(
+            f"--attempt {text}: give two numbers that rise from attempt to attempt, as in 1234.0: "
+            "the job's id, and how often it was started again"
+        )
+    return Attempt(int(found[1]), int(found[2]))
+
+
 @contextmanager
 def fence(
-    folder: Path, attempt: str, say: Callable[[str], None], *, poll: float = POLL_SECONDS
+    folder: Path, attempt: Attempt, say: Callable[[str], None], *, poll: float = POLL_SECONDS
 ) -> Iterator[None]:
     """Be the latest attempt on a folder, until another one is.
 
     A scheduler may start a task again while the old one still runs: on a node that it takes for
     dead, or in the grace before the end. The later attempt writes its name into a file that the
     earlier one reads; that one is then interrupted, as by SIGTERM. Until it has read it both work,
-    which does no harm: each has a journal of its own, and what they rename is the same.
+    each with a journal of its own.
 
     Args:
         folder: of the shard.
-        attempt: a name that no other attempt has, say job id and restart count.
+        attempt: which one this is.
         say: told when another attempt takes over.
         poll: seconds between two looks.
+
+    Raises:
+        KeyboardInterrupt: a later attempt is there already.
     """
     file, is_over = folder / ATTEMPT, threading.Event()
-    write_text(file, attempt)
+
+    def is_latest() -> bool:
+        other = _read(file)
+        if other is not None and other > attempt:
+            say(f"attempt {other} has taken over; attempt {attempt} ends")
+            return False
+        if other == attempt:
+            os.utime(file)  # a sign of life, for `prefdata slurm --status`
+        else:
+            write_text(file, str(attempt))
+        return True
 
     def watch() -> None:
         while not is_over.wait(poll):
-            other = _read(file)
-            if other is not None and other != attempt:
-                say(f"attempt {other} has taken over; attempt {attempt} ends")
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-            with suppress(OSError):  # as below
-                os.utime(file)  # a sign of life, for `prefdata slurm --status`
+            with suppress(OSError):  # the disk is away for a moment; the work itself will tell
+                if not is_latest():
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
 
+    if not is_latest():
+        raise KeyboardInterrupt
     watcher = threading.Thread(target=watch, name="prefdata-fence", daemon=True)
     watcher.start()
     try:
@@ -52,8 +91,8 @@ def fence(
         watcher.join()
 
 
-def _read(file: Path) -> str | None:
+def _read(file: Path) -> Attempt | None:
     try:
-        return file.read_text()
-    except OSError:  # it is being replaced, or the file system is away for a moment
+        return read_attempt(file.read_text())
+    except (FileNotFoundError, PrefdataError):  # nobody is there, or nobody that counts
         return None

@@ -51,7 +51,7 @@ class Fleet:
         loaded: LoadedRecipe,
         out: Path,
         *,
-        machine: Machine,
+        machine: Machine | None,
         rehearse: bool,
         say: Callable[[str], None],
     ) -> None:
@@ -60,7 +60,8 @@ class Fleet:
         Args:
             loaded: whose models are used.
             out: the run folder; its journal is read when the first engine is wanted.
-            machine: what the models may use.
+            machine: what the models may use; None where none will be asked, so that it does not
+                matter whether they could run here.
             rehearse: use the scripted engines in the place of all models.
             say: told of damaged records and dead workers.
 
@@ -68,7 +69,7 @@ class Fleet:
             PrefdataError: a checkpoint is missing, or cannot do what the recipe wants of it.
         """
         self._loaded, self._rehearse, self._say = loaded, rehearse, say
-        self._out, self._machine = out, machine
+        self._out, self._machine, self._is_idle = out, machine or Machine(), machine is None
         self._journal: Journal | None = None
         self._engines: dict[str, JournaledText | JournaledReward] = {}
         self._known: dict[str, Checkpoint] = {}
@@ -194,7 +195,7 @@ class Fleet:
             asked = digest(endpoint.extra_body, endpoint.structured_outputs, size=4)
             return f"{endpoint.name}/{model.model} {asked}"
         path = self._loaded.locate(model.model)
-        if model.alias in self._roles:
+        if model.alias in self._roles and not self._is_idle:
             role = self._roles[model.alias]
             self._provider(role, model)
             self._machine.places(model)

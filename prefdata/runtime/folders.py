@@ -1,8 +1,10 @@
 """Folders of parquet files: whole, or not there. Knows no stage and no recipe."""
 
+import filecmp
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -147,10 +149,22 @@ def link_parts(sources: Sequence[Path], target: Path) -> None:
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Show a file under a second name, unless that is there."""
-    if not target.exists():
-        make_folder(target.parent)
-        _hard_link(str(source), str(target))
+    """Show a file under a second name, unless it is there; another file of that name stays too."""
+    make_folder(target.parent)
+    places = (target.with_stem(f"{target.stem}{more}") for more in _suffixes())
+    place = next(place for place in places if not place.exists() or _is_same(source, place))
+    if not place.exists():
+        _hard_link(str(source), str(place))
+
+
+def _is_same(file: Path, other: Path) -> bool:
+    return file.samefile(other) or filecmp.cmp(file, other, shallow=False)
+
+
+def _suffixes() -> Iterator[str]:
+    """Nothing at first, then -2, -3 and so on."""
+    yield ""
+    yield from (f"-{number}" for number in count(2))
 
 
 def _hard_link(source: str, target: str) -> None:

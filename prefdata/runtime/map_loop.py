@@ -24,7 +24,7 @@ class MapLoop:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 if signal.getsignal(number) is signal.default_int_handler:
                     signal.signal(number, self._ask)
                     self._signals.append(number)

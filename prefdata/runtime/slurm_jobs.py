@@ -2,7 +2,8 @@
 
 import subprocess
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -16,23 +17,23 @@ JOBS = "slurm/jobs.json"
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """Ids of what was submitted.
+    """What was submitted for a run.
 
     Attributes:
-        arrays: of shards, in the order in which they were submitted.
-        merge: of the job that follows them.
-        submitted: when, in seconds since 1970.
+        arrays: ids, in the order in which they were submitted.
+        merge: id of the job that follows them; None where Slurm refused it.
         shards: how many there are in all.
+        scored: fingerprint of the run up to its scores, which the arrays make.
+        fingerprint: of the whole run, which the merge makes.
+        submitted: when, in seconds since 1970.
     """
 
     arrays: tuple[str, ...]
-    merge: str
-    submitted: float
+    merge: str | None
     shards: int
-
-    def __str__(self) -> str:
-        after = f"the array {self.arrays[-1]}, and " if self.arrays else ""
-        return f"{after}the merge {self.merge}"
+    scored: str
+    fingerprint: str
+    submitted: float = 0.0
 
 
 def read_jobs(out: Path) -> Jobs | None:
@@ -41,38 +42,45 @@ def read_jobs(out: Path) -> Jobs | None:
     if not file.is_file():
         return None
     told = orjson.loads(file.read_bytes())
-    return Jobs(tuple(told["arrays"]), told["merge"], told["submitted"], told["shards"])
+    return Jobs(**told | {"arrays": tuple(told["arrays"])})
 
 
-def submit(scripts: Scripts, out: Path, shards: int, *, earlier: tuple[str, ...] = ()) -> Jobs:
+def submit(scripts: Scripts, out: Path, jobs: Jobs, tasks: Mapping[str, set[int]]) -> Jobs:
     """Submit the array, if it has tasks, and the merge to follow it.
 
     Args:
         scripts: both.
         out: the run folder, where the ids are kept.
-        shards: how many there are in all.
-        earlier: ids of arrays that still have tasks in the queue; the merge waits for them too.
+        jobs: what is to be kept; the ids are filled in.
+        tasks: those of earlier arrays that are still in the queue; the merge waits for them too.
 
     Raises:
         PrefdataError: Slurm is not here, or refuses.
     """
-    arrays = (*earlier, *((_sbatch(str(scripts.array)),) if scripts.array else ()))
+    # single tasks: an array of which one has failed counts as failed, whatever became of that shard
+    after = [f"{array}_{task}" for array, waiting in tasks.items() for task in sorted(waiting)]
+    jobs = replace(jobs, arrays=tuple(tasks), merge=None, submitted=time.time())
+    if scripts.array is not None:
+        after.append(array := _sbatch(str(scripts.array)))
+        jobs = replace(jobs, arrays=(*jobs.arrays, array))
+        _keep(jobs, out)
     # without the second, a merge whose array has failed would wait for ever
-    after = (f"--dependency=afterok:{':'.join(arrays)}", "--kill-on-invalid-dep=yes")
-    merge = _sbatch(*(after if arrays else ()), str(scripts.merge))
-    jobs = Jobs(arrays, merge, time.time(), shards)
-    write_text(out / JOBS, orjson.dumps(asdict(jobs)).decode())
+    dependency = (f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes")
+    jobs = replace(jobs, merge=_sbatch(*(dependency if after else ()), str(scripts.merge)))
+    _keep(jobs, out)
     return jobs
 
 
-def tasks_in_queue(jobs: Jobs | None) -> dict[str, set[int]]:
+def _keep(jobs: Jobs, out: Path) -> None:
+    write_text(out / JOBS, orjson.dumps(asdict(jobs)).decode())
+
+
+def tasks_in_queue(jobs: Jobs) -> dict[str, set[int]]:
     """Numbers of the tasks that are pending or running, by the id of their array.
 
     Raises:
         PrefdataError: Slurm is not here, or refuses.
     """
-    if jobs is None:
-        return {}
     found: dict[str, set[int]] = {}
     for array in jobs.arrays:
         for line in _queue(array):

@@ -1,5 +1,6 @@
 """The batch scripts of a sharded run. Submits nothing."""
 
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from prefdata.runtime.disk import make_folder, write_text
 from prefdata.shards import FOLDER
 
+_OURS = ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN")
+"""Variables whose value here counts in a container, whatever its image says."""
+_GPU_OPTIONS = ("--gres", "--gpu", "-G", "--cpus-per-gpu", "--mem-per-gpu", "--ntasks-per-gpu")
 GRACE_SECONDS = 120
 """Between the signal that a time limit or a preemption comes, and its coming."""
 
@@ -23,9 +27,12 @@ class Cluster:
         nodes: tasks at the same time, each on a node of its own.
         gpus: of each node; 0 runs on CPUs.
         shards: tasks in all.
-        options: further lines of `#SBATCH`, of the array and of the merge.
+        options: further lines of `#SBATCH`, of the array and of the merge; what asks for GPUs is
+            left out for the merge.
+        merge_partition: of the merge, where it is another one.
         container: image for `srun --container-image` (Pyxis); None runs as it is installed here.
         mounts: folders that the container sees under the names they have here.
+        cache: `HF_HOME` of the container, which images tend to set for themselves.
         max_requeues: times that one task may be started again.
         is_published: whether the merge publishes, where the recipe says so.
     """
@@ -34,8 +41,10 @@ class Cluster:
     gpus: int
     shards: int
     options: tuple[str, ...] = ()
+    merge_partition: str | None = None
     container: str | None = None
     mounts: tuple[str, ...] = ()
+    cache: str = ""
     max_requeues: int = 20
     is_published: bool = True
 
@@ -65,9 +74,10 @@ def write_scripts(
     common = {
         "out": out,
         "here": shlex.quote(str(Path.cwd())),  # paths on the command line are seen from here
-        "name": f"prefdata-{out.name}",
-        "logs": shlex.quote(str(place / "logs")),
+        "name": re.sub(r"[^\w.-]+", "-", f"prefdata-{out.name}"),
+        "logs": shlex.quote(str(place / "logs").replace("%", "%%")),
         "count": cluster.shards,
+        "before": _before(cluster),
     }
     scripts = Scripts(place / "array.sbatch" if missing else None, place / "merge.sbatch")
     array = {
@@ -82,7 +92,10 @@ def write_scripts(
     if scripts.array is not None:
         _write(scripts.array, common | array)
     merged = [*words, *(() if cluster.is_published else ("--no-publish",))]
-    merge = {"options": cluster.options, "command": _command(cluster, "merge", merged)}
+    options = [option for option in cluster.options if not option.startswith(_GPU_OPTIONS)]
+    if cluster.merge_partition:  # the later one counts
+        options.append(f"--partition={cluster.merge_partition}")
+    merge = {"options": options, "command": _command(cluster, "merge", merged)}
     _write(scripts.merge, common | merge)
     return scripts
 
@@ -104,8 +117,20 @@ def _command(cluster: Cluster, verb: str, words: Sequence[str]) -> str:
     if cluster.container is None:
         return f"{shlex.quote(sys.executable)} -m prefdata {verb} {told}"
     mounts = ",".join(f"{folder}:{folder}" for folder in cluster.mounts)
-    inside = (f"--container-image={cluster.container}", f"--container-mounts={mounts}")
+    inside = (
+        f"--container-image={cluster.container}",
+        f"--container-mounts={mounts}",
+        f"--container-env={','.join(_OURS)}",
+    )
     return f"srun --ntasks=1 {' '.join(map(shlex.quote, inside))} prefdata {verb} {told}"
+
+
+def _before(cluster: Cluster) -> list[str]:
+    """Lines of a script that runs in a container: what the image and srun would leave out."""
+    if cluster.container is None:
+        return []
+    cores = '[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK'
+    return [f"export HF_HOME={shlex.quote(cluster.cache)}", cores]
 
 
 def _write(place: Path, values: dict[str, object]) -> None:

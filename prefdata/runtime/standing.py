@@ -1,6 +1,7 @@
 """How far a shard is: left on the disk by its task, read by whoever asks. Makes no rows."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,8 @@ STATES: tuple[State, ...] = ("done", "running", "waiting", "failed")
 ALIVE_SECONDS = 120.0
 """A shard without a sign of life for so long is not taken for running: clocks differ a little."""
 RECORD = "shard.json"
-FAILED = "failed"
+FAILED, AGAIN = "failed", "again"
+"""What the batch script leaves: why the shard has failed, or that it is tried once more."""
 _PROGRESS = "progress.json"
 
 
@@ -65,29 +67,53 @@ def write_standing(folder: Path, standing: Standing) -> None:
     write_text(folder / _PROGRESS, orjson.dumps(asdict(standing)).decode())
 
 
-def look_at_shards(out: Path, count: int, *, now: float | None = None) -> list[ShardState]:
+def forget_attempts(out: Path, count: int, numbers: Iterable[int]) -> None:
+    """Shards that are submitted anew have not failed, and nobody is there."""
+    for folder in (Shard(number, count).folder(out) for number in numbers):
+        for name in (FAILED, AGAIN, ATTEMPT):
+            (folder / name).unlink(missing_ok=True)
+
+
+def look_at_shards(
+    out: Path, count: int, *, run: str | None = None, now: float | None = None
+) -> list[ShardState]:
     """The state of every shard, from the files on the disk alone.
 
     Args:
         out: the run folder.
         count: of shards.
+        run: fingerprint of the run; shards that were finished for another one do not count. None
+            lets all count.
         now: seconds since 1970; the clock's by default.
     """
     now = time.time() if now is None else now
-    return [_look(Shard(number, count), out, now) for number in range(count)]
+    return [_look(Shard(number, count), out, run, now) for number in range(count)]
 
 
-def _look(shard: Shard, out: Path, now: float) -> ShardState:
+def _look(shard: Shard, out: Path, run: str | None, now: float) -> ShardState:
     folder = shard.folder(out)
-    standing = _read(folder / _PROGRESS)
-    if (folder / RECORD).is_file():
+    told = _text(folder / _PROGRESS)
+    standing = Standing(**orjson.loads(told)) if told else None
+    record = orjson.loads(_text(folder / RECORD) or "{}")
+    if record and run in (None, record["run"]):
         return ShardState(shard, "done", standing)
-    if (folder / FAILED).is_file():
-        return ShardState(shard, "failed", standing, (folder / FAILED).read_text().strip())
-    signs = [file.stat().st_mtime for file in (folder / ATTEMPT, folder / _PROGRESS) if file.exists()]  # fmt: skip  # noqa: E501
-    is_alive = now - max(signs, default=0.0) < ALIVE_SECONDS
+    if (reason := _text(folder / FAILED)) is not None:
+        return ShardState(shard, "failed", standing, reason.strip())
+    signs = [_touched(folder / name) for name in (ATTEMPT, _PROGRESS)]
+    is_alive = now - max(signs) < ALIVE_SECONDS
     return ShardState(shard, "running" if is_alive else "waiting", standing)
 
 
-def _read(file: Path) -> Standing | None:
-    return Standing(**orjson.loads(file.read_bytes())) if file.is_file() else None
+def _touched(file: Path) -> float:
+    """Seconds since 1970; 0 where there is no such file."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        return None

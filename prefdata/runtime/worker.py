@@ -38,7 +38,8 @@ def serve(connection: Connection, open_engine: Opener) -> None:
         connection: to the run, whose first word is the order.
         open_engine: loads a model; returns how to ask it, and its capacity.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
+    for number in (signal.SIGINT, signal.SIGUSR1):  # Ctrl-C and an end to come are the run's
+        signal.signal(number, signal.SIG_IGN)
     order: Order = connection.recv()
     if order.cores:
         os.sched_setaffinity(0, order.cores)
