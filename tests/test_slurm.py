@@ -21,15 +21,20 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="a cluster of one's own takes root"),
 ]
 CLUSTER = ROOT / "tests" / "slurm_cluster.sh"
-RECIPE = QUICKSTART / "recipe.yaml"
+SLOW = """
+import os, time
+def count(text, row):
+    time.sleep(float(os.environ.get("SLOW", 0)))
+    return len(text)
+"""
 PATIENCE = 240
 
 
 class Cluster:
     """Three nodes; `environment` makes Slurm's commands ask them."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, recipe):
+        self.folder, self.recipe = folder, recipe
         self.environment = os.environ | {
             "SLURM_ROOT": str(folder), "SLURM_NODES": "3", "NETNS": "1",
             "SLURM_CONF": str(folder / "slurm.conf"), "PYTHONPATH": str(ROOT),
@@ -50,13 +55,19 @@ class Cluster:
     def prefdata(self, *words):
         return self.run(sys.executable, "-m", "prefdata", *words)
 
-    def submit(self, out, *words, recipe=RECIPE):
-        told = ["--gpus", "0", "--nodes", "3", "--out", out, "--submit"]
-        return self.prefdata("slurm", recipe, *words, *told)
+    def submit(self, out, *words, slow=None):
+        """Submit a run; `slow` seconds a text make it last."""
+        if slow is not None:
+            self.environment["SLOW"] = str(slow)
+        return self.tell(*words, "--gpus", "0", "--nodes", "3", "--out", out, "--submit")
 
     def tell(self, *words):
-        """As `prefdata slurm`, in one text."""
-        return self.prefdata("slurm", RECIPE, *words)
+        """What `prefdata slurm` says."""
+        return self.prefdata("slurm", self.recipe, *words)
+
+    def status(self, out):
+        """The lines of --status."""
+        return self.tell("--out", out, "--status").splitlines()
 
     def jobs(self, out):
         return orjson.loads((out / "slurm" / "jobs.json").read_bytes())
@@ -92,18 +103,40 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+def started(recipe, tmp_path_factory):
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"), recipe)
     cluster.control("start")
     yield cluster
     cluster.control("stop")
 
 
+@pytest.fixture
+def cluster(started):
+    """The cluster, with the environment that it had at first."""
+    before = dict(started.environment)
+    yield started
+    started.environment = before
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The quickstart with some more rows, in one piece."""
+def recipe(tmp_path_factory):
+    """The quickstart with a column that takes as long for a text as SLOW says."""
+    folder = tmp_path_factory.mktemp("recipe")
+    for name in ("models", "prompts.jsonl"):
+        (folder / name).symlink_to(QUICKSTART / name)
+    (folder / "slow.py").write_text(SLOW)
+    before, rest = (QUICKSTART / "recipe.yaml").read_text().split("output_projection:")
+    column = "{name: slow, type: verifier, method: function, function: 'slow:count', "
+    column = f"  - {column} candidates: candidates}}\n"
+    (folder / "recipe.yaml").write_text(f"{before}{column}output_projection:{rest}")
+    return folder / "recipe.yaml"
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, tmp_path_factory):
+    """The run in one piece."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    command = [sys.executable, "-m", "prefdata", "build", RECIPE, *MORE, "--out", out]
+    command = [sys.executable, "-m", "prefdata", "build", recipe, *MORE, "--out", out]
     subprocess.run(command, check=True, capture_output=True)
     return out
 
@@ -130,7 +163,7 @@ def test_an_array_and_its_merge_are_the_run_in_one_piece(cluster, whole, tmp_pat
     cluster.submit(tmp_path, *MORE, "--shards", "5")
     cluster.wait_for_merge(tmp_path)
     assert_same(tmp_path, whole)
-    told = cluster.tell("--out", tmp_path, "--status")
+    (told,) = cluster.status(tmp_path)
     assert told.startswith("finished and merged: 400 rows, ")
 
 
@@ -216,7 +249,7 @@ def test_a_node_that_dies_costs_its_shard_alone_a_restart(cluster, whole, tmp_pa
 
 
 def test_a_node_that_was_only_asleep_lets_the_later_attempt_be(cluster, whole, tmp_path):
-    cluster.submit(tmp_path, *MORE, "--shards", "1")
+    cluster.submit(tmp_path, *MORE, "--shards", "1", slow=0.005)
     (array,) = cluster.jobs(tmp_path)["arrays"]
     cluster.wait_for_journal(tmp_path, 0, 1)
     node = cluster.node_of(array)
@@ -227,19 +260,21 @@ def test_a_node_that_was_only_asleep_lets_the_later_attempt_be(cluster, whole, t
     cluster.wait(lambda: "restart 1" in log(tmp_path, 0), "a restart")
     (early,) = (pid for pid in asleep if pid in _pids(tmp_path, "0/1"))
     cluster.wait(lambda: set(_pids(tmp_path, "0/1")) > {early}, "the later attempt")
+    os.kill(early, signal.SIGCONT)  # alone: Slurm, once awake, would end it too
+    cluster.wait(lambda: early not in _pids(tmp_path, "0/1"), "the end of the earlier attempt")
     for pid in asleep:
         os.kill(pid, signal.SIGCONT)
-    cluster.wait(lambda: early not in _pids(tmp_path, "0/1"), "the end of the earlier attempt")
     cluster.wait_for_merge(tmp_path)
     cluster.control("kill-node", node)
     cluster.control("start-node", node)
     assert "has taken over; attempt" in log(tmp_path, 0)
+    assert "shard 0: a later attempt has taken over" in log(tmp_path, 0)
     assert "restart 2" not in log(tmp_path, 0)
     assert_same(tmp_path, whole)
 
 
 def test_an_array_that_was_submitted_twice_makes_the_same_rows(cluster, whole, tmp_path):
-    cluster.submit(tmp_path, *MORE, "--shards", "2")
+    cluster.submit(tmp_path, *MORE, "--shards", "2", slow=0.02)
     cluster.wait_for_journal(tmp_path, 0, 2)
     cluster.run("sbatch", tmp_path / "slurm" / "array.sbatch")
     cluster.wait(lambda: not cluster.queue(), "an empty queue")
@@ -252,7 +287,7 @@ def test_an_array_that_was_submitted_twice_makes_the_same_rows(cluster, whole, t
 
 def test_a_task_beyond_its_time_limit_goes_on_later(cluster, whole, tmp_path):
     # Slurm counts limits in minutes, and the signal comes 120 s before the end: at once
-    cluster.submit(tmp_path, *MORE, "--shards", "1", "--time", "1", "--max-requeues", "3")
+    cluster.submit(tmp_path, *MORE, "--shards", "1", "--time", "1", slow=0.03)
     cluster.wait(lambda: "restart 1" in log(tmp_path, 0), "a restart")
     assert "goes back into the queue (exit code 130, asked to end: yes)" in log(tmp_path, 0)
     (array,) = cluster.jobs(tmp_path)["arrays"]
@@ -261,26 +296,22 @@ def test_a_task_beyond_its_time_limit_goes_on_later(cluster, whole, tmp_path):
     assert_same(tmp_path, whole)
 
 
-def test_what_fails_for_good_is_told_and_is_not_merged(cluster, tmp_path):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE.read_text().replace("models/lm", str(QUICKSTART / "models" / "lm"))
-                      .replace("models/rm", str(QUICKSTART / "models" / "rm"))
-                      .replace("prompts.jsonl", "seeds.jsonl"))  # fmt: skip
-    shutil.copy(QUICKSTART / "prompts.jsonl", tmp_path / "seeds.jsonl")
-    out = tmp_path / "run"
-    cluster.submit(out, "--shards", "2", recipe=recipe)
-    (tmp_path / "seeds.jsonl").rename(tmp_path / "gone.jsonl")
-    cluster.wait(lambda: {s.state for s in look_at_shards(out, 2)} == {"failed"}, "failures")
+def test_what_fails_for_good_is_told_and_is_not_merged(cluster, whole, tmp_path):
+    code = cluster.recipe.parent / "slow.py"
+    cluster.submit(tmp_path, *MORE, "--shards", "2")
+    code.rename(code.with_suffix(".away"))
+    cluster.wait(lambda: {s.state for s in look_at_shards(tmp_path, 2)} == {"failed"}, "failures")
     cluster.wait(lambda: not cluster.queue(), "an empty queue")
-    assert not (out / "run.json").exists()
-    told = cluster.tell("--out", out, "--status").splitlines()
+    assert not (tmp_path / "run.json").exists()
+    told = cluster.status(tmp_path)
     assert told[0] == "2 shards: 0 done, 0 running, 0 waiting, 2 failed"
-    assert told[2] == f"shard 0 failed: exit code 2, again; see {out}/slurm/logs/shard-0.log"
-    assert "restart 1" in log(out, 0)  # once more, in case a node was to blame
-    assert "restart 2" not in log(out, 0)
-    (tmp_path / "gone.jsonl").rename(tmp_path / "seeds.jsonl")
-    cluster.submit(out, recipe=recipe)
-    cluster.wait_for_merge(out)
+    assert told[2] == f"shard 0 failed: exit code 2, again; see {tmp_path}/slurm/logs/shard-0.log"
+    assert "restart 1" in log(tmp_path, 0)  # once more, in case a node was to blame
+    assert "restart 2" not in log(tmp_path, 0)
+    code.with_suffix(".away").rename(code)
+    cluster.submit(tmp_path, *MORE)
+    cluster.wait_for_merge(tmp_path)
+    assert_same(tmp_path, whole)
 
 
 def test_only_what_is_missing_is_submitted_again(cluster, whole, tmp_path):
@@ -314,7 +345,16 @@ def test_another_recipe_waits_until_the_queue_is_empty(cluster, tmp_path):
     cluster.submit(tmp_path, *MORE, "--shards", "2", "--sbatch-extra=--begin=now+1hour")
     (array,) = cluster.jobs(tmp_path)["arrays"]
     merge = cluster.jobs(tmp_path)["merge"]
-    asked = [sys.executable, "-m", "prefdata", "slurm", RECIPE, "--out", tmp_path, "--submit"]
+    asked = [
+        sys.executable,
+        "-m",
+        "prefdata",
+        "slurm",
+        cluster.recipe,
+        "--out",
+        tmp_path,
+        "--submit",
+    ]
     for other in ("num_records=401", "columns.0.samples=1"):
         done = subprocess.run(
             [*asked, other], env=cluster.environment, capture_output=True, text=True, check=False
@@ -349,12 +389,9 @@ exec {shutil.which("srun")} "$@"
     (tools / "prefdata").write_text(f'#!/bin/bash\nexec {sys.executable} -m prefdata "$@"\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
-    out, before = tmp_path / "run", dict(cluster.environment)
-    cluster.environment["PATH"] = f"{tools}:{before['PATH']}"
-    try:
-        cluster.submit(out, *MORE, "--shards", "1", "--container", "image")
-    finally:
-        cluster.environment = before
+    out = tmp_path / "run"
+    cluster.environment["PATH"] = f"{tools}:{os.environ['PATH']}"
+    cluster.submit(out, *MORE, "--shards", "1", "--container", "image")
     (array,) = cluster.jobs(out)["arrays"]
     cluster.wait_for_journal(out, 0, 1)
     cluster.run("scancel", "--signal=USR1", "--batch", f"{array}_0")

@@ -1,5 +1,6 @@
 import asyncio
 import math
+import sys
 
 import orjson
 import pyarrow as pa
@@ -403,6 +404,23 @@ def test_a_function_beside_the_recipe_can_verify(tmp_path):
     made = column(type="verifier", method="function", function="my_checks:short", responses=["a"])
     row = run(made, {"a": "abc", "n": 5}, tools(folder=tmp_path))
     assert row["made"] == {"a": 1.0}
+
+
+def test_a_slow_function_leaves_the_loop_to_others(tmp_path):
+    (tmp_path / "waits.py").write_text(
+        "import threading\ngo = threading.Event()\n"
+        "def wait(text, row):\n    assert go.wait(30)\n    return 1\n"
+    )
+    made = column(type="verifier", method="function", function="waits:wait", responses=["a"])
+    score = stage(made, tools(folder=tmp_path))
+
+    async def others() -> None:
+        sys.modules["waits"].go.set()
+
+    async def both():
+        return await asyncio.gather(score({"a": "abc"}), others())
+
+    assert asyncio.run(both())[0]["made"] == {"a": 1.0}
 
 
 def test_what_a_function_raises_is_the_fate_of_its_row(tmp_path):

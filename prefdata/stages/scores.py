@@ -1,8 +1,10 @@
 """`reward_model` and `verifier`: one number per text, by a model or by a rule."""
 
+import asyncio
 import math
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -79,13 +81,20 @@ def _total(column: RewardModel, attributes: Sequence[float]) -> float | None:
 
 
 def verifier(column: Verifier, tools: Tools) -> Stage:
-    """1 or 0 per text, or what the recipe's function says."""
+    """1 or 0 per text, or what the recipe's function says, called for one row at a time."""
     check = _check(column, tools)
+    # a function may take its time: in a thread, engines go on meanwhile and Ctrl-C is heard
+    thread = ThreadPoolExecutor(1, "verifier") if column.method == "function" else None
+
+    def scores_of(row: Row) -> list[float | None]:
+        return [check(text, row) for text in texts_of(column, row)]
 
     async def stage(row: Row) -> Row:
-        return {
-            column.name: as_column(column, [check(text, row) for text in texts_of(column, row)])
-        }
+        if thread is None:
+            scores = scores_of(row)
+        else:
+            scores = await asyncio.get_running_loop().run_in_executor(thread, scores_of, row)
+        return {column.name: as_column(column, scores)}
 
     return stage
 
