@@ -10,9 +10,8 @@ CPUS=${SLURM_CPUS:-16}             # fake CPUs per node
 GPUS=${SLURM_GPUS:-8}              # fake GPUs per node
 MEM=${SLURM_MEM:-65536}            # fake MB per node
 PORT=${SLURM_PORT:-16817}          # ctld; slurmd i listens on PORT+100+i
-# NETNS=1: every slurmd gets its own network namespace (10.77.0.11.. on bridge slbr0), PID namespace, hostname,
-# /etc/hosts, /dev/shm, so that jobs see really different hosts: needed for `ray symmetric-run` (its "ray stop" kills by
-# scanning the process table), torchrun, same-port servers.  kill -9 of run/slurmd-fnN.pid = the whole "node" dies.
+# NETNS=1: every slurmd gets its own network and PID namespace (10.77.0.11.. on bridge slbr0), hostname,
+# /etc/hosts and /dev/shm, so that jobs see different hosts; kill -9 of run/slurmd-fnN.pid = the "node" dies.
 NETNS=${NETNS:-0}; NET=10.77.0; CTLD=127.0.0.1; [ "$NETNS" = 1 ] && CTLD=$NET.1
 export SLURM_CONF=$R/slurm.conf
 HOST=$(hostname -s)
