@@ -6,4 +6,4 @@ bash scripts/install.sh dev
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/pytest "$@"
+.venv/bin/pytest -m "not slurm" "$@"  # those start a cluster of their own: test_slurm.sh
