@@ -114,9 +114,10 @@ def find_parts(
     """
     parts = list(_parts(loaded, checkpoints, seeds, out, count))
     strange = [n for n, part in enumerate(parts) if part.record and not part.is_of_this_recipe]
-    _refuse(out, count, "were made of other seeds, another recipe or other models", strange)
+    what = "were made of other seeds, another recipe or other models: was an override left out?"
+    _refuse(out, count, what, strange)
     missing = [n for n, part in enumerate(parts) if not part.is_finished]
-    _refuse(out, count, "are not finished, or damaged", missing)
+    _refuse(out, count, "are not finished, or damaged:", missing)
     return parts
 
 
@@ -148,8 +149,8 @@ def _refuse(out: Path, count: int, what: str, numbers: Sequence[int]) -> None:
         return
     named = ", ".join(map(str, numbers[:10])) + (" …" if len(numbers) > 10 else "")
     raise PrefdataError(
-        f"{out}: of {count} shards {len(numbers)} {what}: {named}; build each with the same "
-        f"command and --shard {numbers[0]}/{count}, then merge again"
+        f"{out}: of {count} shards {len(numbers)} {what} {named}; make them with `prefdata slurm … "
+        f"--submit`, or each with `prefdata build … --shard {numbers[0]}/{count}`, then merge again"
     )
 
 

@@ -3,20 +3,21 @@
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from prefdata.errors import PrefdataError
 from prefdata.parts import find_finished
 from prefdata.recipe_loader import LoadedRecipe
-from prefdata.record import read_record
+from prefdata.record import Record, read_record
 from prefdata.runtime.disk import disk_errors, make_folder
 from prefdata.runtime.slurm_jobs import (
     Jobs,
     cancel,
     is_in_queue,
     read_jobs,
+    shards_in_queue,
     submit,
     tasks_in_queue,
 )
@@ -60,6 +61,9 @@ def run_on_slurm(
         if finished.is_merged:
             say(f"nothing to do: the run in {out} is finished")
             return None
+        if (other := read_record(out)) is not None:
+            say(f"{out}: there is a finished run of {other['rows']:,} rows, of another recipe or "
+                "pair rule; this one takes its place")  # fmt: skip
         wanted = Jobs((), None, cluster.shards, finished.scored, finished.fingerprint)
         before = read_jobs(out) if is_submitted else None
         queued = _tasks_in_queue(before, wanted)
@@ -68,10 +72,10 @@ def run_on_slurm(
         make_folder(out)
         scripts = write_scripts(words, out, _with_mounts(cluster, loaded, out), missing)
         waiting = len(there) - len(finished.shards)
-        say(f"{cluster.shards} shards: {len(finished.shards)} finished, {waiting} in the queue")
+        say(f"{_shards(cluster.shards)}: {len(finished.shards)} done, {waiting} in the queue")
         say(f"wrote {' and '.join(str(file) for file in (scripts.array, scripts.merge) if file)}")
         if not is_submitted:
-            say("look at them, then submit them with the same command and --submit")
+            say("look at what is there, then submit them with the same command and --submit")
             return None
         if before is not None and before.merge is not None and is_in_queue(before.merge):
             if not missing and before.fingerprint == wanted.fingerprint:
@@ -126,42 +130,72 @@ def _with_mounts(cluster: Cluster, loaded: LoadedRecipe, out: Path) -> Cluster:
 
 
 def tell_status(out: Path, count: int) -> list[str]:
-    """Shards by state, rows, the time left; then a line for each shard that needs somebody.
+    """Shards by state, rows, the time left; then a line for what needs somebody.
 
-    From the files on the disk; where Slurm is, also which shards it has lost.
+    From the files on the disk; where Slurm is, also from its queue.
     """
-    jobs = read_jobs(out)
-    record = read_record(out) or {}
-    if record and (jobs is None or record["scored_fingerprint"] == jobs.scored):
-        pairs = sum(record["pairs"].values())
-        return [f"finished and merged: {record['rows']:,} rows, {pairs:,} pairs in {out / 'pairs'}"]
-    found = look_at_shards(out, count, run=jobs.scored if jobs else None)
+    with disk_errors(out):
+        jobs, record = read_jobs(out), read_record(out)
+        if record and (jobs is None or record["fingerprint"] == jobs.fingerprint):
+            return [f"finished and merged: {_told(record, out)}"]
+        found = look_at_shards(out, count, run=jobs.scored if jobs else None)
+    if jobs is None and not any(one.standing for one in found):
+        return [f"nothing was submitted for {out} yet"]
+    queue, lines = _ask_slurm(jobs, found)
+    if queue is not None:
+        found = [_corrected(one, queue) for one in found]
     states = Counter(one.state for one in found)
     told = ", ".join(f"{states[state]} {state}" for state in STATES)
-    lines = [f"{count} shards: {told}", _rows(found)]
+    head = [f"{_shards(count)}: {told}", _rows(found)]
     if (left := _seconds_left(found)) is not None:
-        lines.append(f"about {_as_time(left)} left, with {states['running']} at a time")
-    lines += [
-        f"shard {one.shard.number} failed: {one.reason}; see {_log(out, one)}"
-        for one in found
-        if one.state == "failed"
+        head.append(f"{_as_time(left)} left, with {states['running']} at a time")
+    if record:
+        head.append(f"a finished run of another recipe or pair rule is there: {_told(record, out)}")
+    failed = [one for one in found if one.state == "failed"]
+    lines += [f"shard {o.shard.number} failed: {o.reason}; see {_log(out, o)}" for o in failed]
+    lost = [
+        o
+        for o in found
+        if queue is not None and o.state == "waiting" and o.shard.number not in queue
     ]
-    waiting = {one.shard.number for one in found if one.state == "waiting"}
-    return lines + _lost(jobs, waiting)
+    if lost:
+        numbers = _named([one.shard.number for one in lost])
+        lines.append(
+            f"not in the queue: {_shards(len(lost))}: {numbers}; see {_log(out, lost[0]).parent}, "
+            "then bring them there with the same command and --submit"
+        )
+    return head + lines
 
 
-def _lost(jobs: Jobs | None, waiting: set[int]) -> list[str]:
-    """A line on those that wait for nothing, where there is a Slurm to ask."""
+def _ask_slurm(
+    jobs: Jobs | None, found: Sequence[ShardState]
+) -> tuple[dict[int, bool] | None, list[str]]:
+    """Shards in the queue and whether they run, None where Slurm is not; what is to be said."""
     if jobs is None or shutil.which("squeue") is None:
-        return []
+        return None, []
     try:
-        lost = waiting.difference(*tasks_in_queue(jobs).values())
+        queue = shards_in_queue(jobs)
+        is_last = all(one.state == "done" for one in found)
+        if is_last and (jobs.merge is None or not is_in_queue(jobs.merge)):
+            return queue, ["the merge is not in the queue; the same command and --submit send it"]
+        return queue, []
     except PrefdataError as err:  # what the files tell is true all the same
-        return [f"what is in the queue is not known: {err}"]
-    if not lost:
-        return []
-    named = _named(sorted(lost))
-    return [f"not in the queue: {named}; the same command with --submit brings them there"]
+        return None, [f"what is in the queue is not known: {err}"]
+
+
+def _corrected(one: ShardState, queue: Mapping[int, bool]) -> ShardState:
+    """A task that has just gone leaves fresh files."""
+    is_gone = one.state == "running" and not queue.get(one.shard.number, False)
+    return replace(one, state="waiting") if is_gone else one
+
+
+def _told(record: Record, out: Path) -> str:
+    pairs = sum(record["pairs"].values())
+    return f"{record['rows']:,} rows, {pairs:,} pairs in {out / 'pairs'}"
+
+
+def _shards(count: int) -> str:
+    return f"{count} shard{'s' * (count != 1)}"
 
 
 def _rows(found: Sequence[ShardState]) -> str:
@@ -188,7 +222,13 @@ def _seconds_left(found: Sequence[ShardState]) -> float | None:
 
 
 def _as_time(seconds: float) -> str:
-    return f"{seconds / 3600:,.1f} hours" if seconds > 7200 else f"{seconds / 60:,.0f} minutes"
+    if seconds < 60:
+        return "less than a minute"
+    return (
+        f"about {seconds / 3600:,.1f} hours"
+        if seconds > 7200
+        else f"about {seconds / 60:,.0f} minutes"
+    )
 
 
 def _log(out: Path, one: ShardState) -> Path:

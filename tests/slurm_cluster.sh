@@ -148,7 +148,7 @@ stop() {
     wait_for 15 "jobs to end" bash -c '[ -z "$(squeue -h)" ]' || true; fi
   for f in "$R"/run/slurmd-*.pid; do stop_pid "$f"; done
   stop_pid "$R/run/slurmctld.pid"; stop_pid "$R/run/munged.pid"
-  if ip link show slbr0 >/dev/null 2>&1; then net_down; fi
+  if [ "$NETNS" = 1 ]; then net_down; fi
   say "down"
 }
 

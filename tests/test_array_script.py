@@ -90,9 +90,10 @@ def test_a_task_that_is_killed_goes_back(code, task):
 def test_a_task_that_fails_by_itself_is_tried_once_more(code, task):
     assert task.run(f"exit {code}") == 0
     assert task.requeued == ["70_1"]
+    (task.out / "slurm" / "logs" / "shard-1.log").write_text("some\nerror: no such model\n")
     assert task.run(f"exit {code}", restarts=1) == 1
     assert task.requeued == ["70_1"]
-    assert task.failed == f"exit code {code}, again"
+    assert task.failed == f"exit code {code}, twice: error: no such model"
 
 
 def test_a_task_that_failed_once_and_then_made_its_shard_may_fail_once_more(task):

@@ -14,7 +14,7 @@ import pytest
 from conftest import QUICKSTART, ROOT
 
 from prefdata.runtime.folders import read_rows
-from prefdata.runtime.standing import ALIVE_SECONDS, look_at_shards
+from prefdata.runtime.standing import look_at_shards
 
 pytestmark = [
     pytest.mark.slurm,
@@ -204,8 +204,9 @@ def test_a_task_that_somebody_cancels_stays_away_until_it_is_submitted_again(
     cluster.wait(lambda: not cluster.queue(), "an empty queue")  # the merge is gone as well
     assert "goes back" not in log(tmp_path, 0)
     assert not (tmp_path / "run.json").exists()
-    later = time.time() + ALIVE_SECONDS
-    assert [s.state for s in look_at_shards(tmp_path, 2, now=later)] == ["waiting", "done"]
+    told = cluster.status(tmp_path)  # though its files are fresh
+    assert told[0] == "2 shards: 1 done, 0 running, 1 waiting, 0 failed"
+    assert told[-1].startswith("not in the queue: 1 shard: 0; see ")
     cluster.submit(tmp_path, *MORE)
     assert "#SBATCH --array=0%3" in (tmp_path / "slurm" / "array.sbatch").read_text()
     cluster.wait_for_merge(tmp_path)
@@ -306,7 +307,9 @@ def test_what_fails_for_good_is_told_and_is_not_merged(cluster, whole, tmp_path)
     assert not (tmp_path / "run.json").exists()
     told = cluster.status(tmp_path)
     assert told[0] == "2 shards: 0 done, 0 running, 0 waiting, 2 failed"
-    assert told[2] == f"shard 0 failed: exit code 2, again; see {tmp_path}/slurm/logs/shard-0.log"
+    failed = next(line for line in told if line.startswith("shard 0 failed: exit code 2, twice: "))
+    assert "'slow:count' cannot be imported" in failed
+    assert failed.endswith(f"; see {tmp_path}/slurm/logs/shard-0.log")
     assert "restart 1" in log(tmp_path, 0)  # once more, in case a node was to blame
     assert "restart 2" not in log(tmp_path, 0)
     code.with_suffix(".away").rename(code)

@@ -36,7 +36,7 @@ def test_what_is_asked_of_slurm_is_in_the_scripts(tmp_path):
     told = slurm(RECIPE, "num_records=50", "--nodes", 4, "--gpus", 8, "--shards", 10, "--out",
                  tmp_path, "--partition", "long", "--time", "4:00:00", "--account", "lab",
                  "--sbatch-extra=--exclusive", "--sbatch-extra=--qos=high")  # fmt: skip
-    assert "look at them, then submit them with the same command and --submit" in told
+    assert "look at what is there, then submit them with the same command and --submit" in told
     array, merge = scripts(tmp_path)
     for line in ("--array=0-9%4", "--gres=gpu:8", "--signal=B:USR1@120", "--requeue", "--exclusive",
                  "--partition=long", "--time=4:00:00", "--account=lab", "--qos=high"):  # fmt: skip
@@ -57,7 +57,8 @@ def test_the_merge_asks_for_no_gpu_and_may_have_a_partition_of_its_own(tmp_path)
     assert "-gpu=" not in merge
     assert "--gpus" not in merge
     assert "\n#SBATCH --mem=0\n" in merge
-    assert merge.index("--partition=gpu") < merge.index("--partition=cpu")  # the later one counts
+    assert "--partition=gpu" not in merge
+    assert "\n#SBATCH --partition=cpu\n" in merge
     assert "--partition=cpu" not in array
 
 
@@ -105,7 +106,7 @@ def test_the_merge_leaves_the_hub_alone_where_it_is_told_to(tmp_path):
 def test_without_slurm_there_is_one_message(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     told = slurm(RECIPE, "--out", tmp_path, "--submit", code=2)
-    assert "sbatch is not here, so this is no node of a Slurm cluster" in told
+    assert "sbatch is not here: no node of a Slurm cluster, or its module is not loaded" in told
     assert (tmp_path / "slurm" / "array.sbatch").is_file()
 
 
@@ -118,3 +119,29 @@ def test_a_recipe_that_cannot_run_is_told_before_anything_is_queued(tmp_path):
     told = slurm(RECIPE, "columns.0.model_alias=nobody", "--out", tmp_path, "--submit", code=2)
     assert "nobody" in told
     assert not (tmp_path / "slurm").exists()
+
+
+def test_a_finished_run_of_another_recipe_is_told_before_it_is_replaced(tmp_path):
+    from prefdata.cli import app as prefdata
+
+    made = CliRunner().invoke(prefdata, ["build", str(RECIPE), "num_records=20", "--rehearse",
+                                         "--out", str(tmp_path / "run")])  # fmt: skip
+    assert made.exit_code == 0, made.output
+    told = slurm(RECIPE, "num_records=20", "--rehearse", "--out", tmp_path / "run")
+    assert "nothing to do" in told
+    told = slurm(RECIPE, "--rehearse", "--out", tmp_path / "run")
+    assert "there is a finished run of 20 rows, of another recipe or pair rule" in told
+
+
+def test_status_before_anything_is_submitted(tmp_path):
+    slurm(RECIPE, "--out", tmp_path)
+    assert "nothing was submitted for" in slurm(RECIPE, "--out", tmp_path, "--status")
+    assert "--status submits nothing" in slurm(
+        RECIPE, "--out", tmp_path, "--status", "--submit", code=2
+    )
+
+
+def test_a_file_in_the_place_of_the_run_is_one_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    told = slurm(RECIPE, "--out", tmp_path / "file", "--status", code=2)
+    assert "a file stands where a folder is needed" in " ".join(told.split())

@@ -1,8 +1,11 @@
 """What the files of a run tell about its shards."""
 
+import json
+
 import pytest
 
 from prefdata.errors import PrefdataError
+from prefdata.runtime.disk import write_text
 from prefdata.runtime.standing import (
     ALIVE_SECONDS,
     Standing,
@@ -68,14 +71,27 @@ def test_rows_and_time_left_come_from_the_shards_that_have_begun(tmp_path, folde
 
 
 def test_a_run_that_has_not_begun_has_no_rows(tmp_path):
+    jobs = {"arrays": [], "merge": None, "shards": 3, "scored": "", "fingerprint": ""}
+    write_text(tmp_path / "slurm" / "jobs.json", json.dumps(jobs))
     assert tell_status(tmp_path, 3)[:2] == [
         "3 shards: 0 done, 0 running, 3 waiting, 0 failed",
         "no row is done yet",
     ]
 
 
+def test_a_finished_run_of_another_recipe_shows_beside_the_shards(tmp_path, folders):
+    jobs = {"arrays": [], "merge": None, "shards": 4, "scored": "b", "fingerprint": "c"}
+    write_text(tmp_path / "slurm" / "jobs.json", json.dumps(jobs))
+    record = {"fingerprint": "a", "rows": 60, "pairs": {"train": 50, "test": 5}}
+    write_text(tmp_path / "run.json", json.dumps(record))
+    told = tell_status(tmp_path, 4)
+    assert told[0] == "4 shards: 0 done, 0 running, 4 waiting, 0 failed"
+    assert "a finished run of another recipe or pair rule is there: 60 rows, 55 pairs" in told[2]
+
+
 def test_a_failed_shard_is_told_with_its_log(tmp_path, folders):
     (folders[2] / "failed").write_text("exit code 2")
+    write_standing(folders[1], Standing(0, 1, 0, 9, 1.0))
     log = tmp_path / "slurm" / "logs" / "shard-2.log"
     assert f"shard 2 failed: exit code 2; see {log}" in tell_status(tmp_path, 4)
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from transformers import (
 )
 
 from prefdata.engines.batching import pick_batch
+from prefdata.engines.checkpoints import count_parameters
 from prefdata.engines.transformers_model import Checkpoint, load_model
 from prefdata.engines.transformers_reward import TransformersRewardEngine
 from prefdata.engines.transformers_text import TransformersTextEngine
@@ -575,3 +577,16 @@ def test_a_chat_the_template_refuses_is_a_reject(random_lm, tmp_path, load_text)
 )
 def test_a_batch_holds_the_oldest_and_its_neighbours_in_length(lengths, limits, picked):
     assert set(pick_batch(lengths, **limits)) == picked
+
+
+def test_weights_that_are_cut_short_are_one_message(tmp_path):
+    folder = tmp_path / "cut"
+    shutil.copytree(MODELS / "rm", folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(PrefdataError, match=r"cut': its weights do not load: .*fetch it again"):
+        load_model(
+            AutoModelForSequenceClassification, Checkpoint(str(folder), None, False), {}, counts=()
+        )
+    with pytest.raises(PrefdataError, match=r"model.safetensors: damaged or cut short"):
+        count_parameters(str(folder))

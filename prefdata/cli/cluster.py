@@ -60,6 +60,8 @@ def slurm(
                 f"{recipe}: every node would fetch it anew; bring it here first with "
                 "`hf download`, then give its path"
             )
+        if submit and status:
+            raise PrefdataError("--status submits nothing; leave out --submit, or --status")
         loaded = load(recipe, overrides, out)
         from prefdata.runtime.slurm_scripts import Cluster
         from prefdata.shards import count_shards

@@ -103,12 +103,17 @@ def check_text_model(model: Model, path: str) -> None:
 
 def count_parameters(path: str) -> int | None:
     """Parameters of a local checkpoint, from its safetensors headers; None where it has none."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     total = 0
     for file in Path(path).glob("*.safetensors") if Path(path).is_dir() else ():
-        with safe_open(file, framework="numpy") as tensors:
-            total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        except SafetensorError as err:
+            raise PrefdataError(
+                f"{file}: damaged or cut short ({err}); copy or fetch the checkpoint again"
+            ) from err
     return total or None
 
 

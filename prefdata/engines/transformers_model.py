@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -134,8 +135,11 @@ def load_model(
         model, report = auto_class.from_pretrained(
             **checkpoint.source, dtype=dtype, output_loading_info=True
         )
-    except (OSError, ValueError) as err:
-        raise PrefdataError(f"model {checkpoint.model!r}: its weights do not load: {err}") from err
+    except (OSError, ValueError, SafetensorError) as err:
+        raise PrefdataError(
+            f"model {checkpoint.model!r}: its weights do not load: {err}; see that the files of "
+            "the checkpoint are whole, or fetch it again"
+        ) from err
     _refuse_missing(checkpoint.model, report["missing_keys"], type(model).__name__)
     model.eval().to("cuda" if is_cuda else "cpu")
     chats = ChatTokenizer(checkpoint.model, tokenizer, max_model_len)

@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -64,9 +64,8 @@ def submit(scripts: Scripts, out: Path, jobs: Jobs, tasks: Mapping[str, set[int]
         after.append(array := _sbatch(str(scripts.array)))
         jobs = replace(jobs, arrays=(*jobs.arrays, array))
         _keep(jobs, out)
-    # without the second, a merge whose array has failed would wait for ever
-    dependency = (f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes")
-    jobs = replace(jobs, merge=_sbatch(*(dependency if after else ()), str(scripts.merge)))
+    dependency = (f"--dependency=afterok:{':'.join(after)}",) if after else ()
+    jobs = replace(jobs, merge=_sbatch(*dependency, str(scripts.merge)))
     _keep(jobs, out)
     return jobs
 
@@ -82,12 +81,31 @@ def tasks_in_queue(jobs: Jobs) -> dict[str, set[int]]:
         PrefdataError: Slurm is not here, or refuses.
     """
     found: dict[str, set[int]] = {}
+    for array, task, _ in _tasks(jobs):
+        found.setdefault(array, set()).add(task)
+    return found
+
+
+def shards_in_queue(jobs: Jobs) -> dict[int, bool]:
+    """Numbers of the tasks that are pending or running, and whether they run.
+
+    Raises:
+        PrefdataError: Slurm is not here, or refuses.
+    """
+    found: dict[int, bool] = {}
+    for _, task, is_running in _tasks(jobs):
+        found[task] = found.get(task, False) or is_running
+    return found
+
+
+def _tasks(jobs: Jobs) -> Iterator[tuple[str, int, bool]]:
+    """(array, task, whether it runs)."""
     for array in jobs.arrays:
         for line in _queue(array):
-            job, _, task = line.partition("_")
+            name, _, state = line.partition(" ")
+            job, _, task = name.partition("_")
             if task:
-                found.setdefault(job, set()).add(int(task))
-    return found
+                yield job, int(task), state == "RUNNING"
 
 
 def is_in_queue(job: str) -> bool:
@@ -109,7 +127,8 @@ def cancel(job: str) -> None:
 
 
 def _queue(job: str) -> list[str]:
-    return _run("squeue", "--noheader", "--array", "--format=%i", f"--jobs={job}").split()
+    asked = ("squeue", "--noheader", "--array", "--format=%i %T", f"--jobs={job}")
+    return _run(*asked).splitlines()
 
 
 def _sbatch(*words: str) -> str:
@@ -121,8 +140,8 @@ def _run(*words: str) -> str:
         done = subprocess.run(words, capture_output=True, text=True, check=False)
     except FileNotFoundError as err:
         raise PrefdataError(
-            f"{words[0]} is not here, so this is no node of a Slurm cluster; run the command on a "
-            "login node, or without --submit"
+            f"{words[0]} is not here: no node of a Slurm cluster, or its module is not loaded; run "
+            "the command on a login node, or without --submit"
         ) from err
     if done.returncode and "Invalid job id" in done.stderr:
         return ""  # Slurm has forgotten the job: it ended long ago

@@ -76,6 +76,7 @@ def write_scripts(
         "here": shlex.quote(str(Path.cwd())),  # paths on the command line are seen from here
         "name": re.sub(r"[^\w.-]+", "-", f"prefdata-{out.name}"),
         "logs": shlex.quote(str(place / "logs").replace("%", "%%")),
+        "logs_here": shlex.quote(str(place / "logs")),
         "count": cluster.shards,
         "before": _before(cluster),
     }
@@ -93,7 +94,8 @@ def write_scripts(
         _write(scripts.array, common | array)
     merged = [*words, *(() if cluster.is_published else ("--no-publish",))]
     options = [option for option in cluster.options if not option.startswith(_GPU_OPTIONS)]
-    if cluster.merge_partition:  # the later one counts
+    if cluster.merge_partition:
+        options = [option for option in options if not option.startswith(("--partition", "-p"))]
         options.append(f"--partition={cluster.merge_partition}")
     merge = {"options": options, "command": _command(cluster, "merge", merged)}
     _write(scripts.merge, common | merge)
