@@ -64,8 +64,6 @@ def build(
         seeds = run.load_seeds()
         chain = make_chain(loaded, fleet.checkpoints, seeds.fingerprint, out)
         if finished := run.finished(pairs_fingerprint(chain.fingerprint, loaded.recipe)):
-            say("nothing to do: this run is finished")
-            run.keep_recipe()
             return finished
         run.run_passes(seeds, chain)
         return run.conclude(seeds, chain)
@@ -155,8 +153,6 @@ def merge(
         seeds = run.load_seeds()
         chain = make_chain(loaded, fleet.checkpoints, seeds.fingerprint, out)
         if finished := run.finished(pairs_fingerprint(chain.fingerprint, loaded.recipe)):
-            say("nothing to do: this run is finished")
-            run.keep_recipe()
             return finished
         parts = find_parts(loaded, fleet.checkpoints, seeds, out, count_shards(out, count))
         run.save_seeds(seeds, chain.folders[0])

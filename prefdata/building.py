@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from prefdata.chain import Chain
 from prefdata.errors import PrefdataError
@@ -24,12 +23,12 @@ from prefdata.pair_files import write_jsonl
 from prefdata.parts import add_up
 from prefdata.plan import Pass
 from prefdata.preferences import choose_pairs
-from prefdata.projection import DpoPreference
 from prefdata.recipe import META_SUFFIX, Extract, Recipe
 from prefdata.recipe_columns import columns_read, reads_any, score_columns
 from prefdata.recipe_loader import LoadedRecipe
 from prefdata.record import (
     Record,
+    count_candidates,
     count_reasons,
     file_sizes,
     read_record,
@@ -170,7 +169,7 @@ class Building:
         }
 
     def finished(self, fingerprint: str) -> Record | None:
-        """The record of a finished run with this fingerprint whose files are all whole."""
+        """The record of a finished run with this fingerprint whose files are whole; says so."""
         try:
             record = read_record(self.out)
         except Damaged as err:
@@ -182,7 +181,11 @@ class Building:
         lost = record["files"].items() - found.items()
         for name, size in sorted(lost):
             self.say(f"{name}: {found.get(name, 0):,} bytes of {size:,} are there; it is made anew")
-        return record if record["files"] == found else None
+        if record["files"] != found:
+            return None
+        self.say("nothing to do: this run is finished")
+        self.keep_recipe()
+        return record
 
     def is_made(self, target: Path) -> bool:
         """Whether a pass has been finished before; what is damaged shows when it is read."""
@@ -232,7 +235,7 @@ class Building:
             for split, place in self._copies().items():
                 write_jsonl(self.out / "pairs", split, place, columns=JSONL_COLUMNS)
         return {
-            "candidates": _count_candidates(scored, self.recipe),
+            "candidates": count_candidates(scored, self.recipe),
             "pairs": choice.pairs,
             "prompts": choice.prompts,
             "rejects": count_reasons(self.out / "rejects"),
@@ -320,15 +323,3 @@ def _reads(step: Pass) -> frozenset[str] | None:
     # a part of a text shares its provenance, where it has one
     sources = (c.column + META_SUFFIX for c in step.columns if isinstance(c, Extract))
     return named.union(sources)
-
-
-def _count_candidates(scored: Path, recipe: Recipe) -> int:
-    """Texts that could become a side of a pair."""
-    rule = recipe.output_projection
-    if isinstance(rule, DpoPreference):
-        return 2 * count_rows(scored)
-    if rule.responses:
-        return len(rule.responses) * count_rows(scored)
-    column = rule.candidates or ""
-    tables = read_tables(scored, columns=[column])
-    return sum(pc.sum(pc.list_value_length(table[column])).as_py() or 0 for table in tables)

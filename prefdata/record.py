@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow.compute as pc
 
+from prefdata.projection import DpoPreference
+from prefdata.recipe import Recipe
 from prefdata.runtime.disk import Damaged, sync, write_text
-from prefdata.runtime.folders import read_tables
+from prefdata.runtime.folders import count_rows, read_tables
 
 FOLDERS = ("candidates", "pairs", "rejects")
 Record = dict[str, Any]
@@ -83,3 +86,15 @@ def count_reasons(rejects: Path) -> dict[str, int]:
     for table in read_tables(rejects, columns=["stage", "reason"]):
         counts.update(f"{row['stage']}: {row['reason']}" for row in table.to_pylist())
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def count_candidates(scored: Path, recipe: Recipe) -> int:
+    """Texts that could become a side of a pair."""
+    rule = recipe.output_projection
+    if isinstance(rule, DpoPreference):
+        return 2 * count_rows(scored)
+    if rule.responses:
+        return len(rule.responses) * count_rows(scored)
+    column = rule.candidates or ""
+    tables = read_tables(scored, columns=[column])
+    return sum(pc.sum(pc.list_value_length(table[column])).as_py() or 0 for table in tables)
