@@ -18,7 +18,7 @@ from prefdata.parts import (
     withdraw_shard_record,
     write_shard_record,
 )
-from prefdata.recipe_loader import LoadedRecipe
+from prefdata.recipe.loader import LoadedRecipe
 from prefdata.record import Record
 from prefdata.runtime.disk import disk_errors, hold
 from prefdata.runtime.fence import fence, read_attempt

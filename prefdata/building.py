@@ -21,11 +21,11 @@ from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pair_files import write_jsonl
 from prefdata.parts import add_up
-from prefdata.plan import Pass
 from prefdata.preferences import choose_pairs
-from prefdata.recipe import META_SUFFIX, Extract, Recipe
-from prefdata.recipe_columns import columns_read, reads_any, score_columns
-from prefdata.recipe_loader import LoadedRecipe
+from prefdata.recipe.loader import LoadedRecipe
+from prefdata.recipe.plan import Pass
+from prefdata.recipe.reads import columns_read, reads_any, score_columns
+from prefdata.recipe.schema import META_SUFFIX, Extract, Recipe
 from prefdata.record import (
     Record,
     count_candidates,

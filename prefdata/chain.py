@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefdata.fingerprint import stage_fingerprint
-from prefdata.plan import Pass, plan_passes
-from prefdata.recipe_loader import LoadedRecipe
+from prefdata.recipe.loader import LoadedRecipe
+from prefdata.recipe.plan import Pass, plan_passes
 from prefdata.stages import code_of
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from prefdata.engines.checkpoints import count_parameters, count_tokens
 from prefdata.errors import RowError
-from prefdata.plan import Pass
-from prefdata.prompts import Prompt, compile_prompt
-from prefdata.recipe import (
+from prefdata.recipe.plan import Pass
+from prefdata.recipe.prompts import Prompt, compile_prompt
+from prefdata.recipe.reads import aliases_of, compared_columns, given_columns
+from prefdata.recipe.schema import (
     AnyColumn,
     Candidates,
     LlmJudge,
@@ -23,7 +24,6 @@ from prefdata.recipe import (
     Scored,
     TextColumn,
 )
-from prefdata.recipe_columns import aliases_of, compared_columns, given_columns
 
 FLOPS = 300e12
 """Useful bf16 FLOP/s assumed of one GPU: about 40 % of an H100's peak."""

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
-from prefdata.recipe import AnyColumn, Model, Recipe
-from prefdata.recipe_columns import aliases_of
+from prefdata.recipe.reads import aliases_of
+from prefdata.recipe.schema import AnyColumn, Model, Recipe
 
 FORMAT = 1
 """Raised when a stage's rows change their meaning or shape, so that old folders are not reused."""

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe import Model, Recipe
-from prefdata.recipe_columns import answering_aliases
-from prefdata.recipe_loader import LoadedRecipe, load_recipe
+from prefdata.recipe.loader import LoadedRecipe, load_recipe
+from prefdata.recipe.reads import answering_aliases
+from prefdata.recipe.schema import Model, Recipe
 from prefdata.record import Record, read_record
 
 

@@ -18,7 +18,7 @@ from itertools import chain, combinations, product
 from operator import attrgetter
 from typing import Literal, NamedTuple, TypeGuard
 
-from prefdata.projection import DpoPreference, PairRules, PreferencePairs
+from prefdata.recipe.projection import DpoPreference, PairRules, PreferencePairs
 
 TOLERANCE = 1e-9
 

@@ -11,7 +11,7 @@ import orjson
 from prefdata.chain import Chain, make_chain
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
-from prefdata.recipe_loader import LoadedRecipe
+from prefdata.recipe.loader import LoadedRecipe
 from prefdata.record import Record, lost_files, read_record
 from prefdata.runtime.disk import Damaged, write_text
 from prefdata.runtime.fleet import Fleet

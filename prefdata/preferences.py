@@ -18,9 +18,9 @@ import pyarrow as pa
 from prefdata.fingerprint import sampling_seed
 from prefdata.pair_files import as_text, easy_first, keep_pairs, mean_scores, reject_unselected
 from prefdata.pairs import Candidate, Pair, Picked, pick_by_verdict, pick_pairs
-from prefdata.projection import DpoPreference, PreferencePairs
 from prefdata.ranking import combine_ranks
-from prefdata.recipe import META_SUFFIX
+from prefdata.recipe.projection import DpoPreference, PreferencePairs
+from prefdata.recipe.schema import META_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, is_json, reject
 from prefdata.runtime.disk import temporary_name
 from prefdata.runtime.folders import RowsWriter, read_rows, read_schema, read_tables

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pyarrow.compute as pc
 
-from prefdata.projection import DpoPreference
-from prefdata.recipe import Recipe
+from prefdata.recipe.projection import DpoPreference
+from prefdata.recipe.schema import Recipe
 from prefdata.runtime.disk import Damaged, sync, write_text
 from prefdata.runtime.folders import count_rows, read_tables
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.preferences import choose_pairs
-from prefdata.recipe import GivenCandidates, SeedDataset
-from prefdata.recipe_columns import score_columns
-from prefdata.recipe_loader import load_recipe, validate_pair_rules
+from prefdata.recipe.loader import load_recipe, validate_pair_rules
+from prefdata.recipe.reads import score_columns
+from prefdata.recipe.schema import GivenCandidates, SeedDataset
 from prefdata.record import Record, count_reasons, read_record, withdraw_record, write_record
 from prefdata.rows import REJECTS, Row
 from prefdata.runtime.disk import disk_errors, hold, write_text

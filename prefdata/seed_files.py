@@ -18,7 +18,7 @@ from datasets import Dataset, DatasetDict, DownloadConfig, load_dataset, load_fr
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe import SeedDataset
+from prefdata.recipe.schema import SeedDataset
 from prefdata.rows import Row
 
 BATCH = 10_000

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import copy_id, digest, row_id, sampling_seed
-from prefdata.recipe import OWN_ID, SeedDataset
-from prefdata.recipe_columns import columns_made, columns_needed
-from prefdata.recipe_loader import LoadedRecipe
+from prefdata.recipe.loader import LoadedRecipe
+from prefdata.recipe.reads import columns_made, columns_needed
+from prefdata.recipe.schema import OWN_ID, SeedDataset
 from prefdata.rows import ID, Row, reject
 from prefdata.seed_files import Line, kind_of, read_lines
 from prefdata.turns import Turns

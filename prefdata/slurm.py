@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prefdata.errors import PrefdataError
 from prefdata.parts import find_finished
-from prefdata.recipe_loader import LoadedRecipe
+from prefdata.recipe.loader import LoadedRecipe
 from prefdata.record import Record, read_record
 from prefdata.runtime.disk import disk_errors, make_folder
 from prefdata.runtime.slurm_jobs import (

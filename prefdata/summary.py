@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefdata.estimate import FLOPS, Estimate, estimate_pass
-from prefdata.plan import plan_passes
-from prefdata.recipe_loader import LoadedRecipe
+from prefdata.recipe.loader import LoadedRecipe
+from prefdata.recipe.plan import plan_passes
 from prefdata.runtime.folders import read_rows
 from prefdata.seeds import seeds_of
 from prefdata.terminal import open_console, print_row

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from prefdata.errors import suggest
 from prefdata.fingerprint import digest
-from prefdata.recipe import GivenCandidates
+from prefdata.recipe.schema import GivenCandidates
 from prefdata.rows import CANDIDATE, ID, JSON_FIELD, Row, reject
 from prefdata.seed_files import Line
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import orjson
 
-from prefdata.recipe import META_SUFFIX, LlmJudge, Recipe
-from prefdata.recipe_columns import compared_columns
+from prefdata.recipe.reads import compared_columns
+from prefdata.recipe.schema import META_SUFFIX, LlmJudge, Recipe
 from prefdata.runtime.folders import read_schema, read_tables
 
 Counts = dict[str, int]

@@ -239,7 +239,7 @@ def prefdata_two_replicas(args: Any) -> Iterator[dict[str, float]]:
 
 
 def replicated(args: Any, cores: list[tuple[int, ...]]) -> Iterator[dict[str, float]]:
-    from prefdata.recipe import Model
+    from prefdata.recipe.schema import Model
     from prefdata.runtime.machine import Place
     from prefdata.runtime.messages import Order
     from prefdata.runtime.workers import Workers

@@ -18,7 +18,7 @@ import orjson
 from playwright.sync_api import Page, sync_playwright
 
 from prefdata.export import make_report
-from prefdata.recipe import GivenCandidates
+from prefdata.recipe.schema import GivenCandidates
 from prefdata.repick import pairs_of_file
 
 FIELDS = GivenCandidates(group_by=("turn",), prompt="prompt", text="text", score="score")

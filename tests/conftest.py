@@ -7,7 +7,7 @@ import orjson
 import pytest
 import yaml
 
-from prefdata.recipe_loader import load_recipe
+from prefdata.recipe.loader import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart"

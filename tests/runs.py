@@ -2,7 +2,7 @@
 
 import orjson
 
-from prefdata.recipe import GivenCandidates
+from prefdata.recipe.schema import GivenCandidates
 from prefdata.repick import pairs_of_file
 
 FIELDS = GivenCandidates(group_by=("turn",), prompt="prompt", text="text", score="score")

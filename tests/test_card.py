@@ -22,7 +22,7 @@ from prefdata.export.card_figures import measure_pairs
 from prefdata.export.parcel import pack
 from prefdata.export.public import make_public_recipe, shorten
 from prefdata.finished import open_run
-from prefdata.publication import Publish
+from prefdata.recipe.publication import Publish
 from prefdata.runtime.folders import read_rows
 
 PLACE = Publish(repo_id="user/pairs")

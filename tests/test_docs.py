@@ -11,8 +11,9 @@ from typer.main import get_command
 
 from prefdata.cli import app
 from prefdata.export import FORMATS
-from prefdata.projection import DpoPreference, PreferencePairs
-from prefdata.recipe import (
+from prefdata.recipe.loader import load_recipe, load_settings
+from prefdata.recipe.projection import DpoPreference, PreferencePairs
+from prefdata.recipe.schema import (
     AnyColumn,
     InferenceParameters,
     Model,
@@ -20,7 +21,6 @@ from prefdata.recipe import (
     Recipe,
     SeedDataset,
 )
-from prefdata.recipe_loader import load_recipe, load_settings
 from prefdata.train.trl_settings import Evaluation, Lora, TrlSettings
 
 README = (ROOT / "README.md").read_text()

@@ -19,8 +19,8 @@ from prefdata.fingerprint import (
     stage_fingerprint,
 )
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
-from prefdata.recipe import Model, Publish, Recipe
-from prefdata.recipe_columns import aliases_of
+from prefdata.recipe.reads import aliases_of
+from prefdata.recipe.schema import Model, Publish, Recipe
 from prefdata.seeds import load_seeds
 
 SCHEMA = {"type": "object", "properties": {"winner": {"type": "string", "enum": ["A", "B"]}}}

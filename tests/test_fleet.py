@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prefdata.build import build
-from prefdata.plan import plan_passes
+from prefdata.recipe.plan import plan_passes
 from prefdata.runtime.fleet import Fleet
 from prefdata.runtime.folders import read_rows
 from prefdata.runtime.machine import Machine

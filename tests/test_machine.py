@@ -5,7 +5,7 @@ import os
 import pytest
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe import Model
+from prefdata.recipe.schema import Model
 from prefdata.runtime.machine import Machine, Place, find_machine
 
 

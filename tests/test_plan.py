@@ -4,8 +4,8 @@ import pytest
 from conftest import QUICKSTART, ROOT
 
 from prefdata.estimate import estimate_pass, requests_per_row
-from prefdata.plan import plan_passes
-from prefdata.recipe_loader import load_recipe
+from prefdata.recipe.loader import load_recipe
+from prefdata.recipe.plan import plan_passes
 
 SEEDS = {"path": "x.jsonl", "fields": ["prompt"]}
 PAIRS = {"type": "preference_pairs", "candidates": "c", "score": "s", "strategy": "best_vs_worst"}

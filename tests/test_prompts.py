@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefdata.errors import PrefdataError, RowError
-from prefdata.prompts import compile_prompt
+from prefdata.recipe.prompts import compile_prompt
 
 
 def render(template, **row):

@@ -11,10 +11,10 @@ import yaml
 from conftest import ROOT
 
 from prefdata.errors import PrefdataError
-from prefdata.projection import DpoPreference, PreferencePairs
-from prefdata.recipe import AnyColumn, InferenceParameters, Model, Recipe, SeedDataset
-from prefdata.recipe_columns import columns_made, columns_needed, compared_columns
-from prefdata.recipe_loader import load_recipe, validate_pair_rules
+from prefdata.recipe.loader import load_recipe, validate_pair_rules
+from prefdata.recipe.projection import DpoPreference, PreferencePairs
+from prefdata.recipe.reads import columns_made, columns_needed, compared_columns
+from prefdata.recipe.schema import AnyColumn, InferenceParameters, Model, Recipe, SeedDataset
 
 RECIPE = """\
 output_dir: ${oc.env:PREFDATA_TEST_OUT,runs}/one

@@ -12,7 +12,7 @@ from test_recipe import RL_PREF
 
 from prefdata.build import build
 from prefdata.errors import PrefdataError
-from prefdata.recipe_loader import load_recipe
+from prefdata.recipe.loader import load_recipe
 from prefdata.runtime.folders import read_rows
 
 RETRIED = {

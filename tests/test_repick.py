@@ -3,7 +3,7 @@ import pytest
 
 from prefdata.build import build
 from prefdata.errors import PrefdataError
-from prefdata.recipe import GivenCandidates
+from prefdata.recipe.schema import GivenCandidates
 from prefdata.repick import pairs_of_file, pairs_of_run
 from prefdata.runtime.folders import read_rows
 

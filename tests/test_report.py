@@ -14,7 +14,7 @@ from prefdata.build import build
 from prefdata.errors import PrefdataError
 from prefdata.export import make_report, write_report
 from prefdata.export.excerpt import LONGEST, embed, take_excerpt
-from prefdata.recipe_loader import load_recipe
+from prefdata.recipe.loader import load_recipe
 from prefdata.runtime.folders import read_rows
 
 VENDOR = ROOT / "prefdata" / "export" / "templates" / "vendor"

@@ -16,7 +16,7 @@ from prefdata.engines.reward_families import FAMILIES, find_family
 from prefdata.engines.transformers_model import Checkpoint
 from prefdata.engines.transformers_reward import TransformersRewardEngine
 from prefdata.errors import PrefdataError
-from prefdata.recipe import Model
+from prefdata.recipe.schema import Model
 
 MODELS = QUICKSTART / "models"
 GATED = """

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe import SeedDataset
+from prefdata.recipe.schema import SeedDataset
 from prefdata.seeds import load_seeds
 
 NEEDED = {"prompt": "columns.0.prompt"}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefdata.errors import PrefdataError
-from prefdata.projection import DpoPreference
+from prefdata.recipe.projection import DpoPreference
 from prefdata.selection import VERDICTS, PairFacts, select
 
 STORY = "Write a short story about an old lighthouse keeper who finds a message in a bottle"

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion
-from prefdata.recipe import AnyColumn, Model, Recipe
+from prefdata.recipe.schema import AnyColumn, Model, Recipe
 from prefdata.stages import STAGES, Tools, expand, fields_of, make_stage
 from prefdata.stages.lists import clean_item
 

@@ -8,7 +8,7 @@ import pytest
 from customizer_stub import Platform
 from runs import DIALOGUE, make_run, read_lines
 
-from prefdata.recipe_loader import load_settings
+from prefdata.recipe.loader import load_settings
 from prefdata.train.customizer_settings import CustomizerSettings
 
 ROWS = [(f"question {n}", f"right {n}", f"wrong {n}") for n in range(20)]

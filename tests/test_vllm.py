@@ -220,7 +220,7 @@ def test_rewards_are_raw_and_those_of_transformers():
 
 def test_a_reward_model_is_examined_before_it_scores():
     from prefdata.engines import open_reward_engine
-    from prefdata.recipe import Model
+    from prefdata.recipe.schema import Model
 
     engine = open_reward_engine(Model(alias="grader", model=RM.model), RM.model, "vllm")
     assert engine.last_read[0] == engine.bos_token_id
@@ -230,7 +230,7 @@ def test_a_reward_model_is_examined_before_it_scores():
 
 def test_a_reward_model_that_is_read_wrongly_is_refused(monkeypatch):
     from prefdata.engines import open_reward_engine, vllm
-    from prefdata.recipe import Model
+    from prefdata.recipe.schema import Model
 
     raw = vllm.PoolingParams
     monkeypatch.setattr(

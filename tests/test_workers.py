@@ -14,7 +14,7 @@ import pytest
 
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Sampling, TextRequest
-from prefdata.recipe import Model
+from prefdata.recipe.schema import Model
 from prefdata.runtime.machine import Place
 from prefdata.runtime.messages import Order
 from prefdata.runtime.workers import Workers

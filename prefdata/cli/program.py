@@ -75,7 +75,7 @@ def load(
             "--trust-remote-code is for recipes from the Hub; in a file of yours set "
             "trust_remote_code: true for the model"
         )
-    from prefdata.recipe_loader import load_recipe  # yaml, pydantic: not needed for --help
+    from prefdata.recipe.loader import load_recipe  # yaml, pydantic: not needed for --help
 
     return load_recipe(Path(recipe), given)
 

@@ -44,7 +44,7 @@ def train(
 ) -> None:
     """Train a model on a run's pairs; run again, it goes on where it stopped."""
     with exit_codes():
-        from prefdata.recipe_loader import load_settings
+        from prefdata.recipe.loader import load_settings
 
         folder = out or run / "trained" / backend.value
         if backend is Backend.nemo_customizer:
@@ -63,7 +63,7 @@ def train(
 def _train_on_customizer(
     run: Path, file: Path | None, overrides: list[str], out: Path, dry_run: bool, cancel: bool
 ) -> None:
-    from prefdata.recipe_loader import load_settings
+    from prefdata.recipe.loader import load_settings
     from prefdata.train.customizer_settings import CustomizerSettings
     from prefdata.train.nemo_customizer import cancel_customizer
     from prefdata.train.submit import train_on_customizer

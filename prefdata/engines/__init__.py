@@ -14,7 +14,7 @@ from prefdata.engines.protocols import (
 )
 from prefdata.engines.reward_families import find_family
 from prefdata.errors import PrefdataError
-from prefdata.recipe import Endpoint, Model
+from prefdata.recipe.schema import Endpoint, Model
 
 if TYPE_CHECKING:
     from prefdata.engines.chat_template import ChatTemplate

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe import Model
+from prefdata.recipe.schema import Model
 
 WHOLE_FILE = 64 * 2**20
 """Files up to this many bytes are hashed whole, larger ones at SAMPLES places."""

@@ -34,7 +34,7 @@ from prefdata.inference import (
     ScoreRequest,
     TextRequest,
 )
-from prefdata.recipe import Endpoint, Model
+from prefdata.recipe.schema import Endpoint, Model
 
 Result = TypeVar("Result")
 TOO_LARGE = 413

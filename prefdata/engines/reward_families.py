@@ -9,7 +9,7 @@ import orjson
 from prefdata.engines.checkpoints import config_file
 from prefdata.engines.protocols import Provider
 from prefdata.errors import PrefdataError
-from prefdata.recipe import Model
+from prefdata.recipe.schema import Model
 
 Reading = Literal["labels", "score_and_rewards", "first_logit", "last_token"]
 """Where the numbers are.

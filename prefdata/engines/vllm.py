@@ -28,7 +28,7 @@ from prefdata.engines.transformers_reward import TransformersRewardEngine
 from prefdata.engines.vllm_arguments import Task, engine_arguments
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion, FinishReason, Logits, ScoreRequest, TextRequest
-from prefdata.recipe import Model
+from prefdata.recipe.schema import Model
 
 Result = TypeVar("Result")
 REFUSALS = (ValueError, VLLMValidationError)

@@ -17,9 +17,9 @@ from prefdata.export.card_figures import PairFigures, Spread, measure_pairs
 from prefdata.export.content import Content
 from prefdata.export.public import make_public_recipe, shorten
 from prefdata.finished import FinishedRun
-from prefdata.publication import Publish
-from prefdata.recipe import Model
-from prefdata.recipe_columns import aliases_of
+from prefdata.recipe.publication import Publish
+from prefdata.recipe.reads import aliases_of
+from prefdata.recipe.schema import Model
 from prefdata.runtime.folders import read_rows, read_schema
 from prefdata.seed_files import SUFFIXES
 

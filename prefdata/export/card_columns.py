@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from prefdata.recipe import META_SUFFIX, Recipe
-from prefdata.recipe_columns import aliases_of
+from prefdata.recipe.reads import aliases_of
+from prefdata.recipe.schema import META_SUFFIX, Recipe
 from prefdata.rows import is_json
 
 _SIDES = {

@@ -22,8 +22,8 @@ from huggingface_hub.errors import (
 
 from prefdata.errors import PrefdataError
 from prefdata.export.hub_access import HTTP_ERRORS, describe
-from prefdata.recipe import Recipe, Verifier
-from prefdata.recipe_loader import LoadedRecipe, load_recipe
+from prefdata.recipe.loader import LoadedRecipe, load_recipe
+from prefdata.recipe.schema import Recipe, Verifier
 from prefdata.seed_files import SUFFIXES
 
 SCHEME = "hf://"

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from prefdata.export.sides import UNKNOWN, Group
 from prefdata.export.spreads import Grid, Range, Spread, Spreading, Values, numbers
-from prefdata.recipe import META_SUFFIX
+from prefdata.recipe.schema import META_SUFFIX
 from prefdata.rows import ID
 
 LARGEST = 20

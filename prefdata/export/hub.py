@@ -24,7 +24,7 @@ from prefdata.export.publishing import Publication, Wishes
 from prefdata.export.read_back import read_back
 from prefdata.export.report import write_report
 from prefdata.finished import FinishedRun, open_run
-from prefdata.publication import Publish, check_repo_id
+from prefdata.recipe.publication import Publish, check_repo_id
 from prefdata.runtime.disk import disk_errors, hold, write_text
 
 MAIN = "main"

@@ -8,7 +8,7 @@ from prefdata.export.content import measure_content
 from prefdata.export.public import make_public_recipe, make_public_record
 from prefdata.fingerprint import digest
 from prefdata.finished import FinishedRun
-from prefdata.publication import CONFIGS, Publish
+from prefdata.recipe.publication import CONFIGS, Publish
 from prefdata.runtime.folders import read_tables
 
 REPORT = "report.html"

@@ -10,8 +10,8 @@ import orjson
 import yaml
 
 from prefdata.finished import FinishedRun
-from prefdata.recipe import RewardModel
-from prefdata.recipe_columns import aliases_of
+from prefdata.recipe.reads import aliases_of
+from prefdata.recipe.schema import RewardModel
 from prefdata.record import Record
 
 _PLACES = ("output_dir", "output_path")

@@ -37,8 +37,8 @@ from prefdata.export.public import make_public_recipe
 from prefdata.export.sides import Lengths, Wins, sides_of
 from prefdata.export.spreads import Grid, Range, Spreading, numbers
 from prefdata.finished import FinishedRun, open_run
-from prefdata.projection import DpoPreference
-from prefdata.recipe_columns import score_columns
+from prefdata.recipe.projection import DpoPreference
+from prefdata.recipe.reads import score_columns
 from prefdata.rows import ID
 from prefdata.runtime.disk import disk_errors, whole_file
 from prefdata.runtime.folders import read_tables

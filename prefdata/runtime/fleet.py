@@ -25,9 +25,9 @@ from prefdata.engines import (
 from prefdata.engines.checkpoints import check_text_model, identify
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.fingerprint import ScoreKeys, TextKeys, digest, model_identity
-from prefdata.plan import Checkpoint, Pass, roles_of
-from prefdata.recipe import Endpoint, Model
-from prefdata.recipe_loader import LoadedRecipe
+from prefdata.recipe.loader import LoadedRecipe
+from prefdata.recipe.plan import Checkpoint, Pass, roles_of
+from prefdata.recipe.schema import Endpoint, Model
 from prefdata.runtime.journal import Journal
 from prefdata.runtime.journaled import JournaledReward, JournaledText, Work
 from prefdata.runtime.machine import Machine

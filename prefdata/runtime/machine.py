@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe import Model
+from prefdata.recipe.schema import Model
 
 
 @dataclass(frozen=True, slots=True)

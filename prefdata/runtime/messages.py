@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from prefdata.engines import Provider, Role
 from prefdata.inference import Completion, Logits, ScoreRequest, TextRequest
-from prefdata.recipe import Model
+from prefdata.recipe.schema import Model
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from prefdata.recipe import AnyColumn, LlmJudge, Recipe
+from prefdata.recipe.schema import AnyColumn, LlmJudge, Recipe
 from prefdata.stages.asking import Tools
 from prefdata.stages.extract import extract, extract_fields
 from prefdata.stages.functions import code_of

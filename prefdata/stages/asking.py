@@ -12,7 +12,7 @@ from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
 from prefdata.inference import Completion, Message, Sampling, TextRequest
-from prefdata.recipe import Model
+from prefdata.recipe.schema import Model
 from prefdata.rows import Row
 
 Value = TypeVar("Value")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe import AnyColumn, Verifier
+from prefdata.recipe.schema import AnyColumn, Verifier
 
 Function = Callable[[str, Mapping[str, Any]], Any]
 

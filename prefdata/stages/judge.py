@@ -6,9 +6,9 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from prefdata.prompts import compile_prompt
-from prefdata.recipe import META_SUFFIX, AnyColumn, LlmJudge
-from prefdata.recipe_columns import compared_columns
+from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.reads import compared_columns
+from prefdata.recipe.schema import META_SUFFIX, AnyColumn, LlmJudge
 from prefdata.rows import ID, JUDGE_META, Row, field_of_schema
 from prefdata.stages.asking import Asker, Tools, ask_until
 from prefdata.stages.stage import Stage

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from prefdata.errors import RowError
 from prefdata.fingerprint import digest
-from prefdata.recipe import META_SUFFIX, Expand
+from prefdata.recipe.schema import META_SUFFIX, Expand
 from prefdata.rows import EXPAND_META, ID, Row
 
 _MARK = re.compile(

@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from prefdata.errors import RowError
 from prefdata.inference import Completion
-from prefdata.prompts import compile_prompt
-from prefdata.recipe import META_SUFFIX, RubricJudge
-from prefdata.recipe_columns import RATED
+from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.reads import RATED
+from prefdata.recipe.schema import META_SUFFIX, RubricJudge
 from prefdata.rows import ID, Row
 from prefdata.stages.asking import Asker, Tools, ask_until
 from prefdata.stages.judge import blinded

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Message, ScoreRequest
-from prefdata.prompts import compile_prompt
-from prefdata.recipe import META_SUFFIX, RewardModel, Scored, Verifier
+from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.schema import META_SUFFIX, RewardModel, Scored, Verifier
 from prefdata.rows import Row
 from prefdata.stages.asking import Tools
 from prefdata.stages.functions import Function, load_function

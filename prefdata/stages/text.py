@@ -12,8 +12,8 @@ from jsonschema.validators import validator_for
 from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
 from prefdata.inference import Completion, TextRequest
-from prefdata.prompts import compile_prompt
-from prefdata.recipe import META_SUFFIX, Candidates, LlmStructured, LlmText
+from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.schema import META_SUFFIX, Candidates, LlmStructured, LlmText
 from prefdata.rows import CANDIDATE, ID, TEXT_META, Row, field_of_schema
 from prefdata.stages.asking import Asker, Tools, answers, ask_until
 from prefdata.stages.stage import Stage

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from prefdata.recipe_values import EnvironmentName, Filled, Frozen, HttpUrl, Positive, SettingsModel
+from prefdata.recipe.values import EnvironmentName, Filled, Frozen, HttpUrl, Positive, SettingsModel
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -13,7 +13,7 @@ from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 from prefdata.engines.transformers_model import TINY_PARAMETERS, Checkpoint, load_tokenizer
 from prefdata.errors import PrefdataError
 from prefdata.export import Export
-from prefdata.recipe import Model
+from prefdata.recipe.schema import Model
 from prefdata.train.trl_settings import TrlSettings
 
 

@@ -14,8 +14,8 @@ from prefdata.errors import PrefdataError, RowError
 from prefdata.export import Export
 from prefdata.finished import FinishedRun
 from prefdata.inference import Message
-from prefdata.recipe import Model, Recipe, SeedDataset, Verifier
-from prefdata.recipe_columns import columns_read
+from prefdata.recipe.reads import columns_read
+from prefdata.recipe.schema import Model, Recipe, SeedDataset, Verifier
 from prefdata.rows import ID, Row
 from prefdata.runtime.folders import read_rows
 from prefdata.seeds import load_seeds

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from prefdata.recipe_values import Filled, Frozen, Place, Positive, Seed, SettingsModel
+from prefdata.recipe.values import Filled, Frozen, Place, Positive, Seed, SettingsModel
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Loss = Literal[

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefdata.fingerprint import digest
-from prefdata.recipe import AnyColumn, Expand, Model, Recipe, RewardModel
-from prefdata.recipe_columns import aliases_of, columns_read, names_made, reads_any
+from prefdata.recipe.reads import aliases_of, columns_read, names_made, reads_any
+from prefdata.recipe.schema import AnyColumn, Expand, Model, Recipe, RewardModel
 
 
 @dataclass(frozen=True, slots=True)

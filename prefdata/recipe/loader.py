@@ -16,10 +16,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe import LOCAL_PROVIDERS, PreferencePairs, Recipe
-from prefdata.recipe_checks import At, check_recipe, environment_name
-from prefdata.recipe_messages import Lines, explain, shown
-from prefdata.recipe_values import SettingsModel
+from prefdata.recipe.checks import At, check_recipe, environment_name
+from prefdata.recipe.faults import Lines, explain, shown
+from prefdata.recipe.schema import LOCAL_PROVIDERS, PreferencePairs, Recipe
+from prefdata.recipe.values import SettingsModel
 
 Settings = TypeVar("Settings", bound=SettingsModel)
 PATH_KEYS = ("seed_dataset.path", "models.*.model", "columns.*.prompt_file")

@@ -8,8 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from prefdata.errors import PrefdataError, suggest
-from prefdata.prompts import compile_prompt
-from prefdata.recipe import (
+from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.reads import (
+    aliases_of,
+    compared_columns,
+    given_columns,
+    names_a_winner,
+    names_made,
+    projected,
+    references,
+    verdicts,
+)
+from prefdata.recipe.schema import (
     LOCAL_PROVIDERS,
     META_SUFFIX,
     AnyColumn,
@@ -28,16 +38,6 @@ from prefdata.recipe import (
     RewardModel,
     RubricJudge,
     Scored,
-)
-from prefdata.recipe_columns import (
-    aliases_of,
-    compared_columns,
-    given_columns,
-    names_a_winner,
-    names_made,
-    projected,
-    references,
-    verdicts,
 )
 
 At = tuple[str | int, ...]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from prefdata.recipe_values import (
+from prefdata.recipe.values import (
     META_SUFFIX,
     NAME,
     ColumnName,

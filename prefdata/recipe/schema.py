@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from prefdata.column_types import (
+from prefdata.recipe.columns import (
     AnyColumn,
     Candidates,
     Category,
@@ -25,9 +25,9 @@ from prefdata.column_types import (
     TextColumn,
     Verifier,
 )
-from prefdata.projection import DpoPreference, OutputProjection, PreferencePairs
-from prefdata.publication import Publish
-from prefdata.recipe_values import (
+from prefdata.recipe.projection import DpoPreference, OutputProjection, PreferencePairs
+from prefdata.recipe.publication import Publish
+from prefdata.recipe.values import (
     META_SUFFIX,
     OWN_ID,
     ColumnName,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, field_validator
 from pydantic_core import PydanticCustomError
 
-from prefdata.recipe_values import Filled, Frozen
+from prefdata.recipe.values import Filled, Frozen
 
 ConfigName = Literal["pairs", "candidates", "rejects"]
 CONFIGS: tuple[ConfigName, ...] = ("pairs", "candidates", "rejects")

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from prefdata.prompts import compile_prompt
-from prefdata.recipe import (
+from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.schema import (
     GIVEN,
     META_SUFFIX,
     AnyColumn,

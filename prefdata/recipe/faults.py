@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from prefdata.errors import suggest
-from prefdata.recipe import AnyColumn, OutputProjection, Recipe
-from prefdata.recipe_checks import At
+from prefdata.recipe.checks import At
+from prefdata.recipe.schema import AnyColumn, OutputProjection, Recipe
 
 LONGEST = 80
 """Characters of a wrong value that a message repeats."""
