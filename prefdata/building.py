@@ -44,7 +44,7 @@ from prefdata.runtime.pace import Pace
 from prefdata.runtime.passes import Sweep, rejects_of, run_ahead, run_pass
 from prefdata.runtime.progress import Progress, show_progress
 from prefdata.runtime.standing import Standing, write_standing
-from prefdata.seeds import Seeds, seeds_of
+from prefdata.seeds.seeds import Seeds, seeds_of
 from prefdata.stages import Tools, expand, fields_of, make_stage
 from prefdata.verdicts import count_verdicts
 

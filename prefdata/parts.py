@@ -18,7 +18,7 @@ from prefdata.runtime.fleet import Fleet
 from prefdata.runtime.folders import count_rows, link_file, link_parts
 from prefdata.runtime.passes import rejects_of
 from prefdata.runtime.standing import RECORD
-from prefdata.seeds import Seeds, seeds_of
+from prefdata.seeds.seeds import Seeds, seeds_of
 from prefdata.shards import Shard
 
 

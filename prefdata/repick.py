@@ -18,8 +18,8 @@ from prefdata.record import Record, count_reasons, read_record, withdraw_record,
 from prefdata.rows import REJECTS, Row
 from prefdata.runtime.disk import disk_errors, hold, write_text
 from prefdata.runtime.folders import RowsWriter, link_folder, read_tables
-from prefdata.seed_files import read_lines
-from prefdata.turns import Turns
+from prefdata.seeds.files import read_lines
+from prefdata.seeds.turns import Turns
 
 Say = Callable[[str], None]
 DEFAULTS = {

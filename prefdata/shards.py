@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import digest
-from prefdata.seeds import Seeds
+from prefdata.seeds.seeds import Seeds
 
 FOLDER = "shards"
 _NAME = re.compile(r"(\d{5,})-of-(\d{5,})")

@@ -13,7 +13,7 @@ from prefdata.estimate import FLOPS, Estimate, estimate_pass
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import plan_passes
 from prefdata.runtime.folders import read_rows
-from prefdata.seeds import seeds_of
+from prefdata.seeds.seeds import seeds_of
 from prefdata.terminal import open_console, print_row
 
 if TYPE_CHECKING:  # what a build and a plan need none of

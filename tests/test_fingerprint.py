@@ -21,7 +21,7 @@ from prefdata.fingerprint import (
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
 from prefdata.recipe.reads import aliases_of
 from prefdata.recipe.schema import Model, Publish, Recipe
-from prefdata.seeds import load_seeds
+from prefdata.seeds.seeds import load_seeds
 
 SCHEMA = {"type": "object", "properties": {"winner": {"type": "string", "enum": ["A", "B"]}}}
 

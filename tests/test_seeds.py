@@ -8,7 +8,7 @@ import pytest
 
 from prefdata.errors import PrefdataError
 from prefdata.recipe.schema import SeedDataset
-from prefdata.seeds import load_seeds
+from prefdata.seeds.seeds import load_seeds
 
 NEEDED = {"prompt": "columns.0.prompt"}
 ABC = [{"prompt": letter} for letter in "abc"]

@@ -24,7 +24,7 @@ from prefdata.errors import PrefdataError
 from prefdata.export.hub_access import HTTP_ERRORS, describe
 from prefdata.recipe.loader import LoadedRecipe, load_recipe
 from prefdata.recipe.schema import Recipe, Verifier
-from prefdata.seed_files import SUFFIXES
+from prefdata.seeds.files import SUFFIXES
 
 SCHEME = "hf://"
 _ADDRESS = re.compile(

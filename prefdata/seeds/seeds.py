@@ -18,8 +18,8 @@ from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.reads import columns_made, columns_needed
 from prefdata.recipe.schema import OWN_ID, SeedDataset
 from prefdata.rows import ID, Row, reject
-from prefdata.seed_files import Line, kind_of, read_lines
-from prefdata.turns import Turns
+from prefdata.seeds.files import Line, kind_of, read_lines
+from prefdata.seeds.turns import Turns
 
 Scalar = str | int | float | bool
 CHUNK = 10_000

@@ -10,7 +10,7 @@ from prefdata.errors import suggest
 from prefdata.fingerprint import digest
 from prefdata.recipe.schema import GivenCandidates
 from prefdata.rows import CANDIDATE, ID, JSON_FIELD, Row, reject
-from prefdata.seed_files import Line
+from prefdata.seeds.files import Line
 
 
 class Turns:
