@@ -221,7 +221,7 @@ def counting_steps(llm: Any) -> Callable[[], int]:
 
 def prefdata_stage(args: Any) -> Iterator[dict[str, float]]:
     """(b) a row function over the engine, mapped, behind the journal; all in one process."""
-    from prefdata.engines.transformers_model import Checkpoint
+    from prefdata.engines.transformers.model import Checkpoint
     from prefdata.engines.vllm import VllmTextEngine
 
     engine = VllmTextEngine(Checkpoint(args.model, None, False), vllm_options())
@@ -308,7 +308,7 @@ def chats_to_score(n: int, turn: int) -> list[tuple[str, str]]:
 
 def score_by_vllm(args: Any) -> Iterator[dict[str, float]]:
     """VLLM's pooling, raw logits, through prefdata's engine."""
-    from prefdata.engines.transformers_model import Checkpoint
+    from prefdata.engines.transformers.model import Checkpoint
     from prefdata.engines.vllm import VllmRewardEngine
 
     options = vllm_options() | {"max_num_seqs": 256}
@@ -317,8 +317,8 @@ def score_by_vllm(args: Any) -> Iterator[dict[str, float]]:
 
 def score_by_transformers(args: Any) -> Iterator[dict[str, float]]:
     """transformers, batches of similar lengths, through prefdata's engine."""
-    from prefdata.engines.transformers_model import Checkpoint
-    from prefdata.engines.transformers_reward import TransformersRewardEngine
+    from prefdata.engines.transformers.model import Checkpoint
+    from prefdata.engines.transformers.reward import TransformersRewardEngine
 
     checkpoint = Checkpoint(str(MODELS / "rm"), None, False)
     yield from scored(args, TransformersRewardEngine.load(checkpoint, {}))

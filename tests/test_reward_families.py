@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from prefdata.engines import choose_provider, open_reward_engine
 from prefdata.engines.doctor import PROBES, check_begin, compare
 from prefdata.engines.reward_families import FAMILIES, find_family
-from prefdata.engines.transformers_model import Checkpoint
-from prefdata.engines.transformers_reward import TransformersRewardEngine
+from prefdata.engines.transformers.model import Checkpoint
+from prefdata.engines.transformers.reward import TransformersRewardEngine
 from prefdata.errors import PrefdataError
 from prefdata.recipe.schema import Model
 

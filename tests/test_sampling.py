@@ -9,7 +9,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from prefdata.engines.sampling import Knobs, draw, draw_uniforms, filter_scores
+from prefdata.engines.transformers.sampling import Knobs, draw, draw_uniforms, filter_scores
 from prefdata.inference import Sampling
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -26,11 +26,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from prefdata.engines.batching import pick_batch
 from prefdata.engines.checkpoints import count_parameters
-from prefdata.engines.transformers_model import Checkpoint, load_model
-from prefdata.engines.transformers_reward import TransformersRewardEngine
-from prefdata.engines.transformers_text import TransformersTextEngine
+from prefdata.engines.transformers.batching import pick_batch
+from prefdata.engines.transformers.model import Checkpoint, load_model
+from prefdata.engines.transformers.reward import TransformersRewardEngine
+from prefdata.engines.transformers.text import TransformersTextEngine
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
 

@@ -8,9 +8,9 @@ import orjson
 import pytest
 from conftest import QUICKSTART
 
-from prefdata.engines.transformers_model import Checkpoint
-from prefdata.engines.transformers_reward import TransformersRewardEngine
-from prefdata.engines.transformers_text import TransformersTextEngine
+from prefdata.engines.transformers.model import Checkpoint
+from prefdata.engines.transformers.reward import TransformersRewardEngine
+from prefdata.engines.transformers.text import TransformersTextEngine
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
 from prefdata.stages.rubric import read_rating

@@ -78,12 +78,12 @@ def open_text_engine(model: Model, path: str, provider: Provider) -> HostedText:
         PrefdataError: it is not there, or not a chat model, or an option is unknown.
     """
     if provider == "vllm":
-        from prefdata.engines.transformers_model import Checkpoint
+        from prefdata.engines.transformers.model import Checkpoint
         from prefdata.engines.vllm import VllmTextEngine
 
         checkpoint = Checkpoint(path, model.revision, model.trust_remote_code)
         return VllmTextEngine(checkpoint, model.engine)
-    from prefdata.engines.transformers_text import TransformersTextEngine  # torch, only when needed
+    from prefdata.engines.transformers.text import TransformersTextEngine  # torch, only when needed
 
     return TransformersTextEngine.load(
         path,
@@ -100,7 +100,7 @@ def open_chat_template(model: Model) -> "ChatTemplate":
         PrefdataError: there is none.
     """
     from prefdata.engines.chat_template import ChatTemplate  # torch, only when needed
-    from prefdata.engines.transformers_model import Checkpoint
+    from prefdata.engines.transformers.model import Checkpoint
 
     return ChatTemplate(Checkpoint(model.model, model.revision, model.trust_remote_code))
 
@@ -153,7 +153,7 @@ def open_reward_engine(model: Model, path: str, provider: Provider) -> HostedRew
     vLLM's first scores are compared with those of transformers, unless the recipe says
     `skip_health_check`.
     """
-    from prefdata.engines.transformers_model import Checkpoint
+    from prefdata.engines.transformers.model import Checkpoint
 
     family = find_family(model, path)
     checkpoint = Checkpoint(path, model.revision, model.trust_remote_code)
@@ -161,6 +161,6 @@ def open_reward_engine(model: Model, path: str, provider: Provider) -> HostedRew
         from prefdata.engines.vllm import open_examined
 
         return open_examined(model, checkpoint, family)
-    from prefdata.engines.transformers_reward import TransformersRewardEngine
+    from prefdata.engines.transformers.reward import TransformersRewardEngine
 
     return TransformersRewardEngine.load(checkpoint, model.engine, reading=family.reading)

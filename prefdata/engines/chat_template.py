@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from prefdata.engines.transformers_model import Checkpoint, apply_template, load_tokenizer
+from prefdata.engines.transformers.model import Checkpoint, apply_template, load_tokenizer
 from prefdata.errors import RowError
 
 Messages = Sequence[Mapping[str, Any]]

@@ -23,8 +23,8 @@ from prefdata.engines.doctor import PROBES, check_begin, compare
 from prefdata.engines.model_thread import Call, ModelThread
 from prefdata.engines.protocols import RewardEngine
 from prefdata.engines.reward_families import Family, Reading
-from prefdata.engines.transformers_model import ChatTokenizer, Checkpoint, load_tokenizer
-from prefdata.engines.transformers_reward import TransformersRewardEngine
+from prefdata.engines.transformers.model import ChatTokenizer, Checkpoint, load_tokenizer
+from prefdata.engines.transformers.reward import TransformersRewardEngine
 from prefdata.engines.vllm_arguments import Task, engine_arguments
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion, FinishReason, Logits, ScoreRequest, TextRequest

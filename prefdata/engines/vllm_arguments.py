@@ -8,7 +8,7 @@ from transformers import AutoConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms import current_platform
 
-from prefdata.engines.transformers_model import Checkpoint
+from prefdata.engines.transformers.model import Checkpoint
 from prefdata.errors import PrefdataError, suggest
 
 Task = Literal["text", "classify", "token_classify"]

@@ -10,7 +10,7 @@ import transformers
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 
-from prefdata.engines.transformers_model import TINY_PARAMETERS, Checkpoint, load_tokenizer
+from prefdata.engines.transformers.model import TINY_PARAMETERS, Checkpoint, load_tokenizer
 from prefdata.errors import PrefdataError
 from prefdata.export import Export
 from prefdata.recipe.schema import Model

@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from prefdata.engines.decoder import Decoder, Prompt, Sample
 from prefdata.engines.model_thread import Call, ModelThread
-from prefdata.engines.schema import SchemaCompiler
-from prefdata.engines.transformers_model import Checkpoint, LoadedModel, load_model
+from prefdata.engines.transformers.decoder import Decoder, Prompt, Sample
+from prefdata.engines.transformers.model import Checkpoint, LoadedModel, load_model
+from prefdata.engines.transformers.schema import SchemaCompiler
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion, TextRequest
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from prefdata.engines.batching import pick_batch
 from prefdata.engines.model_thread import Call, ModelThread
 from prefdata.engines.reward_families import Reading
-from prefdata.engines.transformers_model import Checkpoint, LoadedModel, load_model
+from prefdata.engines.transformers.batching import pick_batch
+from prefdata.engines.transformers.model import Checkpoint, LoadedModel, load_model
 from prefdata.errors import RowError
 from prefdata.inference import Logits, ScoreRequest
 

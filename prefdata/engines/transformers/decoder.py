@@ -11,12 +11,12 @@ from llguidance import LLMatcher
 from torch import Tensor
 from transformers import DynamicCache
 
-from prefdata.engines.batching import pick_batch
-from prefdata.engines.kv_slots import KVSlots
 from prefdata.engines.model_thread import Call
-from prefdata.engines.sampling import Knobs, draw, draw_uniforms
-from prefdata.engines.schema import SchemaCompiler
-from prefdata.engines.transformers_model import LoadedModel
+from prefdata.engines.transformers.batching import pick_batch
+from prefdata.engines.transformers.kv_slots import KVSlots
+from prefdata.engines.transformers.model import LoadedModel
+from prefdata.engines.transformers.sampling import Knobs, draw, draw_uniforms
+from prefdata.engines.transformers.schema import SchemaCompiler
 from prefdata.inference import Completion, FinishReason, Sampling
 
 MAX_PREFILL_TOKENS = 4096
