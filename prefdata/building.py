@@ -26,7 +26,18 @@ from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import Pass
 from prefdata.recipe.reads import columns_read, reads_any, score_columns
 from prefdata.recipe.schema import META_SUFFIX, Extract, Recipe
-from prefdata.record import (
+from prefdata.rows import REJECTS
+from prefdata.runtime.expansion import rows_added, run_expansion
+from prefdata.runtime.fleet import Fleet
+from prefdata.runtime.pace import Pace
+from prefdata.runtime.passes import Sweep, rejects_of, run_ahead, run_pass
+from prefdata.runtime.progress import Progress, show_progress
+from prefdata.runtime.standing import Standing, write_standing
+from prefdata.seeds.seeds import Seeds, seeds_of
+from prefdata.stages import Tools, expand, fields_of, make_stage
+from prefdata.storage.disk import Damaged, write_text
+from prefdata.storage.folders import RowsWriter, count_rows, link_folder, read_tables
+from prefdata.storage.record import (
     Record,
     count_candidates,
     count_reasons,
@@ -35,17 +46,6 @@ from prefdata.record import (
     withdraw_record,
     write_record,
 )
-from prefdata.rows import REJECTS
-from prefdata.runtime.disk import Damaged, write_text
-from prefdata.runtime.expansion import rows_added, run_expansion
-from prefdata.runtime.fleet import Fleet
-from prefdata.runtime.folders import RowsWriter, count_rows, link_folder, read_tables
-from prefdata.runtime.pace import Pace
-from prefdata.runtime.passes import Sweep, rejects_of, run_ahead, run_pass
-from prefdata.runtime.progress import Progress, show_progress
-from prefdata.runtime.standing import Standing, write_standing
-from prefdata.seeds.seeds import Seeds, seeds_of
-from prefdata.stages import Tools, expand, fields_of, make_stage
 from prefdata.verdicts import count_verdicts
 
 Say = Callable[[str], None]

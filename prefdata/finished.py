@@ -7,7 +7,7 @@ from prefdata.errors import PrefdataError
 from prefdata.recipe.loader import LoadedRecipe, load_recipe
 from prefdata.recipe.reads import answering_aliases
 from prefdata.recipe.schema import Model, Recipe
-from prefdata.record import Record, read_record
+from prefdata.storage.record import Record, read_record
 
 
 @dataclass(frozen=True)

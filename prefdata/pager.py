@@ -13,7 +13,7 @@ from prefdata.errors import PrefdataError
 from prefdata.finished import open_run
 from prefdata.pair_files import pairs_in_order
 from prefdata.rows import Row
-from prefdata.runtime.folders import read_rows
+from prefdata.storage.folders import read_rows
 from prefdata.terminal import print_row
 
 Ask = Callable[[str], str]

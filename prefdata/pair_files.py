@@ -10,9 +10,9 @@ import orjson
 import pyarrow as pa
 
 from prefdata.rows import ID, REJECTS, Row, is_json, reject
-from prefdata.runtime.disk import whole_file
-from prefdata.runtime.folders import RowsWriter, read_rows, read_schema, read_tables
 from prefdata.selection import VERDICTS, Verdict
+from prefdata.storage.disk import whole_file
+from prefdata.storage.folders import RowsWriter, read_rows, read_schema, read_tables
 
 SPLITS = ("train", "test")
 

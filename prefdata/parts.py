@@ -12,14 +12,14 @@ from prefdata.chain import Chain, make_chain
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.recipe.loader import LoadedRecipe
-from prefdata.record import Record, lost_files, read_record
-from prefdata.runtime.disk import Damaged, write_text
 from prefdata.runtime.fleet import Fleet
-from prefdata.runtime.folders import count_rows, link_file, link_parts
 from prefdata.runtime.passes import rejects_of
 from prefdata.runtime.standing import RECORD
 from prefdata.seeds.seeds import Seeds, seeds_of
 from prefdata.shards import Shard
+from prefdata.storage.disk import Damaged, write_text
+from prefdata.storage.folders import count_rows, link_file, link_parts
+from prefdata.storage.record import Record, lost_files, read_record
 
 
 @dataclass(frozen=True)

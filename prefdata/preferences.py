@@ -22,9 +22,9 @@ from prefdata.ranking import combine_ranks
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.schema import META_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, is_json, reject
-from prefdata.runtime.disk import temporary_name
-from prefdata.runtime.folders import RowsWriter, read_rows, read_schema, read_tables
 from prefdata.selection import PairFacts, select
+from prefdata.storage.disk import temporary_name
+from prefdata.storage.folders import RowsWriter, read_rows, read_schema, read_tables
 
 Projection = DpoPreference | PreferencePairs
 BATCH = 1000

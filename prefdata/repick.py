@@ -14,12 +14,18 @@ from prefdata.preferences import choose_pairs
 from prefdata.recipe.loader import load_recipe, validate_pair_rules
 from prefdata.recipe.reads import score_columns
 from prefdata.recipe.schema import GivenCandidates, SeedDataset
-from prefdata.record import Record, count_reasons, read_record, withdraw_record, write_record
 from prefdata.rows import REJECTS, Row
-from prefdata.runtime.disk import disk_errors, hold, write_text
-from prefdata.runtime.folders import RowsWriter, link_folder, read_tables
 from prefdata.seeds.files import read_lines
 from prefdata.seeds.turns import Turns
+from prefdata.storage.disk import disk_errors, hold, write_text
+from prefdata.storage.folders import RowsWriter, link_folder, read_tables
+from prefdata.storage.record import (
+    Record,
+    count_reasons,
+    read_record,
+    withdraw_record,
+    write_record,
+)
 
 Say = Callable[[str], None]
 DEFAULTS = {

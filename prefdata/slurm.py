@@ -10,8 +10,6 @@ from pathlib import Path
 from prefdata.errors import PrefdataError
 from prefdata.parts import find_finished
 from prefdata.recipe.loader import LoadedRecipe
-from prefdata.record import Record, read_record
-from prefdata.runtime.disk import disk_errors, make_folder
 from prefdata.runtime.slurm_jobs import (
     Jobs,
     cancel,
@@ -24,6 +22,8 @@ from prefdata.runtime.slurm_jobs import (
 from prefdata.runtime.slurm_scripts import Cluster, write_scripts
 from prefdata.runtime.standing import STATES, ShardState, forget_attempts, look_at_shards
 from prefdata.selection import check_dedupe
+from prefdata.storage.disk import disk_errors, make_folder
+from prefdata.storage.record import Record, read_record
 
 Say = Callable[[str], None]
 

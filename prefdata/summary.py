@@ -12,8 +12,8 @@ from rich.table import Table
 from prefdata.estimate import FLOPS, Estimate, estimate_pass
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import plan_passes
-from prefdata.runtime.folders import read_rows
 from prefdata.seeds.seeds import seeds_of
+from prefdata.storage.folders import read_rows
 from prefdata.terminal import open_console, print_row
 
 if TYPE_CHECKING:  # what a build and a plan need none of

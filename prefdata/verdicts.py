@@ -7,7 +7,7 @@ import orjson
 
 from prefdata.recipe.reads import compared_columns
 from prefdata.recipe.schema import META_SUFFIX, LlmJudge, Recipe
-from prefdata.runtime.folders import read_schema, read_tables
+from prefdata.storage.folders import read_schema, read_tables
 
 Counts = dict[str, int]
 

@@ -259,8 +259,8 @@ def staged(args: Any, engine: Any, steps: Callable[[], int] | None) -> Iterator[
 
     from prefdata.fingerprint import TextKeys
     from prefdata.inference import Sampling, TextRequest
-    from prefdata.runtime.journal import Journal
-    from prefdata.runtime.journaled import JournaledText, Work
+    from prefdata.storage.journal import Journal
+    from prefdata.storage.journaled import JournaledText, Work
 
     work = Work()
 

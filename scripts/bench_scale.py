@@ -21,8 +21,8 @@ from pathlib import Path
 
 import orjson
 
-from prefdata.record import read_record
-from prefdata.runtime.folders import read_tables
+from prefdata.storage.folders import read_tables
+from prefdata.storage.record import read_record
 
 RECIPE = """
 output_dir: {out}

@@ -6,7 +6,7 @@ from runs import FIELDS
 
 from prefdata.repick import pairs_of_file
 from prefdata.rows import REJECTS
-from prefdata.runtime.folders import RowsWriter, read_rows
+from prefdata.storage.folders import RowsWriter, read_rows
 
 SCRIPT = "<script>window.hacked = 1</script>"
 HOSTILE = (

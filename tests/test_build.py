@@ -8,7 +8,7 @@ import pytest
 
 from prefdata.build import build
 from prefdata.errors import PrefdataError
-from prefdata.runtime.folders import read_rows
+from prefdata.storage.folders import read_rows
 
 
 def run(project, *overrides, out=None, say=lambda line: None):

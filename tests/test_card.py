@@ -23,7 +23,7 @@ from prefdata.export.parcel import pack
 from prefdata.export.public import make_public_recipe, shorten
 from prefdata.finished import open_run
 from prefdata.recipe.publication import Publish
-from prefdata.runtime.folders import read_rows
+from prefdata.storage.folders import read_rows
 
 PLACE = Publish(repo_id="user/pairs")
 PAIRS = [(f"question {n}", f"a good answer to {n}", "bad") for n in range(10)]

@@ -10,7 +10,7 @@ from conftest import QUICKSTART, hear_ctrl_c
 from typer.testing import CliRunner
 
 from prefdata.cli import app
-from prefdata.runtime.folders import read_rows
+from prefdata.storage.folders import read_rows
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import pytest
 
 from prefdata.build import build
 from prefdata.errors import PrefdataError
-from prefdata.runtime.disk import publish, temporary_name
+from prefdata.storage.disk import publish, temporary_name
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("candidates", "pairs", "rejects")

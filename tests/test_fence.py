@@ -8,9 +8,9 @@ import pytest
 from conftest import QUICKSTART, hear_ctrl_c
 
 from prefdata.errors import PrefdataError
-from prefdata.runtime.disk import hold
-from prefdata.runtime.fence import Attempt, fence, read_attempt
-from prefdata.runtime.folders import read_rows
+from prefdata.storage.disk import hold
+from prefdata.storage.fence import Attempt, fence, read_attempt
+from prefdata.storage.folders import read_rows
 
 RECIPE = QUICKSTART / "recipe.yaml"
 

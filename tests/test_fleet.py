@@ -11,8 +11,8 @@ import pytest
 from prefdata.build import build
 from prefdata.recipe.plan import plan_passes
 from prefdata.runtime.fleet import Fleet
-from prefdata.runtime.folders import read_rows
 from prefdata.runtime.machine import Machine
+from prefdata.storage.folders import read_rows
 
 ONE_GPU = Machine(gpus=("0",))  # there is none here: the workers find that out and use the CPU
 QUIET = {"rehearse": False, "say": lambda line: None}

@@ -10,8 +10,8 @@ import pytest
 
 from prefdata.errors import PrefdataError
 from prefdata.rows import JSON_FIELD
-from prefdata.runtime import folders
-from prefdata.runtime.disk import (
+from prefdata.storage import folders
+from prefdata.storage.disk import (
     LOCK,
     Damaged,
     disk_errors,
@@ -22,7 +22,7 @@ from prefdata.runtime.disk import (
     whole_file,
     write_text,
 )
-from prefdata.runtime.folders import RowsWriter, count_rows, read_rows, read_schema, read_tables
+from prefdata.storage.folders import RowsWriter, count_rows, read_rows, read_schema, read_tables
 
 SCHEMA = pa.schema({"id": pa.string()})
 
@@ -228,7 +228,7 @@ def test_only_one_process_at_a_time_writes_in_a_folder(tmp_path):
 
 
 def test_a_killed_process_holds_nothing(tmp_path):
-    code = "import os, sys, pathlib; from prefdata.runtime.disk import hold\n"
+    code = "import os, sys, pathlib; from prefdata.storage.disk import hold\n"
     code += "with hold(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert names(tmp_path) == [LOCK]

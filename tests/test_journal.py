@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefdata.inference import Completion
-from prefdata.runtime.journal import OPEN_FILES, Damage, Journal
+from prefdata.storage.journal import OPEN_FILES, Damage, Journal
 
 TEXTS = {
     "ascii": "plain",

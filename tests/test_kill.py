@@ -28,11 +28,11 @@ from conftest import hear_ctrl_c
 from prefdata.engines.model_thread import ModelThread
 from prefdata.fingerprint import TextKeys
 from prefdata.inference import Completion, Sampling, TextRequest
-from prefdata.runtime.folders import RowsWriter
-from prefdata.runtime.journal import Journal
-from prefdata.runtime.journaled import JournaledText, Work
 from prefdata.runtime.passes import Sweep, run_pass
 from prefdata.stages.asking import answers
+from prefdata.storage.folders import RowsWriter
+from prefdata.storage.journal import Journal
+from prefdata.storage.journaled import JournaledText, Work
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart"

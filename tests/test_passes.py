@@ -10,11 +10,11 @@ from prefdata.errors import RowError
 from prefdata.fingerprint import TextKeys
 from prefdata.inference import Sampling, TextRequest
 from prefdata.rows import JSON_FIELD
-from prefdata.runtime.folders import RowsWriter, read_rows
-from prefdata.runtime.journal import Journal
-from prefdata.runtime.journaled import JournaledText, Work
 from prefdata.runtime.passes import Sweep, rejects_of, run_pass
 from prefdata.stages.asking import answers
+from prefdata.storage.folders import RowsWriter, read_rows
+from prefdata.storage.journal import Journal
+from prefdata.storage.journaled import JournaledText, Work
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 

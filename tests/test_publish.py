@@ -18,7 +18,7 @@ from hub_stub import FINE, NONE, OTHER, READ, WRITE, File, Hub, Shell, environme
 from runs import DIALOGUE, FIELDS, make_run
 
 from prefdata.errors import PrefdataError
-from prefdata.runtime.folders import read_rows
+from prefdata.storage.folders import read_rows
 
 NAME = "user/pairs"
 PAIRS = [(f"question {n}", f"a good answer to {n}", f"bad {n}") for n in range(30)]

@@ -7,7 +7,7 @@ import orjson
 import pytest
 from conftest import QUICKSTART, ROOT
 
-from prefdata.runtime.folders import read_rows
+from prefdata.storage.folders import read_rows
 
 pytestmark = pytest.mark.slow
 

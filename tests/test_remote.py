@@ -13,7 +13,7 @@ from test_recipe import RL_PREF
 from prefdata.build import build
 from prefdata.errors import PrefdataError
 from prefdata.recipe.loader import load_recipe
-from prefdata.runtime.folders import read_rows
+from prefdata.storage.folders import read_rows
 
 RETRIED = {
     "429 with Retry-After": (429, {"Retry-After": "1"}),

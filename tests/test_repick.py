@@ -5,7 +5,7 @@ from prefdata.build import build
 from prefdata.errors import PrefdataError
 from prefdata.recipe.schema import GivenCandidates
 from prefdata.repick import pairs_of_file, pairs_of_run
-from prefdata.runtime.folders import read_rows
+from prefdata.storage.folders import read_rows
 
 FIELDS = GivenCandidates(group_by=("turn",), prompt="question", text="answer", score="reward")
 

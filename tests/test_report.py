@@ -15,7 +15,7 @@ from prefdata.errors import PrefdataError
 from prefdata.export import make_report, write_report
 from prefdata.export.excerpt import LONGEST, embed, take_excerpt
 from prefdata.recipe.loader import load_recipe
-from prefdata.runtime.folders import read_rows
+from prefdata.storage.folders import read_rows
 
 VENDOR = ROOT / "prefdata" / "export" / "templates" / "vendor"
 

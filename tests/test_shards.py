@@ -11,8 +11,8 @@ from conftest import QUICKSTART, ROOT
 from prefdata.build import build, build_shard, merge
 from prefdata.errors import PrefdataError
 from prefdata.rows import REJECTS, reject
-from prefdata.runtime.folders import RowsWriter, read_rows
 from prefdata.shards import Shard, count_shards, read_shard
+from prefdata.storage.folders import RowsWriter, read_rows
 
 
 def rows(out, name):

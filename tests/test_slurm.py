@@ -13,8 +13,8 @@ import orjson
 import pytest
 from conftest import QUICKSTART, ROOT
 
-from prefdata.runtime.folders import read_rows
 from prefdata.runtime.standing import look_at_shards
+from prefdata.storage.folders import read_rows
 
 pytestmark = [
     pytest.mark.slurm,

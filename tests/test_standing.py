@@ -5,7 +5,6 @@ import json
 import pytest
 
 from prefdata.errors import PrefdataError
-from prefdata.runtime.disk import write_text
 from prefdata.runtime.standing import (
     ALIVE_SECONDS,
     Standing,
@@ -15,6 +14,7 @@ from prefdata.runtime.standing import (
 )
 from prefdata.shards import Shard
 from prefdata.slurm import tell_status
+from prefdata.storage.disk import write_text
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from prefdata.build import build
 from prefdata.errors import PrefdataError
 from prefdata.recipe.loader import load_recipe
-from prefdata.runtime.folders import read_rows
+from prefdata.storage.folders import read_rows
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 VARIANTS = ("topics", "topics_one_call")

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from conftest import ROOT, hear_ctrl_c
 
-from prefdata.runtime.folders import read_rows
+from prefdata.storage.folders import read_rows
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]

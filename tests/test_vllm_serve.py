@@ -13,7 +13,7 @@ import pytest
 from conftest import QUICKSTART
 
 from prefdata.build import build
-from prefdata.runtime.folders import read_rows
+from prefdata.storage.folders import read_rows
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 pytestmark = pytest.mark.vllm

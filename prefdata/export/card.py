@@ -20,8 +20,8 @@ from prefdata.finished import FinishedRun
 from prefdata.recipe.publication import Publish
 from prefdata.recipe.reads import aliases_of
 from prefdata.recipe.schema import Model
-from prefdata.runtime.folders import read_rows, read_schema
 from prefdata.seeds.files import SUFFIXES
+from prefdata.storage.folders import read_rows, read_schema
 
 TAGS = ("preference", "dpo", "rlhf", "synthetic", "prefdata")
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")

@@ -16,7 +16,7 @@ import orjson
 from markupsafe import Markup
 
 from prefdata.rows import ID
-from prefdata.runtime.folders import read_rows, read_schema, read_tables
+from prefdata.storage.folders import read_rows, read_schema, read_tables
 
 MOST_ROWS = 20_000
 MOST_BYTES = 64 * 2**20

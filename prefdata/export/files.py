@@ -21,7 +21,7 @@ from prefdata.export.survey import Survey, Wanted, answer_key, survey
 from prefdata.finished import FinishedRun, find_policy, open_run
 from prefdata.pair_files import SPLITS, pairs_in_order
 from prefdata.recipe.schema import Model
-from prefdata.runtime.disk import disk_errors, hold, make_folder, publish, temporary_name
+from prefdata.storage.disk import disk_errors, hold, make_folder, publish, temporary_name
 
 Say = Callable[[str], None]
 LEFT_OUT = "left_out.jsonl"

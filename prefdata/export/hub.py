@@ -25,7 +25,7 @@ from prefdata.export.read_back import read_back
 from prefdata.export.report import write_report
 from prefdata.finished import FinishedRun, open_run
 from prefdata.recipe.publication import Publish, check_repo_id
-from prefdata.runtime.disk import disk_errors, hold, write_text
+from prefdata.storage.disk import disk_errors, hold, write_text
 
 MAIN = "main"
 MARKS = {"run.json", "pairs"}

@@ -9,7 +9,7 @@ from prefdata.export.public import make_public_recipe, make_public_record
 from prefdata.fingerprint import digest
 from prefdata.finished import FinishedRun
 from prefdata.recipe.publication import CONFIGS, Publish
-from prefdata.runtime.folders import read_tables
+from prefdata.storage.folders import read_tables
 
 REPORT = "report.html"
 FOLDERS = tuple(f"{name}/" for name in CONFIGS)

@@ -12,7 +12,7 @@ import yaml
 from prefdata.finished import FinishedRun
 from prefdata.recipe.reads import aliases_of
 from prefdata.recipe.schema import RewardModel
-from prefdata.record import Record
+from prefdata.storage.record import Record
 
 _PLACES = ("output_dir", "output_path")
 

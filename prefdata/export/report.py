@@ -40,8 +40,8 @@ from prefdata.finished import FinishedRun, open_run
 from prefdata.recipe.projection import DpoPreference
 from prefdata.recipe.reads import score_columns
 from prefdata.rows import ID
-from prefdata.runtime.disk import disk_errors, whole_file
-from prefdata.runtime.folders import read_tables
+from prefdata.storage.disk import disk_errors, whole_file
+from prefdata.storage.folders import read_tables
 
 SCRIPTS = ("vendor/chart.umd.min.js", "vendor/diff.min.js", "report.js")
 LICENCES = ("vendor/chart.LICENSE.md", "vendor/diff.LICENSE")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefdata.runtime.journaled import Work
+from prefdata.storage.journaled import Work
 
 SECONDS = 0.25
 MOST = 400

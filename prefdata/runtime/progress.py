@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
-from prefdata.runtime.journaled import Work
+from prefdata.storage.journaled import Work
 
 PLAIN_SECONDS = 10.0
 """Between two lines, and between two words to whoever wants to be told."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import orjson
 
 from prefdata.errors import PrefdataError
-from prefdata.runtime.disk import write_text
 from prefdata.runtime.slurm_scripts import Scripts
+from prefdata.storage.disk import write_text
 
 JOBS = "slurm/jobs.json"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from prefdata.runtime.disk import make_folder, write_text
 from prefdata.shards import FOLDER
+from prefdata.storage.disk import make_folder, write_text
 
 _OURS = ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN")
 """Variables whose value here counts in a container, whatever its image says."""

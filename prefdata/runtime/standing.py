@@ -8,9 +8,9 @@ from typing import Literal
 
 import orjson
 
-from prefdata.runtime.disk import write_text
-from prefdata.runtime.fence import ATTEMPT
 from prefdata.shards import Shard
+from prefdata.storage.disk import write_text
+from prefdata.storage.fence import ATTEMPT
 
 State = Literal["done", "running", "failed", "waiting"]
 STATES: tuple[State, ...] = ("done", "running", "waiting", "failed")

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from prefdata.errors import PrefdataError
-from prefdata.runtime.disk import write_text
+from prefdata.storage.disk import write_text
 from prefdata.train.customizer_payloads import Plan
 
 NAME = "train.json"

@@ -17,10 +17,10 @@ from prefdata.inference import Message
 from prefdata.recipe.reads import columns_read
 from prefdata.recipe.schema import Model, Recipe, SeedDataset, Verifier
 from prefdata.rows import ID, Row
-from prefdata.runtime.folders import read_rows
 from prefdata.seeds.seeds import load_seeds
 from prefdata.stages import Tools, make_stage
 from prefdata.stages.asking import Asker, answers
+from prefdata.storage.folders import read_rows
 from prefdata.train.trl_settings import Evaluation
 
 ANSWERS = "candidates"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefdata.errors import PrefdataError
-from prefdata.runtime.disk import hold_file
+from prefdata.storage.disk import hold_file
 from prefdata.train.customizer_payloads import (
     Plan,
     TrainingFiles,

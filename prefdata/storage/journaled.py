@@ -7,7 +7,7 @@ from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.errors import RowError
 from prefdata.fingerprint import ScoreKeys, TextKeys
 from prefdata.inference import Completion, Logits, ScoreRequest, TextRequest
-from prefdata.runtime.journal import Journal
+from prefdata.storage.journal import Journal
 
 
 @dataclass

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from prefdata.recipe.projection import DpoPreference
 from prefdata.recipe.schema import Recipe
-from prefdata.runtime.disk import Damaged, sync, write_text
-from prefdata.runtime.folders import count_rows, read_tables
+from prefdata.storage.disk import Damaged, sync, write_text
+from prefdata.storage.folders import count_rows, read_tables
 
 FOLDERS = ("candidates", "pairs", "rejects")
 Record = dict[str, Any]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefdata.rows import Row, is_json
-from prefdata.runtime.disk import Damaged, make_folder, publish, temporary_name
+from prefdata.storage.disk import Damaged, make_folder, publish, temporary_name
 
 ROWS_PER_GROUP = 10_000
 ROWS_PER_FILE = 500_000

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefdata.errors import PrefdataError
-from prefdata.runtime.disk import write_text
+from prefdata.storage.disk import write_text
 
 ATTEMPT = "attempt"
 POLL_SECONDS = 2.0

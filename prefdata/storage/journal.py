@@ -20,7 +20,7 @@ from zlib import crc32
 import numpy as np
 import orjson
 
-from prefdata.runtime.disk import make_folder, sync
+from prefdata.storage.disk import make_folder, sync
 
 FSYNC_SECONDS = 2.0
 OPEN_FILES = 64

@@ -1,0 +1,1 @@
+"""What survives a kill: the journal, folders of rows, the record, locks."""
