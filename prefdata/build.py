@@ -19,14 +19,14 @@ from prefdata.parts import (
     write_shard_record,
 )
 from prefdata.recipe.loader import LoadedRecipe
-from prefdata.runtime.fleet import Fleet
-from prefdata.runtime.machine import Machine
-from prefdata.runtime.pace import keep_pace
 from prefdata.selection import check_dedupe
 from prefdata.shards import Shard, count_shards
 from prefdata.storage.disk import disk_errors, hold
 from prefdata.storage.fence import fence, read_attempt
 from prefdata.storage.record import Record
+from prefdata.workers.fleet import Fleet
+from prefdata.workers.machine import Machine
+from prefdata.workers.throughput import keep_pace
 
 PATIENCE = 30.0
 """Seconds in which an earlier attempt at a shard has to end: it looks every two, and drains."""

@@ -28,8 +28,6 @@ from prefdata.recipe.reads import columns_read, reads_any, score_columns
 from prefdata.recipe.schema import META_SUFFIX, Extract, Recipe
 from prefdata.rows import REJECTS
 from prefdata.runtime.expansion import rows_added, run_expansion
-from prefdata.runtime.fleet import Fleet
-from prefdata.runtime.pace import Pace
 from prefdata.runtime.passes import Sweep, rejects_of, run_ahead, run_pass
 from prefdata.runtime.progress import Progress, show_progress
 from prefdata.runtime.standing import Standing, write_standing
@@ -47,6 +45,8 @@ from prefdata.storage.record import (
     write_record,
 )
 from prefdata.verdicts import count_verdicts
+from prefdata.workers.fleet import Fleet
+from prefdata.workers.throughput import Pace
 
 Say = Callable[[str], None]
 JSONL_COLUMNS = ("prompt", "chosen", "rejected")

@@ -12,7 +12,6 @@ from prefdata.chain import Chain, make_chain
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.recipe.loader import LoadedRecipe
-from prefdata.runtime.fleet import Fleet
 from prefdata.runtime.passes import rejects_of
 from prefdata.runtime.standing import RECORD
 from prefdata.seeds.seeds import Seeds, seeds_of
@@ -20,6 +19,7 @@ from prefdata.shards import Shard
 from prefdata.storage.disk import Damaged, write_text
 from prefdata.storage.folders import count_rows, link_file, link_parts
 from prefdata.storage.record import Record, lost_files, read_record
+from prefdata.workers.fleet import Fleet
 
 
 @dataclass(frozen=True)

@@ -240,9 +240,9 @@ def prefdata_two_replicas(args: Any) -> Iterator[dict[str, float]]:
 
 def replicated(args: Any, cores: list[tuple[int, ...]]) -> Iterator[dict[str, float]]:
     from prefdata.recipe.schema import Model
-    from prefdata.runtime.machine import Place
-    from prefdata.runtime.messages import Order
-    from prefdata.runtime.workers import Workers
+    from prefdata.workers.machine import Place
+    from prefdata.workers.messages import Order
+    from prefdata.workers.pool import Workers
 
     model = Model(alias="lm", model=args.model, engine=vllm_options())
     with tempfile.TemporaryDirectory() as logs:

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion
-from prefdata.runtime.worker import serve
+from prefdata.workers.worker import serve
 
 CAPACITY = 16
 

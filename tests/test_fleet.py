@@ -10,9 +10,9 @@ import pytest
 
 from prefdata.build import build
 from prefdata.recipe.plan import plan_passes
-from prefdata.runtime.fleet import Fleet
-from prefdata.runtime.machine import Machine
 from prefdata.storage.folders import read_rows
+from prefdata.workers.fleet import Fleet
+from prefdata.workers.machine import Machine
 
 ONE_GPU = Machine(gpus=("0",))  # there is none here: the workers find that out and use the CPU
 QUIET = {"rehearse": False, "say": lambda line: None}
@@ -51,7 +51,7 @@ def worker_pids():
             parent = int((file.parent / "stat").read_text().rsplit(")", 1)[1].split()[1])
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if b"prefdata.runtime.worker" in command and parent == os.getpid():
+        if b"prefdata.workers.worker" in command and parent == os.getpid():
             found.add(file.parent.name)
     return found
 

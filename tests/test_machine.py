@@ -6,7 +6,7 @@ import pytest
 
 from prefdata.errors import PrefdataError
 from prefdata.recipe.schema import Model
-from prefdata.runtime.machine import Machine, Place, find_machine
+from prefdata.workers.machine import Machine, Place, find_machine
 
 
 def model(**engine):

@@ -1,7 +1,7 @@
 import time
 
-from prefdata.runtime.pace import ROWS, Pace, Slowest, keep_pace
 from prefdata.storage.journaled import Work
+from prefdata.workers.throughput import ROWS, Pace, Slowest, keep_pace
 
 
 def test_a_long_run_keeps_few_samples_and_both_ends():

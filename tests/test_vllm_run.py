@@ -83,7 +83,7 @@ def descendants(pid):
 
 def workers_of(run):
     every = processes()
-    return [p for p in descendants(run.pid) if "prefdata.runtime.worker" in every[p][1]]
+    return [p for p in descendants(run.pid) if "prefdata.workers.worker" in every[p][1]]
 
 
 def wait_until(condition, run, seconds=120):

@@ -15,9 +15,9 @@ import pytest
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Sampling, TextRequest
 from prefdata.recipe.schema import Model
-from prefdata.runtime.machine import Place
-from prefdata.runtime.messages import Order
-from prefdata.runtime.workers import Workers
+from prefdata.workers.machine import Place
+from prefdata.workers.messages import Order
+from prefdata.workers.pool import Workers
 
 CAPACITY = 16
 STUB = (str(Path(__file__).with_name("stub_worker.py")),)

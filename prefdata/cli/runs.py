@@ -141,7 +141,7 @@ def plan(recipe: RecipeFile, overrides: Overrides = None, out: Out = None) -> No
 def _find_machine(gpus: int | None, replicas: int | None, rehearse: bool) -> Any:
     if gpus == 0:  # set before importing torch: it reads the list once
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from prefdata.runtime.machine import Machine, find_machine
+    from prefdata.workers.machine import Machine, find_machine
 
     return Machine() if rehearse else find_machine(gpus, replicas)
 

@@ -21,10 +21,10 @@ from datasets import IterableDataset, config
 from prefdata.errors import RowError
 from prefdata.rows import ID, REJECTS, Row, is_json, reject
 from prefdata.runtime.map_loop import MapLoop
-from prefdata.runtime.pace import Slowest
 from prefdata.runtime.progress import Progress
 from prefdata.storage.folders import RowsWriter, read_schema, read_tables
 from prefdata.storage.journaled import NotNow
+from prefdata.workers.throughput import Slowest
 
 Stage = Callable[[Row], Awaitable[Row]]
 _REJECTED = "__rejected__"

@@ -28,12 +28,12 @@ from prefdata.fingerprint import ScoreKeys, TextKeys, digest, model_identity
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import Checkpoint, Pass, roles_of
 from prefdata.recipe.schema import Endpoint, Model
-from prefdata.runtime.machine import Machine
-from prefdata.runtime.messages import Order
 from prefdata.runtime.passes import WINDOW
-from prefdata.runtime.workers import Workers
 from prefdata.storage.journal import Journal
 from prefdata.storage.journaled import JournaledReward, JournaledText, Work
+from prefdata.workers.machine import Machine
+from prefdata.workers.messages import Order
+from prefdata.workers.pool import Workers
 
 ROWS_PER_GPU = 4096
 

@@ -18,9 +18,9 @@ from typing import Any
 from prefdata.engines.model_thread import Call
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion, Logits, ScoreRequest, TextRequest
-from prefdata.runtime.machine import Place
-from prefdata.runtime.messages import Answer, Ask, CannotLoad, Order, Ready, Refusal
-from prefdata.runtime.replica import PROGRAM, Replica
+from prefdata.workers.machine import Place
+from prefdata.workers.messages import Answer, Ask, CannotLoad, Order, Ready, Refusal
+from prefdata.workers.replica import PROGRAM, Replica
 
 MAX_DEATHS = 3
 """Deaths in a row's company after which the row is a reject: the last time it was alone."""

@@ -1,6 +1,6 @@
 """A worker process: loads one model, answers what arrives. Keeps nothing.
 
-Started by `replica.py` as `python -m prefdata.runtime.worker SOCKET`. It ends with the run: when
+Started by `replica.py` as `python -m prefdata.workers.worker SOCKET`. It ends with the run: when
 the run's end of the socket closes, whatever the reason, it kills its own process group, which
 holds the processes that vLLM has started.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 from prefdata.engines import open_reward_engine, open_text_engine
 from prefdata.errors import PrefdataError, RowError
-from prefdata.runtime.messages import Answer, Ask, CannotLoad, Order, Ready, Refusal
+from prefdata.workers.messages import Answer, Ask, CannotLoad, Order, Ready, Refusal
 
 Stream = Callable[[Any], AsyncIterator[tuple[int, Any]]]
 Opener = Callable[[Order], tuple[Stream, int]]

@@ -11,12 +11,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from prefdata.runtime.machine import Place
-from prefdata.runtime.messages import Ask, FromWorker, Order
+from prefdata.workers.machine import Place
+from prefdata.workers.messages import Ask, FromWorker, Order
 
 GRACE_SECONDS = 5.0
 LOG_LINES = 15
-PROGRAM = ("-m", "prefdata.runtime.worker")
+PROGRAM = ("-m", "prefdata.workers.worker")
 """What the Python interpreter is given to become a worker."""
 
 

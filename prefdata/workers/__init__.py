@@ -1,0 +1,1 @@
+"""The replicas of a model: processes, dealing of rows, deaths."""
