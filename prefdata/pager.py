@@ -10,9 +10,9 @@ import orjson
 from rich.console import Console
 
 from prefdata.errors import PrefdataError
-from prefdata.finished import open_run
 from prefdata.pair_files import pairs_in_order
 from prefdata.rows import Row
+from prefdata.run.finished import open_run
 from prefdata.storage.folders import read_rows
 from prefdata.terminal import print_row
 

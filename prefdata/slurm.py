@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefdata.errors import PrefdataError
-from prefdata.parts import find_finished
 from prefdata.recipe.loader import LoadedRecipe
+from prefdata.run.merging import find_finished
+from prefdata.run.shard_status import STATES, ShardState, forget_attempts, look_at_shards
 from prefdata.runtime.slurm_jobs import (
     Jobs,
     cancel,
@@ -20,7 +21,6 @@ from prefdata.runtime.slurm_jobs import (
     tasks_in_queue,
 )
 from prefdata.runtime.slurm_scripts import Cluster, write_scripts
-from prefdata.runtime.standing import STATES, ShardState, forget_attempts, look_at_shards
 from prefdata.selection import check_dedupe
 from prefdata.storage.disk import disk_errors, make_folder
 from prefdata.storage.record import Record, read_record

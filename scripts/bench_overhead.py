@@ -67,7 +67,7 @@ def _run(rows: int, samples: int) -> dict[str, float]:
 
 def _measure(rows: int, samples: int) -> dict[str, float]:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    from prefdata.build import build
+    from prefdata.pipeline import build
     from prefdata.recipe.loader import load_recipe
 
     with tempfile.TemporaryDirectory() as folder:

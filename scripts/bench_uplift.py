@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 
 import yaml
 
-from prefdata.build import build
+from prefdata.pipeline import build
 from prefdata.recipe.loader import load_recipe, load_settings
 from prefdata.train.trl import train_trl
 from prefdata.train.trl_settings import TrlSettings

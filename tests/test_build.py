@@ -6,8 +6,8 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from prefdata.build import build
 from prefdata.errors import PrefdataError
+from prefdata.pipeline import build
 from prefdata.storage.folders import read_rows
 
 

@@ -15,14 +15,14 @@ from runs import DIALOGUE, TOOL, make_run
 from trl import is_conversational
 from typer.testing import CliRunner
 
-from prefdata.build import build
 from prefdata.cli import app
 from prefdata.export.card import _size_category, make_card
 from prefdata.export.card_figures import measure_pairs
 from prefdata.export.parcel import pack
-from prefdata.export.public import make_public_recipe, shorten
-from prefdata.finished import open_run
+from prefdata.pipeline import build
 from prefdata.recipe.publication import Publish
+from prefdata.run.finished import open_run
+from prefdata.run.public import make_public_recipe, shorten
 from prefdata.storage.folders import read_rows
 
 PLACE = Publish(repo_id="user/pairs")

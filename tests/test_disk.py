@@ -13,8 +13,8 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from prefdata.build import build
 from prefdata.errors import PrefdataError
+from prefdata.pipeline import build
 from prefdata.storage.disk import publish, temporary_name
 
 ROOT = Path(__file__).resolve().parent.parent

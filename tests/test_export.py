@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import DIALOGUE, FIELDS, TOOL, make_run, read_lines
 
-from prefdata.build import build
 from prefdata.errors import PrefdataError
 from prefdata.export import FORMATS, ExportOptions, export_run
 from prefdata.export.conversation import TEMPLATE_TOKEN
+from prefdata.pipeline import build
 from prefdata.repick import pairs_of_file
 
 LM = str(QUICKSTART / "models" / "lm")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefdata.build import build
+from prefdata.pipeline import build
 from prefdata.recipe.plan import plan_passes
 from prefdata.storage.folders import read_rows
 from prefdata.workers.fleet import Fleet

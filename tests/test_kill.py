@@ -28,7 +28,7 @@ from conftest import hear_ctrl_c
 from prefdata.engines.model_thread import ModelThread
 from prefdata.fingerprint import TextKeys
 from prefdata.inference import Completion, Sampling, TextRequest
-from prefdata.runtime.passes import Sweep, run_pass
+from prefdata.run.passes import Sweep, run_pass
 from prefdata.stages.asking import answers
 from prefdata.storage.folders import RowsWriter
 from prefdata.storage.journal import Journal

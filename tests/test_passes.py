@@ -10,7 +10,7 @@ from prefdata.errors import RowError
 from prefdata.fingerprint import TextKeys
 from prefdata.inference import Sampling, TextRequest
 from prefdata.rows import JSON_FIELD
-from prefdata.runtime.passes import Sweep, rejects_of, run_pass
+from prefdata.run.passes import Sweep, rejects_of, run_pass
 from prefdata.stages.asking import answers
 from prefdata.storage.folders import RowsWriter, read_rows
 from prefdata.storage.journal import Journal

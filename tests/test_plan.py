@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from conftest import QUICKSTART, ROOT
 
-from prefdata.estimate import estimate_pass, requests_per_row
 from prefdata.recipe.loader import load_recipe
 from prefdata.recipe.plan import plan_passes
+from prefdata.run.estimate import estimate_pass, requests_per_row
 
 SEEDS = {"path": "x.jsonl", "fields": ["prompt"]}
 PAIRS = {"type": "preference_pairs", "candidates": "c", "score": "s", "strategy": "best_vs_worst"}

@@ -10,8 +10,8 @@ from conftest import ROOT
 from server_stub import KEY, Server
 from test_recipe import RL_PREF
 
-from prefdata.build import build
 from prefdata.errors import PrefdataError
+from prefdata.pipeline import build
 from prefdata.recipe.loader import load_recipe
 from prefdata.storage.folders import read_rows
 

@@ -1,8 +1,8 @@
 import orjson
 import pytest
 
-from prefdata.build import build
 from prefdata.errors import PrefdataError
+from prefdata.pipeline import build
 from prefdata.recipe.schema import GivenCandidates
 from prefdata.repick import pairs_of_file, pairs_of_run
 from prefdata.storage.folders import read_rows

@@ -10,10 +10,10 @@ from conftest import ROOT
 from reported import HOSTILE, line, make_hostile_run, make_plain_run, make_scored_run
 from runs import TOOL
 
-from prefdata.build import build
 from prefdata.errors import PrefdataError
 from prefdata.export import make_report, write_report
 from prefdata.export.excerpt import LONGEST, embed, take_excerpt
+from prefdata.pipeline import build
 from prefdata.recipe.loader import load_recipe
 from prefdata.storage.folders import read_rows
 

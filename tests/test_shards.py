@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 from conftest import QUICKSTART, ROOT
 
-from prefdata.build import build, build_shard, merge
 from prefdata.errors import PrefdataError
+from prefdata.pipeline import build, build_shard, merge
 from prefdata.rows import REJECTS, reject
-from prefdata.shards import Shard, count_shards, read_shard
+from prefdata.run.shards import Shard, count_shards, read_shard
 from prefdata.storage.folders import RowsWriter, read_rows
 
 

@@ -13,7 +13,7 @@ import orjson
 import pytest
 from conftest import QUICKSTART, ROOT
 
-from prefdata.runtime.standing import look_at_shards
+from prefdata.run.shard_status import look_at_shards
 from prefdata.storage.folders import read_rows
 
 pytestmark = [

@@ -5,14 +5,14 @@ import json
 import pytest
 
 from prefdata.errors import PrefdataError
-from prefdata.runtime.standing import (
+from prefdata.run.shard_status import (
     ALIVE_SECONDS,
     Standing,
     forget_attempts,
     look_at_shards,
     write_standing,
 )
-from prefdata.shards import Shard
+from prefdata.run.shards import Shard
 from prefdata.slurm import tell_status
 from prefdata.storage.disk import write_text
 
@@ -97,7 +97,7 @@ def test_a_failed_shard_is_told_with_its_log(tmp_path, folders):
 
 
 def test_a_shard_leaves_word_until_it_is_done(project):
-    from prefdata.build import build_shard
+    from prefdata.pipeline import build_shard
 
     out = project.folder / "out"
     build_shard(project.load(), out, Shard(0, 2), rehearse=True, say=print)
@@ -108,7 +108,7 @@ def test_a_shard_leaves_word_until_it_is_done(project):
 
 
 def test_another_division_is_refused(tmp_path, folders):
-    from prefdata.shards import count_shards
+    from prefdata.run.shards import count_shards
 
     assert count_shards(tmp_path, default=9) == 4
     with pytest.raises(PrefdataError, match="divided into 4 shards already, not into 8; leave out"):

@@ -12,9 +12,9 @@ import torch
 from conftest import QUICKSTART
 from runs import DIALOGUE, make_run, read_lines
 
-from prefdata.build import build
 from prefdata.errors import PrefdataError
 from prefdata.export import ExportOptions, export_run
+from prefdata.pipeline import build
 from prefdata.recipe.loader import load_recipe, load_settings
 from prefdata.train.trl import train_trl
 from prefdata.train.trl_settings import TrlSettings

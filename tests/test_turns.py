@@ -6,8 +6,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from prefdata.build import build
 from prefdata.errors import PrefdataError
+from prefdata.pipeline import build
 from prefdata.recipe.loader import load_recipe
 from prefdata.storage.folders import read_rows
 

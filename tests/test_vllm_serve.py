@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 from conftest import QUICKSTART
 
-from prefdata.build import build
+from prefdata.pipeline import build
 from prefdata.storage.folders import read_rows
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")

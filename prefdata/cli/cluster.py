@@ -63,8 +63,8 @@ def slurm(
         if submit and status:
             raise PrefdataError("--status submits nothing; leave out --submit, or --status")
         loaded = load(recipe, overrides, out)
+        from prefdata.run.shards import count_shards
         from prefdata.runtime.slurm_scripts import Cluster
-        from prefdata.shards import count_shards
         from prefdata.slurm import run_on_slurm, shards_submitted, tell_status
 
         folder = run_folder(loaded, rehearse).absolute()

@@ -71,7 +71,7 @@ def build(
             _preview(loaded, rows or 2, rehearse, _find_machine(gpus, replicas, rehearse))
             return
         machine = _find_machine(gpus, replicas, rehearse)
-        from prefdata.build import build as run
+        from prefdata.pipeline import build as run
 
         folder = run_folder(loaded, rehearse)
         if rehearse:
@@ -94,8 +94,8 @@ def build(
 def _build_shard(
     loaded: Any, out: Path, text: str, attempt: str | None, *, machine: Any, rehearse: bool
 ) -> None:
-    from prefdata.build import build_shard
-    from prefdata.shards import read_shard
+    from prefdata.pipeline import build_shard
+    from prefdata.run.shards import read_shard
 
     shard = read_shard(text)
     build_shard(loaded, out, shard, attempt=attempt, machine=machine, rehearse=rehearse, say=say)
@@ -115,7 +115,7 @@ def merge(
     """Make of finished shards the run that one task would have made, row for row."""
     with exit_codes():
         loaded = load(recipe, overrides, out)
-        from prefdata.build import merge as join
+        from prefdata.pipeline import merge as join
         from prefdata.summary import print_summary
 
         folder = run_folder(loaded, rehearse)
@@ -147,7 +147,7 @@ def _find_machine(gpus: int | None, replicas: int | None, rehearse: bool) -> Any
 
 
 def _preview(loaded: Any, rows: int, rehearse: bool, machine: Any) -> None:
-    from prefdata.build import build as run
+    from prefdata.pipeline import build as run
     from prefdata.summary import print_records
 
     with tempfile.TemporaryDirectory(prefix="prefdata-preview-") as folder:

@@ -15,11 +15,11 @@ from jinja2 import Environment, StrictUndefined
 from prefdata.export.card_columns import describe_columns
 from prefdata.export.card_figures import PairFigures, Spread, measure_pairs
 from prefdata.export.content import Content
-from prefdata.export.public import make_public_recipe, shorten
-from prefdata.finished import FinishedRun
 from prefdata.recipe.publication import Publish
 from prefdata.recipe.reads import aliases_of
 from prefdata.recipe.schema import Model
+from prefdata.run.finished import FinishedRun
+from prefdata.run.public import make_public_recipe, shorten
 from prefdata.seeds.files import SUFFIXES
 from prefdata.storage.folders import read_rows, read_schema
 

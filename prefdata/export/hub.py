@@ -19,12 +19,12 @@ from huggingface_hub.utils.sha import git_hash
 from prefdata.errors import PrefdataError
 from prefdata.export.hub_access import Patience, Say, answers, check_token, refusals
 from prefdata.export.parcel import FOLDERS, REPORT, Parcel, pack
-from prefdata.export.public import find_local_paths
 from prefdata.export.publishing import Publication, Wishes
 from prefdata.export.read_back import read_back
 from prefdata.export.report import write_report
-from prefdata.finished import FinishedRun, open_run
 from prefdata.recipe.publication import Publish, check_repo_id
+from prefdata.run.finished import FinishedRun, open_run
+from prefdata.run.public import find_local_paths
 from prefdata.storage.disk import disk_errors, hold, write_text
 
 MAIN = "main"

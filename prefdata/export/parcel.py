@@ -5,10 +5,10 @@ from pathlib import Path
 
 from prefdata.export.card import STEMS, Contents, make_card, split_of
 from prefdata.export.content import measure_content
-from prefdata.export.public import make_public_recipe, make_public_record
 from prefdata.fingerprint import digest
-from prefdata.finished import FinishedRun
 from prefdata.recipe.publication import CONFIGS, Publish
+from prefdata.run.finished import FinishedRun
+from prefdata.run.public import make_public_recipe, make_public_record
 from prefdata.storage.folders import read_tables
 
 REPORT = "report.html"

@@ -33,13 +33,13 @@ from prefdata.export.figures import (
     slowest_rows,
 )
 from prefdata.export.panels import EXCERPT, key_figures, make_panels
-from prefdata.export.public import make_public_recipe
 from prefdata.export.sides import Lengths, Wins, sides_of
 from prefdata.export.spreads import Grid, Range, Spreading, numbers
-from prefdata.finished import FinishedRun, open_run
 from prefdata.recipe.projection import DpoPreference
 from prefdata.recipe.reads import score_columns
 from prefdata.rows import ID
+from prefdata.run.finished import FinishedRun, open_run
+from prefdata.run.public import make_public_recipe
 from prefdata.storage.disk import disk_errors, whole_file
 from prefdata.storage.folders import read_tables
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from prefdata.shards import FOLDER
+from prefdata.run.shards import FOLDER
 from prefdata.storage.disk import make_folder, write_text
 
 _OURS = ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN")

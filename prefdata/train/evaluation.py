@@ -12,11 +12,11 @@ from prefdata.engines import open_text_engine
 from prefdata.engines.protocols import TextEngine
 from prefdata.errors import PrefdataError, RowError
 from prefdata.export import Export
-from prefdata.finished import FinishedRun
 from prefdata.inference import Message
 from prefdata.recipe.reads import columns_read
 from prefdata.recipe.schema import Model, Recipe, SeedDataset, Verifier
 from prefdata.rows import ID, Row
+from prefdata.run.finished import FinishedRun
 from prefdata.seeds.seeds import load_seeds
 from prefdata.stages import Tools, make_stage
 from prefdata.stages.asking import Asker, answers

@@ -15,9 +15,9 @@ from prefdata.engines.checkpoints import identify
 from prefdata.errors import PrefdataError
 from prefdata.export import Export, ExportOptions, export_run
 from prefdata.fingerprint import digest
-from prefdata.finished import FinishedRun, find_policy, open_run
 from prefdata.recipe.schema import Model
 from prefdata.rows import Row
+from prefdata.run.finished import FinishedRun, find_policy, open_run
 from prefdata.storage.disk import disk_errors, hold, publish, temporary_name, write_text
 from prefdata.train.evaluation import evaluate, held_out_rows, verifiers_of
 from prefdata.train.trl_settings import TrlSettings

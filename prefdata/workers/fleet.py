@@ -28,7 +28,7 @@ from prefdata.fingerprint import ScoreKeys, TextKeys, digest, model_identity
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import Checkpoint, Pass, roles_of
 from prefdata.recipe.schema import Endpoint, Model
-from prefdata.runtime.passes import WINDOW
+from prefdata.run.passes import WINDOW
 from prefdata.storage.journal import Journal
 from prefdata.storage.journaled import JournaledReward, JournaledText, Work
 from prefdata.workers.machine import Machine

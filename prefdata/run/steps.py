@@ -16,21 +16,21 @@ from typing import Any
 
 import pyarrow as pa
 
-from prefdata.chain import Chain
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pair_files import write_jsonl
-from prefdata.parts import add_up
 from prefdata.preferences import choose_pairs
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import Pass
 from prefdata.recipe.reads import columns_read, reads_any, score_columns
 from prefdata.recipe.schema import META_SUFFIX, Extract, Recipe
 from prefdata.rows import REJECTS
-from prefdata.runtime.expansion import rows_added, run_expansion
-from prefdata.runtime.passes import Sweep, rejects_of, run_ahead, run_pass
-from prefdata.runtime.progress import Progress, show_progress
-from prefdata.runtime.standing import Standing, write_standing
+from prefdata.run.expansion import rows_added, run_expansion
+from prefdata.run.merging import add_up
+from prefdata.run.passes import Sweep, rejects_of, run_ahead, run_pass
+from prefdata.run.progress import Progress, show_progress
+from prefdata.run.shard_status import Standing, write_standing
+from prefdata.run.stage_folders import Chain
 from prefdata.seeds.seeds import Seeds, seeds_of
 from prefdata.stages import Tools, expand, fields_of, make_stage
 from prefdata.storage.disk import Damaged, write_text

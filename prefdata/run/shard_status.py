@@ -8,7 +8,7 @@ from typing import Literal
 
 import orjson
 
-from prefdata.shards import Shard
+from prefdata.run.shards import Shard
 from prefdata.storage.disk import write_text
 from prefdata.storage.fence import ATTEMPT
 

@@ -8,19 +8,19 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from prefdata.building import Building, Say
-from prefdata.chain import make_chain
 from prefdata.fingerprint import pairs_fingerprint
-from prefdata.parts import (
+from prefdata.recipe.loader import LoadedRecipe
+from prefdata.run.merging import (
     find_part,
     find_parts,
     join_parts,
     withdraw_shard_record,
     write_shard_record,
 )
-from prefdata.recipe.loader import LoadedRecipe
+from prefdata.run.shards import Shard, count_shards
+from prefdata.run.stage_folders import make_chain
+from prefdata.run.steps import Building, Say
 from prefdata.selection import check_dedupe
-from prefdata.shards import Shard, count_shards
 from prefdata.storage.disk import disk_errors, hold
 from prefdata.storage.fence import fence, read_attempt
 from prefdata.storage.record import Record

@@ -8,14 +8,14 @@ from typing import Any
 
 import orjson
 
-from prefdata.chain import Chain, make_chain
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.recipe.loader import LoadedRecipe
-from prefdata.runtime.passes import rejects_of
-from prefdata.runtime.standing import RECORD
+from prefdata.run.passes import rejects_of
+from prefdata.run.shard_status import RECORD
+from prefdata.run.shards import Shard
+from prefdata.run.stage_folders import Chain, make_chain
 from prefdata.seeds.seeds import Seeds, seeds_of
-from prefdata.shards import Shard
 from prefdata.storage.disk import Damaged, write_text
 from prefdata.storage.folders import count_rows, link_file, link_parts
 from prefdata.storage.record import Record, lost_files, read_record

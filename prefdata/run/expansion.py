@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from prefdata.errors import RowError
 from prefdata.rows import ID, REJECTS, Row, is_json, reject
-from prefdata.runtime.passes import rejects_of
-from prefdata.runtime.progress import Progress
+from prefdata.run.passes import rejects_of
+from prefdata.run.progress import Progress
 from prefdata.storage.folders import RowsWriter, count_rows, read_schema, read_tables
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 import yaml
 
-from prefdata.finished import FinishedRun
 from prefdata.recipe.reads import aliases_of
 from prefdata.recipe.schema import RewardModel
+from prefdata.run.finished import FinishedRun
 from prefdata.storage.record import Record
 
 _PLACES = ("output_dir", "output_path")

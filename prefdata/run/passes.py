@@ -20,8 +20,8 @@ from datasets import IterableDataset, config
 
 from prefdata.errors import RowError
 from prefdata.rows import ID, REJECTS, Row, is_json, reject
-from prefdata.runtime.map_loop import MapLoop
-from prefdata.runtime.progress import Progress
+from prefdata.run.map_loop import MapLoop
+from prefdata.run.progress import Progress
 from prefdata.storage.folders import RowsWriter, read_schema, read_tables
 from prefdata.storage.journaled import NotNow
 from prefdata.workers.throughput import Slowest
