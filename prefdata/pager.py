@@ -10,7 +10,7 @@ import orjson
 from rich.console import Console
 
 from prefdata.errors import PrefdataError
-from prefdata.pair_files import pairs_in_order
+from prefdata.pairs.files import pairs_in_order
 from prefdata.rows import Row
 from prefdata.run.finished import open_run
 from prefdata.storage.folders import read_rows

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from prefdata.fingerprint import pairs_fingerprint
+from prefdata.pairs.selection import check_dedupe
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.merging import (
     find_part,
@@ -20,7 +21,6 @@ from prefdata.run.merging import (
 from prefdata.run.shards import Shard, count_shards
 from prefdata.run.stage_folders import make_chain
 from prefdata.run.steps import Building, Say
-from prefdata.selection import check_dedupe
 from prefdata.storage.disk import disk_errors, hold
 from prefdata.storage.fence import fence, read_attempt
 from prefdata.storage.record import Record

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefdata.errors import PrefdataError
+from prefdata.pairs.selection import check_dedupe
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.merging import find_finished
 from prefdata.run.shard_status import STATES, ShardState, forget_attempts, look_at_shards
@@ -21,7 +22,6 @@ from prefdata.runtime.slurm_jobs import (
     tasks_in_queue,
 )
 from prefdata.runtime.slurm_scripts import Cluster, write_scripts
-from prefdata.selection import check_dedupe
 from prefdata.storage.disk import disk_errors, make_folder
 from prefdata.storage.record import Record, read_record
 

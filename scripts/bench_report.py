@@ -18,8 +18,8 @@ import orjson
 from playwright.sync_api import Page, sync_playwright
 
 from prefdata.export import make_report
+from prefdata.pairs.repick import pairs_of_file
 from prefdata.recipe.schema import GivenCandidates
-from prefdata.repick import pairs_of_file
 
 FIELDS = GivenCandidates(group_by=("turn",), prompt="prompt", text="text", score="score")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]

@@ -6,7 +6,7 @@ import orjson
 from runs import FIELDS
 
 from prefdata.export import ExportOptions, export_run
-from prefdata.repick import pairs_of_file
+from prefdata.pairs.repick import pairs_of_file
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import orjson
 import pyarrow as pa
 from runs import FIELDS
 
-from prefdata.repick import pairs_of_file
+from prefdata.pairs.repick import pairs_of_file
 from prefdata.rows import REJECTS
 from prefdata.storage.folders import RowsWriter, read_rows
 

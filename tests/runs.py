@@ -2,8 +2,8 @@
 
 import orjson
 
+from prefdata.pairs.repick import pairs_of_file
 from prefdata.recipe.schema import GivenCandidates
-from prefdata.repick import pairs_of_file
 
 FIELDS = GivenCandidates(group_by=("turn",), prompt="prompt", text="text", score="score")
 TOOL = {

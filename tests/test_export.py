@@ -14,8 +14,8 @@ from runs import DIALOGUE, FIELDS, TOOL, make_run, read_lines
 from prefdata.errors import PrefdataError
 from prefdata.export import FORMATS, ExportOptions, export_run
 from prefdata.export.conversation import TEMPLATE_TOKEN
+from prefdata.pairs.repick import pairs_of_file
 from prefdata.pipeline import build
-from prefdata.repick import pairs_of_file
 
 LM = str(QUICKSTART / "models" / "lm")
 SCORES = {"chosen_score": 3.1, "rejected_score": 0.4, "margin": 2.7}

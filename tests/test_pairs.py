@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from prefdata.pairs import REASONS, Candidate, Picked, pick_by_verdict, pick_pairs
-from prefdata.ranking import combine_ranks
+from prefdata.pairs.picking import REASONS, Candidate, Picked, pick_by_verdict, pick_pairs
+from prefdata.pairs.ranking import combine_ranks
 from prefdata.recipe.projection import DpoPreference, OutputProjection, PreferencePairs
 
 ONE_PAIR = ["best_vs_worst", "best_vs_random", "best_vs_second", "mu_minus_2sigma"]

@@ -2,9 +2,9 @@ import orjson
 import pytest
 
 from prefdata.errors import PrefdataError
+from prefdata.pairs.repick import pairs_of_file, pairs_of_run
 from prefdata.pipeline import build
 from prefdata.recipe.schema import GivenCandidates
-from prefdata.repick import pairs_of_file, pairs_of_run
 from prefdata.storage.folders import read_rows
 
 FIELDS = GivenCandidates(group_by=("turn",), prompt="question", text="answer", score="reward")

@@ -186,7 +186,7 @@ def test_a_build_notes_its_pace_and_its_slowest_rows(project):
 
 
 def test_pairs_chosen_again_keep_the_pace_of_the_build(project):
-    from prefdata.repick import pairs_of_run
+    from prefdata.pairs.repick import pairs_of_run
 
     run = project.folder / "run"
     before = build(project.load(), run, rehearse=True)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefdata.errors import PrefdataError
+from prefdata.pairs.selection import VERDICTS, PairFacts, select
 from prefdata.recipe.projection import DpoPreference
-from prefdata.selection import VERDICTS, PairFacts, select
 
 STORY = "Write a short story about an old lighthouse keeper who finds a message in a bottle"
 

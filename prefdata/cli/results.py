@@ -37,8 +37,8 @@ def pairs(
 ) -> None:
     """Choose pairs again, from a finished run or from scored candidates made elsewhere."""
     with exit_codes():
+        from prefdata.pairs.repick import pairs_of_file, pairs_of_run
         from prefdata.recipe.schema import GivenCandidates
-        from prefdata.repick import pairs_of_file, pairs_of_run
         from prefdata.summary import print_summary
 
         if not source.exists():
@@ -151,7 +151,7 @@ def _test_size(text: str | None) -> int | float | None:
     """A count or a fraction, as the rules of pairs have it."""
     if text is None:
         return None
+    from prefdata.pairs.repick import DEFAULTS
     from prefdata.recipe.loader import validate_pair_rules
-    from prefdata.repick import DEFAULTS
 
     return validate_pair_rules(DEFAULTS, [f"test_size={text}"]).test_size

@@ -18,7 +18,7 @@ from prefdata.export.configurations import Place
 from prefdata.export.conversation import Conversation, read_conversation
 from prefdata.export.formats import FORMATS, Format, Record, Shape
 from prefdata.export.survey import Survey, Wanted, answer_key, survey
-from prefdata.pair_files import SPLITS, pairs_in_order
+from prefdata.pairs.files import SPLITS, pairs_in_order
 from prefdata.recipe.schema import Model
 from prefdata.run.finished import FinishedRun, find_policy, open_run
 from prefdata.storage.disk import disk_errors, hold, make_folder, publish, temporary_name

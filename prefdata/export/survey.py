@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from prefdata.errors import PrefdataError, RowError
 from prefdata.export.conversation import Conversation, check_tokens, read_conversation
 from prefdata.export.formats import Format, Shape
-from prefdata.pair_files import pairs_in_order
+from prefdata.pairs.files import pairs_in_order
+from prefdata.pairs.split import as_keys, hash_prompt, hash_text, is_held_out, number_keys
 from prefdata.rows import Row
-from prefdata.split import as_keys, hash_prompt, hash_text, is_held_out, number_keys
 
 CHOSEN, REJECTED = 1, 2
 Measure = Callable[[Conversation], tuple[int, int]]

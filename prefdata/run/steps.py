@@ -18,8 +18,9 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
-from prefdata.pair_files import write_jsonl
-from prefdata.preferences import choose_pairs
+from prefdata.pairs.choose import choose_pairs
+from prefdata.pairs.files import write_jsonl
+from prefdata.pairs.verdicts import count_verdicts
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import Pass
 from prefdata.recipe.reads import columns_read, reads_any, score_columns
@@ -44,7 +45,6 @@ from prefdata.storage.record import (
     withdraw_record,
     write_record,
 )
-from prefdata.verdicts import count_verdicts
 from prefdata.workers.fleet import Fleet
 from prefdata.workers.throughput import Pace
 

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from prefdata.pairs.selection import VERDICTS, Verdict
 from prefdata.rows import ID, REJECTS, Row, is_json, reject
-from prefdata.selection import VERDICTS, Verdict
 from prefdata.storage.disk import whole_file
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema, read_tables
 

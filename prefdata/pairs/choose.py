@@ -16,13 +16,13 @@ import orjson
 import pyarrow as pa
 
 from prefdata.fingerprint import sampling_seed
-from prefdata.pair_files import as_text, easy_first, keep_pairs, mean_scores, reject_unselected
-from prefdata.pairs import Candidate, Pair, Picked, pick_by_verdict, pick_pairs
-from prefdata.ranking import combine_ranks
+from prefdata.pairs.files import as_text, easy_first, keep_pairs, mean_scores, reject_unselected
+from prefdata.pairs.picking import Candidate, Pair, Picked, pick_by_verdict, pick_pairs
+from prefdata.pairs.ranking import combine_ranks
+from prefdata.pairs.selection import PairFacts, select
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.schema import META_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, is_json, reject
-from prefdata.selection import PairFacts, select
 from prefdata.storage.disk import temporary_name
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema, read_tables
 

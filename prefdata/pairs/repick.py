@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
-from prefdata.preferences import choose_pairs
+from prefdata.pairs.choose import choose_pairs
 from prefdata.recipe.loader import load_recipe, validate_pair_rules
 from prefdata.recipe.reads import score_columns
 from prefdata.recipe.schema import GivenCandidates, SeedDataset

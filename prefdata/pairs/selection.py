@@ -21,8 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefdata.errors import PrefdataError
+from prefdata.pairs.split import (
+    Keys,
+    Numbers,
+    as_keys,
+    hash_prompt,
+    hash_text,
+    is_held_out,
+    number_keys,
+)
 from prefdata.recipe.projection import PairRules
-from prefdata.split import Keys, Numbers, as_keys, hash_prompt, hash_text, is_held_out, number_keys
 
 Verdict = Literal["train", "test", "contradiction", "duplicate", "near_duplicate", "over_max_pairs"]
 

@@ -1,0 +1,1 @@
+"""From scored candidates to pairs: picking, duplicates, split, files."""
