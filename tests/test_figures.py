@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from prefdata.export.figures import (
+from prefdata.report.figures import (
     Sources,
     funnel,
     groups_of,
@@ -15,8 +15,8 @@ from prefdata.export.figures import (
     score_spreads,
     slowest_rows,
 )
-from prefdata.export.sides import Lengths, Wins
-from prefdata.export.spreads import Range, Spreading, grid_of, wilson
+from prefdata.report.sides import Lengths, Wins
+from prefdata.report.spreads import Range, Spreading, grid_of, wilson
 from prefdata.rows import CANDIDATE
 
 LISTS = Sources("candidates", (), ("score",), "prompt", ("candidates", "score"))

@@ -12,9 +12,9 @@ from runs import TOOL
 
 from prefdata.errors import PrefdataError
 from prefdata.export import make_report, write_report
-from prefdata.export.excerpt import LONGEST, embed, take_excerpt
 from prefdata.pipeline import build
 from prefdata.recipe.loader import load_recipe
+from prefdata.report.excerpt import LONGEST, embed, take_excerpt
 from prefdata.storage.folders import read_rows
 
 VENDOR = ROOT / "prefdata" / "export" / "templates" / "vendor"

@@ -2,7 +2,7 @@
 
 from prefdata.export.files import Export, ExportOptions, export_run
 from prefdata.export.formats import FORMATS
-from prefdata.export.report import Report, make_report, write_report
+from prefdata.report.page import Report, make_report, write_report
 
 __all__ = [
     "FORMATS",

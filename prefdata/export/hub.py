@@ -21,8 +21,8 @@ from prefdata.export.hub_access import Patience, Say, answers, check_token, refu
 from prefdata.export.parcel import FOLDERS, REPORT, Parcel, pack
 from prefdata.export.publishing import Publication, Wishes
 from prefdata.export.read_back import read_back
-from prefdata.export.report import write_report
 from prefdata.recipe.publication import Publish, check_repo_id
+from prefdata.report.page import write_report
 from prefdata.run.finished import FinishedRun, open_run
 from prefdata.run.public import find_local_paths
 from prefdata.storage.disk import disk_errors, hold, write_text

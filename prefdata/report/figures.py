@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefdata.export.sides import UNKNOWN, Group
-from prefdata.export.spreads import Grid, Range, Spread, Spreading, Values, numbers
 from prefdata.recipe.schema import META_SUFFIX
+from prefdata.report.sides import UNKNOWN, Group
+from prefdata.report.spreads import Grid, Range, Spread, Spreading, Values, numbers
 from prefdata.rows import ID
 
 LARGEST = 20

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefdata.export.figures import Sized, Step
-from prefdata.export.sides import Group, Lengths, Wins
-from prefdata.export.spreads import Grid, Spread
+from prefdata.report.figures import Sized, Step
+from prefdata.report.sides import Group, Lengths, Wins
+from prefdata.report.spreads import Grid, Spread
 
 
 @dataclass(frozen=True)

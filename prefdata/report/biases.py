@@ -1,8 +1,8 @@
 """The panels about what pairs prefer: margins, writers, lengths, places. Says what is a bias."""
 
-from prefdata.export.cells import Cell, Chart, Numbers, Table, histogram, label, number, percent
-from prefdata.export.sides import RATIO_EDGES, UNKNOWN, Lengths
-from prefdata.export.spreads import wilson
+from prefdata.report.cells import Cell, Chart, Numbers, Table, histogram, label, number, percent
+from prefdata.report.sides import RATIO_EDGES, UNKNOWN, Lengths
+from prefdata.report.spreads import wilson
 
 LENGTH_BIAS = 0.6
 """Where the longer text is chosen in more than this share of pairs, or the shorter, it is told."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from prefdata.export.biases import judges_cell, length_cell, margins_cell, wins_cell
-from prefdata.export.cells import (
+from prefdata.report.biases import judges_cell, length_cell, margins_cell, wins_cell
+from prefdata.report.cells import (
     Cell,
     Chart,
     Numbers,
@@ -15,9 +15,9 @@ from prefdata.export.cells import (
     number,
     percent,
 )
-from prefdata.export.figures import Rates, Sized, rates, slowest_rows
-from prefdata.export.sides import Group
-from prefdata.export.spreads import Spread
+from prefdata.report.figures import Rates, Sized, rates, slowest_rows
+from prefdata.report.sides import Group
+from prefdata.report.spreads import Spread
 
 EXCERPT = 160
 """Characters of a prompt that stand in a table."""

@@ -20,10 +20,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefdata.errors import PrefdataError
-from prefdata.export.biases import length_warnings
-from prefdata.export.cells import Numbers, Panel
-from prefdata.export.excerpt import Excerpt, embed, take_excerpt
-from prefdata.export.figures import (
+from prefdata.recipe.projection import DpoPreference
+from prefdata.recipe.reads import score_columns
+from prefdata.report.biases import length_warnings
+from prefdata.report.cells import Numbers, Panel
+from prefdata.report.excerpt import Excerpt, embed, take_excerpt
+from prefdata.report.figures import (
     Sized,
     Sources,
     funnel,
@@ -32,11 +34,9 @@ from prefdata.export.figures import (
     score_spreads,
     slowest_rows,
 )
-from prefdata.export.panels import EXCERPT, key_figures, make_panels
-from prefdata.export.sides import Lengths, Wins, sides_of
-from prefdata.export.spreads import Grid, Range, Spreading, numbers
-from prefdata.recipe.projection import DpoPreference
-from prefdata.recipe.reads import score_columns
+from prefdata.report.panels import EXCERPT, key_figures, make_panels
+from prefdata.report.sides import Lengths, Wins, sides_of
+from prefdata.report.spreads import Grid, Range, Spreading, numbers
 from prefdata.rows import ID
 from prefdata.run.finished import FinishedRun, open_run
 from prefdata.run.public import make_public_recipe

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from prefdata.export.spreads import Values, numbers, wilson
+from prefdata.report.spreads import Values, numbers, wilson
 
 Group = tuple[str, float | None]
 """Who wrote a text: alias, or model where there is none, and temperature."""

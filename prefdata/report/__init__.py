@@ -1,0 +1,1 @@
+"""`prefdata report`: one HTML file."""
