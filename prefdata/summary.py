@@ -18,7 +18,7 @@ from prefdata.terminal import open_console, print_row
 
 if TYPE_CHECKING:  # what a build and a plan need none of
     from prefdata.export import Export, Report
-    from prefdata.export.publishing import Publication
+    from prefdata.hub.publishing import Publication
 
 SAMPLE = 200
 """Seed rows on which `plan` measures prompts."""

@@ -16,9 +16,9 @@ from trl import is_conversational
 from typer.testing import CliRunner
 
 from prefdata.cli import app
-from prefdata.export.card import _size_category, make_card
-from prefdata.export.card_figures import measure_pairs
-from prefdata.export.parcel import pack
+from prefdata.hub.card import _size_category, make_card
+from prefdata.hub.card_figures import measure_pairs
+from prefdata.hub.upload import pack
 from prefdata.pipeline import build
 from prefdata.recipe.publication import Publish
 from prefdata.run.finished import open_run

@@ -320,9 +320,9 @@ def test_a_commit_of_somebody_else_in_between_is_kept(hub, shell, run):
 IMPATIENT = """
 from pathlib import Path
 from prefdata.errors import PrefdataError
-from prefdata.export.hub import publish_run
-from prefdata.export.hub_access import Patience
-from prefdata.export.publishing import Wishes
+from prefdata.hub.publish import publish_run
+from prefdata.hub.access import Patience
+from prefdata.hub.publishing import Wishes
 try:
     patience = Patience(tries=3, first_wait=0.05, longest_wait=5)
     publish_run(Path({run!r}), Wishes({name!r}), patience=patience, say=lambda line: None)

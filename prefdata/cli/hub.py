@@ -29,14 +29,14 @@ def publish(
 ) -> None:
     """Bring a finished run to the Hub with its card, load it back, compare; twice does nothing."""
     with exit_codes():
-        from prefdata.export.publishing import Wishes
+        from prefdata.hub.publishing import Wishes
 
         _publish(run, Wishes(repo_id, revision, private, create_pr))
 
 
 def check_hub(settings: Any) -> None:
     """See that the recipe's `publish` can be done, before anything is made for it."""
-    from prefdata.export.hub import check_publishing
+    from prefdata.hub.publish import check_publishing
 
     try:
         check_publishing(settings, say=say)
@@ -48,7 +48,7 @@ def check_hub(settings: Any) -> None:
 
 def publish_built(run: Path, settings: Any) -> None:
     """Publish what has just been made, as its recipe wishes."""
-    from prefdata.export.publishing import Wishes
+    from prefdata.hub.publishing import Wishes
 
     try:
         _publish(run, Wishes(), settings)
@@ -59,7 +59,7 @@ def publish_built(run: Path, settings: Any) -> None:
 
 
 def _publish(run: Path, wishes: Any, settings: Any = None) -> None:
-    from prefdata.export.hub import publish_run
+    from prefdata.hub.publish import publish_run
     from prefdata.summary import print_publication
 
     print_publication(publish_run(run, wishes, settings=settings, say=say))

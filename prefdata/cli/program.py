@@ -67,7 +67,7 @@ def load(
         quoted = str(out).replace("${", r"\${").replace("'", "''")
         given.append(f"output_dir='{quoted}'")
     if recipe.startswith("hf://"):
-        from prefdata.export.fetched import load_fetched
+        from prefdata.hub.fetched import load_fetched
 
         return load_fetched(recipe, given, trust_remote_code=trust_remote_code)
     if trust_remote_code:

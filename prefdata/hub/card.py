@@ -12,9 +12,9 @@ import yaml
 from datasets import Features
 from jinja2 import Environment, StrictUndefined
 
-from prefdata.export.card_columns import describe_columns
-from prefdata.export.card_figures import PairFigures, Spread, measure_pairs
-from prefdata.export.content import Content
+from prefdata.hub.card_columns import describe_columns
+from prefdata.hub.card_figures import PairFigures, Spread, measure_pairs
+from prefdata.hub.content import Content
 from prefdata.recipe.publication import Publish
 from prefdata.recipe.reads import aliases_of
 from prefdata.recipe.schema import Model

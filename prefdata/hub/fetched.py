@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from prefdata.errors import PrefdataError
-from prefdata.export.hub_access import HTTP_ERRORS, describe
+from prefdata.hub.access import HTTP_ERRORS, describe
 from prefdata.recipe.loader import LoadedRecipe, load_recipe
 from prefdata.recipe.schema import Recipe, Verifier
 from prefdata.seeds.files import SUFFIXES

@@ -17,10 +17,10 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
 from prefdata.errors import PrefdataError
-from prefdata.export.hub_access import Patience, Say, answers, check_token, refusals
-from prefdata.export.parcel import FOLDERS, REPORT, Parcel, pack
-from prefdata.export.publishing import Publication, Wishes
-from prefdata.export.read_back import read_back
+from prefdata.hub.access import Patience, Say, answers, check_token, refusals
+from prefdata.hub.publishing import Publication, Wishes
+from prefdata.hub.read_back import read_back
+from prefdata.hub.upload import FOLDERS, REPORT, Parcel, pack
 from prefdata.recipe.publication import Publish, check_repo_id
 from prefdata.report.page import write_report
 from prefdata.run.finished import FinishedRun, open_run

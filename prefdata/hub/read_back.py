@@ -7,8 +7,8 @@ import pyarrow as pa
 from datasets import load_dataset
 
 from prefdata.errors import PrefdataError
-from prefdata.export.content import Content, measure_content
-from prefdata.export.hub_access import HTTP_ERRORS, describe
+from prefdata.hub.access import HTTP_ERRORS, describe
+from prefdata.hub.content import Content, measure_content
 
 Contents = Mapping[str, Mapping[str, Content]]
 """By config and split."""

@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prefdata.export.card import STEMS, Contents, make_card, split_of
-from prefdata.export.content import measure_content
 from prefdata.fingerprint import digest
+from prefdata.hub.card import STEMS, Contents, make_card, split_of
+from prefdata.hub.content import measure_content
 from prefdata.recipe.publication import CONFIGS, Publish
 from prefdata.run.finished import FinishedRun
 from prefdata.run.public import make_public_recipe, make_public_record

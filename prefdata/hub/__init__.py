@@ -1,0 +1,1 @@
+"""The Hub: publishing, the dataset card, recipes from there."""
