@@ -13,9 +13,9 @@ from customizer_stub import Platform
 from pydantic import ValidationError
 
 from prefdata.errors import PrefdataError
-from prefdata.train.customizer_payloads import NOT_IDENTITY, plan_training
-from prefdata.train.customizer_settings import CustomizerSettings, Hyperparameters
-from prefdata.train.nemo_customizer import TrainingFiles, cancel_customizer, train_customizer
+from prefdata.train.nemo_customizer.payloads import NOT_IDENTITY, plan_training
+from prefdata.train.nemo_customizer.settings import CustomizerSettings, Hyperparameters
+from prefdata.train.nemo_customizer.train import TrainingFiles, cancel_customizer, train_customizer
 
 CREATE_JOB = "POST /v1/customization/jobs$"
 STATUS = "GET /v1/customization/jobs/[^/]+/status"
@@ -647,7 +647,7 @@ def test_a_damaged_record_stops_before_a_second_job(training, platform):
 
 
 def test_without_the_sdk_the_remedy_is_one_command(training, monkeypatch):
-    for name in [n for n in sys.modules if n.startswith("prefdata.train.customizer_platform")]:
+    for name in [n for n in sys.modules if n.startswith("prefdata.train.nemo_customizer.platform")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "nemo_microservices", None)
     assert "pip install 'prefdata[nemo]'" in training.fails()
@@ -656,7 +656,7 @@ def test_without_the_sdk_the_remedy_is_one_command(training, monkeypatch):
 
 def test_neither_settings_nor_a_dry_run_load_anything_heavy():
     code = (
-        "import sys, prefdata.train.nemo_customizer, prefdata.train.customizer_settings; "
+        "import sys, prefdata.train.nemo_customizer.train, prefdata.train.nemo_customizer.settings; "
         "print({'nemo_microservices', 'httpx', 'huggingface_hub', 'torch'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -666,8 +666,8 @@ def test_neither_settings_nor_a_dry_run_load_anything_heavy():
 COMMAND = """
 import json, sys
 from pathlib import Path
-from prefdata.train.customizer_settings import CustomizerSettings
-from prefdata.train.nemo_customizer import TrainingFiles, train_customizer
+from prefdata.train.nemo_customizer.settings import CustomizerSettings
+from prefdata.train.nemo_customizer.train import TrainingFiles, train_customizer
 train, validation, out, given = sys.argv[1:]
 settings = CustomizerSettings.model_validate_json(given)
 train_customizer(TrainingFiles(Path(train), Path(validation)), settings, Path(out))

@@ -9,7 +9,7 @@ from customizer_stub import Platform
 from runs import DIALOGUE, make_run, read_lines
 
 from prefdata.recipe.loader import load_settings
-from prefdata.train.customizer_settings import CustomizerSettings
+from prefdata.train.nemo_customizer.settings import CustomizerSettings
 
 ROWS = [(f"question {n}", f"right {n}", f"wrong {n}") for n in range(20)]
 

@@ -64,8 +64,8 @@ def _train_on_customizer(
     run: Path, file: Path | None, overrides: list[str], out: Path, dry_run: bool, cancel: bool
 ) -> None:
     from prefdata.recipe.loader import load_settings
-    from prefdata.train.customizer_settings import CustomizerSettings
-    from prefdata.train.nemo_customizer import cancel_customizer
+    from prefdata.train.nemo_customizer.settings import CustomizerSettings
+    from prefdata.train.nemo_customizer.train import cancel_customizer
     from prefdata.train.submit import train_on_customizer
 
     settings = load_settings(CustomizerSettings, file, overrides)

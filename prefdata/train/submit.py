@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.export import ExportOptions, export_run
-from prefdata.train.customizer_settings import CustomizerSettings
-from prefdata.train.nemo_customizer import TrainingFiles, train_customizer
+from prefdata.train.nemo_customizer.settings import CustomizerSettings
+from prefdata.train.nemo_customizer.train import TrainingFiles, train_customizer
 
 Say = Callable[[str], None]
 FORMATS = {"dpo": "nemo_customizer", "sft": "nemo_customizer_sft"}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from prefdata.errors import PrefdataError
-from prefdata.train.customizer_settings import CustomizerSettings
+from prefdata.train.nemo_customizer.settings import CustomizerSettings
 
 Found = TypeVar("Found")
 Say = Callable[[str], None]

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import digest
-from prefdata.train.customizer_settings import CustomizerSettings, Deployment, Hyperparameters
+from prefdata.train.nemo_customizer.settings import CustomizerSettings, Deployment, Hyperparameters
 
 Body = dict[str, Any]
 FORMAT = 1

@@ -1,15 +1,15 @@
 """The deployment of a trained model: made once, watched until it is ready. Knows no file."""
 
 from prefdata.errors import PrefdataError
-from prefdata.train.customizer_payloads import (
+from prefdata.train.nemo_customizer.payloads import (
     Body,
     Plan,
     deployment_body,
     deployment_config_body,
 )
-from prefdata.train.customizer_platform import Answer, Platform
-from prefdata.train.customizer_record import TrainRecord, now
-from prefdata.train.customizer_watch import (
+from prefdata.train.nemo_customizer.platform import Answer, Platform
+from prefdata.train.nemo_customizer.record import TrainRecord, now
+from prefdata.train.nemo_customizer.watch import (
     CONFLICT,
     NOT_FOUND,
     Clock,

@@ -1,11 +1,11 @@
 """The job: submitted once, never twice; watched; cancelled. Knows no file and no deployment."""
 
 from prefdata.errors import PrefdataError
-from prefdata.train.customizer_payloads import Plan, job_body, job_mark
-from prefdata.train.customizer_platform import Answer, Platform
-from prefdata.train.customizer_record import COMPLETED, LOST, OVER, Facts, TrainRecord, now
-from prefdata.train.customizer_settings import CustomizerSettings
-from prefdata.train.customizer_watch import (
+from prefdata.train.nemo_customizer.payloads import Plan, job_body, job_mark
+from prefdata.train.nemo_customizer.platform import Answer, Platform
+from prefdata.train.nemo_customizer.record import COMPLETED, LOST, OVER, Facts, TrainRecord, now
+from prefdata.train.nemo_customizer.settings import CustomizerSettings
+from prefdata.train.nemo_customizer.watch import (
     CONFLICT,
     NOT_FOUND,
     Clock,

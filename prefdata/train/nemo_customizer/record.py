@@ -8,7 +8,7 @@ import orjson
 
 from prefdata.errors import PrefdataError
 from prefdata.storage.disk import write_text
-from prefdata.train.customizer_payloads import Plan
+from prefdata.train.nemo_customizer.payloads import Plan
 
 NAME = "train.json"
 BACKEND = "nemo_customizer"

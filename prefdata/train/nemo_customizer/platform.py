@@ -19,9 +19,9 @@ from nemo_microservices import (
     NeMoMicroservices,
 )
 
-from prefdata.train.customizer_payloads import Body
-from prefdata.train.customizer_settings import CustomizerSettings
-from prefdata.train.customizer_watch import Failure, Say
+from prefdata.train.nemo_customizer.payloads import Body
+from prefdata.train.nemo_customizer.settings import CustomizerSettings
+from prefdata.train.nemo_customizer.watch import Failure, Say
 
 Answer = dict[str, Any]
 LONGEST = 400

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefdata.errors import PrefdataError
 from prefdata.storage.disk import hold_file
-from prefdata.train.customizer_payloads import (
+from prefdata.train.nemo_customizer.payloads import (
     Plan,
     TrainingFiles,
     deployment_body,
@@ -19,12 +19,18 @@ from prefdata.train.customizer_payloads import (
     describe,
     plan_training,
 )
-from prefdata.train.customizer_record import COMPLETED, OVER, TrainRecord, open_record, read_record
-from prefdata.train.customizer_settings import CustomizerSettings
-from prefdata.train.customizer_watch import Clock, Say
+from prefdata.train.nemo_customizer.record import (
+    COMPLETED,
+    OVER,
+    TrainRecord,
+    open_record,
+    read_record,
+)
+from prefdata.train.nemo_customizer.settings import CustomizerSettings
+from prefdata.train.nemo_customizer.watch import Clock, Say
 
 if TYPE_CHECKING:
-    from prefdata.train.customizer_platform import Platform
+    from prefdata.train.nemo_customizer.platform import Platform
 
 LOCK = ".train.lock"
 
@@ -91,9 +97,9 @@ def _is_done(record: TrainRecord, plan: Plan) -> bool:
 
 
 def _train(platform: "Platform", plan: Plan, record: TrainRecord, clock: Clock, say: Say) -> None:
-    from prefdata.train.customizer_deployment import deploy_model
-    from prefdata.train.customizer_job import make_room, submit_job, wait_for_job
-    from prefdata.train.customizer_upload import prepare_dataset
+    from prefdata.train.nemo_customizer.deployment import deploy_model
+    from prefdata.train.nemo_customizer.job import make_room, submit_job, wait_for_job
+    from prefdata.train.nemo_customizer.upload import prepare_dataset
 
     make_room(platform, plan, record)
     if not record.job.get("id"):
@@ -130,7 +136,7 @@ def cancel_customizer(
         say(f"job {job['name']} ({job['id']}) {did}; there is nothing to cancel")
         return record.data
     with _platform(settings, say) as platform:
-        from prefdata.train.customizer_job import cancel_job
+        from prefdata.train.nemo_customizer.job import cancel_job
 
         cancel_job(platform, record, say=say)
     return record.data
@@ -139,7 +145,7 @@ def cancel_customizer(
 @contextmanager
 def _platform(settings: CustomizerSettings, say: Say) -> Iterator["Platform"]:
     try:
-        from prefdata.train.customizer_platform import connect
+        from prefdata.train.nemo_customizer.platform import connect
     except ImportError as err:
         raise PrefdataError(
             "the backend nemo_customizer needs NVIDIA's SDK, which is not installed: "

@@ -1,0 +1,1 @@
+"""`prefdata train --backend nemo_customizer`."""
