@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from prefdata.runtime.slurm_scripts import Cluster, write_scripts
+from prefdata.slurm.scripts import Cluster, write_scripts
 
 
 class Task:

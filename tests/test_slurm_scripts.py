@@ -9,7 +9,7 @@ from conftest import QUICKSTART
 from typer.testing import CliRunner
 
 from prefdata.cli import app
-from prefdata.runtime.slurm_scripts import as_ranges
+from prefdata.slurm.scripts import as_ranges
 
 RECIPE = QUICKSTART / "recipe.yaml"
 

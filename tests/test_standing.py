@@ -13,7 +13,7 @@ from prefdata.run.shard_status import (
     write_standing,
 )
 from prefdata.run.shards import Shard
-from prefdata.slurm import tell_status
+from prefdata.slurm.submit import tell_status
 from prefdata.storage.disk import write_text
 
 

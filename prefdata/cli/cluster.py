@@ -64,8 +64,8 @@ def slurm(
             raise PrefdataError("--status submits nothing; leave out --submit, or --status")
         loaded = load(recipe, overrides, out)
         from prefdata.run.shards import count_shards
-        from prefdata.runtime.slurm_scripts import Cluster
-        from prefdata.slurm import run_on_slurm, shards_submitted, tell_status
+        from prefdata.slurm.scripts import Cluster
+        from prefdata.slurm.submit import run_on_slurm, shards_submitted, tell_status
 
         folder = run_folder(loaded, rehearse).absolute()
         count = count_shards(folder, shards, default=shards_submitted(folder) or nodes)

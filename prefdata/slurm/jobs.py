@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from prefdata.errors import PrefdataError
-from prefdata.runtime.slurm_scripts import Scripts
+from prefdata.slurm.scripts import Scripts
 from prefdata.storage.disk import write_text
 
 JOBS = "slurm/jobs.json"

@@ -12,7 +12,7 @@ from prefdata.pairs.selection import check_dedupe
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.merging import find_finished
 from prefdata.run.shard_status import STATES, ShardState, forget_attempts, look_at_shards
-from prefdata.runtime.slurm_jobs import (
+from prefdata.slurm.jobs import (
     Jobs,
     cancel,
     is_in_queue,
@@ -21,7 +21,7 @@ from prefdata.runtime.slurm_jobs import (
     submit,
     tasks_in_queue,
 )
-from prefdata.runtime.slurm_scripts import Cluster, write_scripts
+from prefdata.slurm.scripts import Cluster, write_scripts
 from prefdata.storage.disk import disk_errors, make_folder
 from prefdata.storage.record import Record, read_record
 

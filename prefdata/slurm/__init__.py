@@ -1,0 +1,1 @@
+"""`prefdata slurm`: batch scripts, jobs and what has become of them."""
