@@ -16,8 +16,8 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from prefdata.cli import app
-from prefdata.pager import KEPT, Shelf, find_rows, page_rows
-from prefdata.terminal import open_console, print_row, printable
+from prefdata.cli.pager import KEPT, Shelf, find_rows, page_rows
+from prefdata.cli.terminal import open_console, print_row, printable
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 LONG = "forty winks and more " * 12

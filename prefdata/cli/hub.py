@@ -59,7 +59,7 @@ def publish_built(run: Path, settings: Any) -> None:
 
 
 def _publish(run: Path, wishes: Any, settings: Any = None) -> None:
+    from prefdata.cli.summary import print_publication
     from prefdata.hub.publish import publish_run
-    from prefdata.summary import print_publication
 
     print_publication(publish_run(run, wishes, settings=settings, say=say))

@@ -37,9 +37,9 @@ def pairs(
 ) -> None:
     """Choose pairs again, from a finished run or from scored candidates made elsewhere."""
     with exit_codes():
+        from prefdata.cli.summary import print_summary
         from prefdata.pairs.repick import pairs_of_file, pairs_of_run
         from prefdata.recipe.schema import GivenCandidates
-        from prefdata.summary import print_summary
 
         if not source.exists():
             raise PrefdataError(f"{source}: there is no such run folder and no such file")
@@ -91,8 +91,8 @@ def export(
 ) -> None:
     """Write a run's pairs in the formats of trainers, with the lines that make them read them."""
     with exit_codes():
+        from prefdata.cli.summary import print_export
         from prefdata.export import ExportOptions, export_run
-        from prefdata.summary import print_export
 
         if out is not None and len(formats) > 1:
             raise PrefdataError("--out is the folder of one format; leave it out, or give one")
@@ -114,8 +114,8 @@ def report(
 ) -> None:
     """Write one HTML file with a run's figures, pairs and rejects. It needs no network."""
     with exit_codes():
+        from prefdata.cli.summary import print_report
         from prefdata.export import make_report
-        from prefdata.summary import print_report
 
         print_report(make_report(run, out, compare=compare))
 
@@ -136,8 +136,8 @@ def inspect(
     with exit_codes():
         from itertools import islice
 
-        from prefdata.pager import Shelf, find_rows, page_rows, print_rows
-        from prefdata.terminal import open_console
+        from prefdata.cli.pager import Shelf, find_rows, page_rows, print_rows
+        from prefdata.cli.terminal import open_console
 
         console, kind = open_console(), "reject" if rejects else "pair"
         opened = find_rows(run, rejects=rejects, search=search)

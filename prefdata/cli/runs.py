@@ -83,7 +83,7 @@ def build(
         if publish is not None:
             check_hub(publish)
         record = run(loaded, folder, machine=machine, rehearse=rehearse, say=say)
-        from prefdata.summary import print_summary
+        from prefdata.cli.summary import print_summary
 
         print_summary(record, folder)
         check_yield(record, loaded.recipe.min_yield)
@@ -115,8 +115,8 @@ def merge(
     """Make of finished shards the run that one task would have made, row for row."""
     with exit_codes():
         loaded = load(recipe, overrides, out)
+        from prefdata.cli.summary import print_summary
         from prefdata.pipeline import merge as join
-        from prefdata.summary import print_summary
 
         folder = run_folder(loaded, rehearse)
         if rehearse:
@@ -133,7 +133,7 @@ def plan(recipe: RecipeFile, overrides: Overrides = None, out: Out = None) -> No
     """Show passes, model loads, requests, tokens, GPU-hours and disk. Runs no model."""
     with exit_codes():
         loaded = load(recipe, overrides, out)
-        from prefdata.summary import print_plan
+        from prefdata.cli.summary import print_plan
 
         print_plan(loaded)
 
@@ -147,8 +147,8 @@ def _find_machine(gpus: int | None, replicas: int | None, rehearse: bool) -> Any
 
 
 def _preview(loaded: Any, rows: int, rehearse: bool, machine: Any) -> None:
+    from prefdata.cli.summary import print_records
     from prefdata.pipeline import build as run
-    from prefdata.summary import print_records
 
     with tempfile.TemporaryDirectory(prefix="prefdata-preview-") as folder:
         run(

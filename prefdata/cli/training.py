@@ -52,7 +52,7 @@ def train(
         else:
             if dry_run or cancel:
                 raise PrefdataError("--dry-run and --cancel are of nemo_customizer; remove them")
-            from prefdata.summary import print_training
+            from prefdata.cli.summary import print_training
             from prefdata.train.trl import train_trl
             from prefdata.train.trl_settings import TrlSettings
 

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from prefdata.cli.terminal import open_console, print_row
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import plan_passes
 from prefdata.run.estimate import FLOPS, Estimate, estimate_pass
 from prefdata.seeds.seeds import seeds_of
 from prefdata.storage.folders import read_rows
-from prefdata.terminal import open_console, print_row
 
 if TYPE_CHECKING:  # what a build and a plan need none of
     from prefdata.export import Export, Report

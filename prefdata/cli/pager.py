@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 from rich.console import Console
 
+from prefdata.cli.terminal import print_row
 from prefdata.errors import PrefdataError
 from prefdata.pairs.files import pairs_in_order
 from prefdata.rows import Row
 from prefdata.run.finished import open_run
 from prefdata.storage.folders import read_rows
-from prefdata.terminal import print_row
 
 Ask = Callable[[str], str]
 HELP = "enter: next, b: back, a number: that one, /words: search, q: quit"
