@@ -1,1 +1,27 @@
 """Build preference datasets: prompts, candidates, scores, pairs."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefdata.pipeline import build
+    from prefdata.recipe.loader import load_recipe
+    from prefdata.run.finished import open_run
+
+__all__ = ["__version__", "build", "load_recipe", "open_run"]
+
+_HOMES = {
+    "build": "prefdata.pipeline",
+    "load_recipe": "prefdata.recipe.loader",
+    "open_run": "prefdata.run.finished",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the Python API, imported when it is first used: nothing here is slow to import."""
+    if name == "__version__":
+        return version("prefdata")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'prefdata' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

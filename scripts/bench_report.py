@@ -17,9 +17,9 @@ from pathlib import Path
 import orjson
 from playwright.sync_api import Page, sync_playwright
 
-from prefdata.export import make_report
 from prefdata.pairs.repick import pairs_of_file
 from prefdata.recipe.schema import GivenCandidates
+from prefdata.report import make_report
 
 FIELDS = GivenCandidates(group_by=("turn",), prompt="prompt", text="text", score="score")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]

@@ -656,7 +656,8 @@ def test_without_the_sdk_the_remedy_is_one_command(training, monkeypatch):
 
 def test_neither_settings_nor_a_dry_run_load_anything_heavy():
     code = (
-        "import sys, prefdata.train.nemo_customizer.train, prefdata.train.nemo_customizer.settings; "
+        "import sys, prefdata.train.nemo_customizer.train; "
+        "import prefdata.train.nemo_customizer.settings; "
         "print({'nemo_microservices', 'httpx', 'huggingface_hub', 'torch'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ from reported import HOSTILE, line, make_hostile_run, make_plain_run, make_score
 from runs import TOOL
 
 from prefdata.errors import PrefdataError
-from prefdata.export import make_report, write_report
 from prefdata.pipeline import build
 from prefdata.recipe.loader import load_recipe
+from prefdata.report import make_report, write_report
 from prefdata.report.excerpt import LONGEST, embed, take_excerpt
 from prefdata.storage.folders import read_rows
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from reported import HOSTILE, SCRIPT, make_hostile_run, make_plain_run
 
-from prefdata.export import write_report
+from prefdata.report import write_report
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is missing; scripts/test_browser.sh installs it"

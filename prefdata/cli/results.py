@@ -115,7 +115,7 @@ def report(
     """Write one HTML file with a run's figures, pairs and rejects. It needs no network."""
     with exit_codes():
         from prefdata.cli.summary import print_report
-        from prefdata.export import make_report
+        from prefdata.report import make_report
 
         print_report(make_report(run, out, compare=compare))
 

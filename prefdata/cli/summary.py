@@ -17,8 +17,9 @@ from prefdata.seeds.seeds import seeds_of
 from prefdata.storage.folders import read_rows
 
 if TYPE_CHECKING:  # what a build and a plan need none of
-    from prefdata.export import Export, Report
+    from prefdata.export import Export
     from prefdata.hub.publishing import Publication
+    from prefdata.report import Report
 
 SAMPLE = 200
 """Seed rows on which `plan` measures prompts."""

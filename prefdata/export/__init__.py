@@ -1,15 +1,6 @@
-"""What leaves a finished run: files for trainers, a page for people."""
+"""Pairs as files that trainers read."""
 
 from prefdata.export.files import Export, ExportOptions, export_run
 from prefdata.export.formats import FORMATS
-from prefdata.report.page import Report, make_report, write_report
 
-__all__ = [
-    "FORMATS",
-    "Export",
-    "ExportOptions",
-    "Report",
-    "export_run",
-    "make_report",
-    "write_report",
-]
+__all__ = ["FORMATS", "Export", "ExportOptions", "export_run"]

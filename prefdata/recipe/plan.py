@@ -1,10 +1,10 @@
 """Passes: which columns run together over the rows, in which order. Loads nothing."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from prefdata.fingerprint import digest
 from prefdata.recipe.reads import aliases_of, columns_read, names_made, reads_any
 from prefdata.recipe.schema import AnyColumn, Expand, Model, Recipe, RewardModel
 
@@ -22,7 +22,7 @@ class Checkpoint:
         facts: Mapping[str, Any] = self.model.model_dump(
             include={"model", "revision", "provider", "engine", "trust_remote_code"}
         )
-        return digest(self.role, facts)
+        return json.dumps([self.role, facts], sort_keys=True, default=str)
 
 
 @dataclass(frozen=True, slots=True)

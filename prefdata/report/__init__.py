@@ -1,1 +1,5 @@
-"""`prefdata report`: one HTML file."""
+"""`prefdata report`: a run as one HTML file for people."""
+
+from prefdata.report.page import Report, make_report, write_report
+
+__all__ = ["Report", "make_report", "write_report"]

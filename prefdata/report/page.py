@@ -213,7 +213,7 @@ def _page(
         ],
     }
     environment = Environment(
-        loader=PackageLoader("prefdata.export"), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("prefdata.report"), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template("report.html.jinja").generate(
         runs=found,
@@ -253,7 +253,7 @@ def _date(record: Mapping[str, Any]) -> str:
 
 
 def _read(name: str) -> str:
-    text = files("prefdata.export").joinpath("templates", name).read_text(encoding="utf-8")
+    text = files("prefdata.report").joinpath("templates", name).read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("//# sourceMappingURL=")]
     return "\n".join(lines)
 

@@ -30,6 +30,8 @@ Stage = Callable[[Row], Awaitable[Row]]
 _REJECTED = "__rejected__"
 WINDOW = 1000
 """Rows in flight where the engines are small."""
+ROWS_PER_GPU = 4096
+"""Rows in flight for each GPU."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,14 @@ def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> No
             written = writer.submit(_write, table, made, sweep, rows, rejects)
             progress.advance(table.num_rows)
         written.result()
+
+
+def window_for(gpus: int) -> int:
+    """Rows to keep in flight: several times what the GPUs' engines hold, were each request one.
+
+    Rows come back in order, so a slow one at the head must not starve the engines.
+    """
+    return max(WINDOW, ROWS_PER_GPU * gpus)
 
 
 def rejects_of(folder: Path) -> Path:

@@ -28,7 +28,7 @@ from prefdata.recipe.schema import META_SUFFIX, Extract, Recipe
 from prefdata.rows import REJECTS
 from prefdata.run.expansion import rows_added, run_expansion
 from prefdata.run.merging import add_up
-from prefdata.run.passes import Sweep, rejects_of, run_ahead, run_pass
+from prefdata.run.passes import Sweep, rejects_of, run_ahead, run_pass, window_for
 from prefdata.run.progress import Progress, show_progress
 from prefdata.run.shard_status import Standing, write_standing
 from prefdata.run.stage_folders import Chain
@@ -276,7 +276,7 @@ class Building:
         tools = Tools(self.recipe.seed, models, text, reward, self.loaded.folder)
         waves = [[(c.name, make_stage(c, self.recipe, tools)) for c in wave] for wave in step.waves]
         fields = [field for column in step.columns for field in fields_of(column)]
-        return Sweep(waves, fields, _reads(step), self.fleet.window)
+        return Sweep(waves, fields, _reads(step), window_for(self.fleet.gpus))
 
     def _is_whole(self, folder: Path) -> bool:
         """Whether a step is finished; a damaged one is set aside, to be made again."""

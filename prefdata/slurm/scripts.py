@@ -137,7 +137,7 @@ def _before(cluster: Cluster) -> list[str]:
 
 def _write(place: Path, values: dict[str, object]) -> None:
     environment = Environment(
-        loader=PackageLoader("prefdata.runtime", "."),
+        loader=PackageLoader("prefdata.slurm", "."),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )

@@ -28,14 +28,11 @@ from prefdata.fingerprint import ScoreKeys, TextKeys, digest, model_identity
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import Checkpoint, Pass, roles_of
 from prefdata.recipe.schema import Endpoint, Model
-from prefdata.run.passes import WINDOW
 from prefdata.storage.journal import Journal
 from prefdata.storage.journaled import JournaledReward, JournaledText, Work
 from prefdata.workers.machine import Machine
 from prefdata.workers.messages import Order
 from prefdata.workers.pool import Workers
-
-ROWS_PER_GPU = 4096
 
 
 class Fleet:
@@ -102,12 +99,9 @@ class Fleet:
                 self._journal.close()
 
     @property
-    def window(self) -> int:
-        """Rows to keep in flight: several times what the GPUs' engines hold, were each request one.
-
-        Rows come back in order, so a slow one at the head must not starve the engines.
-        """
-        return max(WINDOW, ROWS_PER_GPU * len(self._machine.gpus))
+    def gpus(self) -> int:
+        """GPUs that the models may use."""
+        return len(self._machine.gpus)
 
     def sittings(self, step: Pass) -> list[frozenset[str]]:
         """Keys of the checkpoints that are loaded together in a pass, one set after another.

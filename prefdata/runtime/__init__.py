@@ -1,1 +1,0 @@
-"""What runs and remembers: passes, journal, folders, progress."""
