@@ -19,7 +19,7 @@ from prefdata.run.merging import (
     write_shard_record,
 )
 from prefdata.run.shards import Shard, count_shards
-from prefdata.run.stage_folders import make_chain
+from prefdata.run.stage_folders import make_stage_folders
 from prefdata.run.steps import Building, Say
 from prefdata.storage.disk import disk_errors, hold
 from prefdata.storage.fence import fence, read_attempt
@@ -62,11 +62,11 @@ def build(
     ):
         run = Building(loaded, out, fleet, pace, say, started)
         seeds = run.load_seeds()
-        chain = make_chain(loaded, fleet.checkpoints, seeds.fingerprint, out)
-        if finished := run.finished(pairs_fingerprint(chain.fingerprint, loaded.recipe)):
+        stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
+        if finished := run.finished(pairs_fingerprint(stages.fingerprint, loaded.recipe)):
             return finished
-        run.run_passes(seeds, chain)
-        return run.conclude(seeds, chain)
+        run.run_passes(seeds, stages)
+        return run.conclude(seeds, stages)
 
 
 def build_shard(
@@ -114,10 +114,10 @@ def build_shard(
             say(f"nothing to do: shard {shard.name} is finished")
             return part.record
         withdraw_shard_record(here)
-        run.run_passes(seeds, part.chain)
-        run.check_rows(seeds, part.chain)
-        whole = make_chain(loaded, fleet.checkpoints, everything.fingerprint, out)
-        named = {"fingerprint": part.chain.fingerprint, "run": whole.fingerprint}
+        run.run_passes(seeds, part.stages)
+        run.check_rows(seeds, part.stages)
+        whole = make_stage_folders(loaded, fleet.checkpoints, everything.fingerprint, out)
+        named = {"fingerprint": part.stages.fingerprint, "run": whole.fingerprint}
         return write_shard_record(here, run.spent() | named)
 
 
@@ -151,10 +151,10 @@ def merge(
     ):
         run = Building(loaded, out, fleet, pace, say, started)
         seeds = run.load_seeds()
-        chain = make_chain(loaded, fleet.checkpoints, seeds.fingerprint, out)
-        if finished := run.finished(pairs_fingerprint(chain.fingerprint, loaded.recipe)):
+        stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
+        if finished := run.finished(pairs_fingerprint(stages.fingerprint, loaded.recipe)):
             return finished
         parts = find_parts(loaded, fleet.checkpoints, seeds, out, count_shards(out, count))
-        run.save_seeds(seeds, chain.folders[0])
-        join_parts(parts, chain, out)
-        return run.conclude(seeds, chain, [part.record for part in parts])
+        run.save_seeds(seeds, stages.folders[0])
+        join_parts(parts, stages, out)
+        return run.conclude(seeds, stages, [part.record for part in parts])

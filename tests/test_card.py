@@ -236,9 +236,9 @@ def test_the_public_recipe_names_no_folder_of_the_machine(project):
     project.recipe["output_path"] = str(project.folder / "out" / "pairs.jsonl")
     project.recipe["publish"] = {"repo_id": "user/pairs"}
     build(project.load(), project.folder / "run", rehearse=True, say=lambda line: None)
-    parcel = pack(open_run(project.folder / "run"), PLACE)
+    upload = pack(open_run(project.folder / "run"), PLACE)
     for name in ("README.md", "recipe.yaml", "run.json"):
-        assert str(project.folder).encode() not in parcel.files[name], name
+        assert str(project.folder).encode() not in upload.files[name], name
     told = yaml.safe_load(make_public_recipe(open_run(project.folder / "run")))
     assert told["seed_dataset"]["path"] == "seeds.jsonl"
     assert told["models"][0]["engine"] == {"tokenizer": "tokenizer"}

@@ -81,21 +81,21 @@ def test_models_that_do_not_fit_together_take_turns_and_load_once(two_writers, t
 
 
 @pytest.mark.parametrize(
-    ("shares", "sittings"),
+    ("shares", "model_groups"),
     [([None, None], 2), ([0.5, 0.4], 1), ([0.6, 0.5], 2), ([0.5, None], 2)],
     ids=["untold", "room for both", "too much", "half told"],
 )
 def test_models_are_loaded_together_where_the_recipe_gives_each_its_share(
-    two_writers, tmp_path, shares, sittings
+    two_writers, tmp_path, shares, model_groups
 ):
     for model, share in zip(two_writers.recipe["models"], shares, strict=False):
         model["engine"] = {} if share is None else {"gpu_memory_utilization": share}
     loaded = two_writers.load()
     first = plan_passes(loaded.recipe)[0]
     with Fleet(loaded, tmp_path, machine=ONE_GPU, **QUIET) as fleet:
-        assert len(fleet.sittings(first)) == sittings
+        assert len(fleet.model_groups(first)) == model_groups
     with Fleet(loaded, tmp_path, machine=Machine(), **QUIET) as fleet:
-        assert len(fleet.sittings(first)) == 1
+        assert len(fleet.model_groups(first)) == 1
 
 
 def test_the_window_grows_with_the_gpus(two_writers, tmp_path):

@@ -39,11 +39,11 @@ def seeds(folder, count, **columns):
     return folder / "seeds"
 
 
-def run(folder, waves, fields, count=10, reads=("n",), **columns):
+def run(folder, levels, fields, count=10, reads=("n",), **columns):
     """The rows of `folder/out` and of its rejects, after one pass."""
     progress = Counted()
     source = seeds(folder, count, **columns)
-    run_pass(Sweep(waves, fields, frozenset(reads)), source, folder / "out", progress)
+    run_pass(Sweep(levels, fields, frozenset(reads)), source, folder / "out", progress)
     assert progress.rows == count
     return list(read_rows(folder / "out")), list(read_rows(rejects_of(folder / "out")))
 
@@ -127,9 +127,9 @@ def test_a_reject_keeps_what_was_made_before_it(tmp_path):
         assert row["n"] % 3, "a rejected row goes no further"
         return {"last": 1}
 
-    waves = [[("twice", double), ("fine", picky)], [("last", never)]]
+    levels = [[("twice", double), ("fine", picky)], [("last", never)]]
     fields = [field("twice"), field("fine"), field("last")]
-    rows, rejects = run(tmp_path, waves, fields, other=list("abcdefghij"))
+    rows, rejects = run(tmp_path, levels, fields, other=list("abcdefghij"))
     assert [row["n"] for row in rows] == [1, 2, 4, 5, 7, 8]
     assert [reject["id"] for reject in rejects] == ["r0", "r3", "r6", "r9"]
     assert {(r["stage"], r["reason"]) for r in rejects} == {("fine", "third")}

@@ -50,10 +50,10 @@ def recipe(project):
 
 
 def outline(recipe):
-    """Columns by pass and wave, and the models that each pass holds."""
+    """Columns by pass and level, and the models that each pass holds."""
     return [
         (
-            [[column.name for column in wave] for wave in step.waves],
+            [[column.name for column in level] for level in step.levels],
             sorted(checkpoint.model.model for checkpoint in step.checkpoints.values()),
         )
         for step in plan_passes(recipe)
@@ -64,8 +64,8 @@ def test_two_temperatures_and_their_judge_are_one_pass_over_one_loaded_model():
     recipe = load_recipe(
         ROOT / "recipes" / "rl_pref.yaml", [f"models.{n}.provider=auto" for n in range(2)]
     ).recipe
-    [(waves, models)] = outline(recipe)
-    assert waves == [["response_a", "response_b"], ["judge"]]
+    [(levels, models)] = outline(recipe)
+    assert levels == [["response_a", "response_b"], ["judge"]]
     assert len(models) == 1
 
 
@@ -110,8 +110,8 @@ def test_a_column_waits_only_for_the_wave_that_makes_what_it_reads(recipe):
         text("response_a"), text("response_b"), upper("late", "response_a"), text("free"),
         upper("later", "late"), upper("meta", "response_a__meta.model"),
     ]  # fmt: skip
-    [(waves, _)] = outline(recipe(columns))
-    assert waves == [
+    [(levels, _)] = outline(recipe(columns))
+    assert levels == [
         ["response_a", "response_b"], ["late", "free"], ["later", "meta", "judge"],
     ]  # fmt: skip
 

@@ -322,10 +322,10 @@ from pathlib import Path
 from prefdata.errors import PrefdataError
 from prefdata.hub.publish import publish_run
 from prefdata.hub.access import Patience
-from prefdata.hub.publishing import Wishes
+from prefdata.hub.publishing import PublishOptions
 try:
     patience = Patience(tries=3, first_wait=0.05, longest_wait=5)
-    publish_run(Path({run!r}), Wishes({name!r}), patience=patience, say=lambda line: None)
+    publish_run(Path({run!r}), PublishOptions({name!r}), patience=patience, say=lambda line: None)
 except PrefdataError as err:
     value = str(err)
 """

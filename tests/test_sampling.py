@@ -73,7 +73,7 @@ def test_uniforms_are_pinned_for_recorded_runs():
         ({"top_p": 0.99}, TopPLogitsWarper(0.99)),
         ({"min_p": 0.05}, MinPLogitsWarper(0.05)),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_filters_keep_what_transformers_keeps(sampling, warper):
     scores = some_logits(200, 1000)

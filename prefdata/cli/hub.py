@@ -29,9 +29,9 @@ def publish(
 ) -> None:
     """Bring a finished run to the Hub with its card, load it back, compare; twice does nothing."""
     with exit_codes():
-        from prefdata.hub.publishing import Wishes
+        from prefdata.hub.publishing import PublishOptions
 
-        _publish(run, Wishes(repo_id, revision, private, create_pr))
+        _publish(run, PublishOptions(repo_id, revision, private, create_pr))
 
 
 def check_hub(settings: Any) -> None:
@@ -47,19 +47,19 @@ def check_hub(settings: Any) -> None:
 
 
 def publish_built(run: Path, settings: Any) -> None:
-    """Publish what has just been made, as its recipe wishes."""
-    from prefdata.hub.publishing import Wishes
+    """Publish what has just been made, as its recipe says."""
+    from prefdata.hub.publishing import PublishOptions
 
     try:
-        _publish(run, Wishes(), settings)
+        _publish(run, PublishOptions(), settings)
     except PrefdataError as err:
         raise PrefdataError(
             f"{err}. The run is finished and whole: `prefdata publish {run}` tries again"
         ) from err
 
 
-def _publish(run: Path, wishes: Any, settings: Any = None) -> None:
+def _publish(run: Path, options: Any, settings: Any = None) -> None:
     from prefdata.cli.summary import print_publication
     from prefdata.hub.publish import publish_run
 
-    print_publication(publish_run(run, wishes, settings=settings, say=say))
+    print_publication(publish_run(run, options, settings=settings, say=say))

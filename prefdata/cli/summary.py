@@ -180,7 +180,9 @@ def print_plan(loaded: LoadedRecipe) -> None:
         models = [checkpoint.model for checkpoint in step.checkpoints.values()]
         loads = [model.model for model in models if recipe.endpoint(model) is None]
         asks = [f"{m.model} at {m.provider}" for m in models if recipe.endpoint(m) is not None]
-        columns = ", then ".join(" + ".join(column.name for column in wave) for wave in step.waves)
+        columns = ", then ".join(
+            " + ".join(column.name for column in level) for level in step.levels
+        )
         console.print(f"pass {number}: {columns}", style="bold", markup=False)
         console.print(f"  loads        {', '.join(loads) or 'nothing'}", markup=False)
         if asks:

@@ -43,7 +43,7 @@ class Patience:
             try:
                 return step()
             except (OSError, HTTP_ERRORS) as err:
-                wait = _wished_wait(err)
+                wait = _retry_after(err)
                 wait = self.first_wait * 2 ** (number - 1) if wait is None else wait
                 if number == self.tries or wait > self.longest_wait or not _may_pass(err):
                     raise
@@ -135,7 +135,7 @@ def _may_pass(err: Exception) -> bool:
     return isinstance(err, HTTP_ERRORS | ConnectionError | TimeoutError)
 
 
-def _wished_wait(err: Exception) -> float | None:
+def _retry_after(err: Exception) -> float | None:
     """Seconds that the Hub asks for, where it does."""
     if not isinstance(err, HfHubHTTPError):
         return None

@@ -18,9 +18,9 @@ from huggingface_hub.utils.sha import git_hash
 
 from prefdata.errors import PrefdataError
 from prefdata.hub.access import Patience, Say, answers, check_token, refusals
-from prefdata.hub.publishing import Publication, Wishes
+from prefdata.hub.publishing import Publication, PublishOptions
 from prefdata.hub.read_back import read_back
-from prefdata.hub.upload import FOLDERS, REPORT, Parcel, pack
+from prefdata.hub.upload import FOLDERS, REPORT, Upload, pack
 from prefdata.recipe.publication import Publish, check_repo_id
 from prefdata.report.page import write_report
 from prefdata.run.finished import FinishedRun, open_run
@@ -38,7 +38,7 @@ Value = TypeVar("Value")
 
 def publish_run(
     run: Path,
-    wishes: Wishes = Wishes(),  # noqa: B008  frozen
+    options: PublishOptions = PublishOptions(),  # noqa: B008  frozen
     *,
     settings: Publish | None = None,
     patience: Patience = PATIENCE,
@@ -48,7 +48,7 @@ def publish_run(
 
     Args:
         run: folder of a finished run; gets README.md and report.html, and is not changed otherwise.
-        wishes: of the command line.
+        options: of the command line.
         settings: the recipe's `publish`; the run's own by default.
         patience: with the Hub.
         say: told what happens, a line at a time.
@@ -58,24 +58,24 @@ def publish_run(
             was sent.
     """
     finished = open_run(run)
-    settings = _settle(finished, settings, wishes)
+    settings = _settle(finished, settings, options)
     _check_run(finished)
-    place = _Place(settings, wishes.create_pr, patience, say)
+    place = _Place(settings, options.create_pr, patience, say)
     with refusals(settings.repo_id), disk_errors(run), hold(run):
         place.open()
         _renew_report(run)
-        parcel = pack(finished, settings)
-        write_text(run / "README.md", parcel.card)
+        upload = pack(finished, settings)
+        write_text(run / "README.md", upload.card)
         for path in find_local_paths(finished):
             say(
                 f"the rows name {path} as this machine does (columns like chosen_model); name a "
                 "checkpoint by its Hub id, or relative to the recipe, where nobody should see that"
             )
-        place.bring(parcel)
+        place.bring(upload)
         say(f"{settings.repo_id}: reading it back")
-        place.retry(lambda: read_back(settings.repo_id, place.commit, parcel.contents))
-        tag = None if place.is_request else place.tag(parcel)
-    rows = {c: {s: content.rows for s, content in p.items()} for c, p in parcel.contents.items()}
+        place.retry(lambda: read_back(settings.repo_id, place.commit, upload.contents))
+        tag = None if place.is_request else place.tag(upload)
+    rows = {c: {s: content.rows for s, content in p.items()} for c, p in upload.contents.items()}
     return Publication(
         settings.repo_id, place.revision, place.commit, tag, place.url, place.is_new, rows
     )
@@ -91,23 +91,23 @@ def check_publishing(settings: Publish, *, say: Say = print) -> None:
         _Place(settings, False, PATIENCE, say).look()
 
 
-def _settle(run: FinishedRun, settings: Publish | None, wishes: Wishes) -> Publish:
+def _settle(run: FinishedRun, settings: Publish | None, options: PublishOptions) -> Publish:
     """The recipe's settings with the command line's on top."""
     if settings is None and run.recipe is not None:
         settings = run.recipe.publish
-    if wishes.repo_id is not None:
+    if options.repo_id is not None:
         try:
-            check_repo_id(wishes.repo_id)
+            check_repo_id(options.repo_id)
         except ValueError as err:
             raise PrefdataError(f"--repo-id: {err}") from err
     if settings is None:
-        if wishes.repo_id is None:
+        if options.repo_id is None:
             raise PrefdataError(
                 f"{run.folder}: its recipe does not say where to publish; name the dataset with "
                 "--repo-id owner/name, or add publish: {repo_id: owner/name} to the recipe"
             )
-        settings = Publish(repo_id=wishes.repo_id)
-    given = {"repo_id": wishes.repo_id, "revision": wishes.revision, "private": wishes.private}
+        settings = Publish(repo_id=options.repo_id)
+    given = {"repo_id": options.repo_id, "revision": options.revision, "private": options.private}
     return settings.model_copy(update={k: v for k, v in given.items() if v is not None})
 
 
@@ -192,23 +192,23 @@ class _Place:
                 **self._name, branch=self.revision, exist_ok=True
             ))  # fmt: skip
 
-    def bring(self, parcel: Parcel) -> None:
-        """Make the files of the branch those of the parcel, in at most one commit."""
-        self.retry(lambda: self._commit(parcel))
+    def bring(self, upload: Upload) -> None:
+        """Make the files of the branch those of the upload, in at most one commit."""
+        self.retry(lambda: self._commit(upload))
 
-    def _commit(self, parcel: Parcel) -> None:
-        if self.is_request and (number := self._find_request(parcel.title)) is not None:
+    def _commit(self, upload: Upload) -> None:
+        if self.is_request and (number := self._find_request(upload.title)) is not None:
             self.revision = f"refs/pr/{number}"
         head = str(self.api.repo_info(**self._name, revision=self.revision).sha)
         self.commit, self.url = head, f"{self.api.endpoint}/datasets/{self.settings.repo_id}"
-        changes = self._changes(parcel.files, head)
+        changes = self._changes(upload.files, head)
         if not changes:
             return
         self.say(f"{self.settings.repo_id}: {len(changes)} files change")
         self.is_new = True  # even where only the reply to the commit is lost
         with answers(self.settings.repo_id):
             made = self.api.create_commit(
-                **self._name, operations=changes, commit_message=parcel.title, parent_commit=head,
+                **self._name, operations=changes, commit_message=upload.title, parent_commit=head,
                 revision=self.revision,
                 create_pr=self.is_request and "refs/pr/" not in self.revision,
             )  # fmt: skip
@@ -233,22 +233,22 @@ class _Place:
             *(CommitOperationDelete(name) for name in sorted(stale) if name not in files),
         ]  # fmt: skip
 
-    def tag(self, parcel: Parcel) -> str:
+    def tag(self, upload: Upload) -> str:
         """Give the commit the run's name, unless a commit with the same rows has it."""
-        self.retry(lambda: self._tag(parcel))
-        return parcel.tag
+        self.retry(lambda: self._tag(upload))
+        return upload.tag
 
-    def _tag(self, parcel: Parcel) -> None:
-        known = self._find_tag(parcel.tag)
+    def _tag(self, upload: Upload) -> None:
+        known = self._find_tag(upload.tag)
         if known == self.commit:
             return
         if known is not None:
-            missing = self._changes(parcel.data, known)
+            missing = self._changes(upload.data, known)
             if not any(isinstance(one, CommitOperationAdd) for one in missing):
                 return
-            self.say(f"{parcel.tag}: named other rows, those of {known[:12]}; it is moved")
-            self.api.delete_tag(**self._name, tag=parcel.tag)
-        self.api.create_tag(**self._name, tag=parcel.tag, revision=self.commit)
+            self.say(f"{upload.tag}: named other rows, those of {known[:12]}; it is moved")
+            self.api.delete_tag(**self._name, tag=upload.tag)
+        self.api.create_tag(**self._name, tag=upload.tag, revision=self.commit)
 
     def _find_tag(self, tag: str) -> str | None:
         try:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class PublishOptions:
     """What the command line says of a publication; None leaves it to the recipe."""
 
     repo_id: str | None = None

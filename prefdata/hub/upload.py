@@ -16,7 +16,7 @@ FOLDERS = tuple(f"{name}/" for name in CONFIGS)
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class Upload:
     """Everything that a publication consists of.
 
     Attributes:
@@ -42,7 +42,7 @@ class Parcel:
         return {name: file for name, file in self.files.items() if name.startswith(FOLDERS)}
 
 
-def pack(run: FinishedRun, settings: Publish) -> Parcel:
+def pack(run: FinishedRun, settings: Publish) -> Upload:
     """Look at every row once and say what is to be where.
 
     Raises:
@@ -65,7 +65,7 @@ def pack(run: FinishedRun, settings: Publish) -> Parcel:
         files["recipe.yaml"] = recipe.encode()
     if (report := run.folder / REPORT).is_file():
         files[REPORT] = report
-    return Parcel(tag, card, contents, files)
+    return Upload(tag, card, contents, files)
 
 
 def _measure(folder: Path, settings: Publish) -> Contents:

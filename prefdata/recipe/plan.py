@@ -30,18 +30,18 @@ class Pass:
     """One sweep over all rows.
 
     Attributes:
-        waves: columns in order; those of one wave need nothing of one another, so their requests
-            of a row go out together. A row starts its next wave by itself, without a barrier.
+        levels: columns in order; those of one level need nothing of one another, so their requests
+            of a row go out together. A row starts its next level by itself, without a barrier.
         checkpoints: what the engines must hold, by key.
     """
 
-    waves: tuple[tuple[AnyColumn, ...], ...]
+    levels: tuple[tuple[AnyColumn, ...], ...]
     checkpoints: Mapping[str, Checkpoint]
 
     @property
     def columns(self) -> tuple[AnyColumn, ...]:
         """All columns, in the order of the recipe."""
-        return tuple(column for wave in self.waves for column in wave)
+        return tuple(column for level in self.levels for column in level)
 
     @property
     def expands(self) -> Expand | None:
@@ -68,11 +68,11 @@ def plan_passes(recipe: Recipe) -> list[Pass]:
         wanted = checkpoints_of(column, recipe)
         is_full = held and not wanted.keys() <= held.keys()
         if columns and (is_full or isinstance(column, Expand) or isinstance(columns[-1], Expand)):
-            passes.append(Pass(_waves(columns), held))
+            passes.append(Pass(_levels(columns), held))
             columns, held = [], {}
         columns.append(column)
         held = held | wanted
-    return [*passes, Pass(_waves(columns), held)] if columns else passes
+    return [*passes, Pass(_levels(columns), held)] if columns else passes
 
 
 def checkpoints_of(column: AnyColumn, recipe: Recipe) -> dict[str, Checkpoint]:
@@ -91,11 +91,11 @@ def roles_of(recipe: Recipe) -> dict[str, Literal["text", "reward"]]:
     return roles
 
 
-def _waves(columns: Sequence[AnyColumn]) -> tuple[tuple[AnyColumn, ...], ...]:
-    waves: list[list[AnyColumn]] = []
+def _levels(columns: Sequence[AnyColumn]) -> tuple[tuple[AnyColumn, ...], ...]:
+    levels: list[list[AnyColumn]] = []
     for column in columns:
-        made = {name for c in (waves[-1] if waves else ()) for name in names_made(c)}
-        if not waves or reads_any(column) or columns_read(column) & made:
-            waves.append([])
-        waves[-1].append(column)
-    return tuple(tuple(wave) for wave in waves)
+        made = {name for c in (levels[-1] if levels else ()) for name in names_made(c)}
+        if not levels or reads_any(column) or columns_read(column) & made:
+            levels.append([])
+        levels[-1].append(column)
+    return tuple(tuple(level) for level in levels)

@@ -14,7 +14,7 @@ from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.passes import rejects_of
 from prefdata.run.shard_status import RECORD
 from prefdata.run.shards import Shard
-from prefdata.run.stage_folders import Chain, make_chain
+from prefdata.run.stage_folders import StageFolders, make_stage_folders
 from prefdata.seeds.seeds import Seeds, seeds_of
 from prefdata.storage.disk import Damaged, write_text
 from prefdata.storage.folders import count_rows, link_file, link_parts
@@ -28,23 +28,23 @@ class Part:
 
     Attributes:
         folder: its run folder.
-        chain: the folders in it that the recipe asks for.
+        stages: the folders in it that the recipe asks for.
         record: what its shard.json holds; empty where nothing whole vouches for it.
     """
 
     folder: Path
-    chain: Chain
+    stages: StageFolders
     record: Record
 
     @property
     def is_finished(self) -> bool:
         """Whether it was made of these seeds, this recipe and these models, and is whole."""
-        return self.is_of_this_recipe and all(map(_is_whole, self.chain.folders))
+        return self.is_of_this_recipe and all(map(_is_whole, self.stages.folders))
 
     @property
     def is_of_this_recipe(self) -> bool:
         """Whether its record is."""
-        return self.record.get("fingerprint") == self.chain.fingerprint
+        return self.record.get("fingerprint") == self.stages.fingerprint
 
 
 def find_part(
@@ -58,8 +58,8 @@ def find_part(
         seeds: fingerprint of the shard's seeds.
         folder: of the shard.
     """
-    chain = make_chain(loaded, checkpoints, seeds, folder)
-    return Part(folder, chain, _read(folder, RECORD))
+    stages = make_stage_folders(loaded, checkpoints, seeds, folder)
+    return Part(folder, stages, _read(folder, RECORD))
 
 
 def write_shard_record(folder: Path, record: Record) -> Record:
@@ -98,10 +98,10 @@ def find_finished(
         seeds = seeds_of(loaded)
         parts = _parts(loaded, fleet.checkpoints, seeds, out, count)
         shards = frozenset(number for number, part in enumerate(parts) if part.is_finished)
-        chain = make_chain(loaded, fleet.checkpoints, seeds.fingerprint, out)
-    record, wanted = _read(out, "run.json"), pairs_fingerprint(chain.fingerprint, loaded.recipe)
+        stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
+    record, wanted = _read(out, "run.json"), pairs_fingerprint(stages.fingerprint, loaded.recipe)
     is_merged = record.get("fingerprint") == wanted and not lost_files(out, record)
-    return Finished(shards, is_merged, chain.fingerprint, wanted)
+    return Finished(shards, is_merged, stages.fingerprint, wanted)
 
 
 def find_parts(
@@ -154,7 +154,7 @@ def _refuse(out: Path, count: int, what: str, numbers: Sequence[int]) -> None:
     )
 
 
-def join_parts(parts: Sequence[Part], chain: Chain, out: Path) -> None:
+def join_parts(parts: Sequence[Part], stages: StageFolders, out: Path) -> None:
     """Lay the folders of all shards one after another under the names of the whole run.
 
     Their files get a second name, so nothing is copied where the file system knows links; their
@@ -163,8 +163,8 @@ def join_parts(parts: Sequence[Part], chain: Chain, out: Path) -> None:
     for part in parts:  # first, so that a build of the whole has them whatever comes after
         for file in sorted((part.folder / "journal").glob("*.jsonl")):
             link_file(file, out / "journal" / f"{part.folder.name}-{file.name}")
-    for number, target in enumerate(chain.folders[1:], start=1):
-        sources = [part.chain.folders[number] for part in parts]
+    for number, target in enumerate(stages.folders[1:], start=1):
+        sources = [part.stages.folders[number] for part in parts]
         link_parts([rejects_of(source) for source in sources], rejects_of(target))
         link_parts(sources, target)
 

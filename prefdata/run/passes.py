@@ -1,4 +1,4 @@
-"""One pass: rows of a folder through the waves of stages, into the next folder.
+"""One pass: rows of a folder through the levels of stages, into the next folder.
 
 Owns the `.map` call and the order of rows; knows neither recipe nor engine.
 """
@@ -39,14 +39,14 @@ class Sweep:
     """What one pass does to every row.
 
     Attributes:
-        waves: (column, stage) pairs; those of one wave run at the same time for a row.
+        levels: (column, stage) pairs; those of one level run at the same time for a row.
         fields: Arrow fields that the stages add, in order.
         reads: columns that the stages need; None for all.
         window: rows in flight at the same time.
         slowest: told how long each row was in flight.
     """
 
-    waves: Sequence[Sequence[tuple[str, Stage]]]
+    levels: Sequence[Sequence[tuple[str, Stage]]]
     fields: Sequence[pa.Field]
     reads: frozenset[str] | None
     window: int = WINDOW
@@ -54,7 +54,7 @@ class Sweep:
 
 
 def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> None:
-    """Ask what this sitting's models can answer, for the journal; rows are not kept.
+    """Ask what this model group can answer, for the journal; rows are not kept.
 
     Raises:
         PrefdataError: as from the stages.
@@ -156,8 +156,8 @@ def _row_function(sweep: Sweep, loop: MapLoop, *, is_ahead: bool = False) -> Sta
 
     async def sweep_row(row: Row) -> Row:
         added: Row = {}
-        for wave in sweep.waves:
-            outcome = await _run_wave(wave, row | added)
+        for level in sweep.levels:
+            outcome = await _run_level(level, row | added)
             added |= outcome
             if _REJECTED in outcome:
                 break
@@ -166,12 +166,12 @@ def _row_function(sweep: Sweep, loop: MapLoop, *, is_ahead: bool = False) -> Sta
     return run
 
 
-async def _run_wave(wave: Sequence[tuple[str, Stage]], row: Row) -> Row:
-    if len(wave) == 1:
-        return await _run_stage(*wave[0], row)
+async def _run_level(level: Sequence[tuple[str, Stage]], row: Row) -> Row:
+    if len(level) == 1:
+        return await _run_stage(*level[0], row)
     made: Row = {}
     outcomes = await asyncio.gather(
-        *(_run_stage(name, stage, row) for name, stage in wave), return_exceptions=True
+        *(_run_stage(name, stage, row) for name, stage in level), return_exceptions=True
     )
     for outcome in outcomes:  # all of them have come to their end, so none runs unheard
         if isinstance(outcome, BaseException):

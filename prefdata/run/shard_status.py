@@ -23,7 +23,7 @@ _PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ShardStatus:
     """How far an attempt at a shard has come.
 
     Attributes:
@@ -52,19 +52,19 @@ class ShardState:
     """One shard as its files tell it.
 
     Attributes:
-        standing: of the latest attempt that has begun a pass.
+        status: of the latest attempt that has begun a pass.
         reason: why the shard has failed.
     """
 
     shard: Shard
     state: State
-    standing: Standing | None = None
+    status: ShardStatus | None = None
     reason: str | None = None
 
 
-def write_standing(folder: Path, standing: Standing) -> None:
+def write_status(folder: Path, status: ShardStatus) -> None:
     """Leave word in the folder of a shard."""
-    write_text(folder / _PROGRESS, orjson.dumps(asdict(standing)).decode())
+    write_text(folder / _PROGRESS, orjson.dumps(asdict(status)).decode())
 
 
 def forget_attempts(out: Path, count: int, numbers: Iterable[int]) -> None:
@@ -93,15 +93,15 @@ def look_at_shards(
 def _look(shard: Shard, out: Path, run: str | None, now: float) -> ShardState:
     folder = shard.folder(out)
     told = _text(folder / _PROGRESS)
-    standing = Standing(**orjson.loads(told)) if told else None
+    status = ShardStatus(**orjson.loads(told)) if told else None
     record = orjson.loads(_text(folder / RECORD) or "{}")
     if record and run in (None, record["run"]):
-        return ShardState(shard, "done", standing)
+        return ShardState(shard, "done", status)
     if (reason := _text(folder / FAILED)) is not None:
-        return ShardState(shard, "failed", standing, reason.strip())
+        return ShardState(shard, "failed", status, reason.strip())
     signs = [_touched(folder / name) for name in (ATTEMPT, _PROGRESS)]
     is_alive = now - max(signs) < ALIVE_SECONDS
-    return ShardState(shard, "running" if is_alive else "waiting", standing)
+    return ShardState(shard, "running" if is_alive else "waiting", status)
 
 
 def _touched(file: Path) -> float:

@@ -11,7 +11,7 @@ from prefdata.stages import code_of
 
 
 @dataclass(frozen=True)
-class Chain:
+class StageFolders:
     """The passes of a run, and the folders that they lead from and to.
 
     Attributes:
@@ -30,9 +30,9 @@ class Chain:
         return zip(self.passes, self.folders[:-1], self.folders[1:], strict=True)
 
 
-def make_chain(
+def make_stage_folders(
     loaded: LoadedRecipe, checkpoints: Mapping[str, str], seeds: str, out: Path
-) -> Chain:
+) -> StageFolders:
     """Name the folders.
 
     Args:
@@ -47,4 +47,4 @@ def make_chain(
         code = [code_of(column, loaded.folder) for column in step.columns]
         fingerprint = stage_fingerprint(fingerprint, step.columns, loaded.recipe, checkpoints, code)
         folders.append(out / "stages" / f"{number}-{step.name}-{fingerprint[:8]}")
-    return Chain(passes, tuple(folders), fingerprint)
+    return StageFolders(passes, tuple(folders), fingerprint)

@@ -30,8 +30,8 @@ from prefdata.run.expansion import rows_added, run_expansion
 from prefdata.run.merging import add_up
 from prefdata.run.passes import Sweep, rejects_of, run_ahead, run_pass, window_for
 from prefdata.run.progress import Progress, show_progress
-from prefdata.run.shard_status import Standing, write_standing
-from prefdata.run.stage_folders import Chain
+from prefdata.run.shard_status import ShardStatus, write_status
+from prefdata.run.stage_folders import StageFolders
 from prefdata.seeds.seeds import Seeds, seeds_of
 from prefdata.stages import Tools, expand, fields_of, make_stage
 from prefdata.storage.disk import Damaged, write_text
@@ -46,7 +46,7 @@ from prefdata.storage.record import (
     write_record,
 )
 from prefdata.workers.fleet import Fleet
-from prefdata.workers.throughput import Pace
+from prefdata.workers.throughput import Throughput
 
 Say = Callable[[str], None]
 JSONL_COLUMNS = ("prompt", "chosen", "rejected")
@@ -66,7 +66,7 @@ class Building:
     loaded: LoadedRecipe
     out: Path
     fleet: Fleet
-    pace: Pace
+    pace: Throughput
     say: Say
     started: float
     is_shard: bool = False
@@ -102,48 +102,48 @@ class Building:
                 for batch in seeds.table.to_batches(max_chunksize=10_000):
                     rows.write(pa.Table.from_batches([batch]))
 
-    def run_passes(self, seeds: Seeds, chain: Chain) -> None:
-        """Make every folder of the chain that is not there."""
-        self.save_seeds(seeds, chain.folders[0])
-        if not all(self.is_made(target) for _, _, target in chain.steps):
+    def run_passes(self, seeds: Seeds, stages: StageFolders) -> None:
+        """Make every folder of the stages that is not there."""
+        self.save_seeds(seeds, stages.folders[0])
+        if not all(self.is_made(target) for _, _, target in stages.steps):
             self.fleet.check_health()
-        for number, (step, source, target) in enumerate(chain.steps):
-            self._passes = (number, len(chain.passes))
+        for number, (step, source, target) in enumerate(stages.steps):
+            self._passes = (number, len(stages.passes))
             self.run_pass(step, source, target)
 
-    def conclude(self, seeds: Seeds, chain: Chain, parts: Sequence[Record] = ()) -> Record:
+    def conclude(self, seeds: Seeds, stages: StageFolders, parts: Sequence[Record] = ()) -> Record:
         """Choose the pairs of finished passes and write the record of the run.
 
         Args:
             seeds: all of them.
-            chain: of finished folders.
+            stages: of finished folders.
             parts: records of the shards that have made the folders, if shards have.
         """
-        added = _rows_added(chain)
+        added = _rows_added(stages)
         record = {
             "prefdata": version("prefdata"),
-            "fingerprint": pairs_fingerprint(chain.fingerprint, self.recipe),
-            "scored_fingerprint": chain.fingerprint,
+            "fingerprint": pairs_fingerprint(stages.fingerprint, self.recipe),
+            "scored_fingerprint": stages.fingerprint,
             "folder": str(self.loaded.folder),
             "rehearsed": self.fleet.is_rehearsal,
             "seeds": len(seeds),
             "added": added,
             "rows": len(seeds) + sum(added.values()),
-            "stages": [folder.name for folder in chain.folders],
+            "stages": [folder.name for folder in stages.folders],
             "shards": len(parts) or None,
-            **self.choose(list(chain.folders)),
+            **self.choose(list(stages.folders)),
         }
         return self.record(record, add_up([*parts, self.spent()]))
 
-    def check_rows(self, seeds: Seeds, chain: Chain) -> None:
+    def check_rows(self, seeds: Seeds, stages: StageFolders) -> None:
         """See that every row of a shard is scored or a reject.
 
         Raises:
             PrefdataError: some are lost, or there twice.
         """
-        rows = len(seeds) + sum(_rows_added(chain).values())
-        lost = [count_rows(rejects_of(folder)) for folder in chain.folders]
-        if (found := count_rows(chain.folders[-1]) + sum(lost)) != rows:
+        rows = len(seeds) + sum(_rows_added(stages).values())
+        lost = [count_rows(rejects_of(folder)) for folder in stages.folders]
+        if (found := count_rows(stages.folders[-1]) + sum(lost)) != rows:
             raise PrefdataError(
                 f"{self.out}: of {rows:,} rows {found:,} are there, as when two processes have "
                 f"worked on them at the same time; delete {self.out / 'stages'} and run the same "
@@ -201,15 +201,15 @@ class Building:
                     column.name, expand(column), fields_of(column), source, target, progress
                 )
             return
-        *before, last = self.fleet.sittings(step)
+        *before, last = self.fleet.model_groups(step)
         with self._timed(step.name):
-            for number, sitting in enumerate(before):
+            for number, group in enumerate(before):
                 name = f"{step.name} ({number + 1} of {len(before) + 1} models)"
-                with self._progress(name, source, sitting=(number, len(before) + 1)) as progress:
-                    run_ahead(sweep := self._sweep(step, sitting), source, progress)
+                with self._progress(name, source, group=(number, len(before) + 1)) as progress:
+                    run_ahead(sweep := self._sweep(step, group), source, progress)
                 self.slowest[name] = sweep.slowest.rows()
             with self._progress(
-                step.name, source, sitting=(len(before), len(before) + 1)
+                step.name, source, group=(len(before), len(before) + 1)
             ) as progress:
                 run_pass(sweep := self._sweep(step, last), source, target, progress)
             self.slowest[step.name] = sweep.slowest.rows()
@@ -258,25 +258,27 @@ class Building:
         write_text(self.out / "recipe.yaml", self.loaded.resolved)
 
     def _progress(
-        self, name: str, source: Path, *, sitting: tuple[int, int] = (0, 1)
+        self, name: str, source: Path, *, group: tuple[int, int] = (0, 1)
     ) -> AbstractContextManager[Progress]:
-        tell = partial(self._leave_word, sitting) if self.is_shard else None
+        tell = partial(self._leave_word, group) if self.is_shard else None
         return show_progress(name, count_rows(source), self.fleet.work, tell=tell)
 
-    def _leave_word(self, sitting: tuple[int, int], rows: int, of_rows: int) -> None:
+    def _leave_word(self, group: tuple[int, int], rows: int, of_rows: int) -> None:
         """Tell how far the shard is; each model that has a turn at a pass sees all rows."""
-        turn, turns = sitting
+        turn, turns = group
         seconds = time.time() - self.started
         rows = (rows + turn * of_rows) // turns
-        write_standing(self.out, Standing(*self._passes, rows, of_rows, seconds))
+        write_status(self.out, ShardStatus(*self._passes, rows, of_rows, seconds))
 
-    def _sweep(self, step: Pass, sitting: frozenset[str]) -> Sweep:
-        text, reward = self.fleet.engines_of(step, sitting)
+    def _sweep(self, step: Pass, group: frozenset[str]) -> Sweep:
+        text, reward = self.fleet.engines_of(step, group)
         models = {model.alias: model for model in self.recipe.models}
         tools = Tools(self.recipe.seed, models, text, reward, self.loaded.folder)
-        waves = [[(c.name, make_stage(c, self.recipe, tools)) for c in wave] for wave in step.waves]
+        levels = [
+            [(c.name, make_stage(c, self.recipe, tools)) for c in level] for level in step.levels
+        ]
         fields = [field for column in step.columns for field in fields_of(column)]
-        return Sweep(waves, fields, _reads(step), window_for(self.fleet.gpus))
+        return Sweep(levels, fields, _reads(step), window_for(self.fleet.gpus))
 
     def _is_whole(self, folder: Path) -> bool:
         """Whether a step is finished; a damaged one is set aside, to be made again."""
@@ -310,9 +312,9 @@ class Building:
         self.seconds[name] = time.monotonic() - start
 
 
-def _rows_added(chain: Chain) -> dict[str, int]:
+def _rows_added(stages: StageFolders) -> dict[str, int]:
     """By how much each expansion has raised the number of rows."""
-    return {s.name: rows_added(source, target) for s, source, target in chain.steps if s.expands}
+    return {s.name: rows_added(source, target) for s, source, target in stages.steps if s.expands}
 
 
 def _reads(step: Pass) -> frozenset[str] | None:

@@ -139,7 +139,7 @@ def tell_status(out: Path, count: int) -> list[str]:
         if record and (jobs is None or record["fingerprint"] == jobs.fingerprint):
             return [f"finished and merged: {_told(record, out)}"]
         found = look_at_shards(out, count, run=jobs.scored if jobs else None)
-    if jobs is None and not any(one.standing for one in found):
+    if jobs is None and not any(one.status for one in found):
         return [f"nothing was submitted for {out} yet"]
     queue, lines = _ask_slurm(jobs, found)
     if queue is not None:
@@ -200,24 +200,24 @@ def _shards(count: int) -> str:
 
 def _rows(found: Sequence[ShardState]) -> str:
     """Rows that went through all passes; those of a running shard by its share of the work."""
-    standings = [one.standing for one in found if one.standing is not None]
-    if not standings:
+    statuses = [one.status for one in found if one.status is not None]
+    if not statuses:
         return "no row is done yet"
-    of_rows = sum(s.of_rows for s in standings) * len(found) / len(standings)
-    rows = sum(s.fraction * s.of_rows for s in standings)
-    about = "" if len(standings) == len(found) else "about "
+    of_rows = sum(s.of_rows for s in statuses) * len(found) / len(statuses)
+    rows = sum(s.fraction * s.of_rows for s in statuses)
+    about = "" if len(statuses) == len(found) else "about "
     return f"{rows:,.0f} of {about}{of_rows:,.0f} rows"
 
 
 def _seconds_left(found: Sequence[ShardState]) -> float | None:
     """By the pace of the attempts so far; None before there is one."""
     running = sum(one.state == "running" for one in found)
-    standings = [one.standing for one in found if one.standing is not None]
-    done = sum(s.fraction for s in standings)
+    statuses = [one.status for one in found if one.status is not None]
+    done = sum(s.fraction for s in statuses)
     if not running or not done:
         return None
-    seconds = sum(s.seconds for s in standings) / done
-    undone = sum(1 - (one.standing.fraction if one.standing else 0.0) for one in found)
+    seconds = sum(s.seconds for s in statuses) / done
+    undone = sum(1 - (one.status.fraction if one.status else 0.0) for one in found)
     return seconds * undone / running
 
 

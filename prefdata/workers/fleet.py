@@ -103,7 +103,7 @@ class Fleet:
         """GPUs that the models may use."""
         return len(self._machine.gpus)
 
-    def sittings(self, step: Pass) -> list[frozenset[str]]:
+    def model_groups(self, step: Pass) -> list[frozenset[str]]:
         """Keys of the checkpoints that are loaded together in a pass, one set after another.
 
         Mostly one set with all. On GPUs models stay apart, unless the recipe gives each its share
@@ -115,13 +115,13 @@ class Fleet:
         return [frozenset([key]) for key in keys]
 
     def engines_of(
-        self, step: Pass, sitting: frozenset[str]
+        self, step: Pass, group: frozenset[str]
     ) -> tuple[dict[str, JournaledText], dict[str, JournaledReward]]:
-        """Text and reward engines of a pass, by alias; only those of the sitting may load.
+        """Text and reward engines of a pass, by alias; only those of the group may load.
 
-        What earlier passes and sittings have loaded and what has no room beside this is freed.
+        What earlier passes and groups have loaded and what has no room beside this is freed.
         """
-        if self._journal is not None and len(sitting) < len(step.checkpoints):
+        if self._journal is not None and len(group) < len(step.checkpoints):
             self._journal.refresh()  # the others' answers were given in this run
         text: dict[str, JournaledText] = {}
         reward: dict[str, JournaledReward] = {}
@@ -137,10 +137,10 @@ class Fleet:
                     text[model.alias] = engine
                 else:
                     reward[model.alias] = engine
-        together = [self._known[key] for key in sitting]
+        together = [self._known[key] for key in group]
         for key, engine in self._engines.items():
-            engine.may_load = key in sitting
-            if key not in sitting and not self._fit([*together, self._known[key]]):
+            engine.may_load = key in group
+            if key not in group and not self._fit([*together, self._known[key]]):
                 engine.close()
         return text, reward
 

@@ -1,8 +1,8 @@
 """The replicas of one model as one engine: rows are dealt as they come, the dead replaced.
 
 A row waits here until a replica has room, so replicas finish together. Rows that were with a
-worker when it died are asked again, in ever smaller company: first a few at a time, then alone, so
-that the one that kills is found and nothing else is lost.
+worker when it died are asked again in smaller and smaller batches: first a few at a time, then
+alone, so that the one that kills is found and nothing else is lost.
 """
 
 import threading
@@ -24,7 +24,7 @@ from prefdata.workers.replica import PROGRAM, Replica
 
 MAX_DEATHS = 3
 """Deaths in a row's company after which the row is a reject: the last time it was alone."""
-MAX_BARREN = 4
+MAX_FRUITLESS = 4
 """Deaths of a place's workers, one after another, without a single result in between."""
 MAX_FAILED_LOADS = 2
 """Of those, deaths before the model was loaded."""
@@ -59,14 +59,14 @@ class _Lease:
 
 
 @dataclass(eq=False)
-class _Seat:
+class _Slot:
     """A place and whoever works there now.
 
     Attributes:
         load: requests that are not answered.
-        barren: workers that died here one after another without a result.
+        fruitless: workers that died here one after another without a result.
         failed_loads: workers that died here one after another before they were ready.
-        suspects: rows that saw a death here; nothing else is dealt until they are through.
+        quarantine: rows that saw a death here; nothing else is dealt until they are through.
     """
 
     place: Place
@@ -74,11 +74,11 @@ class _Seat:
     replica: Replica | None = None
     capacity: int = 0
     load: int = 0
-    barren: int = 0
+    fruitless: int = 0
     failed_loads: int = 0
     leases: dict[int, _Lease] = field(default_factory=dict)
-    suspects: deque[_Row] = field(default_factory=deque)
-    has_suspects_within: bool = False
+    quarantine: deque[_Row] = field(default_factory=deque)
+    has_quarantined: bool = False
 
     def takes(self, row: _Row) -> bool:
         """Whether the row may join those that are here."""
@@ -87,17 +87,17 @@ class _Seat:
         if self.load + len(row.requests) > FILL * self.capacity:
             return False
         deaths = row.deaths
-        if self.has_suspects_within:
+        if self.has_quarantined:
             deaths = max(deaths, *(lease.row.deaths for lease in self.leases.values()))
-        return len(self.leases) < _company(deaths, self.capacity)
+        return len(self.leases) < _quarantine_size(deaths, self.capacity)
 
     def release(self, number: int) -> None:
         """The row is through, or gone."""
         self.load -= len(self.leases.pop(number).row.requests)
-        self.has_suspects_within &= bool(self.leases)
+        self.has_quarantined &= bool(self.leases)
 
 
-def _company(deaths: int, capacity: int) -> int:
+def _quarantine_size(deaths: int, capacity: int) -> int:
     """Rows that may be with a worker together with one that saw so many deaths."""
     return (FILL * capacity, isqrt(capacity) + 1, 1)[deaths]
 
@@ -126,15 +126,17 @@ class Workers:
         self._order, self._say, self._program = order, say, program
         self._lock = threading.Lock()
         self._pending: deque[_Row] = deque()
-        self._homes: OrderedDict[str, _Seat] = OrderedDict()
+        self._homes: OrderedDict[str, _Slot] = OrderedDict()
         self._numbers = count()
         self._failure: PrefdataError | None = None
         self._is_closing = False
         name = order.model.alias
-        self._seats = [_Seat(p, logs / f"{name}-{n}.log") for n, p in enumerate(places)]
+        self._slots = [_Slot(p, logs / f"{name}-{n}.log") for n, p in enumerate(places)]
         self._threads = [
-            threading.Thread(target=self._man, args=(seat,), name=f"{name}-{n}", daemon=True)
-            for n, seat in enumerate(self._seats)
+            threading.Thread(
+                target=self._keep_worker, args=(slot,), name=f"{name}-{n}", daemon=True
+            )
+            for n, slot in enumerate(self._slots)
         ]
         for thread in self._threads:
             thread.start()
@@ -161,20 +163,20 @@ class Workers:
     @property
     def capacity(self) -> int:
         """Requests that the workers which are ready hold at once."""
-        return sum(seat.capacity for seat in self._seats)
+        return sum(slot.capacity for slot in self._slots)
 
     @property
     def pids(self) -> list[int]:
         """Processes of the workers that are there now."""
-        return [seat.replica.pid for seat in self._seats if seat.replica is not None]
+        return [slot.replica.pid for slot in self._slots if slot.replica is not None]
 
     def close(self) -> None:
         """End all workers; rows in flight raise RuntimeError."""
         with self._lock:
             self._is_closing = True
-            for seat in self._seats:
-                if seat.replica is not None:
-                    seat.replica.end()
+            for slot in self._slots:
+                if slot.replica is not None:
+                    slot.replica.end()
         for thread in self._threads:
             thread.join()
         self._fail_all(_closed())
@@ -195,107 +197,107 @@ class Workers:
     # ---- under the lock ----------------------------------------------------------------------
 
     def _deal(self) -> None:
-        """Hand out what there is room for, suspects to the seat where they saw a death."""
-        for seat in self._seats:
-            while seat.suspects and seat.takes(seat.suspects[0]):
-                self._give(seat.suspects.popleft(), seat)
+        """Hand out what there is room for; a quarantined row goes where it saw a death."""
+        for slot in self._slots:
+            while slot.quarantine and slot.takes(slot.quarantine[0]):
+                self._give(slot.quarantine.popleft(), slot)
         while self._pending and (free := self._choose(self._pending[0])) is not None:
             self._give(self._pending.popleft(), free)
 
-    def _choose(self, row: _Row) -> _Seat | None:
-        """The seat with the least to do, or one with little more that had an equal prompt."""
-        free = [seat for seat in self._seats if not seat.suspects and seat.takes(row)]
-        idlest = min(free, key=lambda seat: seat.load, default=None)
+    def _choose(self, row: _Row) -> _Slot | None:
+        """The slot with the least to do, or one with little more that had an equal prompt."""
+        free = [slot for slot in self._slots if not slot.quarantine and slot.takes(row)]
+        idlest = min(free, key=lambda slot: slot.load, default=None)
         home = self._homes.get(row.chat)
         if idlest is None or home not in free or home is None:
             return idlest
         return home if home.load <= idlest.load + idlest.capacity // 4 else idlest
 
-    def _give(self, row: _Row, seat: _Seat) -> None:
-        if row.call.is_abandoned or seat.replica is None:
+    def _give(self, row: _Row, slot: _Slot) -> None:
+        if row.call.is_abandoned or slot.replica is None:
             return
-        self._homes[row.chat] = seat
+        self._homes[row.chat] = slot
         if len(self._homes) > REMEMBERED:
             self._homes.popitem(last=False)
         number = next(self._numbers)
-        seat.leases[number] = _Lease(row, tuple(row.requests))
-        seat.load += len(row.requests)
-        seat.has_suspects_within |= row.deaths > 0
-        seat.replica.tell(Ask(number, tuple(row.requests.values())))
+        slot.leases[number] = _Lease(row, tuple(row.requests))
+        slot.load += len(row.requests)
+        slot.has_quarantined |= row.deaths > 0
+        slot.replica.tell(Ask(number, tuple(row.requests.values())))
 
-    # ---- in the thread of a seat -------------------------------------------------------------
+    # ---- in the thread of a slot -------------------------------------------------------------
 
-    def _man(self, seat: _Seat) -> None:
-        """Keep a worker at a seat until the end, or until no worker lives there."""
+    def _keep_worker(self, slot: _Slot) -> None:
+        """Keep a worker at a slot until the end, or until no worker lives there."""
         while not self._is_closing and self._failure is None:
-            order = replace(self._order, cores=seat.place.cores)
-            replica = Replica(order, seat.place, seat.log, self._program)
+            order = replace(self._order, cores=slot.place.cores)
+            replica = Replica(order, slot.place, slot.log, self._program)
             with self._lock:
-                seat.replica = replica
+                slot.replica = replica
                 if self._is_closing:
                     replica.end()
             while (message := replica.hear()) is not None:
-                self._take(message, seat)
-            code = replica.bury()
+                self._take(message, slot)
+            code = replica.wait()
             with self._lock:
-                seat.failed_loads += not seat.capacity
-                rows = self._vacate(seat)
+                slot.failed_loads += not slot.capacity
+                rows = self._vacate(slot)
             if self._is_closing or self._failure is not None:
                 for row in rows:
                     row.call.fail(self._failure or _closed())
             else:
-                self._mourn(seat, replica, code, rows)
+                self._after_death(slot, replica, code, rows)
 
-    def _take(self, message: Any, seat: _Seat) -> None:
+    def _take(self, message: Any, slot: _Slot) -> None:
         if isinstance(message, CannotLoad):
             self._fail_all(PrefdataError(message.message))
             return
         with self._lock:
             if isinstance(message, Ready):
-                seat.capacity = message.capacity
-                seat.failed_loads = 0
+                slot.capacity = message.capacity
+                slot.failed_loads = 0
             else:
                 for part in message:
-                    self._settle(part, seat)
-                seat.barren = 0
+                    self._settle(part, slot)
+                slot.fruitless = 0
             self._deal()
 
-    def _settle(self, part: Answer | Refusal, seat: _Seat) -> None:
-        lease = seat.leases.get(part.number)
+    def _settle(self, part: Answer | Refusal, slot: _Slot) -> None:
+        lease = slot.leases.get(part.number)
         if lease is None:  # another request of this row was refused
             return
         call = lease.row.call
         if isinstance(part, Refusal):
-            seat.release(part.number)
+            slot.release(part.number)
             error = RowError(part.reason, part.detail) if part.reason else None
             call.fail(error or PrefdataError(part.detail))
             return
         index = lease.indices[part.index]
         call.deliver(index, part.result)
         del lease.row.requests[index]
-        seat.load -= 1
+        slot.load -= 1
         if not lease.row.requests:
-            seat.release(part.number)
+            slot.release(part.number)
 
-    def _vacate(self, seat: _Seat) -> list[_Row]:
+    def _vacate(self, slot: _Slot) -> list[_Row]:
         """Take the dead worker's rows back."""
-        rows = [lease.row for lease in seat.leases.values()]
-        seat.leases.clear()
-        seat.replica, seat.capacity, seat.load = None, 0, 0
-        seat.has_suspects_within = False
+        rows = [lease.row for lease in slot.leases.values()]
+        slot.leases.clear()
+        slot.replica, slot.capacity, slot.load = None, 0, 0
+        slot.has_quarantined = False
         return rows
 
-    def _mourn(self, seat: _Seat, replica: Replica, code: int, rows: list[_Row]) -> None:
+    def _after_death(self, slot: _Slot, replica: Replica, code: int, rows: list[_Row]) -> None:
         """Say what happened; decide who is asked again, and whether to go on at all."""
-        seat.barren += 1
+        slot.fruitless += 1
         alias = self._order.model.alias
         told = f"exit code {code}" if code >= 0 else f"signal {-code}"
-        if seat.barren >= MAX_BARREN or seat.failed_loads >= MAX_FAILED_LOADS:
-            when = "while it loaded" if seat.failed_loads else "without a result"
-            seat.suspects.extend(rows)
+        if slot.fruitless >= MAX_FRUITLESS or slot.failed_loads >= MAX_FAILED_LOADS:
+            when = "while it loaded" if slot.failed_loads else "without a result"
+            slot.quarantine.extend(rows)
             self._fail_all(
                 PrefdataError(
-                    f"model {alias!r}: {seat.barren} workers died one after another {when} "
+                    f"model {alias!r}: {slot.fruitless} workers died one after another {when} "
                     f"({told}); what was finished is kept. The last of them said, in "
                     f"{replica.log}:\n{replica.last_words()}"
                 )
@@ -309,7 +311,7 @@ class Workers:
             for row in rows:
                 row.deaths += 1
                 if row.deaths < MAX_DEATHS:
-                    seat.suspects.append(row)
+                    slot.quarantine.append(row)
                 else:
                     detail = f"{row.deaths} workers died while they had it, the last with it alone"
                     row.call.fail(RowError("kills_workers", f"{detail} ({told})"))
@@ -318,13 +320,13 @@ class Workers:
         with self._lock:
             if isinstance(error, PrefdataError):
                 self._failure = self._failure or error
-                for seat in self._seats:
-                    if seat.replica is not None:
-                        seat.replica.end()
+                for slot in self._slots:
+                    if slot.replica is not None:
+                        slot.replica.end()
             rows = [*self._pending]
-            for seat in self._seats:
-                rows += [*self._vacate(seat), *seat.suspects]
-                seat.suspects.clear()
+            for slot in self._slots:
+                rows += [*self._vacate(slot), *slot.quarantine]
+                slot.quarantine.clear()
             self._pending.clear()
             for row in rows:
                 row.call.fail(error)

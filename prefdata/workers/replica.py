@@ -70,7 +70,7 @@ class Replica:
         with suppress(OSError):
             socket.socket(fileno=os.dup(self._connection.fileno())).shutdown(socket.SHUT_RDWR)
 
-    def bury(self) -> int:
+    def wait(self) -> int:
         """Wait for its end, or bring it about, and that of its children; returns the exit code."""
         try:
             code = self._process.wait(GRACE_SECONDS)

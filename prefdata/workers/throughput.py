@@ -38,7 +38,7 @@ class Slowest:
         return [(row, round(seconds, 3)) for seconds, row in sorted(self._heap, reverse=True)]
 
 
-class Pace:
+class Throughput:
     """Samples of what was done so far, some hundred of them however long the run is."""
 
     def __init__(self, work: Work, *, most: int = MOST) -> None:
@@ -77,9 +77,9 @@ class Pace:
 
 
 @contextmanager
-def keep_pace(work: Work, *, seconds: float = SECONDS) -> Iterator[Pace]:
+def keep_pace(work: Work, *, seconds: float = SECONDS) -> Iterator[Throughput]:
     """Sample until the context is left; each time half of the samples go, half as often."""
-    pace, done = Pace(work), threading.Event()
+    pace, done = Throughput(work), threading.Event()
 
     def run(wait: float) -> None:
         while not done.wait(wait):

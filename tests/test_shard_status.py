@@ -7,10 +7,10 @@ import pytest
 from prefdata.errors import PrefdataError
 from prefdata.run.shard_status import (
     ALIVE_SECONDS,
-    Standing,
+    ShardStatus,
     forget_attempts,
     look_at_shards,
-    write_standing,
+    write_status,
 )
 from prefdata.run.shards import Shard
 from prefdata.slurm.submit import tell_status
@@ -55,14 +55,14 @@ def test_an_attempt_without_a_sign_of_life_does_not_run(tmp_path, folders):
 
 
 def test_passes_and_rows_make_the_part_that_is_done():
-    assert Standing(1, 2, 50, 100, 9.0).fraction == 0.75
-    assert Standing(0, 1, 0, 0, 9.0).fraction == 1
+    assert ShardStatus(1, 2, 50, 100, 9.0).fraction == 0.75
+    assert ShardStatus(0, 1, 0, 0, 9.0).fraction == 1
 
 
 def test_rows_and_time_left_come_from_the_shards_that_have_begun(tmp_path, folders):
-    write_standing(folders[0], Standing(1, 2, 100, 100, 600.0))
+    write_status(folders[0], ShardStatus(1, 2, 100, 100, 600.0))
     (folders[0] / "shard.json").write_text('{"run": "abc"}')
-    write_standing(folders[1], Standing(1, 2, 0, 100, 300.0))
+    write_status(folders[1], ShardStatus(1, 2, 0, 100, 300.0))
     assert tell_status(tmp_path, 4) == [
         "4 shards: 1 done, 1 running, 2 waiting, 0 failed",
         "150 of about 400 rows",
@@ -91,7 +91,7 @@ def test_a_finished_run_of_another_recipe_shows_beside_the_shards(tmp_path, fold
 
 def test_a_failed_shard_is_told_with_its_log(tmp_path, folders):
     (folders[2] / "failed").write_text("exit code 2")
-    write_standing(folders[1], Standing(0, 1, 0, 9, 1.0))
+    write_status(folders[1], ShardStatus(0, 1, 0, 9, 1.0))
     log = tmp_path / "slurm" / "logs" / "shard-2.log"
     assert f"shard 2 failed: exit code 2; see {log}" in tell_status(tmp_path, 4)
 
@@ -103,8 +103,8 @@ def test_a_shard_leaves_word_until_it_is_done(project):
     build_shard(project.load(), out, Shard(0, 2), rehearse=True, say=print)
     one, two = look_at_shards(out, 2)
     assert (one.state, two.state) == ("done", "waiting")
-    assert one.standing.fraction == 1
-    assert one.standing.of_rows == 10
+    assert one.status.fraction == 1
+    assert one.status.of_rows == 10
 
 
 def test_another_division_is_refused(tmp_path, folders):

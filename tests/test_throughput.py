@@ -1,12 +1,12 @@
 import time
 
 from prefdata.storage.journaled import Work
-from prefdata.workers.throughput import ROWS, Pace, Slowest, keep_pace
+from prefdata.workers.throughput import ROWS, Slowest, Throughput, keep_pace
 
 
 def test_a_long_run_keeps_few_samples_and_both_ends():
     work = Work()
-    pace = Pace(work, most=50)
+    pace = Throughput(work, most=50)
     halved = 0
     for count in range(5000):
         work.generated = count
