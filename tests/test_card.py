@@ -215,8 +215,8 @@ def test_texts_of_the_recipe_cannot_break_the_card(project):
 
 
 def test_the_template_is_part_of_the_package():
-    assert "export/*.j2" in (ROOT / "pyproject.toml").read_text()
-    Environment().parse((ROOT / "prefdata" / "export" / "card.md.j2").read_text())
+    assert "hub/*.j2" in (ROOT / "pyproject.toml").read_text()
+    Environment().parse((ROOT / "prefdata" / "hub" / "card.md.j2").read_text())
 
 
 # What of the machine is in it

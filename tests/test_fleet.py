@@ -10,6 +10,7 @@ import pytest
 
 from prefdata.pipeline import build
 from prefdata.recipe.plan import plan_passes
+from prefdata.run.passes import window_for
 from prefdata.storage.folders import read_rows
 from prefdata.workers.fleet import Fleet
 from prefdata.workers.machine import Machine
@@ -103,6 +104,6 @@ def test_the_window_grows_with_the_gpus(two_writers, tmp_path):
     windows = []
     for machine in (Machine(), ONE_GPU, Machine(gpus=tuple("01234567"))):
         with Fleet(loaded, tmp_path, machine=machine, **QUIET) as fleet:
-            windows.append(fleet.window)
+            windows.append(window_for(fleet.gpus))
     assert windows[0] >= 1000
     assert windows[2] == 8 * windows[1]

@@ -17,7 +17,7 @@ from prefdata.report import make_report, write_report
 from prefdata.report.excerpt import LONGEST, embed, take_excerpt
 from prefdata.storage.folders import read_rows
 
-VENDOR = ROOT / "prefdata" / "export" / "templates" / "vendor"
+VENDOR = ROOT / "prefdata" / "report" / "templates" / "vendor"
 
 
 class Page(HTMLParser):
