@@ -17,6 +17,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from prefdata.engines.doctor import PROBES, check_begin, compare
@@ -95,6 +96,11 @@ class VllmTextEngine:
     def capacity(self) -> int:
         """As `TextEngine.capacity`: vLLM's `max_num_seqs`."""
         return self.limits.max_num_seqs
+
+    @property
+    def config(self) -> Any:
+        """The `VllmConfig` that vLLM has made of the options."""
+        return self._work.engine.vllm_config
 
     @property
     def steps(self) -> int:
@@ -195,7 +201,9 @@ class VllmRewardEngine:
         self.limits = self._work.ready.result()
         self._chats = ChatTokenizer(checkpoint.model, tokenizer, self.limits.max_model_len)
         self.last_read: list[int] = []
-        self._ending = [] if appends is None else [int(getattr(self.config.hf_config, appends))]
+        self._ending = (
+            [] if appends is None else [int(getattr(self.config.model_config.hf_config, appends))]
+        )
 
     @property
     def bos_token_id(self) -> int | None:
@@ -205,8 +213,8 @@ class VllmRewardEngine:
 
     @property
     def config(self) -> Any:
-        """The `ModelConfig` that vLLM has made."""
-        return self._work.engine.vllm_config.model_config
+        """The `VllmConfig` that vLLM has made of the options."""
+        return self._work.engine.vllm_config
 
     async def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
         """As `RewardEngine.score`.
@@ -271,7 +279,12 @@ def open_examined(model: Model, checkpoint: Checkpoint, family: Family) -> VllmR
     if is_examined:
         mine = asyncio.run(_scores(engine))
         check_begin(model.alias, engine.last_read, engine.bos_token_id)
-        compare(model.alias, mine, reference, str(engine.config.dtype).removeprefix("torch."))
+        compare(
+            model.alias,
+            mine,
+            reference,
+            str(engine.config.model_config.dtype).removeprefix("torch."),
+        )
     return engine
 
 
@@ -348,7 +361,10 @@ class _Refill(Generic[Result]):
     def _load(self) -> LLMEngine:
         arguments = engine_arguments(self._checkpoint, self._task, self._options)
         try:
-            return LLMEngine.from_engine_args(EngineArgs(**arguments))
+            # as vllm.LLM starts it: another context gets an eighth of the sequences and tokens
+            return LLMEngine.from_engine_args(
+                EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS
+            )
         except (OSError, *REFUSALS) as err:
             raise PrefdataError(
                 f"model {self._checkpoint.model!r} does not load in vLLM: {err}; mend its "
