@@ -1,4 +1,4 @@
-"""The row contract: column names, their Arrow types after each step, and how a reject looks."""
+"""The row contract: column names, Arrow types after each step, rejects, and what is blank."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -49,6 +49,16 @@ REJECTS = pa.schema(
 )
 """`stage` is `seeds`, a column or `pairs`; `source` is file:line of a seed; `row` is JSON."""
 
+_UNSEEN = (
+    (0x00, 0x20), (0x7F, 0xA0), (0xAD, 0xAD), (0x034F, 0x034F), (0x061C, 0x061C),
+    (0x115F, 0x1160), (0x1680, 0x1680), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2000, 0x200F),
+    (0x2028, 0x202F), (0x205F, 0x206F), (0x2800, 0x2800), (0x3000, 0x3000), (0x3164, 0x3164),
+    (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFFB), (0xE0000, 0xE0FFF),
+)  # fmt: skip
+UNSEEN = "".join(chr(code) for first, last in _UNSEEN for code in range(first, last + 1))
+"""Characters that show nothing: white space, controls, and what Unicode lets a font leave out
+(Default_Ignorable_Code_Point), the blank of braille among them."""
+
 JSON_FIELD = {b"prefdata": b"json"}
 """Field metadata of a column whose values are JSON texts because Arrow has no type for them."""
 
@@ -65,6 +75,11 @@ def reject(
         "source": source,
         "row": orjson.dumps({k: v for k, v in row.items() if k != ID}, default=str).decode(),
     }
+
+
+def is_blank(text: str) -> bool:
+    """Whether the text shows nothing."""
+    return not text.strip(UNSEEN)
 
 
 def field_of_schema(name: str, schema: Mapping[str, Any]) -> pa.Field:

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
+from operator import not_
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from prefdata.pairs.ranking import combine_ranks
 from prefdata.pairs.selection import PairFacts, select
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.schema import META_SUFFIX
-from prefdata.rows import ID, REJECTS, Row, is_json, reject
+from prefdata.rows import ID, REJECTS, Row, is_blank, is_json, reject
+from prefdata.seeds.identity import prompt_identity, words_of
 from prefdata.storage.disk import temporary_name
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema, read_tables
 
@@ -109,9 +112,7 @@ class _Picking:
             refused += without
             for row in made:
                 waiting.append(row)
-                yield PairFacts(
-                    as_text(row["prompt"]), row["chosen"], row["rejected"], row["margin"]
-                )
+                yield _facts(row)
             if len(waiting) >= BATCH:
                 picks.write(_as_table(waiting, picks.schema))
                 waiting.clear()
@@ -139,8 +140,12 @@ class _Picking:
         """Pairs of one group, and a reject for every row that gets none of its own."""
         first, field_name = rows[0], self._rule.prompt_field
         prompt = first[field_name]
-        strangers = [row for row in rows if row[field_name] != prompt]
-        members = [row for row in rows if row[field_name] == prompt]
+        identity = prompt_identity(prompt)
+        is_member = [prompt_identity(row[field_name]) == identity for row in rows]
+        members, strangers = (
+            list(compress(rows, is_member)),
+            list(compress(rows, map(not_, is_member))),
+        )
         refused = [
             reject(
                 row,
@@ -178,6 +183,13 @@ class _Picking:
             return pick_by_verdict(a, b, winner, self._rule, seed=seed), sides
         candidates, sides = _candidates(members, self._rule, self._scores)
         return pick_pairs(candidates, self._rule, seed=seed), sides
+
+
+def _facts(pair: Row) -> PairFacts:
+    prompt = pair["prompt"]
+    return PairFacts(
+        prompt_identity(prompt), pair["chosen"], pair["rejected"], pair["margin"], words_of(prompt)
+    )
 
 
 def _candidates(
@@ -223,7 +235,7 @@ def _described(row: Row, rule: PreferencePairs, scores: Sequence[str]) -> Iterat
 
 def _is_usable(one: Row, rule: PreferencePairs) -> bool:
     """Whether a candidate counts when the others are ranked."""
-    return bool(one["text"].strip()) and (
+    return not is_blank(one["text"]) and (
         one["finish_reason"] != "length" or rule.truncated_rejected
     )
 

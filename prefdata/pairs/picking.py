@@ -1,9 +1,10 @@
 """Picks the pairs of one prompt: candidates and a rule in, pairs or a reason out. Knows no row.
 
 What holds for every pair, whatever the rule: both texts have content and differ by more than
-surrounding whitespace; where scores are used both are finite; chosen was not cut off by
-`max_tokens`; of two texts only one ordered pair is made, once. Bounds are inclusive, with a
-tolerance of 1e-9 plus 1e-9 of the larger magnitude, so 0.9 - 0.8 passes a `min_margin` of 0.1.
+blanks at their ends and their Unicode form (NFC); where scores are used both are finite; chosen
+was not cut off by `max_tokens`; of two texts only one ordered pair is made, once. Bounds are
+inclusive, with a tolerance of 1e-9 plus 1e-9 of the larger magnitude, so 0.9 - 0.8 passes a
+`min_margin` of 0.1.
 
 Best, worst, mean and deviation are taken over the valid candidates: those with text, a score and an
 end (unless `truncated_rejected`), each text once. Higher scores come first, then candidate order.
@@ -19,6 +20,7 @@ from operator import attrgetter
 from typing import Literal, NamedTuple, TypeGuard
 
 from prefdata.recipe.projection import DpoPreference, PairRules, PreferencePairs
+from prefdata.seeds.identity import bare
 
 TOLERANCE = 1e-9
 
@@ -41,10 +43,10 @@ Reason = Literal[
 REASONS: dict[Reason, str] = {
     "single_candidate": "fewer than two candidates were given",
     "no_partner": "delta: the other alias has no completion left to pair with",
-    "empty": "the text is empty or whitespace",
+    "empty": "the text is empty or shows nothing",
     "no_score": "the score is missing, NaN or infinite",
     "truncated": "the text was cut off by max_tokens",
-    "identical": "the texts differ at most in surrounding whitespace",
+    "identical": "the texts differ at most in blanks at their ends, or in Unicode form",
     "bad_verdict": "the judge named neither A nor B nor tie",
     "below_min_chosen_score": "chosen scores below min_chosen_score",
     "tie": "the two are equally good",
@@ -223,8 +225,8 @@ def _pick_delta(candidates: Sequence[Candidate], rule: PreferencePairs) -> Picke
     strong = _usable(strong, drops, scored=scored, may_be_cut=False)
     weak = _usable(weak, drops, scored=scored, may_be_cut=rule.truncated_rejected)
     # With disjoint sides no pair can repeat or contradict another.
-    written_by_strong = {candidate.text.strip() for candidate in strong}
-    rejectable = [one for one in weak if one.text.strip() not in written_by_strong]
+    written_by_strong = {bare(candidate.text) for candidate in strong}
+    rejectable = [one for one in weak if bare(one.text) not in written_by_strong]
     _count(drops, "identical", len(weak) - len(rejectable))
     _count(drops, "no_partner", abs(len(strong) - len(rejectable)))
     if not strong or not rejectable:
@@ -240,7 +242,7 @@ def _usable(
     """Valid candidates in order, each text once: its first copy, or the first uncut one."""
     by_text: dict[str, Candidate] = {}
     for candidate in candidates:
-        text = candidate.text.strip()
+        text = bare(candidate.text)
         if not text:
             drops["empty"] += 1
         elif scored and not _is_score(candidate.score):

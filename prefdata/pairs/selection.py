@@ -3,7 +3,7 @@
 One pass over light facts; of every text only hashes are kept (at the peak about 150 bytes a pair,
 450 with `minhash`). Every decision but one is a function of the set, not of its order: a
 prompt's place is the rank of its hash under the seed. Of exact duplicates, the first in order
-stays. Responses are compared without surrounding whitespace, prompts exactly.
+stays. Responses are compared in NFC and without blanks at their ends, as prompts are.
 """
 
 import math
@@ -31,6 +31,7 @@ from prefdata.pairs.split import (
     number_keys,
 )
 from prefdata.recipe.projection import PairRules
+from prefdata.seeds.identity import bare
 
 Verdict = Literal["train", "test", "contradiction", "duplicate", "near_duplicate", "over_max_pairs"]
 
@@ -64,14 +65,16 @@ class PairFacts:
     """What the decisions need of one pair.
 
     Attributes:
-        prompt: verbatim; of a chat, any canonical text of its messages.
+        prompt: its identity (`prompt_identity`).
         margin: where `max_pairs` cuts through a prompt, its larger margins stay; None goes last.
+        words: what `minhash` reads; of a chat, its turns; the prompt itself where left out.
     """
 
     prompt: str
     chosen: str
     rejected: str
     margin: float | None = None
+    words: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,7 @@ def _read(facts: Iterable[PairFacts], seed: int, *, with_signatures: bool) -> _T
         for fact in chunk:
             _append(columns, fact, seed)
         if with_signatures:
-            _append_signatures(columns, [fact.prompt for fact in chunk])
+            _append_signatures(columns, [fact.words or fact.prompt for fact in chunk])
     return _Table(
         as_keys(columns.prompts),
         as_keys(columns.claims),
@@ -194,7 +197,7 @@ def _read(facts: Iterable[PairFacts], seed: int, *, with_signatures: bool) -> _T
 
 def _append(columns: _Columns, fact: PairFacts, seed: int) -> None:
     prompt = hash_prompt(fact.prompt, seed)
-    chosen, rejected = hash_text(fact.chosen.strip()), hash_text(fact.rejected.strip())
+    chosen, rejected = hash_text(bare(fact.chosen)), hash_text(bare(fact.rejected))
     low, high = sorted((chosen, rejected))
     columns.prompts.extend(prompt)
     columns.claims.extend(blake2b(prompt + low + high, digest_size=16).digest())

@@ -11,6 +11,7 @@ from prefdata.fingerprint import digest
 from prefdata.recipe.schema import GivenCandidates
 from prefdata.rows import CANDIDATE, ID, JSON_FIELD, Row, reject
 from prefdata.seeds.files import Line
+from prefdata.seeds.identity import prompt_identity
 
 
 class Turns:
@@ -71,7 +72,7 @@ class Turns:
         prompt = line[names.prompt]
         new = {ID: key, **group, "prompt": prompt, "candidates": [], "score": []}
         row = self.rows.setdefault(key, new)
-        if row["prompt"] != prompt:
+        if prompt_identity(row["prompt"]) != prompt_identity(prompt):
             why = f"another line of the group {list(group.values())} has another prompt"
             return self._refuse(source, line, "prompt_differs", why)
         row["candidates"].append(self._candidate(line, len(row["candidates"])))

@@ -1,0 +1,78 @@
+"""When two prompts are one: a text that all forms of a prompt share. Knows no pair and no split."""
+
+import json
+from typing import Any
+from unicodedata import normalize
+
+from prefdata.rows import UNSEEN, Row
+
+_OTHER = "\0"  # no bare text begins with it, so no text equals a chat
+
+
+def prompt_identity(prompt: Any) -> str:
+    """One text for all forms in which a prompt comes; what is stored is never replaced by it.
+
+    Texts are compared in NFC and without what is unseen at their ends. A chat that is one plain
+    turn of the user is the same prompt as the turn's text; parts of content are the same as their
+    texts, one a line; keys without a value count as missing.
+
+    Args:
+        prompt: a text, or a chat in OpenAI's form; of any other value, its JSON counts.
+    """
+    if isinstance(prompt, str):
+        return bare(prompt)
+    value = prompt
+    if _is_chat(prompt):
+        value = [_message(message) for message in prompt]
+        if len(value) == 1 and value[0].keys() == {"role", "content"}:
+            role, content = value[0]["role"], value[0]["content"]
+            if role == "user" and isinstance(content, str):
+                return content
+    return _OTHER + json.dumps(value, sort_keys=True, default=str)
+
+
+def bare(text: str) -> str:
+    """The text in NFC, without blanks and other unseen characters at its ends."""
+    return normalize("NFC", text).strip(UNSEEN)
+
+
+def words_of(prompt: Any) -> str:
+    """What a prompt says, without roles and keys: the texts of its turns, one a line."""
+    if not _is_chat(prompt):
+        return prompt_identity(prompt)
+    said = (_message(message).get("content") for message in prompt)
+    return "\n".join(
+        one if isinstance(one, str) else json.dumps(one, default=str) for one in said if one
+    )
+
+
+def _is_chat(prompt: Any) -> bool:
+    return (
+        isinstance(prompt, list)
+        and bool(prompt)
+        and all(isinstance(message, dict) and "role" in message for message in prompt)
+    )
+
+
+def _message(message: Row) -> Row:
+    told = {key: value for key, value in message.items() if value not in (None, [], {})}
+    if "content" in told:
+        told["content"] = _content(told["content"])
+    return told
+
+
+def _content(content: Any) -> Any:
+    """Text as it is bare; parts of content that are all text as one text."""
+    if isinstance(content, str):
+        return bare(content)
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if _is_text(part)]
+    return bare("\n".join(texts)) if len(texts) == len(parts) and parts else content
+
+
+def _is_text(part: Any) -> bool:
+    return (
+        isinstance(part, dict)
+        and part.get("type", "text") == "text"
+        and isinstance(part.get("text"), str)
+    )
