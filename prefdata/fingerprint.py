@@ -42,7 +42,10 @@ EXCLUDED = {
 
 
 def digest(*parts: Any, size: int = 16) -> str:
-    """Hex hash of JSON-like values; equal for equal content, whatever the order of dict keys."""
+    """Hex hash of JSON-like values; equal for equal content, whatever the order of dict keys.
+
+    Where the order of keys can change a text, hash `_order` too.
+    """
     hasher = blake2b(digest_size=size)
     for part in parts:
         hasher.update(_canonical(part))
@@ -52,6 +55,20 @@ def digest(*parts: Any, size: int = 16) -> str:
 
 def _canonical(value: Any) -> bytes:
     return orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+
+
+def _order(value: Any) -> bytes:
+    """What `_canonical` leaves out: the order of keys, nothing where they are sorted already.
+
+    A model that is bound to a schema writes its properties in their order, and a chat template may
+    walk through its arguments.
+    """
+    written = _written(value)
+    return b"" if written == _canonical(value) else written
+
+
+def _written(value: Any) -> bytes:
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
 
 
 def row_id(fields: Mapping[str, Any]) -> str:
@@ -133,7 +150,8 @@ class TextKeys:
             request.chat_template_kwargs,
             *([request.top_logprobs] if request.top_logprobs else []),
         ]
-        return blake2b(b"text" + _canonical(shared), digest_size=16)
+        order = _order([request.schema, request.chat_template_kwargs])
+        return blake2b(b"text" + _canonical(shared) + order, digest_size=16)
 
 
 class ScoreKeys:
@@ -166,7 +184,9 @@ def stage_fingerprint(
         code: hashes of the Python functions that the columns call.
     """
     models = [_model_facts(recipe.model(a), checkpoints[a]) for c in columns for a in aliases_of(c)]
-    return digest(FORMAT, parent, recipe.seed, [c.model_dump() for c in columns], models, [*code])
+    dumped = [c.model_dump() for c in columns]
+    order = _order([dumped, models]).decode()
+    return digest(FORMAT, parent, recipe.seed, dumped, models, [*code], order)
 
 
 def _model_facts(model: Model, checkpoint: str) -> dict[str, Any]:

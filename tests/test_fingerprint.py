@@ -303,16 +303,46 @@ def test_equal_requests_have_equal_keys_whoever_asks():
     assert TextKeys("model").key(REQUEST) != TextKeys("other").key(REQUEST)
 
 
-def test_the_order_of_keys_in_a_schema_or_in_template_arguments_means_nothing():
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("schema", {"type": "object", "properties": {"winner": {"a": 1, "b": 2}, "reason": {}}}),
+        ("chat_template_kwargs", {"profile": {"tone": "dry", "age": 3}}),
+    ],
+)
+def test_the_order_of_keys_in_a_schema_and_in_template_arguments_counts(part, value):
+    """A model that is bound to a schema writes its properties in their order."""
     keys = TextKeys("model")
-    first, second = (
-        replace(REQUEST, schema=dict(s), chat_template_kwargs=dict(k))
-        for s, k in (
-            ({"a": 1, "b": 2}.items(), {"x": 1, "y": 2}.items()),
-            ({"b": 2, "a": 1}.items(), {"y": 2, "x": 1}.items()),
-        )
+    first, second, again = (
+        keys.key(replace(REQUEST, **{part: v})) for v in (value, backwards(value), dict(value))
     )
-    assert keys.key(first) == keys.key(second)
+    assert first != second
+    assert first == again
+
+
+def test_a_judge_whose_properties_change_places_is_asked_again():
+    def stage(schema):
+        [judge] = [c for c in recipe().columns if c.name == "judge"]
+        found = recipe(columns=(with_fields(judge, output_format=schema),))
+        return prints(found)[0]
+
+    schema = {"properties": {"winner": {"enum": ["A", "B"]}, "reasoning": {"type": "string"}}}
+    assert stage(schema) != stage(backwards(schema))
+    assert stage(schema) == stage(dict(schema))
+
+
+def backwards(value):
+    """The same dict with its keys in the opposite order, at every depth."""
+    if not isinstance(value, dict):
+        return value
+    return {name: backwards(value[name]) for name in reversed(value)}
+
+
+def test_keys_of_requests_without_a_schema_are_those_of_earlier_journals():
+    assert TextKeys("model").key(REQUEST) == "bee72da69cf7ec3833a01bf83cdad22f"
+    assert (
+        ScoreKeys("model").key(ScoreRequest(REQUEST.messages)) == "8f8239769de701f27dc80da5cccc9bcd"
+    )
 
 
 def test_keys_do_not_depend_on_what_was_asked_before():

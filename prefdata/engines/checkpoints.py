@@ -9,14 +9,16 @@ from typing import Any
 
 import orjson
 
+from prefdata.engines.file_hashes import hash_files
 from prefdata.errors import PrefdataError
 from prefdata.recipe.schema import Model
 
 WHOLE_FILE = 64 * 2**20
-"""Files up to this many bytes are hashed whole, larger ones at SAMPLES places."""
-SAMPLES, SAMPLE_BYTES = 256, 64 * 2**10
+"""The hash of a file above this many bytes is remembered on this machine."""
 _TEXT = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 _COUNTED = (".json", ".jinja", ".safetensors", ".bin", ".model", ".txt", ".py", ".tiktoken")
+_OTHER_WEIGHTS = (".pt", ".pth", ".gguf")
+"""Weights where a folder has no others; beside others, what a trainer has left for itself."""
 
 
 def identify(model: Model, path: str) -> str:
@@ -35,22 +37,17 @@ def identify(model: Model, path: str) -> str:
             f"model {model.alias!r}: {folder} holds no config.json, so it is no checkpoint; "
             "give the folder that save_pretrained wrote, or a Hub id"
         )
+    has_weights = any(f.suffix in (".safetensors", ".bin") for f in folder.iterdir())
+    counted = _COUNTED if has_weights else (*_COUNTED, *_OTHER_WEIGHTS)
+    files = sorted(f for f in folder.iterdir() if f.suffix in counted)
+    files += sorted(folder.glob("additional_chat_templates/*.jinja"))
+    large = [file for file in files if file.stat().st_size > WHOLE_FILE]
+    hashes = dict(zip(large, hash_files(large), strict=True))
     hasher = blake2b(digest_size=16)
-    for file in sorted(f for f in folder.iterdir() if f.suffix in _COUNTED):
+    for file in files:
         hasher.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-        _hash_file(file, hasher)
+        hasher.update(hashes[file].encode() if file in hashes else file.read_bytes())
     return hasher.hexdigest()
-
-
-def _hash_file(file: Path, hasher: "blake2b") -> None:
-    size = file.stat().st_size
-    with file.open("rb") as content:
-        if size <= WHOLE_FILE:
-            hasher.update(content.read())
-            return
-        for number in range(SAMPLES):  # training moves nearly all weights: samples see it
-            content.seek(number * (size - SAMPLE_BYTES) // (SAMPLES - 1))
-            hasher.update(content.read(SAMPLE_BYTES))
 
 
 def _commit(model: Model, path: str) -> str:
