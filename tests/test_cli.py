@@ -96,7 +96,7 @@ def test_a_rehearsal_writes_no_output_path(command, project):
     ("arguments", "expected"),
     [
         (["build", "RECIPE", "num_record=3"], "error: command line: num_record: there is no key"),
-        (["build", "nope.yaml"], "error: nope.yaml: there is no such recipe"),
+        (["build", "nope.yaml"], "error: nope.yaml: recipe not found"),
         (["build", "RECIPE", "seed_dataset.path=nope.jsonl", "--rehearse"], "error: seed_dataset.path: there is no file"),
         (["build", "RECIPE", "models.0.model=./nope"], "error: model 'hot': there is no folder"),
         (["build", "RECIPE", "--gpus", "8"], "error: --gpus 8: this process sees 0 GPUs"),

@@ -455,11 +455,11 @@ def test_verdict_pairs_obey_the_length_ratio():
     [
         pytest.param({"score": None}, "score is missing", id="no score"),
         pytest.param({"strategy": "top_k_bottom_k", "k": None}, "k is missing", id="no k"),
-        pytest.param({"k": 2}, "only top_k_bottom_k reads it", id="k nobody reads"),
-        pytest.param({"strong": "a"}, "only delta reads them", id="strong nobody reads"),
+        pytest.param({"k": 2}, "only top_k_bottom_k uses it", id="k nobody reads"),
+        pytest.param({"strong": "a"}, "only delta uses them", id="strong nobody reads"),
         pytest.param({"strategy": "delta", "weak": "big"}, "two different", id="strong is weak"),
         pytest.param({"strategy": "delta", "weak": None}, "two different", id="no weak"),
-        pytest.param({"strategy": "delta", "min_margin": 1}, "about scores", id="margin of what"),
+        pytest.param({"strategy": "delta", "min_margin": 1}, "need scores", id="margin of what"),
         pytest.param({"min_margin": float("nan")}, "finite", id="NaN margin"),
         pytest.param({"min_margin": float("inf")}, "finite", id="infinite margin"),
         pytest.param({"min_margin": -0.1}, "greater than or equal to 0", id="negative margin"),
@@ -467,10 +467,12 @@ def test_verdict_pairs_obey_the_length_ratio():
         pytest.param({"max_length_ratio": 1}, "greater than 1", id="a ratio of 1"),
         pytest.param({"max_pairs": 0}, "greater than or equal to 1", id="no pairs at all"),
         pytest.param({"max_pairs_per_prompt": 1.5}, "integer", id="half a pair"),
-        pytest.param({"test_size": 1.0}, "a fraction lies in [0, 1)", id="everything to test"),
-        pytest.param({"test_size": -1}, "a count is 0 or more", id="negative count"),
+        pytest.param({"test_size": 1.0}, "a fraction must be in [0, 1)", id="everything to test"),
+        pytest.param(
+            {"test_size": -1}, "a number of prompts must be 0 or more", id="negative count"
+        ),
         pytest.param({"test_size": float("nan")}, "finite", id="NaN test size"),
-        pytest.param({"test_size": True}, "is no number", id="a yes for a number"),
+        pytest.param({"test_size": True}, "is not a number", id="a yes for a number"),
         pytest.param({"threshold": 1}, "Extra inputs", id="an unknown key"),
     ],
 )
@@ -653,7 +655,7 @@ def test_a_verdict_wins_over_the_reward():
     ("fields", "message"),
     [
         ({"ties": "reward"}, "ties is reward and score is missing"),
-        ({"ties": "drop", "score": "r"}, "score is r, but only ties: reward reads it"),
+        ({"ties": "drop", "score": "r"}, "score is r, but only 'ties: reward' uses it"),
     ],
 )
 def test_ties_by_reward_need_a_score_and_nothing_else_does(fields, message):
@@ -686,8 +688,8 @@ def test_pairs_on_which_scores_disagree_can_be_dropped(weights, best, worst, agr
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"score": {"a": 0.0, "b": 1.0}}, "a weight may not be 0"),
-        ({"score": "a", "agree": True}, "agreement takes several scores"),
+        ({"score": {"a": 0.0, "b": 1.0}}, "a weight of 0"),
+        ({"score": "a", "agree": True}, "it needs two or more score columns"),
         ({"score": {}}, "at least 1 item"),
         ({"candidates": None}, "candidates and responses are both missing"),
         ({"responses": ["a", "b"]}, "candidates and responses are both given"),

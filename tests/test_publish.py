@@ -355,7 +355,7 @@ REFUSED = {
     "an owner that is none": (WRITE, "nobody/pairs", "the token has no permission to write there"),
     "a name that is taken": (WRITE, "user/taken", "user/taken is taken: it holds 'weights.csv'"),
     "a name of somebody's private dataset": (OTHER, "user/taken", "no permission to write there"),
-    "no name": (WRITE, "pairs", "'pairs' is no dataset's name; write owner/name"),
+    "no name": (WRITE, "pairs", "'pairs' is not a valid dataset name; write owner/name"),
 }
 
 
@@ -506,7 +506,7 @@ def recipe(tmp_path):
 
 
 @pytest.mark.parametrize(("settings", "told"), [
-    ({"repo_id": "pairs"}, "publish.repo_id: 'pairs' is no dataset's name; write owner/name"),
+    ({"repo_id": "pairs"}, "publish.repo_id: 'pairs' is not a valid dataset name"),
     ({"repo_id": "a/b", "configs": ["candidates"]}, "publish.configs: 'pairs' is missing"),
     ({"repo_id": "a/b", "configs": ["pair"]}, "did you mean 'pairs'?"),
     ({"repo_id": "a/b", "licence": "mit"}, "did you mean 'license'?"),

@@ -181,7 +181,7 @@ def test_a_literal_dollar_brace_survives_the_copy_of_the_recipe(load, tmp_path):
 
 def test_three_question_marks_must_be_set(complaint, load):
     text = changed("num_records: 100", "num_records: ???")
-    assert complaint(text=text).startswith("r.yaml:3: num_records: '???' stands for a value")
+    assert complaint(text=text).startswith("r.yaml:3: num_records: '???' marks a value")
     assert load("num_records=3", text=text).recipe.num_records == 3
 
 
@@ -224,13 +224,13 @@ def test_a_later_override_wins(load):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("models.3.model=x", "models is a list of 3 items, and '3' is none of them (0 to 2)"),
-        ("models.-1.model=x", "'-1' is none of them"),
-        ("models.first.model=x", "'first' is none of them"),
+        ("models.3.model=x", "models is a list of 3 items, and '3' is not one of them (0 to 2)"),
+        ("models.-1.model=x", "'-1' is not one of them"),
+        ("models.first.model=x", "'first' is not one of them"),
         ("num_records.x=1", "override 'num_records.x': num_records is 100, which has no keys"),
-        ("num_records", "'num_records' is no override; write key=value"),
-        ("=3", "is no override"),
-        ("models..model=3", "is no override"),
+        ("num_records", "'num_records' is not an override; write key=value"),
+        ("=3", "is not an override"),
+        ("models..model=3", "is not an override"),
         ("seed=[1", "override 'seed=[1': the value is not valid YAML"),
         ("columns.0.prompt={{ prompt }}", "put it in quotes: 'columns.0.prompt=\"…\"'"),
     ],
@@ -322,10 +322,19 @@ def test_a_recipe_is_found_from_any_folder(load, tmp_path, monkeypatch):
         (RECIPE + "seed: 1\nseed: 2\n", "r.yaml:31: not valid YAML: found duplicate key seed"),
         (changed("    samples: 4", "\tsamples: 4"), "r.yaml:21: not valid YAML"),
         ("models: [", "r.yaml:1: not valid YAML"),
-        ("", "r.yaml: a recipe is a mapping of keys to values, this is empty"),
-        ("- a\n- b\n", "r.yaml: a recipe is a mapping of keys to values, this is a list"),
-        ("hello", "r.yaml: a recipe is a mapping of keys to values, this is a single value"),
-        ("5", "r.yaml: a recipe is a mapping of keys to values, this is a single value"),
+        ("", "r.yaml: a recipe must be a mapping of keys to values, but this file is empty"),
+        (
+            "- a\n- b\n",
+            "r.yaml: a recipe must be a mapping of keys to values, but this file is a list",
+        ),
+        (
+            "hello",
+            "r.yaml: a recipe must be a mapping of keys to values, but this file is a single value",
+        ),
+        (
+            "5",
+            "r.yaml: a recipe must be a mapping of keys to values, but this file is a single value",
+        ),
     ],
     ids=["duplicate", "tab", "cut", "empty", "list", "word", "number"],
 )
@@ -336,7 +345,7 @@ def test_what_is_no_recipe_at_all_is_one_line(complaint, text, expected):
 
 
 def test_a_recipe_that_is_not_there_or_not_a_text_is_said_to_be_so(tmp_path):
-    with pytest.raises(PrefdataError, match=r"nope.yaml: there is no such recipe"):
+    with pytest.raises(PrefdataError, match=r"nope.yaml: recipe not found"):
         load_recipe(tmp_path / "nope.yaml")
     with pytest.raises(PrefdataError, match=r"the recipe cannot be read"):
         load_recipe(tmp_path)
@@ -413,33 +422,33 @@ def test_several_problems_between_the_parts_are_reported_together(complaint):
         ("type: candidates", "type: candidate", "r.yaml:19: columns.0.type: there is no type 'candidate'; did you mean 'candidates'? Known: llm_text,"),
         ("    type: candidates\n", "", "r.yaml:18: columns.0: the key 'type' is missing"),
         ("[hot, cool]", "[hot, warm]", "r.yaml:20: columns.0.model_alias: there is no model 'warm'; Known: hot, cool, grader"),
-        ("[hot, cool]", "[hot, hot]", "r.yaml:20: columns.0.model_alias: name each alias once"),
-        ("[hot, cool]", "[]", "r.yaml:20: columns.0.model_alias: name each alias once"),
-        ("      temperature: 0.9\n", "", "r.yaml:10: models.0.inference_parameters.temperature: texts are sampled from 'hot', and there is no default; set temperature"),
-        ("      max_tokens: 32\n", "", "r.yaml:10: models.0.inference_parameters.max_tokens: texts are sampled from 'hot', and there is no default; set max_tokens"),
+        ("[hot, cool]", "[hot, hot]", "r.yaml:20: columns.0.model_alias: name at least one alias, and each only once"),
+        ("[hot, cool]", "[]", "r.yaml:20: columns.0.model_alias: name at least one alias, and each only once"),
+        ("      temperature: 0.9\n", "", "r.yaml:10: models.0.inference_parameters.temperature: texts are sampled from 'hot', and this parameter has no default; set temperature"),
+        ("      max_tokens: 32\n", "", "r.yaml:10: models.0.inference_parameters.max_tokens: texts are sampled from 'hot', and this parameter has no default; set max_tokens"),
         ("temperature: 0.9", "temperature: .nan", "r.yaml:11: models.0.inference_parameters.temperature: Input should be a finite number"),
         ("temperature: 0.9", "temperature: .inf", "r.yaml:11: models.0.inference_parameters.temperature: Input should be a finite number"),
         ("temperature: 0.9", "temperature: -1", "r.yaml:11: models.0.inference_parameters.temperature: "),
-        ("temperature: 0.9", "temperature: 0.9\n      stop: ['']", "r.yaml:12: models.0.inference_parameters.stop.0: it may not be empty"),
+        ("temperature: 0.9", "temperature: 0.9\n      stop: ['']", "r.yaml:12: models.0.inference_parameters.stop.0: it must not be empty"),
         ("temperature: 0.9", f"temperature: 0.9\n      seed: {2**63}", "r.yaml:12: models.0.inference_parameters.seed: "),
         ("  strategy: best", "  min_margin: .inf\n  strategy: best", "r.yaml:29: output_projection.min_margin: Input should be a finite number"),
         ("  strategy: best", "  test_size: .nan\n  strategy: best", "r.yaml:29: output_projection.test_size: Input should be a finite number"),
         ("  strategy: best", "  k: 3\n  strategy: best", "r.yaml:25: output_projection: strategy is best_vs_worst and k is 3"),
-        ("  path: seeds.jsonl", "  path: ''", "r.yaml:5: seed_dataset.path: it may not be empty"),
-        ("  path: seeds.jsonl", "  path: 5", "r.yaml:5: seed_dataset.path: a text is wanted here: put the value in quotes (found 5)"),
-        ("[prompt, answer]", "prompt", "r.yaml:6: seed_dataset.fields: a list is wanted here (found 'prompt')"),
-        ("[prompt, answer]", "[id, source_id]", "r.yaml:6: seed_dataset.fields: 'id' is renamed 'source_id' here"),
-        ("name: drafts", "name: my drafts", "r.yaml:18: columns.0.name: a name is made of letters, digits and '_'"),
-        ("name: drafts", "name: id", "r.yaml:18: columns.0.name: 'id' is taken"),
-        ("name: drafts", "name: drafts__meta", "r.yaml:18: columns.0.name: 'drafts__meta' is taken"),
-        ("name: drafts", "name: prompt", "r.yaml:18: columns.0.name: a column 'prompt' exists already"),
-        ("name: reward", "name: drafts", "r.yaml:23: columns.1.name: a column 'drafts' exists already"),
-        ("alias: cool", "alias: hot", "r.yaml:13: models.1.alias: alias 'hot' is taken by models.0"),
+        ("  path: seeds.jsonl", "  path: ''", "r.yaml:5: seed_dataset.path: it must not be empty"),
+        ("  path: seeds.jsonl", "  path: 5", "r.yaml:5: seed_dataset.path: expected a string: put the value in quotes (found 5)"),
+        ("[prompt, answer]", "prompt", "r.yaml:6: seed_dataset.fields: expected a list (found 'prompt')"),
+        ("[prompt, answer]", "[id, source_id]", "r.yaml:6: seed_dataset.fields: the seed column 'id' is renamed 'source_id'"),
+        ("name: drafts", "name: my drafts", "r.yaml:18: columns.0.name: a name begins with a letter and has only letters, digits and '_'"),
+        ("name: drafts", "name: id", "r.yaml:18: columns.0.name: the name 'id' is reserved"),
+        ("name: drafts", "name: drafts__meta", "r.yaml:18: columns.0.name: the name 'drafts__meta' is reserved"),
+        ("name: drafts", "name: prompt", "r.yaml:18: columns.0.name: there are two columns 'prompt'"),
+        ("name: reward", "name: drafts", "r.yaml:23: columns.1.name: there are two columns 'drafts'"),
+        ("alias: cool", "alias: hot", "r.yaml:13: models.1.alias: alias 'hot' is already used by models.0"),
         ("num_records: 100", "num_records: 0", "r.yaml:3: num_records: "),
         ("num_records: 100", "min_yield: 1.5", "r.yaml:3: min_yield: "),
         ("num_records: 100", f"seed: {2**64}", "r.yaml:3: seed: "),
-        ("output_dir: ${oc.env:PREFDATA_TEST_OUT,runs}/one", "output_dir: ''", "r.yaml:1: output_dir: it may not be empty"),
-        ("models:\n", "models:\n  - word\n", "r.yaml:8: models.0: a mapping of keys to values is wanted here"),
+        ("output_dir: ${oc.env:PREFDATA_TEST_OUT,runs}/one", "output_dir: ''", "r.yaml:1: output_dir: it must not be empty"),
+        ("models:\n", "models:\n  - word\n", "r.yaml:8: models.0: expected a mapping of keys to values"),
     ],
     ids=lambda value: value.split(":")[2].strip() if value.startswith("r.yaml") else "",
 )  # fmt: skip
@@ -467,7 +476,7 @@ def with_prompt(template):
     ("text", "expected"),
     [
         (with_prompt("{{ promt }}"), "r.yaml:22: columns.0.prompt: there is no column 'promt' before this point; did you mean 'prompt'? Known: answer, prompt"),
-        (with_prompt("{{ reward }}"), "r.yaml:22: columns.0.prompt: column 'reward' is made further down; move it above. Known here: answer, prompt"),
+        (with_prompt("{{ reward }}"), "r.yaml:22: columns.0.prompt: column 'reward' is made further down; move it above this one. Known here: answer, prompt"),
         (with_prompt("{{ drafts }}"), "r.yaml:22: columns.0.prompt: column 'drafts' is made further down"),
         (with_prompt("{% if answer %}{{ x }}{% endif %}"), "r.yaml:22: columns.0.prompt: there is no column 'x'"),
         (with_prompt("{{ prompt"), "r.yaml:22: columns.0.prompt: the template is not valid Jinja: unexpected end of template"),
@@ -475,14 +484,14 @@ def with_prompt(template):
         (with_prompt("{% include 'other' %}"), "r.yaml:22: columns.0.prompt: the template includes"),
         (changed('candidates: drafts, prompt: "{{ prompt }}"', 'candidates: drafts, prompt: "{{ drafts__meta }}"'), "r.yaml:23: columns.1.prompt: there is no column 'drafts__meta'"),
         (changed("reference: answer", "reference: answers"), "r.yaml:24: columns.2.reference: there is no column 'answers' before this point; did you mean 'answer'?"),
-        (changed("candidates: drafts, prompt", "candidates: prompt, prompt"), "r.yaml:23: columns.1.candidates: column 'prompt' holds no candidates"),
-        (changed("candidates: drafts, prompt", "responses: [drafts], prompt"), "r.yaml:23: columns.1.responses.0: column 'drafts' holds candidates; score it with 'candidates: drafts'"),
+        (changed("candidates: drafts, prompt", "candidates: prompt, prompt"), "r.yaml:23: columns.1.candidates: column 'prompt' has no candidates"),
+        (changed("candidates: drafts, prompt", "responses: [drafts], prompt"), "r.yaml:23: columns.1.responses.0: column 'drafts' contains candidates; score it with 'candidates: drafts'"),
         (changed("candidates: drafts, prompt", "responses: [prompt, prompt], prompt"), "r.yaml:23: columns.1: 'responses' names a column twice"),
-        (changed("candidates: drafts, prompt", "prompt"), "r.yaml:23: columns.1: it must say what is scored"),
+        (changed("candidates: drafts, prompt", "prompt"), "r.yaml:23: columns.1: it is not clear what is scored"),
         (changed("  score: reward", "  score: rewards"), "r.yaml:28: output_projection.score: there is no column 'rewards' before this point; did you mean 'reward'?"),
         (changed("  score: reward", "  score: drafts"), "r.yaml:28: output_projection.score: column 'drafts' does not score 'drafts'; Known: reward, right"),
-        (changed("  candidates: drafts\n  score", "  candidates: reward\n  score"), "r.yaml:27: output_projection.candidates: column 'reward' holds no candidates; name a column of type 'candidates'"),
-        (changed("  score: reward\n  strategy: best_vs_worst", "  strategy: delta\n  strong: hot\n  weak: grader"), "r.yaml:30: output_projection.weak: 'grader' is no alias of column 'drafts'; Known: hot, cool"),
+        (changed("  candidates: drafts\n  score", "  candidates: reward\n  score"), "r.yaml:27: output_projection.candidates: column 'reward' has no candidates; name a column of type 'candidates'"),
+        (changed("  score: reward\n  strategy: best_vs_worst", "  strategy: delta\n  strong: hot\n  weak: grader"), "r.yaml:30: output_projection.weak: 'grader' is not an alias of column 'drafts'; Known: hot, cool"),
         (changed("  score: reward\n", "  score: reward\n  group_by: turn\n"), "r.yaml:29: output_projection.group_by: there is no column 'turn'"),
         (changed("  score: reward\n", "  score: reward\n  prompt_field: question\n"), "r.yaml:29: output_projection.prompt_field: there is no column 'question'"),
     ],
@@ -504,7 +513,7 @@ def test_a_judge_may_not_read_who_wrote_what(load):
     text = changed(
         "A: {{ response_a }}", "A: {{ response_a }} {{ response_a__meta.model }}", JUDGED
     )
-    with pytest.raises(PrefdataError, match="a judge must not see which model wrote what"):
+    with pytest.raises(PrefdataError, match="a judge must not see which model wrote a text, and"):
         load(text=text)
 
 
@@ -532,7 +541,7 @@ def test_responses_and_verdicts_that_no_column_makes_are_needed_of_the_seeds(loa
     ("fields", "expected"),
     [
         ("method: regex", "method 'regex' needs 'pattern'"),
-        ("method: regex, pattern: '('", "the pattern is no regular expression"),
+        ("method: regex, pattern: '('", "the pattern is not a valid regular expression"),
         ("method: regex, pattern: x, reference: answer", "method 'regex' does not read 'reference'"),
         ("method: number", "method 'number' needs 'reference'"),
         ("method: exact_match, pattern: x", "method 'exact_match' needs 'reference'"),
@@ -550,12 +559,12 @@ def test_a_verifier_takes_the_parameter_of_its_method_and_no_other(complaint, fi
 @pytest.mark.parametrize(
     ("schema", "expected"),
     [
-        ("{type: string}", "the answer becomes a dict, so the schema must say 'type: object'"),
+        ("{type: string}", "the answer is read as a dict, so the schema needs 'type: object'"),
         ("{type: object, properties: [winner]}", "'properties' must map each key"),
         ("{type: object, properties: {winner: A}}", "'properties' must map each key"),
         ("{type: object, properties: {winner: {type: string, enum: A}}}", "'enum' is 'A'; give a list"),
         ("{type: object, properties: {winner: {type: string, enum: [yes, no]}}}", "put them in quotes"),
-        ("{type: object, properties: {a: {type: string}}, required: [b]}", "'required' is ['b']; list keys"),
+        ("{type: object, properties: {a: {type: string}}, required: [b]}", "'required' is ['b']; list only keys"),
     ],
 )  # fmt: skip
 def test_a_schema_that_binds_nothing_is_refused(complaint, schema, expected):
@@ -576,8 +585,8 @@ def test_a_judge_that_shows_b_first_must_not_feed_pairs_that_take_a_first(compla
     text = changed("A: {{ response_a }} B: {{ response_b }}", "A: {{ response_b }} B: {{ response_a }}", JUDGED)  # fmt: skip
     assert complaint(text=text) == (
         "r.yaml:13: output_projection.response_a_field: the judge 'judge' compares ['response_b', "
-        "'response_a'], the pairs are made of ['response_a', 'response_b']; make them equal "
-        "(order counts: the first is A)"
+        "'response_a'], but but the pairs are made of ['response_a', 'response_b']; "
+        "name the same columns in the same order (the first is A)"
     )
     swapped = "{type: dpo_preference, response_a_field: response_b, response_b_field: response_a}"
     load(text=changed("{type: dpo_preference}", swapped, text))
@@ -587,21 +596,21 @@ def test_a_judge_that_shows_b_first_must_not_feed_pairs_that_take_a_first(compla
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("A: {{ response_a }} B: {{ response_b }}", "{{ response_a }}", "columns.2: it must ask in both orders, but its prompt does not name exactly two llm_text columns; add 'compare: [first, second]'"),
-        ("B: {{ response_b }}", "B: {{ reference }}", "columns.2: it must ask in both orders"),
+        ("A: {{ response_a }} B: {{ response_b }}", "{{ response_a }}", "columns.2: both_orders is true, but the prompt does not name exactly two llm_text columns; add 'compare: [first, second]'"),
+        ("B: {{ response_b }}", "B: {{ reference }}", "columns.2: both_orders is true"),
         ("    model_alias: hot\n", "    model_alias: hot\n    compare: [response_a, prompt, response_b]\n", "columns.2.compare: "),
         ("    model_alias: hot\n", "    model_alias: hot\n    compare: [response_a, response_a]\n", "columns.2.compare: a column cannot be compared with itself"),
-        ("    model_alias: hot\n", "    model_alias: hot\n    compare: [response_a, reference]\n", "columns.2.compare.1: the prompt does not show column 'reference'"),
+        ("    model_alias: hot\n", "    model_alias: hot\n    compare: [response_a, reference]\n", "columns.2.compare.1: the prompt does not contain column 'reference'"),
         ("    model_alias: hot\n", "    model_alias: hot\n    compare: [response_a, response_c]\n", "columns.2.compare: there is no column 'response_c'"),
         ("    model_alias: hot\n", "    model_alias: hot\n    compare: [response_b, response_a]\n", "output_projection.response_a_field: the judge 'judge' compares ['response_b', 'response_a']"),
         ("{type: dpo_preference}", "{type: dpo_preference, winner_field: win}", "output_projection.winner_field: the verdict of 'judge' has no key 'win'; did you mean 'winner'?"),
-        ("    model_alias: hot\n", "    model_alias: hot\n    winner_field: best\n", "columns.2.output_format: the key 'best' of the verdict may not be A or B"),
+        ("    model_alias: hot\n", "    model_alias: hot\n    winner_field: best\n", "columns.2.output_format: the schema does not allow A and B as values of 'best', so the verdicts"),
         ("enum: [A, B]", "enum: [first, second]", "output_projection.winner_field: the verdict of 'judge' is one of ['FIRST', 'SECOND']"),
-        (", enum: [A, B]", "", "output_projection.winner_field: the judge 'judge' may say anything"),
-        ("{type: dpo_preference}", "{type: dpo_preference, judge_field: response_a}", "output_projection.judge_field: column 'response_a' gives no verdict; name an llm_judge column"),
+        (", enum: [A, B]", "", "output_projection.winner_field: the verdict of 'judge' is free text"),
+        ("{type: dpo_preference}", "{type: dpo_preference, judge_field: response_a}", "output_projection.judge_field: column 'response_a' is not a judge; name an llm_judge column"),
         ("{type: dpo_preference}", "{type: dpo_preference, judge_field: judges}", "output_projection.judge_field: there is no column 'judges'"),
         ("{type: dpo_preference}", "{type: dpo_preference, response_b_field: response_a}", "output_projection.response_b_field: both responses are column 'response_a'"),
-        ("{type: dpo_preference}", "{type: dpo_preference, response_b_field: judge}", "output_projection.response_b_field: column 'judge' holds no text"),
+        ("{type: dpo_preference}", "{type: dpo_preference, response_b_field: judge}", "output_projection.response_b_field: column 'judge' contains no text"),
     ],
     ids=lambda value: value.split(": ", 1)[1][:40] if value.startswith(("columns.2", "output_")) else "",
 )  # fmt: skip
@@ -615,7 +624,7 @@ def test_a_judge_whose_verdict_could_not_be_read_is_refused(complaint, old, new,
 def test_a_verdict_of_another_name_is_said_in_both_places(complaint, load):
     text = JUDGED.replace("winner:", "best:")
     text = changed("{type: dpo_preference}", "{type: dpo_preference, winner_field: best}", text)
-    assert "names the winner in 'winner', the pairs read 'best'" in complaint(text=text)
+    assert "names the winner in 'winner', but the pairs read 'best'" in complaint(text=text)
     load("columns.2.winner_field=best", text=text)
 
 
@@ -660,8 +669,8 @@ def test_the_rl_pref_example_loads_when_its_models_run_here(load, monkeypatch):
 def test_a_provider_that_is_not_here_says_how_to_run_the_checkpoint(complaint):
     assert complaint("models.1.provider=auto", text=RL_PREF) == (
         "r.yaml:6: models.0.provider: there is no provider 'nvidia'; Known: auto, transformers, vllm. "
-        "Add it to 'providers', or set NVIDIA_BASE_URL; models.0.provider=auto runs the checkpoint "
-        "on this machine"
+        "Add it to 'providers', or set the environment variable NVIDIA_BASE_URL; to run the checkpoint "
+        "on this machine, set models.0.provider=auto"
     )
 
 

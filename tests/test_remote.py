@@ -278,10 +278,10 @@ def test_the_key_is_sent_and_stands_nowhere(remote, server):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (f"providers.0.api_key={KEY}", "the name of an environment variable is wanted here"),
-        ("providers.0.endpoint=https://me:secret@host/v1", "it holds a user, a password"),
-        ("providers.0.endpoint=https://host/v1?key=secret", "it holds a user, a password"),
-        ("providers.0.endpoint=host/v1", "it should begin with http:// or https://"),
+        (f"providers.0.api_key={KEY}", "the name of an environment variable"),
+        ("providers.0.endpoint=https://me:secret@host/v1", "the URL contains a user, a password"),
+        ("providers.0.endpoint=https://host/v1?key=secret", "the URL contains a user, a password"),
+        ("providers.0.endpoint=host/v1", "the URL should begin with http:// or https://"),
         ("providers.0.name=vllm", "'vllm' runs checkpoints on this machine"),
         ("providers.0.max_parallel=3", "did you mean 'max_parallel_requests'?"),
         ("models.0.provider=srw", "there is no provider 'srw'; did you mean 'srv'?"),

@@ -113,7 +113,7 @@ def test_delta_reads_the_alias_of_a_line(tmp_path):
         (["min_margn=1"], "did you mean 'min_margin'"),
         (["strategy=best"], "best_vs_worst"),
         (["min_margin=.nan"], "finite"),
-        (["type=dpo_preference"], "should be 'preference_pairs'"),
+        (["type=dpo_preference"], "expected 'preference_pairs'"),
     ],
 )
 def test_a_wrong_rule_is_one_message(tmp_path, overrides, message):

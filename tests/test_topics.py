@@ -128,8 +128,8 @@ def test_a_prompt_can_be_a_file_beside_the_recipe(project):
     ("change", "message"),
     [
         ({"prompt_file": "nowhere.md"}, "columns.0.prompt_file: 'nowhere.md' cannot be read"),
-        ({"prompt_file": "x.md", "prompt": "p"}, "there is a 'prompt' too; keep one of them"),
-        ({"prompt_file": 7}, "the path of a file is wanted here"),
+        ({"prompt_file": "x.md", "prompt": "p"}, "there is also a 'prompt'; keep one of them"),
+        ({"prompt_file": 7}, "the path of a file"),
         ({}, "columns.0.prompt: this key is missing; add it, or 'prompt_file'"),
     ],
 )
@@ -143,23 +143,26 @@ def test_a_prompt_that_cannot_be_found_is_told(project, change, message):
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ({"type": "expand", "column": "prompt"}, "in one way where items end, and says it in 0"),
+        ({"type": "expand", "column": "prompt"}, "in exactly one way where items end, but has 0"),
         (
             {"type": "expand", "column": "prompt", "lines": True, "separator": ","},
-            "in one way where items end, and says it in 2",
+            "in exactly one way where items end, but has 2",
         ),
         ({"type": "expand", "column": "nothing", "lines": True}, "there is no column 'nothing'"),
-        ({"type": "expand", "column": "prompt", "regex": "("}, "no regular expression"),
-        ({"type": "extract", "column": "prompt", "pattern": "abc"}, "it names no group"),
+        ({"type": "expand", "column": "prompt", "regex": "("}, "not a valid regular expression"),
+        (
+            {"type": "extract", "column": "prompt", "pattern": "abc"},
+            "the pattern has no named group",
+        ),
         (
             {"type": "extract", "column": "prompt", "pattern": "(?P<answer>.*)"},
-            "a column 'answer' exists already",
+            "there are two columns 'answer'",
         ),
         (
             {"type": "extract", "column": "prompt", "pattern": "(?P<x__meta>.*)"},
-            "the group 'x__meta' cannot be a column",
+            "the group 'x__meta' cannot be a column name",
         ),
-        ({"type": "expand", "column": "candidates", "lines": True}, "holds no text"),
+        ({"type": "expand", "column": "candidates", "lines": True}, "contains no text"),
     ],
 )
 def test_what_cannot_be_split_or_extracted_is_told_before_the_run(project, column, message):

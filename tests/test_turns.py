@@ -204,7 +204,7 @@ def test_given_candidates_can_be_scored_again(tmp_path):
         ("seed_dataset.fields=[input]", "remove 'fields'"),
         ("output_projection.keep=[chosen]", "pairs have a column 'chosen' of their own"),
         ("output_projection.keep=[nothing]", "there is no column 'nothing'"),
-        ("output_projection.order_by=null", "only order_by reads it"),
+        ("output_projection.order_by=null", "only order_by uses it"),
         ("output_projection.order_group=nothing", "there is no column 'nothing'"),
         ("seed_dataset.rows=[{a: 1}]", "give either 'path' or 'rows'"),
     ],

@@ -45,7 +45,7 @@ At = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing the user must mend, and the YAML path where."""
+    """One thing that the user must fix, and its YAML path."""
 
     at: At
     message: str
@@ -73,7 +73,7 @@ class _Scope:
         return name in self.seed_fields
 
     def may_be_text(self, name: str) -> bool:
-        """Whether the column holds texts; of seed columns only the rows can tell."""
+        """Whether the column holds texts; for seed columns only the rows can show it."""
         column = self.made.get(name.removesuffix(META_SUFFIX))
         if column and name.endswith(META_SUFFIX):
             return False
@@ -85,7 +85,10 @@ class _Scope:
         known = [*sorted(self.seed_fields or ()), *self.made]
         if name in self.later:
             before = ", ".join(known) or "none"
-            return f"column {name!r} is made further down; move it above. Known here: {before}"
+            return (
+                f"column {name!r} is made further down; move it above this one. Known here: "
+                f"{before}"
+            )
         return f"there is no column {name!r} before this point; {suggest(name, known)}"
 
 
@@ -93,8 +96,8 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
     """Everything wrong between the parts, in the order of the file; empty if all is well.
 
     Args:
-        recipe: one that pydantic has accepted.
-        seed_fields: names of the seed columns, or None where they are not known yet.
+        recipe: a recipe that pydantic has accepted.
+        seed_fields: names of the seed columns, or None if they are not known yet.
     """
     problems = [*_check_aliases(recipe), *_check_providers(recipe)]
     scope = _Scope(seed_fields, {column.name: column for column in given_columns(recipe)})
@@ -104,7 +107,7 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
         for name in names_made(column):
             if name in scope.made or name in (seed_fields or recipe.inputs):
                 key = "pattern" if isinstance(column, Extract) else "name"
-                message = f"a column {name!r} exists already; rename one"
+                message = f"there are two columns {name!r}; rename one"
                 problems.append(Problem((*at, key), message))
         problems += _check_column(column, at, scope, recipe)
         scope.made |= dict.fromkeys(names_made(column), column)
@@ -117,7 +120,9 @@ def _check_aliases(recipe: Recipe) -> Iterator[Problem]:
     seen: dict[str, int] = {}
     for number, model in enumerate(recipe.models):
         if model.alias in seen:
-            message = f"alias {model.alias!r} is taken by models.{seen[model.alias]}; rename one"
+            message = (
+                f"alias {model.alias!r} is already used by models.{seen[model.alias]}; rename one"
+            )
             yield Problem(("models", number, "alias"), message)
         seen[model.alias] = number
 
@@ -126,7 +131,7 @@ def _check_providers(recipe: Recipe) -> Iterator[Problem]:
     names = [one.name for one in recipe.providers]
     for number, name in enumerate(names):
         if name in names[:number]:
-            message = f"there is a provider {name!r} already; rename one"
+            message = f"there are two providers {name!r}; rename one"
             yield Problem(("providers", number, "name"), message)
     known = (*LOCAL_PROVIDERS, *names)
     for number, model in enumerate(recipe.models):
@@ -134,19 +139,23 @@ def _check_providers(recipe: Recipe) -> Iterator[Problem]:
         if model.provider not in known:
             yield Problem(
                 (*at, "provider"),
-                f"there is no provider {model.provider!r}; {suggest(model.provider, known)}. Add "
-                f"it to 'providers', or set {environment_name(model.provider, 'BASE_URL')}; "
-                f"models.{number}.provider=auto runs the checkpoint on this machine",
+                f"there is no provider {model.provider!r}; {suggest(model.provider, known)}. "
+                "Add it to 'providers', or set the environment variable "
+                f"{environment_name(model.provider, 'BASE_URL')}; to run the checkpoint on "
+                f"this machine, set models.{number}.provider=auto",
             )
         elif recipe.endpoint(model) is not None:
             for key in ("engine", "revision", "trust_remote_code"):
                 if getattr(model, key):
-                    message = f"provider {model.provider!r} is a server, which reads no {key!r}; remove it"  # fmt: skip  # noqa: E501
+                    message = (
+                        f"provider {model.provider!r} is a server, so {key!r} has no effect; "
+                        "remove it"
+                    )
                     yield Problem((*at, key), message)
 
 
 def environment_name(provider: str, what: str) -> str:
-    """The environment variable that says something of a provider: `NVIDIA_BASE_URL`."""
+    """The environment variable with a setting of a provider: `NVIDIA_BASE_URL`."""
     return re.sub(r"[^A-Z0-9]", "_", provider.upper()) + "_" + what
 
 
@@ -169,12 +178,14 @@ def _check_column(column: AnyColumn, at: At, scope: _Scope, recipe: Recipe) -> I
         isinstance(column, LlmStructured | LlmJudge)
         and column.output_format.get("type") != "object"
     ):
-        message = "the answer becomes a dict, so the schema must say 'type: object' at its top"
+        message = (
+            "the answer is read as a dict, so the schema needs 'type: object' at its top level"
+        )
         yield Problem((*at, "output_format"), message)
     if isinstance(column, LlmJudge | RubricJudge):
         yield from _check_blindness(column, at)
     if isinstance(column, RubricJudge) and "response" not in compile_prompt(column.prompt).columns:
-        message = "the prompt does not show the text that is rated; write {{ response }} into it"
+        message = "the prompt does not contain the text to be rated; add {{ response }} to it"
         yield Problem((*at, "prompt"), message)
     if isinstance(column, LlmJudge):
         yield from _check_judge(column, at, scope)
@@ -196,12 +207,13 @@ def _check_sampling(model: Model, number: int) -> Iterator[Problem]:
         if getattr(model.inference_parameters, key) is None:
             yield Problem(
                 ("models", number, "inference_parameters", key),
-                f"texts are sampled from {model.alias!r}, and there is no default; set {key}",
+                f"texts are sampled from {model.alias!r}, and this parameter has no default; "
+                f"set {key}",
             )
 
 
 def _no_candidates(name: str) -> str:
-    return f"column {name!r} holds no candidates; name a column of type 'candidates'"
+    return f"column {name!r} has no candidates; name a column of type 'candidates'"
 
 
 def _check_targets(column: Scored, at: At, scope: _Scope) -> Iterator[Problem]:
@@ -210,7 +222,7 @@ def _check_targets(column: Scored, at: At, scope: _Scope) -> Iterator[Problem]:
         yield Problem((*at, "candidates"), _no_candidates(target))
     for number, name in enumerate(column.responses or ()):
         if isinstance(scope.made.get(name), Candidates):
-            message = f"column {name!r} holds candidates; score it with 'candidates: {name}'"
+            message = f"column {name!r} contains candidates; score it with 'candidates: {name}'"
             yield Problem((*at, "responses", number), message)
         elif not scope.may_be_text(name):
             yield Problem((*at, "responses", number), _no_text(name))
@@ -219,12 +231,15 @@ def _check_targets(column: Scored, at: At, scope: _Scope) -> Iterator[Problem]:
 def _check_blindness(judge: LlmJudge | RubricJudge, at: At) -> Iterator[Problem]:
     for name in sorted(compile_prompt(judge.prompt).columns):
         if name.endswith(META_SUFFIX):
-            message = f"a judge must not see which model wrote what, as {name!r} tells; remove it"
+            message = (
+                f"a judge must not see which model wrote a text, and {name!r} contains that; "
+                "remove it from the prompt"
+            )
             yield Problem((*at, "prompt"), message)
 
 
 def _no_text(name: str) -> str:
-    return f"column {name!r} holds no text; name a column of type 'llm_text'"
+    return f"column {name!r} contains no text; name a column of type 'llm_text'"
 
 
 def _check_judge(judge: LlmJudge, at: At, scope: _Scope) -> Iterator[Problem]:
@@ -233,22 +248,26 @@ def _check_judge(judge: LlmJudge, at: At, scope: _Scope) -> Iterator[Problem]:
         if scope.has(name) and not scope.may_be_text(name):
             yield Problem((*at, "compare", number), _no_text(name))
         elif name not in read:
-            message = f"the prompt does not show column {name!r}, so it cannot be compared; add it"
+            message = (
+                f"the prompt does not contain column {name!r}, so it cannot be compared; add it"
+            )
             yield Problem((*at, "compare", number), message)
     if not judge.both_orders:
         return
     if not names_a_winner(judge):
         if judge.compare or judge.winner_field != LlmJudge.model_fields["winner_field"].default:
             message = (
-                f"the key {judge.winner_field!r} of the verdict may not be A or B, so the orders "
-                "cannot be compared; give it 'enum: [A, B]', or set 'both_orders: false'"
+                f"the schema does not allow A and B as values of {judge.winner_field!r}, so "
+                "the verdicts of the two orders cannot be compared; add 'enum: [A, B]' to "
+                "that key, or set 'both_orders: false'"
             )
             yield Problem((*at, "output_format"), message)
     elif compared_columns(judge, scope.made.values()) is None:
         yield Problem(
             at,
-            "it must ask in both orders, but its prompt does not name exactly two llm_text "
-            "columns; add 'compare: [first, second]', or 'both_orders: false' to ask once",
+            "both_orders is true, but the prompt does not name exactly two llm_text "
+            "columns; add 'compare: [first, second]', or set 'both_orders: false' to ask "
+            "once",
         )
 
 
@@ -270,13 +289,16 @@ def _check_verdict(projection: DpoPreference, at: At, scope: _Scope) -> Iterator
         if not scope.may_be_text(name):
             yield Problem((*at, key), _no_text(name))
     if wanted[0] == wanted[1]:
-        message = f"both responses are column {wanted[0]!r}, and a pair needs two; name another"
+        message = (
+            f"both responses are column {wanted[0]!r}, but a pair needs two different ones; name "
+            "another"
+        )
         yield Problem((*at, "response_b_field"), message)
     judge = scope.made.get(projection.judge_field)
     if judge is None:
         return
     if not isinstance(judge, LlmJudge | LlmStructured):
-        message = f"column {judge.name!r} gives no verdict; name an llm_judge column"
+        message = f"column {judge.name!r} is not a judge; name an llm_judge column"
         yield Problem((*at, "judge_field"), message)
         return
     yield from _check_winner(projection, judge, at)
@@ -288,8 +310,8 @@ def _check_verdict(projection: DpoPreference, at: At, scope: _Scope) -> Iterator
     if compared and compared != wanted:
         yield Problem(
             (*at, "response_a_field"),
-            f"the judge {judge.name!r} compares {list(compared)}, the pairs are made of "
-            f"{list(wanted)}; make them equal (order counts: the first is A)",
+            f"the judge {judge.name!r} compares {list(compared)}, but the pairs are made of "
+            f"{list(wanted)}; name the same columns in the same order (the first is A)",
         )
 
 
@@ -303,17 +325,21 @@ def _check_winner(
         yield Problem(at, message)
     elif isinstance(judge, LlmJudge) and judge.winner_field != key:
         message = (
-            f"the judge {judge.name!r} names the winner in {judge.winner_field!r}, the pairs read "
-            f"{key!r}; make them equal"
+            f"the judge {judge.name!r} names the winner in {judge.winner_field!r}, but the "
+            f"pairs read {key!r}; use the same key"
         )
         yield Problem(at, message)
     elif words and not {"A", "B"} <= words <= {"A", "B", "TIE"}:
-        message = f"the verdict of {judge.name!r} is one of {sorted(words)}; pairs are made of A, B and tie"  # fmt: skip  # noqa: E501
+        message = (
+            f"the verdict of {judge.name!r} is one of {sorted(words)}, but pairs need the values "
+            "A, B or tie"
+        )
         yield Problem(at, message)
     elif not words and isinstance(judge, LlmJudge) and judge.both_orders:
         message = (
-            f"the judge {judge.name!r} may say anything, so its two orders cannot be compared; "
-            f"give {key!r} 'enum: [A, B]' in its output_format, or set 'both_orders: false'"
+            f"the verdict of {judge.name!r} is free text, so its two orders cannot be "
+            f"compared; give {key!r} 'enum: [A, B]' in its output_format, or set "
+            "'both_orders: false'"
         )
         yield Problem(at, message)
 
@@ -321,7 +347,7 @@ def _check_winner(
 def _check_pairs(projection: PreferencePairs, at: At, scope: _Scope) -> Iterator[Problem]:
     for number, name in enumerate(projection.responses or ()):
         if isinstance(scope.made.get(name), Candidates):
-            message = f"column {name!r} holds candidates; write 'candidates: {name}'"
+            message = f"column {name!r} contains candidates; write 'candidates: {name}'"
             yield Problem((*at, "responses", number), message)
         elif not scope.may_be_text(name):
             yield Problem((*at, "responses", number), _no_text(name))
@@ -338,7 +364,7 @@ def _check_pairs(projection: PreferencePairs, at: At, scope: _Scope) -> Iterator
     for key in ("strong", "weak") if candidates.model_alias else ():
         alias = getattr(projection, key)
         if alias is not None and alias not in candidates.model_alias:
-            message = f"{alias!r} is no alias of column {candidates.name!r}; "
+            message = f"{alias!r} is not an alias of column {candidates.name!r}; "
             yield Problem((*at, key), message + suggest(alias, candidates.model_alias))
 
 

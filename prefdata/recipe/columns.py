@@ -1,4 +1,4 @@
-"""The kinds of column as the YAML states them, one model each. Reads no template.
+"""The column types of the YAML, one model each. Reads no template.
 
 What a column does is in `stages/`; what it reads and makes in `recipe_columns`.
 """
@@ -25,13 +25,13 @@ def _as_list(value: Any) -> Any:
 
 def _check_aliases(value: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(value)) < len(value) or not value:
-        raise ValueError("name each alias once, at least one")
+        raise ValueError("name at least one alias, and each only once")
     return value
 
 
 def _check_weight(value: float) -> float:
     if value == 0:
-        raise ValueError("a weight of 0 counts nothing; leave its key out")
+        raise ValueError("a weight of 0 has no effect; remove its key")
     return value
 
 
@@ -52,8 +52,8 @@ class Column(Frozen):
     def _not_reserved(cls, value: str) -> str:
         if value == "id" or value.endswith(META_SUFFIX):
             raise ValueError(
-                f"{value!r} is taken: 'id' is the row's key and '…{META_SUFFIX}' tells how a text "
-                "was made; choose another name"
+                f"the name {value!r} is reserved: 'id' is the row's key, and "
+                f"'…{META_SUFFIX}' columns record how a text was made; choose another name"
             )
         return value
 
@@ -63,7 +63,9 @@ class LlmText(Column):
 
     type: Literal["llm_text"]
     model_alias: Aliases
-    """One alias, or a pool: each row is answered by one member, drawn by row id and seed."""
+    """One alias, or a list of them: then each row is answered by one of them, drawn by row id and
+    seed.
+    """
     prompt: str
 
 
@@ -75,7 +77,9 @@ class LlmStructured(Column):
     prompt: str
     output_format: JsonSchema
     max_retries: Retries = 2
-    """Fresh seeds for an answer that breaks the schema, before the row is a reject."""
+    """Retries, with fresh seeds, of an answer that does not match the schema, before the row is
+    rejected.
+    """
 
 
 class LlmJudge(Column):
@@ -89,18 +93,22 @@ class LlmJudge(Column):
     prompt: str
     output_format: JsonSchema
     compare: tuple[str, str] | None = None
-    """The two text columns compared; where left out, the prompt's only two `llm_text` columns."""
+    """The two text columns compared; if left out, the two `llm_text` columns that the prompt
+    names.
+    """
     winner_field: str = "winner"
     """The key of the verdict, whose values are "A" (the first of the two) and "B"."""
     both_orders: bool = True
     max_retries: Retries = 2
-    """Fresh seeds for a verdict that breaks the schema, before the row is a reject."""
+    """Retries, with fresh seeds, of a verdict that does not match the schema, before the row is
+    rejected.
+    """
 
     @field_validator("compare")
     @classmethod
     def _two_columns(cls, value: tuple[str, str] | None) -> tuple[str, str] | None:
         if value and value[0] == value[1]:
-            raise ValueError("a column cannot be compared with itself; name two")
+            raise ValueError("a column cannot be compared with itself; name two different columns")
         return value
 
 
@@ -114,7 +122,7 @@ class Candidates(Column):
 
 
 class Scored(Column):
-    """What is scored: the texts of a `candidates` column, or of named response columns."""
+    """The texts to score: those of a `candidates` column, or of named response columns."""
 
     candidates: str | None = None
     responses: tuple[str, ...] | None = None
@@ -123,8 +131,8 @@ class Scored(Column):
     def _one_target(self) -> "Scored":
         if (self.candidates is None) == (not self.responses):
             raise ValueError(
-                "it must say what is scored, and only once: give either 'candidates: <column>' "
-                "or 'responses: [<column>, …]'"
+                "it is not clear what is scored; give either 'candidates: <column>' or "
+                "'responses: [<column>, …]'"
             )
         if len(set(self.responses or ())) < len(self.responses or ()):
             raise ValueError("'responses' names a column twice; name each once")
@@ -139,41 +147,43 @@ class RewardModel(Scored):
     prompt: str
     """The user's turn as the reward model reads it."""
     weights: Annotated[tuple[float, ...], Field(min_length=2)] | None = None
-    """Of a model's attributes, in its order: the score is their weighted sum."""
+    """Weights of the model's attributes, in its order: the score is their weighted sum."""
 
 
 class RubricJudge(Scored):
-    """A text model rates each text by itself, by every criterion on a scale of integers.
+    """A text model rates each text separately, by every criterion on a scale of integers.
 
     The score is the mean over the scale under the model's own probabilities (G-Eval, arXiv
-    2303.16634), the weighted mean of the criteria's.
+    2303.16634), averaged over the criteria with `weights`.
     """
 
     type: Literal["rubric_judge"]
     model_alias: Filled
     prompt: str
-    """Sees `response`, `criterion`, `description`, `lowest`, `highest` and the row's columns."""
+    """A template that can use `response`, `criterion`, `description`, `lowest`, `highest` and the
+    row's columns.
+    """
     criteria: Annotated[dict[ColumnName, str], Field(min_length=1)]
-    """What is rated, each with a description for the prompt."""
+    """The criteria, each with a description for the prompt."""
     scale: tuple[Digit, Digit]
-    """Lowest and highest rating, digits: each has to be one token."""
+    """Lowest and highest rating; every rating between them must be one token of the model."""
     weights: dict[str, Weight] | None = None
-    """Of the criteria; equal where left out."""
+    """Weights of the criteria; equal if left out."""
     max_retries: Retries = 2
 
     @field_validator("scale")
     @classmethod
     def _rising(cls, value: tuple[int, int]) -> tuple[int, int]:
         if value[0] >= value[1]:
-            raise ValueError("the scale goes from its lowest to its highest rating, as in [1, 5]")
+            raise ValueError("the scale must be the lowest and the highest rating, as in [1, 5]")
         return value
 
     @model_validator(mode="after")
     def _weights_of_the_criteria(self) -> "RubricJudge":
         if self.weights is not None and self.weights.keys() != self.criteria.keys():
             raise ValueError(
-                f"'weights' are of {sorted(self.weights)}, the criteria are "
-                f"{sorted(self.criteria)}; give each criterion its weight"
+                f"'weights' has the keys {sorted(self.weights)}, but the criteria are "
+                f"{sorted(self.criteria)}; give each criterion one weight"
             )
         if self.weights is not None and sum(self.weights.values()) <= 0:
             raise ValueError("the weights sum to 0 or less; their sum must be positive")
@@ -188,7 +198,7 @@ class Verifier(Scored):
     reference: str | None = None
     """The column with the right answer (`exact_match`, `number`)."""
     pattern: str | None = None
-    """Searched in the text (`regex`)."""
+    """The regular expression searched in the text (`regex`)."""
     function: str | None = None
     """`package.module:name`, called with (text, row) and returning a number (`function`)."""
 
@@ -219,7 +229,7 @@ class Category(Column):
 
 
 class Expand(Column):
-    """One row becomes one row an item of a list in a text; `name` holds the item.
+    """One row becomes one row per item of a list in a text; column `name` holds the item.
 
     Numbers, bullets and quotes around items are stripped; empty and repeated items are left out.
     """
@@ -228,11 +238,13 @@ class Expand(Column):
     column: str
     """The text column with the list."""
     separator: Filled | None = None
-    """Items end at this text, and at line ends."""
+    """Items are separated by this text and by line ends."""
     regex: Filled | None = None
-    """Items are what this finds: its first group, or all of it where it has none."""
+    """Items are the matches of this regular expression: its first group, or the whole match if it
+    has none.
+    """
     lines: Literal[True] | None = None
-    """Items are lines; a first line that ends with a colon is none."""
+    """Items are lines; a first line that ends with a colon is skipped."""
     json_list: Literal[True] | None = None
     """The text is a JSON list of texts or numbers."""
     max_items: Positive | None = None
@@ -243,8 +255,8 @@ class Expand(Column):
         given = [way for way in ways if getattr(self, way) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"it must say in one way where items end, and says it in {len(given)}: give one of "
-                "'separator: \",\"', 'regex: …', 'lines: true', 'json_list: true'"
+                f"it must say in exactly one way where items end, but has {len(given)}: give "
+                "one of 'separator: \",\"', 'regex: …', 'lines: true', 'json_list: true'"
             )
         _compile(self.regex or "")
         return self
@@ -271,10 +283,12 @@ class Extract(Column):
     def _named_groups(cls, value: str) -> str:
         groups = _compile(value).groupindex
         if not groups:
-            raise ValueError("it names no group, so nothing is extracted; write (?P<name>…)")
+            raise ValueError(
+                "the pattern has no named group, so nothing is extracted; write (?P<name>…)"
+            )
         for name in groups:
             if not re.fullmatch(NAME, name) or name == "id" or name.endswith(META_SUFFIX):
-                raise ValueError(f"the group {name!r} cannot be a column; choose another name")
+                raise ValueError(f"the group {name!r} cannot be a column name; choose another name")
         return value
 
 
@@ -282,7 +296,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern, re.DOTALL)
     except re.error as err:
-        raise ValueError(f"the pattern is no regular expression: {err}") from err
+        raise ValueError(f"the pattern is not a valid regular expression: {err}") from err
 
 
 AnyColumn = Annotated[

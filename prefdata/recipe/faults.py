@@ -1,4 +1,4 @@
-"""Where a recipe is wrong, in words: file, line, YAML path, known names. Loads nothing."""
+"""Messages about a wrong recipe: file, line, YAML path, known names. Loads nothing."""
 
 import re
 from pathlib import Path
@@ -15,26 +15,26 @@ from prefdata.recipe.schema import AnyColumn, OutputProjection, Recipe
 LONGEST = 80
 """Characters of a wrong value that a message repeats."""
 _KINDS = {
-    "string_type": "a text is wanted here",
-    "tuple_type": "a list is wanted here",
-    "dict_type": "a mapping of keys to values is wanted here",
-    "model_type": "a mapping of keys to values is wanted here",
-    "model_attributes_type": "a mapping of keys to values is wanted here",
-    "string_too_short": "it may not be empty",
-    "string_pattern_mismatch": "a name is made of letters, digits and '_' and begins with a letter",
+    "string_type": "expected a string",
+    "tuple_type": "expected a list",
+    "dict_type": "expected a mapping of keys to values",
+    "model_type": "expected a mapping of keys to values",
+    "model_attributes_type": "expected a mapping of keys to values",
+    "string_too_short": "it must not be empty",
+    "string_pattern_mismatch": "a name begins with a letter and has only letters, digits and '_'",
 }
 """pydantic's types of error in the words of a recipe."""
 
 
 class Lines:
-    """Where each YAML path stands: in the file, or on the command line."""
+    """Where each YAML path was set: in the file, or on the command line."""
 
     def __init__(self, path: Path | None, root: yaml.Node | None) -> None:
         self._path, self._root = path, root
         self.overridden: list[At] = []
 
     def place(self, at: At) -> str:
-        """`file:line: path`, with the line of the nearest key that stands in the file."""
+        """`file:line: path`, with the line of the nearest key that the file has."""
         dotted = ".".join(map(str, at))
         line = self._line(at)
         if line is None and any(key[: len(at)] == at for key in self.overridden):
@@ -72,7 +72,7 @@ def _child(node: yaml.Node, part: str | int) -> tuple[yaml.Node, int] | None:
 def explain(
     err: ValidationError, lines: Lines, *inside: str, root: type[BaseModel] = Recipe
 ) -> str:
-    """One line a problem; equal ones, from the members of a union, once."""
+    """One line per problem; equal ones, from the members of a union, once."""
     found = err.errors()
     for details in found:
         details["loc"] = (*inside, *details["loc"])
@@ -93,12 +93,12 @@ def _say(kind: str, at: At, details: ErrorDetails, root: type[BaseModel]) -> str
     if kind == "missing":
         return "this key is missing; add it" + (", or 'prompt_file'" if at[-1] == "prompt" else "")
     if kind == "union_tag_not_found":
-        return "the key 'type' is missing, so it cannot be read; add it"
+        return "the key 'type' is missing, so the entry cannot be read; add it"
     if kind in ("union_tag_invalid", "literal_error"):
         word = context.get("tag", found)
         known = re.findall(r"'([^']*)'", context.get("expected_tags") or context["expected"])
         if len(known) == 1:
-            return f"it should be {known[0]!r} (found {shown(word)})"
+            return f"expected {known[0]!r} (found {shown(word)})"
         name = next(part for part in reversed(at) if isinstance(part, str))
         return f"there is no {name} {word!r}; {suggest(str(word), known)}"
     message = _KINDS.get(kind, details["msg"].removeprefix("Value error, "))

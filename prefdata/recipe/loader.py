@@ -23,12 +23,13 @@ from prefdata.recipe.values import SettingsModel
 
 Settings = TypeVar("Settings", bound=SettingsModel)
 PATH_KEYS = ("seed_dataset.path", "models.*.model", "columns.*.prompt_file")
-"""Keys whose values may be files: in a recipe they are sought beside it, then in the current
-folder; on the command line in the current folder first."""
+"""Keys whose values may be files: in a recipe these are looked up beside it, then in the current
+folder; on the command line in the current folder first.
+"""
 
 _ABOUT_INTERPOLATION = (
-    "set what it names, or give a default as in ${oc.env:NAME,default}; a plain '${' is written "
-    "'\\${'"
+    "set the variable it names, or give a default as in ${oc.env:NAME,default}; to write a "
+    "plain '${', use '\\${'"
 )
 
 
@@ -38,7 +39,7 @@ class LoadedRecipe:
 
     Attributes:
         resolved: the YAML after overrides and interpolation, as written to the run folder.
-        folder: the folder beside which relative paths are sought.
+        folder: the folder in which relative paths are looked up.
     """
 
     recipe: Recipe
@@ -58,7 +59,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read, override, interpolate, validate and cross-check a recipe.
 
     Raises:
-        PrefdataError: one message a problem, with file, line and YAML path.
+        PrefdataError: one message per problem, with file, line and YAML path.
     """
     config, lines = _parse(path, _read(path))
     for override in overrides:
@@ -78,7 +79,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
 
 
 def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -> PreferencePairs:
-    """Pair rules that stand in no recipe: defaults and `key=value`.
+    """Pair rules without a recipe: defaults and `key=value`.
 
     Raises:
         PrefdataError: an unknown key, or a value that does not fit.
@@ -95,12 +96,12 @@ def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -
 
 
 def load_settings(kind: type[Settings], file: Path | None, overrides: Sequence[str]) -> Settings:
-    """Settings that stand in no recipe: a YAML file, if any, and `key=value` on top.
+    """Settings without a recipe: a YAML file, if any, and `key=value` on top.
 
-    Paths in the file are sought beside it, then in the current folder.
+    Paths in the file are looked up beside it, then in the current folder.
 
     Raises:
-        PrefdataError: one message a problem, as for a recipe.
+        PrefdataError: one message per problem, as for a recipe.
     """
     config, lines = _parse(file, _read(file)) if file else (DictConfig({}), Lines(None, None))
     beside = (file or Path()).parent.absolute()
@@ -130,20 +131,21 @@ def _read_prompts(raw: dict[str, Any], folder: Path, lines: "Lines") -> None:
             continue
         at, file = lines.place(("columns", number, "prompt_file")), column.pop("prompt_file")
         if "prompt" in column:
-            raise PrefdataError(f"{at}: there is a 'prompt' too; keep one of them")
+            raise PrefdataError(f"{at}: there is also a 'prompt'; keep one of them")
         if not isinstance(file, str):
-            raise PrefdataError(f"{at}: the path of a file is wanted here (found {shown(file)})")
+            raise PrefdataError(f"{at}: expected the path of a file (found {shown(file)})")
         try:
             text = Path(_locate(file, folder)).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as err:
             raise PrefdataError(
-                f"{at}: {file!r} cannot be read ({err}); it is sought beside the recipe"
+                f"{at}: {file!r} cannot be read ({err}); relative paths are looked up beside "
+                "the recipe"
             ) from err
         column["prompt"] = text.removesuffix("\n")
 
 
 def _add_providers(raw: dict[str, Any]) -> None:
-    """Providers that models name and the recipe lacks, where the environment knows their address.
+    """Providers that models name and the recipe lacks, if environment variables give their address.
 
     They become part of the resolved recipe, which is then complete.
     """
@@ -164,9 +166,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as err:
-        raise PrefdataError(
-            f"{path}: there is no such recipe; give the path of a YAML file"
-        ) from err
+        raise PrefdataError(f"{path}: recipe not found; give the path of a YAML file") from err
     except (OSError, UnicodeDecodeError) as err:
         raise PrefdataError(f"{path}: the recipe cannot be read: {err}") from err
 
@@ -177,9 +177,9 @@ def _parse(path: Path, text: str) -> tuple[DictConfig, "Lines"]:
         if not isinstance(root, yaml.MappingNode):
             what = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
             raise PrefdataError(
-                f"{path}: a recipe is a mapping of keys to values, this is "
-                f"{what.get(type(root), 'empty')}; begin with output_dir, seed_dataset, models, "
-                "columns and output_projection"
+                f"{path}: a recipe must be a mapping of keys to values, but this file is "
+                f"{what.get(type(root), 'empty')}; begin with output_dir, seed_dataset, "
+                "models, columns and output_projection"
             )
         # OmegaConf's own YAML loader also refuses duplicate keys
         return cast(DictConfig, OmegaConf.create(text)), Lines(path, root)
@@ -209,7 +209,7 @@ def _resolve(config: DictConfig, lines: "Lines") -> dict[str, Any]:
         raw = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as err:
         place = lines.place(_path(_dotted(err)))
-        raise PrefdataError(f"{place}: '???' stands for a value you must give; set it") from err
+        raise PrefdataError(f"{place}: '???' marks a value that you must give; set it") from err
     except OmegaConfBaseException as err:
         place = lines.place(_path(_dotted(err)))
         raise PrefdataError(f"{place}: {_first_line(err)}; {_ABOUT_INTERPOLATION}") from err
@@ -236,7 +236,9 @@ def _override(config: DictConfig, override: str) -> At:
     key, sign, text = override.partition("=")
     key = re.sub(r"\[(\w+)\]", r".\1", key.strip())
     if not sign or not all(key.split(".")):
-        raise PrefdataError(f"{override!r} is no override; write key=value, say num_records=10")
+        raise PrefdataError(
+            f"{override!r} is not an override; write key=value, for example num_records=10"
+        )
     try:
         value = _yaml_value(text)
         if _is_path_key(key):
@@ -255,7 +257,7 @@ def _override(config: DictConfig, override: str) -> At:
 
 
 def _absolute(value: Any) -> Any:
-    """A path of the command line that is there, seen from the current folder."""
+    """A path given on the command line that exists, resolved from the current folder."""
     is_here = isinstance(value, str) and _is_there(_home(value))
     return str(_home(value).absolute()) if is_here else value
 
@@ -290,14 +292,15 @@ def _is_path_key(key: str) -> bool:
 
 
 def _check_way(config: Any, key: str) -> None:
-    """Make sure that an override leads through lists and mappings that can hold it."""
+    """Check that the path of an override leads through existing lists and mappings."""
     node, seen = config, ""
     for part in key.split("."):
         if OmegaConf.is_list(node) and part not in map(str, range(len(node))):
-            known = f"0 to {len(node) - 1}" if len(node) else "there is none yet"
+            known = f"0 to {len(node) - 1}" if len(node) else "the list is empty"
             raise PrefdataError(
-                f"override {key!r}: {seen} is a list of {len(node)} items, and {part!r} is none "
-                f"of them ({known}); set the whole list as in '{seen}=[…]' to add one"
+                f"override {key!r}: {seen} is a list of {len(node)} items, and {part!r} is "
+                f"not one of them ({known}); to add an item, set the whole list as in "
+                f"'{seen}=[…]'"
             )
         if node is None:
             return

@@ -27,10 +27,10 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One sweep over all rows.
+    """One pass over all rows.
 
     Attributes:
-        levels: columns in order; those of one level need nothing of one another, so their requests
+        levels: columns in order; those of one level do not depend on each other, so their requests
             of a row go out together. A row starts its next level by itself, without a barrier.
         checkpoints: what the engines must hold, by key.
     """

@@ -1,4 +1,4 @@
-"""The recipe's `output_projection`: what becomes of finished rows. Picks no pair itself."""
+"""The recipe's `output_projection`: how finished rows become pairs. Picks no pair."""
 
 import math
 from typing import Annotated, Literal, Self
@@ -26,32 +26,34 @@ _PAIR_COLUMNS = frozenset(
 
 
 class PairRules(BaseModel):
-    """What both kinds of preference projection ask of a pair and of the whole set."""
+    """The rules for a pair and for the whole set that both preference projections share."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     ties: Literal["drop", "keep"] = "drop"
-    """`keep` pairs what is equally good, in a seeded direction and marked `is_tie`: for losses that
-    know ties. To plain DPO such a pair is noise."""
+    """`keep` makes a pair of two equally good texts, in a seeded random order and marked `is_tie`:
+    for losses that model ties. For plain DPO such a pair is noise.
+    """
 
     truncated_rejected: bool = False
-    """Whether a completion cut off by `max_tokens` may be rejected; it is never chosen. By default
-    it takes part in no pair: a model trained on such pairs learns where texts were cut."""
+    """Whether a completion cut off by `max_tokens` may be the rejected one; it is never chosen. By
+    default it takes part in no pair: a model trained on such pairs learns where texts were cut.
+    """
 
     max_length_ratio: Annotated[float, Field(gt=1)] | None = None
-    """Longer text over shorter text, in characters, at most (inclusive)."""
+    """Maximum length of the longer text divided by the shorter one's, in characters (inclusive)."""
 
     dedupe: Dedupe = "exact"
     """`exact` drops repeated (prompt, chosen, rejected); `minhash` also all but one of every group
-    of near-duplicate prompts. Contradictions are dropped whatever this says."""
+    of near-duplicate prompts. Contradictions are always dropped."""
 
     max_pairs: Annotated[StrictInt, Field(ge=1)] | None = None
-    """Pairs in train and test together, at most: a seeded sample of whole prompts."""
+    """Maximum number of pairs, train and test together: a seeded sample of whole prompts."""
 
     keep: tuple[str, ...] = ()
-    """Columns of the row that its pairs keep, say the ids of an example."""
+    """Columns of the row that are copied to its pairs, for example ids."""
 
     test_size: int | float = 0
     """Prompts that go to test: an int is a count, a float in [0, 1) a fraction."""
@@ -73,8 +75,8 @@ class PairRules(BaseModel):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise PydanticCustomError(
                 "test_size_type",
-                "test_size is {found}, which is no number; "
-                "give a count of prompts such as 500, or a fraction such as 0.05",
+                "test_size is {found}, which is not a number; give a number of prompts such "
+                "as 500, or a fraction such as 0.05",
                 {"found": repr(value)},
             )
         return value
@@ -85,8 +87,8 @@ class PairRules(BaseModel):
         if value < 0 or (isinstance(value, float) and value >= 1):
             raise PydanticCustomError(
                 "test_size_range",
-                "test_size is {found}, but a fraction lies in [0, 1) and a count is 0 or more; "
-                "write 500 for 500 prompts, or 0.05 for 5 %",
+                "test_size is {found}, but a fraction must be in [0, 1) and a number of "
+                "prompts must be 0 or more; write 500 for 500 prompts, or 0.05 for 5 %",
                 {"found": value},
             )
         return value
@@ -110,7 +112,7 @@ class DpoPreference(PairRules):
     """Column with the judge's answer, a dict."""
 
     winner_field: str = "winner"
-    """Key of that dict; its value is A, B or tie, in either case."""
+    """Key of that dict; its value is A, B or tie, in upper or lower case."""
 
     ties: Ties = "drop"  # type: ignore[assignment]
     """As for all pairs, and `reward`: the response with the higher `score` is chosen."""
@@ -124,7 +126,7 @@ class DpoPreference(PairRules):
             found, why, remedy = (
                 ("score is missing", "ties are decided by it", "name a reward_model column")
                 if self.score is None
-                else (f"score is {self.score}", "only ties: reward reads it", "remove it")
+                else (f"score is {self.score}", "only 'ties: reward' uses it", "remove it")
             )
             raise PydanticCustomError(
                 "pair_rule",
@@ -143,22 +145,23 @@ class PreferencePairs(PairRules):
     """Column with the candidates."""
 
     responses: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
-    """Text columns that are the candidates, in the place of `candidates`."""
+    """Text columns that are the candidates, instead of `candidates`."""
 
     score: str | Annotated[dict[str, float], Field(min_length=1)] | None = None
-    """Column with one score per candidate, the higher the better, or several with their weights:
-    then the score is the weighted mean of the candidate's ranks (0 worst, 1 best) in the columns.
-    Only `delta` does without; where `delta` has one, a pair whose weak side scores higher is
-    dropped."""
+    """Column with one score per candidate (higher is better), or several columns with their
+    weights: then the score is the weighted mean of the candidate's ranks (0 worst, 1 best) in the
+    columns. Only `delta` needs none; where `delta` has one, a pair whose weak side scores higher
+    is dropped.
+    """
 
     agree: bool = False
-    """Whether a pair is dropped when one of several score columns prefers the rejected."""
+    """Whether a pair is dropped when one of several score columns prefers the rejected text."""
 
     prompt_field: str = "prompt"
     """Column that becomes the pairs' prompt."""
 
     strategy: Strategy
-    """How partners are found; `pairs.py` tells each with its source."""
+    """How pairs are formed; `pairs/picking.py` describes each strategy with its source."""
 
     k: Annotated[StrictInt, Field(ge=1)] | None = None
     """`top_k_bottom_k`: the best k are paired with the worst k."""
@@ -170,30 +173,34 @@ class PreferencePairs(PairRules):
     """`delta`: alias of the model whose completions are rejected."""
 
     min_margin: Annotated[float, Field(ge=0)] = 0.0
-    """Smallest score difference of a pair (inclusive), in `margin_unit`."""
+    """Minimum score difference of a pair (inclusive), in `margin_unit`."""
 
     margin_unit: MarginUnit = "raw"
     """`z_score` divides by the standard deviation (population) of the prompt's valid scores."""
 
     min_chosen_score: float | None = None
-    """Smallest raw score of a chosen (inclusive)."""
+    """Minimum raw score of a chosen text (inclusive)."""
 
     max_pairs_per_prompt: Annotated[StrictInt, Field(ge=1)] | None = None
     """Keeps the pairs with the largest margins."""
 
     reward: Literal["margin", "chosen_score"] | None = None
-    """What the pairs' column `reward` holds, for trainers that weigh pairs; no such column where
-    left out."""
+    """What the pairs' column `reward` holds, for trainers that weight pairs; no such column if left
+    out.
+    """
 
     order_by: Literal["margin"] | None = None
     """`margin` writes pairs from easy to hard: the largest margin first."""
 
     order_group: str | None = None
-    """`order_by`: column whose equal values stay together; groups go by their mean margin."""
+    """`order_by`: pairs with equal values in this column stay together; groups are ordered by their
+    mean margin.
+    """
 
     group_by: str | None = None
-    """Column whose equal values put the candidates of several rows together, say a turn id; None
-    takes every row by itself."""
+    """Column whose equal values put the candidates of several rows together, for example a turn id;
+    None treats every row separately.
+    """
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -203,10 +210,10 @@ class PreferencePairs(PairRules):
     @model_validator(mode="after")
     def _margins_are_there_for_those_who_read_them(self) -> Self:
         if self.order_group is not None and self.order_by is None:
-            found, why = f"order_group is {self.order_group}", "only order_by reads it"
+            found, why = f"order_group is {self.order_group}", "only order_by uses it"
             raise _problem(self.strategy, found, why, "add order_by: margin")
         if self.score is None and (self.reward is not None or self.order_by is not None):
-            why = "reward and order_by are about scores"
+            why = "reward and order_by need scores"
             raise _problem(self.strategy, "score is missing", why, "name a score column")
         return self
 
@@ -215,18 +222,22 @@ class PreferencePairs(PairRules):
         weights = self.score if isinstance(self.score, dict) else {}
         if any(not math.isfinite(weight) or weight == 0 for weight in weights.values()):
             found = f"score is {weights}"
-            raise _problem(self.strategy, found, "a weight may not be 0", "leave the column out")
+            raise _problem(self.strategy, found, "a weight of 0 has no effect", "remove the column")
         if self.agree and len(weights) < 2:
-            why = "agreement takes several scores"
+            why = "it needs two or more score columns"
             raise _problem(self.strategy, "agree is true", why, "write score: {a: 0.5, b: 0.5}")
         return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.candidates is None) == (self.responses is None):
-            why = "pairs are made of one of them"
-            found = "candidates and responses are both " + ("missing" if self.responses is None else "given")  # fmt: skip  # noqa: E501
-            raise _problem(self.strategy, found, why, "name one 'candidates' column or two texts")
+            why = "pairs are made from only one of them"
+            found = "candidates and responses are both " + (
+                "missing" if self.responses is None else "given"
+            )
+            raise _problem(
+                self.strategy, found, why, "name one 'candidates' column or two text columns"
+            )
         if len(set(self.responses or ())) < len(self.responses or ()):
             found = "responses names a column twice"
             raise _problem(self.strategy, found, "a pair needs two", "name each once")
@@ -236,9 +247,14 @@ class PreferencePairs(PairRules):
     def _k_belongs_to_top_k_bottom_k(self) -> Self:
         wants_k = self.strategy == "top_k_bottom_k"
         if wants_k and self.k is None:
-            raise _problem(self.strategy, "k is missing", "how many are paired?", "add k: 2")
+            raise _problem(
+                self.strategy,
+                "k is missing",
+                "top_k_bottom_k pairs the best k with the worst k",
+                "add k: 2",
+            )
         if not wants_k and self.k is not None:
-            why = "only top_k_bottom_k reads it"
+            why = "only top_k_bottom_k uses it"
             raise _problem(self.strategy, f"k is {self.k}", why, "remove k")
         return self
 
@@ -247,9 +263,9 @@ class PreferencePairs(PairRules):
         names = f"strong is {self.strong}, weak is {self.weak}"
         if self.strategy != "delta":
             if self.strong is not None or self.weak is not None:
-                raise _problem(self.strategy, names, "only delta reads them", "remove both")
+                raise _problem(self.strategy, names, "only delta uses them", "remove both")
         elif not self.strong or not self.weak or self.strong == self.weak:
-            why = "two different aliases are needed"
+            why = "delta needs two different aliases"
             raise _problem(self.strategy, names, why, "name the stronger and the weaker model")
         return self
 
@@ -268,7 +284,7 @@ class PreferencePairs(PairRules):
             raise _problem(
                 self.strategy,
                 "score is missing",
-                "min_margin, margin_unit and min_chosen_score are about scores",
+                "min_margin, margin_unit and min_chosen_score need scores",
                 "name a score column, or remove them",
             )
         return self

@@ -40,8 +40,8 @@ class Prompt:
         """The text for one row; only the columns read are handed to the template.
 
         Raises:
-            RowError: `template`, when a value of this row does not fit the template or is null
-                where text must come.
+            RowError: `template`, when a value of this row does not fit the template, or is null
+                where text is needed.
             PrefdataError: the template does what the sandbox forbids.
         """
         values = {name: row[name] for name in self.columns}
@@ -49,8 +49,8 @@ class Prompt:
             return self.template.render(values)
         except SecurityError as err:
             raise PrefdataError(
-                f"a template does what the sandbox forbids ({err}); templates may only read "
-                "columns and use Jinja's filters"
+                f"a template does something that the sandbox forbids ({err}); templates may "
+                "only read columns and use Jinja's filters"
             ) from err
         except _UNFIT as err:
             raise RowError(
@@ -69,7 +69,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 def _as_text(value: Any) -> Any:
     if value is None:  # a model would read the word None
         raise TypeError(
-            "it prints a null; write {% if x is not none %} around it, or {{ x or '' }}"
+            "it prints a null value; write {% if x is not none %} around it, or {{ x or '' }}"
         )
     # a list or a dict as a model knows it, not as Python prints it
     if isinstance(value, list | dict):
@@ -96,7 +96,8 @@ def compile_prompt(source: str) -> Prompt:
         mentions = tuple(name for name in named if name in columns)
         if any(True for _ in find_referenced_templates(tree)):
             raise PrefdataError(
-                "the template includes, imports or extends another; write all of it in one place"
+                "the template includes, imports or extends another one, which is not "
+                "supported; write all of it in one place"
             )
         return Prompt(environment.from_string(source), frozenset(columns), mentions)
     except TemplateSyntaxError as err:

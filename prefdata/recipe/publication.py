@@ -1,4 +1,4 @@
-"""The recipe's `publish`: where the finished dataset goes and what is told about it."""
+"""The recipe's `publish`: where the finished dataset goes and how it is described."""
 
 import re
 from typing import Annotated, Literal
@@ -17,12 +17,13 @@ def check_repo_id(name: str) -> str:
     """Refuse what the Hub would refuse.
 
     Raises:
-        PydanticCustomError: it is no `owner/name`.
+        PydanticCustomError: it is not `owner/name`.
     """
     if not re.fullmatch(f"{_NAME}/{_NAME}", name) or name.endswith((".git", ".", "-")):
         raise PydanticCustomError(
             "repo_id",
-            "{found} is no dataset's name; write owner/name, of letters, digits, '-', '_' and '.'",
+            "{found} is not a valid dataset name; write owner/name, made of letters, "
+            "digits, '-', '_' and '.'",
             {"found": repr(name)},
         )
     return name
@@ -32,21 +33,21 @@ class Publish(Frozen):
     """A dataset repository on the Hub; nothing here changes a row."""
 
     repo_id: Annotated[str, AfterValidator(check_repo_id)]
-    """`owner/name`; made where there is none."""
+    """`owner/name`; created if it does not exist."""
     private: bool = True
-    """Who may see a repository that is made; one that is there keeps what it has."""
+    """Visibility of a repository that is created; an existing one keeps its visibility."""
     revision: Filled | None = None
-    """The branch; made where there is none, `main` where left out."""
+    """The branch; created if it does not exist, `main` if left out."""
     license: Filled | None = None
-    """The Hub's identifier, say `cc-by-4.0`; never assumed."""
+    """The Hub's identifier, for example `cc-by-4.0`; never assumed."""
     languages: tuple[Filled, ...] = ()
     """ISO 639 codes."""
     pretty_name: Filled | None = None
-    """The card's title."""
+    """The title of the dataset card."""
     tags: tuple[Filled, ...] = ()
-    """Besides preference, dpo, rlhf, synthetic and prefdata."""
+    """Tags in addition to preference, dpo, rlhf, synthetic and prefdata."""
     configs: tuple[ConfigName, ...] = CONFIGS
-    """Which of pairs, candidates and rejects go along; pairs always do."""
+    """Which of pairs, candidates and rejects are published; pairs always are."""
 
     @field_validator("languages", mode="before")
     @classmethod
@@ -58,6 +59,6 @@ class Publish(Frozen):
     def _with_pairs(cls, value: tuple[ConfigName, ...]) -> tuple[ConfigName, ...]:
         if "pairs" not in value:
             raise PydanticCustomError(
-                "configs", "'pairs' is missing, but it is what is published; add it"
+                "configs", "'pairs' is missing, but pairs are always published; add it"
             )
         return tuple(name for name in CONFIGS if name in value)

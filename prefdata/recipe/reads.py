@@ -34,7 +34,7 @@ ANSWERS = frozenset(("response_a_field", "response_b_field", "candidates", "resp
 """Those of them that hold the texts to be paired."""
 
 RATED = ("response", "criterion", "description", "lowest", "highest")
-"""What the prompt of a `rubric_judge` sees besides the row."""
+"""Variables that the prompt of a `rubric_judge` can use besides the row's columns."""
 
 
 def names_made(column: AnyColumn) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ def columns_made(recipe: Recipe) -> dict[str, str]:
 
 
 def columns_needed(recipe: Recipe) -> dict[str, str]:
-    """Seed columns that the recipe needs, each with the YAML path of its first use."""
+    """The seed columns that the recipe needs, each with the YAML path of its first use."""
     made = {
         "id",
         *columns_made(recipe),
@@ -127,7 +127,7 @@ def names_a_winner(judge: LlmJudge) -> bool:
 
 
 def verdicts(judge: LlmJudge | LlmStructured, key: str) -> set[str]:
-    """What the schema lets a key of the verdict be, in capitals; empty where anything goes."""
+    """The values that the schema allows for a key of the verdict, in capitals; empty if any."""
     schema = judge.output_format.get("properties", {}).get(key, {})
     return {str(value).upper() for value in schema.get("enum", ())}
 

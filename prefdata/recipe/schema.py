@@ -1,4 +1,4 @@
-"""The recipe: pydantic models of the YAML. Loading and cross-checks live in recipe_loader.
+"""The recipe: pydantic models of the YAML. Loading is in `loader`, cross-checks are in `checks`.
 
 A field that does not change rows has no place here: it is a command-line flag.
 """
@@ -46,13 +46,13 @@ LOCAL_PROVIDERS = ("auto", "transformers", "vllm")
 
 
 class GivenCandidates(Frozen):
-    """Scored candidates, one a line; lines of one turn become a row with all of them.
+    """Scored candidates, one per line; lines of the same turn become one row with all of them.
 
     The row has the columns of `group_by`, `prompt`, `candidates` and `score`.
     """
 
     group_by: Annotated[tuple[Filled, ...], Field(min_length=1)]
-    """Fields whose equal values make a turn."""
+    """Lines with equal values of these fields belong to the same turn."""
     prompt: Filled
     """Field with the prompt, a text or a list of messages; equal in all lines of a turn."""
     text: Filled
@@ -68,32 +68,36 @@ class SeedDataset(Frozen):
 
     path: Annotated[tuple[Filled, ...], Field(min_length=1)] | None = None
     """Hub id, jsonl/json/csv/parquet file, glob, folder of such files, or `save_to_disk` folder; a
-    list of such is read one after another."""
+    list of these is read in order.
+    """
     candidates: GivenCandidates | None = None
-    """The seeds are scored candidates, several lines a row."""
+    """Set if the seeds are scored candidates, several lines per row."""
     rows: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] | None = None
-    """The seeds themselves, in the place of `path`."""
+    """The seeds themselves, instead of `path`."""
     name: str | None = None
     """Configuration of a Hub dataset."""
     split: str | None = None
     revision: str | None = None
     fields: tuple[str, ...] | None = None
-    """Columns to keep; all of them where left out."""
+    """Columns to keep; all if left out."""
     limit: Positive | None = None
-    """Seeds to read, at most."""
+    """Maximum number of seeds to read."""
     strategy: Literal["ordered", "shuffle"] = "ordered"
 
     @model_validator(mode="after")
     def _one_source(self) -> "SeedDataset":
         if (self.path is None) == (self.rows is None):
-            raise ValueError("give either 'path' or 'rows', and not both")
+            raise ValueError("give either 'path' or 'rows', not both")
         return self
 
     @field_validator("fields")
     @classmethod
     def _one_id(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value and {"id", OWN_ID} <= set(value):
-            raise ValueError(f"'id' is renamed {OWN_ID!r} here, and both are named; leave one out")
+            raise ValueError(
+                f"the seed column 'id' is renamed {OWN_ID!r}, and 'fields' names both; remove "
+                "one of them"
+            )
         return value
 
     @field_validator("path", mode="before")
@@ -104,17 +108,20 @@ class SeedDataset(Frozen):
     @model_validator(mode="after")
     def _candidates_make_the_columns(self) -> "SeedDataset":
         if self.candidates is not None and self.fields is not None:
-            raise ValueError("'candidates' says which fields are read; remove 'fields'")
+            raise ValueError(
+                "with 'candidates' the fields to read are already known; remove 'fields'"
+            )
         taken = {"id", *GIVEN} & set(self.candidates.group_by if self.candidates else ())
         if taken:
             raise ValueError(
-                f"'group_by' names {sorted(taken)}, which are columns of the rows made"
+                f"'group_by' names {sorted(taken)}, but the rows get columns of that name; "
+                "rename the fields"
             )
         return self
 
     @property
     def kept(self) -> frozenset[str] | None:
-        """Names of the seed columns, or None where they show only when the seeds are loaded."""
+        """Names of the seed columns, or None if they are known only after loading the seeds."""
         if self.candidates is not None:
             return frozenset((*self.candidates.group_by, *GIVEN))
         names: Iterable[str] | None = self.fields
@@ -147,17 +154,17 @@ class Endpoint(Frozen):
 
     name: Filled
     endpoint: HttpUrl
-    """Up to and with the version, as in https://host/v1."""
+    """The URL including the version, as in https://host/v1."""
     provider_type: Literal["openai"] = "openai"
     api_key: EnvironmentName | None = None
-    """The name of the environment variable that holds the key; none is sent where left out."""
+    """The name of the environment variable that holds the key; no key is sent if left out."""
     max_parallel_requests: Positive = 16
     timeout: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds that one request may take."""
+    """Timeout of one request, in seconds."""
     max_retries: Annotated[int, Field(ge=0)] = 10
-    """Times that a request is sent again after 429, 5xx, a timeout or a lost connection."""
+    """How often a request is retried after 429, 5xx, a timeout or a lost connection."""
     structured_outputs: bool = True
-    """Whether the server can bind an answer to a JSON schema (`response_format`)."""
+    """Whether the server can constrain an answer to a JSON schema (`response_format`)."""
     extra_body: dict[str, Any] = {}
     """Added to the body of every request."""
 
@@ -170,7 +177,7 @@ class Endpoint(Frozen):
 
 
 class Model(Frozen):
-    """A checkpoint under an alias, with the way this alias samples it."""
+    """A checkpoint under an alias, with the sampling parameters of this alias."""
 
     alias: Filled
     model: Filled
@@ -185,20 +192,24 @@ class Model(Frozen):
     chat_template_kwargs: dict[str, Any] = {}
     trust_remote_code: bool = False
     skip_health_check: bool = False
-    """Do not look whether the checkpoint is there before work starts."""
+    """Skip the check, before work starts, that the checkpoint exists."""
 
 
 class Recipe(Frozen):
-    """A whole recipe, as written; `recipe_loader` checks it across columns."""
+    """A whole recipe, as written; `checks` compares its parts."""
 
     output_dir: Place
-    """The run folder; `--out` wins over it."""
+    """The run folder; `--out` overrides it."""
     output_path: Place | None = None
-    """A JSONL file with the pairs alone, besides the run folder."""
+    """A JSONL file with only the pairs, written in addition to the run folder."""
     num_records: Positive | None = None
-    """Rows to make; above the number of seeds they are cycled. All seeds where left out."""
+    """Rows to make; if larger than the number of seeds, these are repeated. All seeds if left
+    out.
+    """
     inputs: dict[ColumnName, str | int | float | bool] = {}
-    """Columns that every row gets unless the seeds have them, say a count that prompts name."""
+    """Columns that every row gets unless the seeds have them, for example a number used in
+    prompts.
+    """
     seed_dataset: SeedDataset
     providers: tuple[Endpoint, ...] = ()
     models: tuple[Model, ...] = ()
@@ -207,13 +218,13 @@ class Recipe(Frozen):
     seed: Seed = 0
     """Every sampling seed, draw, shuffle and split derives from it."""
     min_yield: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the seeds that must end in a pair; below it `build` exits with 3."""
+    """Minimum share of the seeds that must end in a pair; below it `build` exits with 3."""
     publish: Publish | None = None
-    """Where on the Hub `build` publishes what it has made; nowhere where left out."""
+    """Where on the Hub `build` publishes its result; not published if left out."""
 
     @property
     def seed_fields(self) -> frozenset[str] | None:
-        """Columns that the rows start with, or None where only the seeds can tell."""
+        """Columns that the rows start with, or None if known only after loading the seeds."""
         kept = self.seed_dataset.kept
         return None if kept is None else kept | self.inputs.keys()
 

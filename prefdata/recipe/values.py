@@ -1,4 +1,4 @@
-"""Kinds of values that several parts of a recipe share. Knows none of the parts."""
+"""Value types that several parts of a recipe share. Knows none of the parts."""
 
 import os
 import re
@@ -19,21 +19,28 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 def _check_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise PydanticCustomError("url", "it should begin with http:// or https:// and a host")
+        raise PydanticCustomError("url", "the URL should begin with http:// or https:// and a host")
     if parts.username or parts.password or parts.query:
         raise PydanticCustomError(
-            "secret", "it holds a user, a password or a query, which would be written to run "
-            "folders; leave them out, and give the name of the environment variable with the key",
-        )  # fmt: skip
+            "secret",
+            (
+                "the URL contains a user, a password or a query, which would be written to run "
+                "folders; remove them, and give the name of the environment variable with the "
+                "key"
+            ),
+        )
     return url.rstrip("/")
 
 
 def _check_environment_name(name: str) -> str:
     if not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
         raise PydanticCustomError(  # never repeats what it found: that may be the key itself
-            "secret", "the name of an environment variable is wanted here, such as NVIDIA_API_KEY, "
-            "never the key itself; export the key, and give the variable's name",
-        )  # fmt: skip
+            "secret",
+            (
+                "expected the name of an environment variable, such as NVIDIA_API_KEY, not the "
+                "key itself; export the key, and give the variable's name"
+            ),
+        )
     return name
 
 
@@ -43,26 +50,26 @@ EnvironmentName = Annotated[str, AfterValidator(_check_environment_name)]
 META_SUFFIX = "__meta"
 """Added to a text column's name for the column that says how the text came to be."""
 OWN_ID = "source_id"
-"""What a seed column called `id` is renamed to: `id` is ours."""
+"""The new name of a seed column called `id`, since `id` is the row's own key."""
 
 
 def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what every engine would stumble over, and what YAML makes of unquoted words."""
+    """Refuse schemas that no engine accepts, and values that YAML misreads without quotes."""
     properties, required = schema.get("properties", {}), schema.get("required", [])
     if not isinstance(properties, dict) or not all(
         isinstance(p, dict) for p in properties.values()
     ):
         raise ValueError("'properties' must map each key of the answer to its own schema")
     if not isinstance(required, list) or (properties and set(required) - properties.keys()):
-        raise ValueError(f"'required' is {required!r}; list keys that 'properties' has")
+        raise ValueError(f"'required' is {required!r}; list only keys that 'properties' has")
     if not isinstance(schema.get("enum", []), list):
         raise ValueError(f"'enum' is {schema['enum']!r}; give a list of values")
     if schema.get("type") == "string" and not all(
         isinstance(v, str) for v in schema.get("enum", [])
     ):
         raise ValueError(
-            f"'enum' has values that are no strings: {schema['enum']!r}; put them in quotes (YAML "
-            "reads yes, no, on and off as true and false)"
+            f"'enum' has values that are not strings: {schema['enum']!r}; put them in quotes "
+            "(YAML reads yes, no, on and off as true and false)"
         )
     for part in properties.values():
         _check_schema(part)
