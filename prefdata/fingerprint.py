@@ -14,7 +14,7 @@ from prefdata.inference import Sampling, ScoreRequest, TextRequest
 from prefdata.recipe.reads import aliases_of
 from prefdata.recipe.schema import AnyColumn, Model, Recipe
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a stage's rows change their meaning or shape, so that old folders are not reused."""
 
 EXCLUDED = {
@@ -123,13 +123,13 @@ class TextKeys:
         self._identity = identity
         # the parts that thousands of requests share are hashed once; they are kept in the value
         # so that an id() cannot be given to another object
-        self._shared: dict[tuple[Sampling, int, int, int], tuple[Any, Any, Any]] = {}
+        self._shared: dict[tuple[Sampling, int, int, int, bool], tuple[Any, Any, Any]] = {}
 
     def key(self, request: TextRequest) -> str:
-        """32 hex digits from identity, messages, sampling, schema, template arguments and seed."""
+        """32 hex digits of the model, what it is asked, how it is sampled, and the seed."""
         known = (
             request.sampling, id(request.schema), id(request.chat_template_kwargs),
-            request.top_logprobs,
+            request.top_logprobs, request.continues,
         )  # fmt: skip
         if known not in self._shared:
             self._shared[known] = (
@@ -140,6 +140,8 @@ class TextKeys:
         hasher = self._shared[known][0].copy()
         hasher.update(orjson.dumps(request.messages))
         hasher.update(request.seed.to_bytes(8))
+        if request.tools:
+            hasher.update(b"tools" + _canonical(request.tools))
         return hasher.hexdigest()  # type: ignore[no-any-return]
 
     def _hash(self, request: TextRequest) -> Any:
@@ -149,6 +151,7 @@ class TextKeys:
             request.schema,
             request.chat_template_kwargs,
             *([request.top_logprobs] if request.top_logprobs else []),
+            *([{"continues": True}] if request.continues else []),
         ]
         order = _order([request.schema, request.chat_template_kwargs])
         return blake2b(b"text" + _canonical(shared) + order, digest_size=16)

@@ -2,16 +2,33 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
-
-FinishReason = Literal["stop", "length"]
+from typing import Any, Literal, Required, TypedDict
 
 
-class Message(TypedDict):
-    """One turn of a chat, in the common role/content form."""
+class Function(TypedDict):
+    """What a call calls; `arguments` is the JSON text exactly as the model wrote it."""
 
-    role: str
-    content: str
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    """One call of a tool, in OpenAI's form."""
+
+    id: str
+    type: Literal["function"]
+    function: Function
+
+
+class Message(TypedDict, total=False):
+    """One turn of a chat, in OpenAI's form; an assistant's turn of calls alone has content ""."""
+
+    role: Required[str]
+    content: Required[str]
+    name: str
+    tool_calls: list[ToolCall]
+    tool_call_id: str
+    reasoning_content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +62,8 @@ class TextRequest:
         chat_template_kwargs: passed to the chat template.
         top_logprobs: how many of the likeliest first tokens are wanted with their
             log-probabilities, at most 20.
+        tools: what the model may call, as JSON schemas in OpenAI's form.
+        continues: the last message is the beginning of the answer, to be gone on from.
     """
 
     messages: tuple[Message, ...]
@@ -53,24 +72,52 @@ class TextRequest:
     schema: Mapping[str, Any] | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     top_logprobs: int = 0
+    tools: tuple[Mapping[str, Any], ...] = ()
+    continues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The text of one request, without special tokens, and what it cost in tokens.
+    """The answer to one request, without special tokens, and what it cost in tokens.
 
     Attributes:
-        finish_reason: `length` when `max_tokens` or the context ended the text.
+        text: the answer alone, without the thought before it.
+        finish_reason: `stop`; `tool_calls`; `length` when `max_tokens` or the context ended the
+            answer; `truncated` where the thought was not closed; `empty` where no answer follows
+            it; or what a server calls it.
+        completion_tokens: of thought and answer together.
         first_logprobs: natural log-probabilities of the likeliest first tokens by their text,
             after a schema has forbidden what it forbids; None where they were not asked for or
             the engine does not tell.
+        reasoning: the thought before the answer; None where there is none.
+        reasoning_tokens: of the thought and its marks, among `completion_tokens`.
+        reasoning_marks: what stands before the thought and between it and the answer, so that
+            marks[0] + reasoning + marks[1] + text is what the model wrote; None where unknown.
+        tool_calls: what the model wants called.
     """
 
     text: str
-    finish_reason: FinishReason
+    finish_reason: str
     prompt_tokens: int
     completion_tokens: int
     first_logprobs: Mapping[str, float] | None = None
+    reasoning: str | None = None
+    reasoning_tokens: int = 0
+    reasoning_marks: tuple[str, str] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one request has no answer; the others of its row have theirs.
+
+    Attributes:
+        reason: a short stable word such as `prompt_too_long`; counted in every summary.
+        detail: one sentence for whoever reads it.
+    """
+
+    reason: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)

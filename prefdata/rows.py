@@ -18,9 +18,17 @@ TEXT_META = pa.struct(
         "finish_reason": pa.string(),
         "prompt_tokens": pa.int32(),
         "completion_tokens": pa.int32(),
+        "reasoning": pa.string(),
+        "reasoning_tokens": pa.int32(),
+        "reasoning_marks": pa.list_(pa.string()),
+        "tool_calls": pa.string(),
     }
 )
-"""How one text came to be: `seed` is the sampling seed, tokens are the model's own."""
+"""How one text came to be: `seed` is the sampling seed, tokens are the model's own.
+
+`reasoning` is the thought before the text; where `reasoning_marks` is known, marks[0] + reasoning +
+marks[1] + text is what the model wrote. `tool_calls` is JSON. A text that failed is empty, its
+`finish_reason` says why."""
 
 CANDIDATE = pa.struct([("text", pa.string()), ("sample", pa.int32()), *TEXT_META.fields])
 """One of the texts of a `candidates` column; `sample` counts from 0 for each alias."""

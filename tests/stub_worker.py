@@ -7,8 +7,8 @@ import subprocess
 import sys
 from multiprocessing.connection import Connection
 
-from prefdata.errors import PrefdataError, RowError
-from prefdata.inference import Completion
+from prefdata.errors import PrefdataError
+from prefdata.inference import Completion, Failure
 from prefdata.workers.worker import serve
 
 CAPACITY = 16
@@ -22,7 +22,8 @@ async def generate(requests):
         if "bug" in words:
             raise ZeroDivisionError("a bug in the engine")
         if "refuse" in words:
-            raise RowError("refused", "the row asked for it")
+            yield index, Failure("refused", "the row asked for it")
+            continue
         if "misfit" in words:
             raise PrefdataError("the recipe is wrong")
         await asyncio.sleep(0.2 if "slow" in words else 0.002)

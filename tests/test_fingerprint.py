@@ -281,6 +281,8 @@ OTHER_PART = {
     "schema": [{}, SCHEMA, {**SCHEMA, "required": ["winner"]}],
     "chat_template_kwargs": [{"thinking": True}, {"thinking": False}],
     "top_logprobs": [1, 20],
+    "tools": [({"type": "function", "function": {"name": n}},) for n in ("look", "add")],
+    "continues": [True],
 }  # fmt: skip
 
 

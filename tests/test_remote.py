@@ -14,6 +14,7 @@ from prefdata.errors import PrefdataError
 from prefdata.pipeline import build
 from prefdata.recipe.loader import load_recipe
 from prefdata.storage.folders import read_rows
+from prefdata.storage.record import read_record
 
 RETRIED = {
     "429 with Retry-After": (429, {"Retry-After": "1"}),
@@ -134,13 +135,15 @@ def test_the_wait_that_a_server_asks_for_is_kept(remote, server):
 
 
 @pytest.mark.parametrize("fault", REJECTED)
-def test_a_request_that_is_refused_is_one_reject(remote, server, fault):
+def test_a_request_that_is_refused_costs_one_candidate(remote, server, fault):
     made, reason = REJECTED[fault]
     server.faults.append(made)
     record = run(remote, "models.0.skip_health_check=true")
-    print(f"| {fault} | its row is a reject, `{reason}`; {record['prompts']} of 6 rows go on |")
-    assert record["rejects"] == {f"candidates: {reason}": 1}
-    assert record["prompts"] == 5
+    assert record["rejects"] == {}
+    assert record["prompts"] == 6
+    rows = read_rows(remote.folder / "run" / "candidates")
+    [failed] = [one for row in rows for one in row["candidates"] if one["finish_reason"] != "stop"]
+    assert (failed["text"], failed["finish_reason"]) == ("", reason)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -271,8 +274,8 @@ def test_the_key_is_sent_and_stands_nowhere(remote, server):
     assert len(written) > 8
     for text in (done.stdout, done.stderr, *(f.read_bytes().decode("latin-1") for f in written)):
         assert KEY not in text
-    [refused] = read_rows(remote.folder / "run" / "rejects")
-    assert "told to fail, Bearer ***" in refused["detail"]
+    [said] = read_record(remote.folder / "run")["failures"].values()
+    assert "told to fail, Bearer ***" in said
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import random
 import shutil
 import threading
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 import jsonschema
@@ -31,7 +32,7 @@ from prefdata.engines.transformers.batching import pick_batch
 from prefdata.engines.transformers.model import Checkpoint, load_model
 from prefdata.engines.transformers.reward import TransformersRewardEngine
 from prefdata.engines.transformers.text import TransformersTextEngine
-from prefdata.errors import PrefdataError, RowError
+from prefdata.errors import PrefdataError
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
 
 MODELS = Path(__file__).parents[1] / "recipes/quickstart/models"
@@ -179,6 +180,9 @@ def chat(question, answer):
     return ScoreRequest(turns)
 
 
+PLACE = itemgetter(0)
+
+
 async def collect(stream):
     return [item async for item in stream]
 
@@ -189,14 +193,14 @@ def complete(engine, *calls):
     async def gather():
         return await asyncio.gather(*(collect(engine.generate(call)) for call in calls))
 
-    return [[done for _, done in sorted(results)] for results in asyncio.run(gather())]
+    return [[done for _, done in sorted(results, key=PLACE)] for results in asyncio.run(gather())]
 
 
 def score(engine, *calls):
     async def gather():
         return await asyncio.gather(*(collect(engine.score(call)) for call in calls))
 
-    return [[logits for _, logits in sorted(results)] for results in asyncio.run(gather())]
+    return [[done for _, done in sorted(results, key=PLACE)] for results in asyncio.run(gather())]
 
 
 def many_requests(count, **sampling):
@@ -306,12 +310,12 @@ def test_every_eos_token_ends_a_completion_and_is_counted(random_lm, tmp_path, l
     assert free.text.startswith(done.text)
 
 
-def test_a_prompt_that_fills_the_context_is_a_reject(random_lm, load_text):
+def test_a_prompt_that_fills_the_context_costs_its_own_request(random_lm, load_text):
     engine = load_text(random_lm, max_model_len=20)
-    with pytest.raises(RowError, match="the context holds 20") as caught:
-        complete(engine, [request("rivers " * 30)])
-    assert caught.value.reason == "prompt_too_long"
-    assert complete(engine, [request("list")])[0][0].completion_tokens > 0
+    [[failed, made]] = complete(engine, [request("rivers " * 30), request("list")])
+    assert failed.reason == "prompt_too_long"
+    assert "the context holds 20" in failed.detail
+    assert made.completion_tokens > 0
 
 
 @pytest.mark.parametrize("folder", ["random", "shipped"])
@@ -549,20 +553,23 @@ def test_a_template_that_doubles_bos_is_corrected(make_checkpoint, tokenizer, lo
     assert score(load_reward(folder), ANSWERS[:2]) == right
 
 
-def test_a_chat_beyond_the_reward_model_is_a_reject(load_reward):
+def test_a_chat_beyond_the_reward_model_costs_its_own_score(load_reward):
     engine = load_reward(MODELS / "rm", max_model_len=30)
-    with pytest.raises(RowError, match="the reward model holds 30") as caught:
-        score(engine, [chat("What is 1 plus 1?", "two " * 40)])
-    assert caught.value.reason == "too_long_to_score"
+    chats = [chat("What is 1 plus 1?", "two " * 40), chat("What is 1 plus 1?", "two")]
+    [[failed, logits]] = score(engine, chats)
+    assert failed.reason == "too_long_to_score"
+    assert "the reward model holds 30" in failed.detail
+    assert len(logits) == 1
 
 
-def test_a_chat_the_template_refuses_is_a_reject(random_lm, tmp_path, load_text):
+def test_a_chat_the_template_refuses_is_a_failure(random_lm, tmp_path, load_text):
     tokenizer = AutoTokenizer.from_pretrained(random_lm)
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     AutoModelForCausalLM.from_pretrained(random_lm).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(RowError, match="roles must alternate"):
-        complete(load_text(tmp_path), [request("list")])
+    [[failed]] = complete(load_text(tmp_path), [request("list")])
+    assert failed.reason == "chat_template_refused"
+    assert "roles must alternate" in failed.detail
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from prefdata.errors import PrefdataError, RowError
-from prefdata.inference import Sampling, TextRequest
+from prefdata.errors import PrefdataError
+from prefdata.inference import Failure, Sampling, TextRequest
 from prefdata.recipe.schema import Model
 from prefdata.workers.machine import Place
 from prefdata.workers.messages import Order
@@ -41,8 +41,8 @@ async def ask(engine, text, samples=2):
         TextRequest(({"role": "user", "content": text},), SAMPLING, k) for k in range(samples)
     ]
     found = {}
-    async for index, completion in engine.generate(requests):
-        found[index] = completion.text.split()
+    async for index, outcome in engine.generate(requests):
+        found[index] = outcome if isinstance(outcome, Failure) else outcome.text.split()
     return [found[index] for index in range(samples)]
 
 
@@ -137,8 +137,7 @@ def test_a_row_that_kills_is_refused_and_every_other_is_answered(tmp_path, word)
         answers = ask_all(engine, [*texts[:40], f"culprit {word}", *texts[40:]])
         culprit = answers.pop(40)
         check(texts, answers)
-        assert isinstance(culprit, RowError)
-        assert culprit.reason == "kills_workers"
+        assert [one.reason for one in culprit] == ["kills_workers"] * 2
         assert len(engine.said) == 3
 
 
@@ -146,15 +145,14 @@ def test_two_rows_that_kill_are_both_found(tmp_path):
     texts = [f"row{n}" for n in range(40)]
     with workers(tmp_path, n=1) as engine:
         answers = ask_all(engine, ["first poison", *texts, "second poison"])
-    assert [getattr(answers[n], "reason", None) for n in (0, -1)] == ["kills_workers"] * 2
+    assert [one.reason for n in (0, -1) for one in answers[n]] == ["kills_workers"] * 4
     check(texts, answers[1:-1])
 
 
-def test_a_row_that_is_refused_leaves_the_others_alone(tmp_path):
+def test_what_is_refused_leaves_the_others_alone(tmp_path):
     with workers(tmp_path) as engine:
         refused, *answers = ask_all(engine, ["a refuse", "b", "c"])
-    assert isinstance(refused, RowError)
-    assert refused.reason == "refused"
+    assert refused == [Failure("refused", "the row asked for it")] * 2
     check(["b", "c"], answers)
 
 

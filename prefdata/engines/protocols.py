@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal, Protocol
 
-from prefdata.inference import Completion, Logits, ScoreRequest, TextRequest
+from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 
 Provider = Literal["transformers", "vllm"]
 """A program that runs checkpoints on this machine."""
@@ -12,14 +12,17 @@ Provider = Literal["transformers", "vllm"]
 class TextEngine(Protocol):
     """Completes chats."""
 
-    def generate(self, requests: Sequence[TextRequest]) -> AsyncIterator[tuple[int, Completion]]:
-        """Yield (index into `requests`, completion), each as soon as it is finished.
+    def generate(
+        self, requests: Sequence[TextRequest]
+    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
+        """Yield (index into `requests`, outcome), each as soon as it is known.
 
         The requests of one call belong to one row: they stay adjacent, so that a common
-        prompt is prefilled once. Many calls may be in flight at the same time.
+        prompt is prefilled once. Many calls may be in flight at the same time. A request that
+        cannot be served, say because its prompt exceeds the context, is a Failure of its own.
 
         Raises:
-            RowError: a request cannot be served, say because its prompt exceeds the context.
+            PrefdataError: no request could be served.
         """
         ...
 
@@ -31,11 +34,13 @@ class TextEngine(Protocol):
 class RewardEngine(Protocol):
     """Scores finished chats."""
 
-    def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
-        """Yield (index into `requests`, raw logits), each as soon as it is finished.
+    def score(
+        self, requests: Sequence[ScoreRequest]
+    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
+        """Yield (index into `requests`, raw logits or why there are none), as soon as known.
 
         Raises:
-            RowError: a request cannot be served, say because it exceeds the context.
+            PrefdataError: no request could be served.
         """
         ...
 

@@ -27,7 +27,7 @@ from openai import (
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import (
     Completion,
-    FinishReason,
+    Failure,
     Logits,
     Message,
     Sampling,
@@ -66,11 +66,12 @@ class RemoteText:
 
     async def generate(
         self, requests: Sequence[TextRequest]
-    ) -> AsyncIterator[tuple[int, Completion]]:
+    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
         """As `TextEngine.generate`.
 
+        A Failure is `refused_by_endpoint` (400, 413, 422), `content_filter` or `no_content`.
+
         Raises:
-            RowError: `refused_by_endpoint` (400, 413, 422), `content_filter`, `no_content`.
             PrefdataError: the key or the model is refused, or the server is gone for good.
         """
         async for index, completion in self._server.ask_all([self._complete(r) for r in requests]):
@@ -86,7 +87,7 @@ class RemoteText:
             raise RowError("content_filter", "the server has withheld the answer")
         if choice.message.content is None:
             raise RowError("no_content", f"the server sent no text ({choice.finish_reason})")
-        reason: FinishReason = "length" if choice.finish_reason == "length" else "stop"
+        reason = "length" if choice.finish_reason == "length" else "stop"
         usage = answer.usage  # some servers do not count
         asked = (usage.prompt_tokens or 0) if usage else 0
         made = (usage.completion_tokens or 0) if usage else 0
@@ -133,8 +134,10 @@ class RemoteReward:
         """As `RemoteText`."""
         self._server = _Server(model, connection)
 
-    async def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
-        """As `RewardEngine.score`; errors as from `RemoteText.generate`."""
+    async def score(
+        self, requests: Sequence[ScoreRequest]
+    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
+        """As `RewardEngine.score`; failures and errors as from `RemoteText.generate`."""
         async for index, logits in self._server.ask_all([self._score(r) for r in requests]):
             yield index, logits
 
@@ -167,29 +170,21 @@ async def check_text(model: Model, connection: Any) -> None:
     given = model.inference_parameters.model_dump(exclude={"seed"})
     sampling = Sampling(**given | {"max_tokens": min(given["max_tokens"], 16)})
     request = TextRequest((HELLO,), sampling, 0, None, model.chat_template_kwargs)
-    engine = RemoteText(model, connection)
-    try:
-        async for _ in engine.generate([request]):
-            pass
-    except RowError as err:
-        _stop_if_refused(err, model)
+    async for _, outcome in RemoteText(model, connection).generate([request]):
+        _stop_if_refused(outcome, model)
 
 
 async def check_reward(model: Model, connection: Any) -> None:
     """Ask for one score; errors as from `check_text`."""
-    engine = RemoteReward(model, connection)
-    try:
-        async for _ in engine.score(
-            [ScoreRequest((HELLO, {"role": "assistant", "content": "Hi."}))]
-        ):
-            pass
-    except RowError as err:
-        _stop_if_refused(err, model)
+    request = ScoreRequest((HELLO, {"role": "assistant", "content": "Hi."}))
+    async for _, outcome in RemoteReward(model, connection).score([request]):
+        _stop_if_refused(outcome, model)
 
 
-def _stop_if_refused(err: RowError, model: Model) -> None:
-    if err.reason == "refused_by_endpoint":  # all rows would share this one's fate
-        raise PrefdataError(f"model {model.alias!r}: {err.detail}") from err
+def _stop_if_refused(outcome: Any, model: Model) -> None:
+    # all rows would share this one's fate
+    if isinstance(outcome, Failure) and outcome.reason == "refused_by_endpoint":
+        raise PrefdataError(f"model {model.alias!r}: {outcome.detail}")
 
 
 class OpenAIConnection:
@@ -242,15 +237,20 @@ class _Server:
 
     async def ask_all(
         self, asks: Sequence[Coroutine[Any, Any, Result]]
-    ) -> AsyncIterator[tuple[int, Result]]:
-        """(place, result) as they arrive; what is left when the caller leaves is cancelled."""
+    ) -> AsyncIterator[tuple[int, Result | Failure]]:
+        """(place, outcome) as they arrive; what is left when the caller leaves is cancelled."""
         futures = [self._submit(ask) for ask in asks]
         waiting = {asyncio.wrap_future(future): n for n, future in enumerate(futures)}
         try:
             while waiting:
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for one in done:
-                    yield waiting.pop(one), one.result()
+                    place = waiting.pop(one)
+                    try:
+                        outcome: Result | Failure = one.result()
+                    except RowError as err:
+                        outcome = Failure(err.reason, err.detail)
+                    yield place, outcome
         finally:
             for one in waiting:
                 if not one.cancel() and not one.cancelled():

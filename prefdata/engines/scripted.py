@@ -8,10 +8,10 @@ from zlib import crc32
 
 import orjson
 
-from prefdata.inference import Completion, Logits, ScoreRequest, TextRequest
+from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 
-Reply = Callable[[TextRequest], str | Completion]
-Rate = Callable[[ScoreRequest], float | Logits]
+Reply = Callable[[TextRequest], str | Completion | Failure]
+Rate = Callable[[ScoreRequest], float | Logits | Failure]
 
 
 CAPACITY = 64
@@ -26,20 +26,20 @@ class ScriptedText:
         """Answer with `reply`, by default a short text drawn from the seed.
 
         Args:
-            reply: text or completion for a request; an exception it raises reaches the stage.
+            reply: text or outcome for a request; an exception it raises reaches the stage.
             seconds: how long a call takes.
         """
         self._reply, self._seconds = reply or _default_reply, seconds
 
     async def generate(
         self, requests: Sequence[TextRequest]
-    ) -> AsyncIterator[tuple[int, Completion]]:
+    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
         """As `TextEngine.generate`; a word counts as a token."""
         if self._seconds:
             await asyncio.sleep(self._seconds)
         for index, request in enumerate(requests):
             answer = self._reply(request)
-            yield index, answer if isinstance(answer, Completion) else _completion(request, answer)
+            yield index, _completion(request, answer) if isinstance(answer, str) else answer
 
     def close(self) -> None:
         """There is nothing to free."""
@@ -54,13 +54,15 @@ class ScriptedReward:
         """Score with `rate`, by default a number from -8 to 8 that depends on the chat alone."""
         self._rate, self._seconds = rate or _default_rate, seconds
 
-    async def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
+    async def score(
+        self, requests: Sequence[ScoreRequest]
+    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
         """As `RewardEngine.score`."""
         if self._seconds:
             await asyncio.sleep(self._seconds)
         for index, request in enumerate(requests):
             score = self._rate(request)
-            yield index, score if isinstance(score, tuple) else (score,)
+            yield index, (score,) if isinstance(score, int | float) else score
 
     def close(self) -> None:
         """There is nothing to free."""

@@ -25,10 +25,10 @@ from prefdata.engines.model_thread import Call, ModelThread
 from prefdata.engines.protocols import RewardEngine
 from prefdata.engines.reward_families import Family, Reading
 from prefdata.engines.transformers.model import ChatTokenizer, Checkpoint, load_tokenizer
-from prefdata.engines.transformers.reward import TransformersRewardEngine
+from prefdata.engines.transformers.reward import TransformersRewardEngine, encode_to_score
 from prefdata.engines.vllm_arguments import Task, engine_arguments
 from prefdata.errors import PrefdataError, RowError
-from prefdata.inference import Completion, FinishReason, Logits, ScoreRequest, TextRequest
+from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 from prefdata.recipe.schema import Model
 
 Result = TypeVar("Result")
@@ -43,7 +43,7 @@ class _Job(Generic[Result]):
     index: int
     ids: list[int]
     params: SamplingParams | PoolingParams
-    call: Call[Result]
+    call: Call[Result | Failure]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +69,20 @@ class VllmTextEngine:
         """
         tokenizer = load_tokenizer(checkpoint)
         self._work = _Refill(checkpoint, "text", options, self._read)
-        self._thread: ModelThread[_Job[Completion], Completion] = ModelThread("vllm", self._work)
+        self._thread: ModelThread[_Job[Completion], Completion | Failure] = ModelThread(
+            "vllm", self._work
+        )
         self.limits = self._work.ready.result()
         self._chats = ChatTokenizer(checkpoint.model, tokenizer, self.limits.max_model_len)
 
     async def generate(
         self, requests: Sequence[TextRequest]
-    ) -> AsyncIterator[tuple[int, Completion]]:
+    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
         """As `TextEngine.generate`; leaving it early lets the rest run unheard.
 
+        A Failure is `prompt_too_long` or `chat_template_refused`.
+
         Raises:
-            RowError: `prompt_too_long` or `chat_template_refused`.
             PrefdataError: a schema cannot be enforced.
         """
         stream = self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
@@ -108,26 +111,33 @@ class VllmTextEngine:
         return self._work.steps
 
     def _prepare(
-        self, requests: Sequence[TextRequest], call: Call[Completion]
+        self, requests: Sequence[TextRequest], call: Call[Completion | Failure]
     ) -> list[_Job[Completion]]:
         jobs: list[_Job[Completion]] = []
+        ids: list[int] | Failure = []
         for index, request in enumerate(requests):
             before = requests[index - 1]
             is_known = index > 0 and (request.messages, request.chat_template_kwargs) == (
                 before.messages,
                 before.chat_template_kwargs,
             )
-            ids = jobs[-1].ids if is_known else self._encode(request)
+            ids = ids if is_known else self._encode(request)
+            if isinstance(ids, Failure):
+                call.deliver(index, ids)
+                continue
             jobs.append(_Job(index, ids, self._params(request, len(ids)), call))
         return jobs
 
-    def _encode(self, request: TextRequest) -> list[int]:
+    def _encode(self, request: TextRequest) -> list[int] | Failure:
         arguments = {"add_generation_prompt": True, **request.chat_template_kwargs}
-        ids = self._chats.encode(request.messages, arguments)
+        try:
+            ids = self._chats.encode(request.messages, arguments)
+        except RowError as err:
+            return Failure(err.reason, err.detail)
         room = self.limits.max_model_len
         if len(ids) >= room:
             detail = f"the prompt has {len(ids)} tokens, the context holds {room}"
-            raise RowError("prompt_too_long", detail)
+            return Failure("prompt_too_long", detail)
         return ids
 
     def _params(self, request: TextRequest, prompt_tokens: int) -> SamplingParams:
@@ -154,7 +164,7 @@ class VllmTextEngine:
 
     def _read(self, job: _Job[Completion], output: Any) -> Completion:
         [made] = output.outputs
-        reason: FinishReason = "length" if made.finish_reason == "length" else "stop"
+        reason = "length" if made.finish_reason == "length" else "stop"
         if made.finish_reason not in ("length", "stop"):
             raise RuntimeError(f"vLLM ended a request with {made.finish_reason!r}")
         ids = list(made.token_ids)
@@ -197,7 +207,7 @@ class VllmRewardEngine:
         tokenizer = load_tokenizer(checkpoint)
         self._task: Task = "token_classify" if reading == "last_token" else "classify"
         self._work = _Refill(checkpoint, self._task, options, self._read)
-        self._thread: ModelThread[_Job[Logits], Logits] = ModelThread("vllm", self._work)
+        self._thread: ModelThread[_Job[Logits], Logits | Failure] = ModelThread("vllm", self._work)
         self.limits = self._work.ready.result()
         self._chats = ChatTokenizer(checkpoint.model, tokenizer, self.limits.max_model_len)
         self.last_read: list[int] = []
@@ -216,12 +226,10 @@ class VllmRewardEngine:
         """The `VllmConfig` that vLLM has made of the options."""
         return self._work.engine.vllm_config
 
-    async def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
-        """As `RewardEngine.score`.
-
-        Raises:
-            RowError: `too_long_to_score` or `chat_template_refused`.
-        """
+    async def score(
+        self, requests: Sequence[ScoreRequest]
+    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
+        """As `RewardEngine.score`; a Failure is `too_long_to_score` or `chat_template_refused`."""
         stream = self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
         async with aclosing(stream) as scores:
             async for index, logits in scores:
@@ -242,15 +250,15 @@ class VllmRewardEngine:
         """Engine steps so far."""
         return self._work.steps
 
-    def _prepare(self, requests: Sequence[ScoreRequest], call: Call[Logits]) -> list[_Job[Logits]]:
+    def _prepare(
+        self, requests: Sequence[ScoreRequest], call: Call[Logits | Failure]
+    ) -> list[_Job[Logits]]:
         jobs = []
         for index, request in enumerate(requests):
-            ids = self._chats.encode(request.messages, {"add_generation_prompt": False})
-            ids += self._ending
-            room = self.limits.max_model_len
-            if len(ids) > room:
-                detail = f"the chat has {len(ids)} tokens, the reward model holds {room}"
-                raise RowError("too_long_to_score", detail)
+            ids = encode_to_score(self._chats, request, self._ending)
+            if isinstance(ids, Failure):
+                call.deliver(index, ids)
+                continue
             # the default activation is a sigmoid: above 17.4 it is 1.0 for every chat
             params = PoolingParams(task=self._task, use_activation=False)
             jobs.append(_Job(index, ids, params, call))
@@ -298,7 +306,14 @@ def _reference(model: Model, checkpoint: Checkpoint, family: Family) -> list[Log
 
 
 async def _scores(engine: RewardEngine) -> list[Logits]:
-    found = {index: logits async for index, logits in engine.score(PROBES)}
+    found: dict[int, Logits] = {}
+    async for index, logits in engine.score(PROBES):
+        if isinstance(logits, Failure):
+            raise PrefdataError(
+                f"the reward model cannot score a chat of one line: {logits.detail}; mend its "
+                "chat template or its 'engine' options, or set skip_health_check"
+            )
+        found[index] = logits
     return [found[index] for index in range(len(PROBES))]
 
 

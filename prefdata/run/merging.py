@@ -187,4 +187,5 @@ def add_up(parts: Iterable[Record]) -> Record:
         "loads": loads,
         **{name: dict(total) for name, total in sums.items()},
         "started": min(part["started"] for part in parts),
+        "failures": {k: v for part in parts for k, v in part.get("failures", {}).items()},
     }

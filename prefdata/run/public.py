@@ -50,14 +50,14 @@ def make_public_recipe(run: FinishedRun) -> str | None:
 
 
 def make_public_record(run: FinishedRun, contents: Record) -> bytes:
-    """run.json for other machines.
+    """run.json for other machines, without the words of servers.
 
     Args:
         run: whose record it is.
         contents: rows and hash of every published split, which are added.
     """
     folder = run.loaded.folder if run.loaded else None
-    record = {k: v for k, v in run.record.items() if k != "folder"}
+    record = {k: v for k, v in run.record.items() if k not in ("folder", "failures")}
     record["files"] = {k: v for k, v in record["files"].items() if not Path(k).is_absolute()}
     if "loads" in record:
         record["loads"] = [shorten(path, folder) for path in record["loads"]]

@@ -166,6 +166,7 @@ class Building:
             "started": self.started,
             "pace": self.pace.told(),
             "slowest": self.slowest,
+            "failures": work.failures,
         }
 
     def finished(self, fingerprint: str) -> Record | None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import orjson
+
 from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
-from prefdata.inference import Completion, Message, Sampling, TextRequest
+from prefdata.inference import Completion, Failure, Message, Sampling, TextRequest
 from prefdata.recipe.schema import Model
 from prefdata.rows import Row
 
@@ -87,16 +89,23 @@ class Asker:
             self._top_logprobs,
         )
 
-    def meta(self, request: TextRequest, completion: Completion) -> Row:
+    def meta(self, request: TextRequest, outcome: Completion | Failure) -> Row:
         """A value of type `rows.TEXT_META`."""
+        if isinstance(outcome, Failure):
+            outcome = Completion("", outcome.reason, 0, 0)
+        calls = outcome.tool_calls
         return {
             "alias": self.model.alias,
             "model": self.model.model,
             "temperature": request.sampling.temperature,
             "seed": request.seed,
-            "finish_reason": completion.finish_reason,
-            "prompt_tokens": completion.prompt_tokens,
-            "completion_tokens": completion.completion_tokens,
+            "finish_reason": outcome.finish_reason,
+            "prompt_tokens": outcome.prompt_tokens,
+            "completion_tokens": outcome.completion_tokens,
+            "reasoning": outcome.reasoning,
+            "reasoning_tokens": outcome.reasoning_tokens,
+            "reasoning_marks": outcome.reasoning_marks,
+            "tool_calls": orjson.dumps(calls).decode() if calls else None,
         }
 
 
@@ -145,12 +154,27 @@ async def ask_until(
     return [found[number] for number in spent]
 
 
-async def answers(engine: TextEngine, requests: Sequence[TextRequest]) -> list[Completion]:
-    """All completions of one call, in the order of the requests."""
-    found: dict[int, Completion] = {}
-    async for index, completion in engine.generate(requests):
-        found[index] = completion
+async def outcomes(
+    engine: TextEngine, requests: Sequence[TextRequest]
+) -> list[Completion | Failure]:
+    """What became of every request of one call, in their order."""
+    found: dict[int, Completion | Failure] = {}
+    async for index, outcome in engine.generate(requests):
+        found[index] = outcome
     return [found[index] for index in range(len(requests))]
+
+
+async def answers(engine: TextEngine, requests: Sequence[TextRequest]) -> list[Completion]:
+    """The completions of requests that are all needed, in their order.
+
+    Raises:
+        RowError: one of them failed.
+    """
+    found = await outcomes(engine, requests)
+    for outcome in found:
+        if isinstance(outcome, Failure):
+            raise RowError(outcome.reason, outcome.detail)
+    return [one for one in found if isinstance(one, Completion)]
 
 
 def _sampling(model: Model) -> Sampling:

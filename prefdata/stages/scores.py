@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from prefdata.errors import PrefdataError, RowError
-from prefdata.inference import Message, ScoreRequest
+from prefdata.inference import Failure, Message, ScoreRequest
 from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.schema import META_SUFFIX, RewardModel, Scored, Verifier
 from prefdata.rows import Row
@@ -52,8 +52,8 @@ def reward_model(column: RewardModel, tools: Tools) -> Stage:
         requests = [ScoreRequest((asked, {"role": "assistant", "content": text})) for text in texts]
         attributes: list[list[float]] = [[] for _ in texts]
         async for index, logits in engine.score(requests):
-            attributes[index] = list(logits)
-        scores = [_total(column, each) for each in attributes]
+            attributes[index] = [] if isinstance(logits, Failure) else list(logits)
+        scores = [_total(column, each) if each else None for each in attributes]
         made = {column.name: as_column(column, scores)}
         if column.weights is not None:
             made[column.name + META_SUFFIX] = as_column(column, attributes)

@@ -1,6 +1,7 @@
 """`llm_text`, `candidates`, `llm_structured`: texts by a model, free or bound to a JSON schema."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,11 +12,11 @@ from jsonschema.validators import validator_for
 
 from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
-from prefdata.inference import Completion, TextRequest
+from prefdata.inference import Completion, Failure, TextRequest
 from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.schema import META_SUFFIX, Candidates, LlmStructured, LlmText
 from prefdata.rows import CANDIDATE, ID, TEXT_META, Row, field_of_schema
-from prefdata.stages.asking import Asker, Tools, answers, ask_until
+from prefdata.stages.asking import Asker, Tools, answers, ask_until, outcomes
 from prefdata.stages.stage import Stage
 
 _FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
@@ -62,17 +63,30 @@ def candidates(column: Candidates, tools: Tools) -> Stage:
             made += [
                 (asker, k, r) for k, r in enumerate(asker.requests(row[ID], text, column.samples))
             ]
-        found: dict[int, Completion] = {}
+        found: dict[int, Completion | Failure] = {}
         for engine in dict.fromkeys(asker.engine for asker in askers):
             mine = [number for number, (asker, _, _) in enumerate(made) if asker.engine is engine]
-            found |= dict(zip(mine, await answers(engine, [made[n][2] for n in mine]), strict=True))
+            requests = [made[number][2] for number in mine]
+            found |= dict(zip(mine, await outcomes(engine, requests), strict=True))
+        _refuse_none(list(found.values()))
         return {column.name: [_candidate(*made[n], found[n]) for n in range(len(made))]}
 
     return stage
 
 
-def _candidate(asker: Asker, sample: int, request: TextRequest, completion: Completion) -> Row:
-    return {"text": completion.text, "sample": sample, **asker.meta(request, completion)}
+def _refuse_none(found: list[Completion | Failure]) -> None:
+    """A row is a reject only where all of it has failed, for the commonest reason."""
+    failures = [one for one in found if isinstance(one, Failure)]
+    if len(failures) == len(found):
+        [(reason, _)] = Counter(one.reason for one in failures).most_common(1)
+        raise RowError(reason, next(one.detail for one in failures if one.reason == reason))
+
+
+def _candidate(
+    asker: Asker, sample: int, request: TextRequest, outcome: Completion | Failure
+) -> Row:
+    text = outcome.text if isinstance(outcome, Completion) else ""
+    return {"text": text, "sample": sample, **asker.meta(request, outcome)}
 
 
 def structured_fields(column: LlmStructured) -> list[pa.Field]:

@@ -81,8 +81,8 @@ class Journal:
         self._earlier.close()
         self._earlier = _Index(sorted(self._folder.glob("*.jsonl")))
 
-    def get(self, key: str) -> Any | None:
-        """The value that an earlier run has finished under this key."""
+    def get(self, key: str) -> list[Any]:
+        """The values that earlier runs have written under this key, the earliest first."""
         return self._earlier.get(bytes.fromhex(key))
 
     def append(self, records: Sequence[tuple[str, Any]]) -> None:
@@ -184,16 +184,16 @@ class _Index:
     def __len__(self) -> int:
         return len(self._halves)
 
-    def get(self, key: bytes) -> Any | None:
-        """The value of the earliest record of a key."""
+    def get(self, key: bytes) -> list[Any]:
+        """The values of all records of a key, in the order of the files."""
         half = int.from_bytes(key[:8])
-        place = bisect_left(self._halves, half)
+        place, found = bisect_left(self._halves, half), []
         while place < len(self._halves) and self._halves[place] == half:
             line = self._line(place)
             if _checked_key(line) == key:
-                return orjson.loads(line)["value"]
+                found.append(orjson.loads(line)["value"])
             place += 1
-        return None
+        return found
 
     def close(self) -> None:
         for handle in self._open.values():

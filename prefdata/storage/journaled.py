@@ -2,17 +2,26 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from prefdata.engines.protocols import RewardEngine, TextEngine
-from prefdata.errors import RowError
 from prefdata.fingerprint import ScoreKeys, TextKeys
-from prefdata.inference import Completion, Logits, ScoreRequest, TextRequest
+from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 from prefdata.storage.journal import Journal
+
+LASTING = frozenset(("prompt_too_long", "too_long_to_score", "chat_template_refused"))
+"""Failures that the request and the model alone decide: never asked again."""
+MAX_TRIES = 3
+"""Runs that may ask for what has failed in another way, say because a server refused it."""
 
 
 @dataclass
 class Work:
-    """What was asked of engines so far; tokens are those made now, not those replayed."""
+    """What was asked of engines so far; tokens are those made now, not those replayed.
+
+    Attributes:
+        failures: by reason, what the first request that failed for it was told.
+    """
 
     generated: int = 0
     scored: int = 0
@@ -20,6 +29,7 @@ class Work:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     loads: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
 
 
 class NotNow(Exception):
@@ -36,39 +46,35 @@ class JournaledText:
     def __init__(
         self, open_engine: Callable[[], TextEngine], keys: TextKeys, journal: Journal, work: Work
     ) -> None:
-        self._open, self._keys, self._journal, self._work = open_engine, keys, journal, work
+        self._open, self._keys, self._work = open_engine, keys, work
+        self._outcomes = _Outcomes(journal, work)
         self._engine: TextEngine | None = None
-        self._refused: dict[str, RowError] = {}
         self.may_load = True
 
     async def generate(
         self, requests: Sequence[TextRequest]
-    ) -> AsyncIterator[tuple[int, Completion]]:
-        """As `TextEngine.generate`; each new completion is in the journal before it is yielded."""
+    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
+        """As `TextEngine.generate`; each new outcome is in the journal before it is yielded."""
         keys = [self._keys.key(request) for request in requests]
         missing = []
         for index, key in enumerate(keys):
-            if (value := self._journal.get(key)) is None:
+            known = self._outcomes.get(key)
+            if known is None:
                 missing.append(index)
-            else:
-                self._work.replayed += 1
-                yield index, Completion(**value)
+                continue
+            self._work.replayed += 1
+            yield index, known if isinstance(known, Failure) else _completion(known)
         if not missing:
             return
-        if (known := self._refused.get(keys[missing[0]])) is not None:
-            raise known
         if not self.may_load:
             raise NotNow
         if self._engine is None:
             self._engine = self._open()
-        try:
-            async for index, completion in self._engine.generate([requests[i] for i in missing]):
-                self._journal.append([(keys[missing[index]], completion)])
-                self._count(completion)
-                yield missing[index], completion
-        except RowError as err:
-            self._refused[keys[missing[0]]] = err
-            raise
+        async for index, outcome in self._engine.generate([requests[i] for i in missing]):
+            self._outcomes.keep(keys[missing[index]], outcome)
+            if isinstance(outcome, Completion):
+                self._count(outcome)
+            yield missing[index], outcome
 
     def _count(self, completion: Completion) -> None:
         self._work.generated += 1
@@ -92,13 +98,15 @@ class JournaledReward:
     def __init__(
         self, open_engine: Callable[[], RewardEngine], keys: ScoreKeys, journal: Journal, work: Work
     ) -> None:
-        self._open, self._keys, self._journal, self._work = open_engine, keys, journal, work
+        self._open, self._keys, self._work = open_engine, keys, work
+        self._outcomes = _Outcomes(journal, work)
         self._engine: RewardEngine | None = None
-        self._refused: dict[str, RowError] = {}
         self.may_load = True
 
-    async def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
-        """As `RewardEngine.score`; each new score is in the journal before it is yielded.
+    async def score(
+        self, requests: Sequence[ScoreRequest]
+    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
+        """As `RewardEngine.score`; each new outcome is in the journal before it is yielded.
 
         A logit that is not finite is kept as null in the journal and yielded as NaN.
         """
@@ -107,33 +115,70 @@ class JournaledReward:
             places.setdefault(self._keys.key(request), []).append(index)
         missing = []
         for key, indices in places.items():
-            if (value := self._journal.get(key)) is None:
+            known = self._outcomes.get(key)
+            if known is None:
                 missing.append(key)
                 continue
             self._work.replayed += 1
             for index in indices:
-                yield index, tuple(float("nan") if x is None else x for x in value["logits"])
+                yield index, known if isinstance(known, Failure) else _logits(known)
         if not missing:
             return
-        if (known := self._refused.get(missing[0])) is not None:
-            raise known
         if not self.may_load:
             raise NotNow
         if self._engine is None:
             self._engine = self._open()
         asked = [requests[places[key][0]] for key in missing]
-        try:
-            async for number, logits in self._engine.score(asked):
-                self._journal.append([(missing[number], {"logits": logits})])
-                self._work.scored += 1
-                for index in places[missing[number]]:
-                    yield index, logits
-        except RowError as err:
-            self._refused[missing[0]] = err
-            raise
+        async for number, outcome in self._engine.score(asked):
+            key = missing[number]
+            is_failure = isinstance(outcome, Failure)
+            self._outcomes.keep(key, outcome if is_failure else {"logits": outcome})
+            self._work.scored += not is_failure
+            for index in places[key]:
+                yield index, outcome
 
     def close(self) -> None:
         """Free the model if it was loaded."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+
+
+class _Outcomes:
+    """What became of requests, by key: in earlier runs, and of those that failed in this one."""
+
+    def __init__(self, journal: Journal, work: Work) -> None:
+        self._journal, self._told = journal, work.failures
+        self._failed: dict[str, Failure] = {}
+
+    def get(self, key: str) -> Failure | dict[str, Any] | None:
+        """A success of any run; else a failure, unless another try may go better."""
+        values = self._journal.get(key)
+        failures = []
+        for value in values:
+            if "failure" not in value:
+                return dict(value)
+            failures.append(Failure(value["failure"], value["detail"]))
+        if key in self._failed:
+            return self._failed[key]
+        is_final = len(failures) >= MAX_TRIES or any(one.reason in LASTING for one in failures)
+        return failures[-1] if is_final else None
+
+    def keep(self, key: str, outcome: Any) -> None:
+        """Write an outcome into the journal."""
+        if isinstance(outcome, Failure):
+            self._failed[key] = outcome
+            self._told.setdefault(outcome.reason, outcome.detail)
+            outcome = {"failure": outcome.reason, "detail": outcome.detail}
+        self._journal.append([(key, outcome)])
+
+
+def _completion(value: dict[str, Any]) -> Completion:
+    """A completion as the journal has it; JSON knows no tuples."""
+    if (marks := value.get("reasoning_marks")) is not None:
+        value["reasoning_marks"] = tuple(marks)
+    return Completion(**value | {"tool_calls": tuple(value.get("tool_calls", ()))})
+
+
+def _logits(value: dict[str, Any]) -> Logits:
+    return tuple(float("nan") if x is None else x for x in value["logits"])

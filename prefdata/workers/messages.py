@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefdata.engines import Provider, Role
-from prefdata.inference import Completion, Logits, ScoreRequest, TextRequest
+from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 from prefdata.recipe.schema import Model
 
 
@@ -47,16 +47,15 @@ class Answer:
 
     number: int
     index: int
-    result: Completion | Logits
+    result: Completion | Logits | Failure
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A row that cannot be answered: a RowError's reason and detail, or no reason: a bad recipe."""
+    """No request of this kind can be answered, for a reason that the user can mend."""
 
     number: int
-    reason: str | None
-    detail: str
+    message: str
 
 
 FromWorker = Ready | CannotLoad | Sequence[Answer | Refusal]

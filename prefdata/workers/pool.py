@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.engines.model_thread import Call
-from prefdata.errors import PrefdataError, RowError
-from prefdata.inference import Completion, Logits, ScoreRequest, TextRequest
+from prefdata.errors import PrefdataError
+from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 from prefdata.workers.machine import Place
 from prefdata.workers.messages import Answer, Ask, CannotLoad, Order, Ready, Refusal
 from prefdata.workers.replica import PROGRAM, Replica
@@ -143,18 +143,19 @@ class Workers:
 
     async def generate(
         self, requests: Sequence[TextRequest]
-    ) -> AsyncIterator[tuple[int, Completion]]:
-        """As `TextEngine.generate`.
+    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
+        """As `TextEngine.generate`; a request with which workers die is a Failure.
 
         Raises:
-            RowError: what the engine says, or `kills_workers`.
             PrefdataError: the model does not load, or its workers die whatever they are asked.
         """
         async with aclosing(self._ask(requests)) as answers:
             async for answer in answers:
                 yield answer
 
-    async def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
+    async def score(
+        self, requests: Sequence[ScoreRequest]
+    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
         """As `RewardEngine.score`; errors as for `generate`."""
         async with aclosing(self._ask(requests)) as answers:
             async for answer in answers:
@@ -269,8 +270,7 @@ class Workers:
         call = lease.row.call
         if isinstance(part, Refusal):
             slot.release(part.number)
-            error = RowError(part.reason, part.detail) if part.reason else None
-            call.fail(error or PrefdataError(part.detail))
+            call.fail(PrefdataError(part.message))
             return
         index = lease.indices[part.index]
         call.deliver(index, part.result)
@@ -314,7 +314,9 @@ class Workers:
                     slot.quarantine.append(row)
                 else:
                     detail = f"{row.deaths} workers died while they had it, the last with it alone"
-                    row.call.fail(RowError("kills_workers", f"{detail} ({told})"))
+                    failure = Failure("kills_workers", f"{detail} ({told})")
+                    for index in row.requests:
+                        row.call.deliver(index, failure)
 
     def _fail_all(self, error: Exception) -> None:
         with self._lock:

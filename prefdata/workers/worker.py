@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from prefdata.engines import open_reward_engine, open_text_engine
-from prefdata.errors import PrefdataError, RowError
+from prefdata.errors import PrefdataError
 from prefdata.workers.messages import Answer, Ask, CannotLoad, Order, Ready, Refusal
 
 Stream = Callable[[Any], AsyncIterator[tuple[int, Any]]]
@@ -113,10 +113,8 @@ async def _answer_all(ask: Stream, connection: Connection, inbox: _Inbox) -> Non
         try:
             async for index, result in ask(row.requests):
                 post(Answer(row.number, index, result))
-        except RowError as err:
-            post(Refusal(row.number, err.reason, err.detail))
         except PrefdataError as err:
-            post(Refusal(row.number, None, str(err)))
+            post(Refusal(row.number, str(err)))
 
     queue, tasks = inbox.listen(), set[asyncio.Task[None]]()
     while True:

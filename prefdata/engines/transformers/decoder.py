@@ -17,7 +17,7 @@ from prefdata.engines.transformers.kv_slots import KVSlots
 from prefdata.engines.transformers.model import LoadedModel
 from prefdata.engines.transformers.sampling import Knobs, draw, draw_uniforms
 from prefdata.engines.transformers.schema import SchemaCompiler
-from prefdata.inference import Completion, FinishReason, Sampling
+from prefdata.inference import Completion, Failure, Sampling
 
 MAX_PREFILL_TOKENS = 4096
 LOOKAHEAD = 256
@@ -49,7 +49,7 @@ class Prompt:
     """A prompt and the samples that one call wants of it."""
 
     ids: list[int]
-    call: Call[Completion]
+    call: Call[Completion | Failure]
     samples: list[Sample] = field(default_factory=list)
 
 
@@ -313,7 +313,7 @@ class Decoder:
         ends = [end for stop in stops if (end := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else None
 
-    def _deliver(self, row: _Row, text: str, reason: FinishReason) -> None:
+    def _deliver(self, row: _Row, text: str, reason: str) -> None:
         counts = len(row.prompt.ids), len(row.sample.tokens)
         completion = Completion(text, reason, *counts, row.sample.first_logprobs)
         row.prompt.call.deliver(row.sample.index, completion)

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from prefdata.engines.model_thread import Call, ModelThread
 from prefdata.engines.reward_families import Reading
 from prefdata.engines.transformers.batching import pick_batch
-from prefdata.engines.transformers.model import Checkpoint, LoadedModel, load_model
+from prefdata.engines.transformers.model import ChatTokenizer, Checkpoint, LoadedModel, load_model
 from prefdata.errors import RowError
-from prefdata.inference import Logits, ScoreRequest
+from prefdata.inference import Failure, Logits, ScoreRequest
 
 _AUTO_CLASSES: dict[Reading, Any] = {
     "labels": AutoModelForSequenceClassification,
@@ -44,7 +44,7 @@ class TransformersRewardEngine:
         self.capacity = LOOKAHEAD
         self._chats = loaded.chats
         scorer = _Scorer(loaded, max_batch_tokens, reading)
-        self._thread: ModelThread[_Chat, Logits] = ModelThread("prefdata-reward", scorer)
+        self._thread: ModelThread[_Chat, Logits | Failure] = ModelThread("prefdata-reward", scorer)
 
     @classmethod
     def load(
@@ -68,11 +68,12 @@ class TransformersRewardEngine:
         size = options.get("max_batch_tokens", MAX_BATCH_TOKENS)
         return cls(loaded, max_batch_tokens=size, reading=reading)
 
-    async def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
+    async def score(
+        self, requests: Sequence[ScoreRequest]
+    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
         """As `RewardEngine.score`; leaving it early drops what is not scored.
 
-        Raises:
-            RowError: `too_long_to_score` or `chat_template_refused`.
+        A Failure is `too_long_to_score` or `chat_template_refused`.
         """
         stream = self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
         async with aclosing(stream) as scores:
@@ -86,23 +87,39 @@ class TransformersRewardEngine:
             gc.collect()
             torch.cuda.empty_cache()
 
-    def _prepare(self, requests: Sequence[ScoreRequest], call: Call[Logits]) -> list["_Chat"]:
+    def _prepare(
+        self, requests: Sequence[ScoreRequest], call: Call[Logits | Failure]
+    ) -> list["_Chat"]:
         chats = []
         for index, request in enumerate(requests):
-            ids = self._chats.encode(request.messages, {"add_generation_prompt": False})
-            room = self._chats.max_model_len
-            if len(ids) > room:
-                detail = f"the chat has {len(ids)} tokens, the reward model holds {room}"
-                raise RowError("too_long_to_score", detail)
-            chats.append(_Chat(index, ids, call))
+            ids = encode_to_score(self._chats, request)
+            if isinstance(ids, Failure):
+                call.deliver(index, ids)
+            else:
+                chats.append(_Chat(index, ids, call))
         return chats
+
+
+def encode_to_score(
+    chats: ChatTokenizer, request: ScoreRequest, ending: Sequence[int] = ()
+) -> list[int] | Failure:
+    """Token ids of a finished chat with what a model wants at its end, if it has room for them."""
+    try:
+        ids = [*chats.encode(request.messages, {"add_generation_prompt": False}), *ending]
+    except RowError as err:
+        return Failure(err.reason, err.detail)
+    room = chats.max_model_len
+    if len(ids) > room:
+        detail = f"the chat has {len(ids)} tokens, the reward model holds {room}"
+        return Failure("too_long_to_score", detail)
+    return ids
 
 
 @dataclass(frozen=True, slots=True)
 class _Chat:
     index: int
     ids: list[int]
-    call: Call[Logits]
+    call: Call[Logits | Failure]
 
 
 def _width(chat: _Chat) -> int:

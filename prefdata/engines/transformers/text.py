@@ -14,7 +14,7 @@ from prefdata.engines.transformers.decoder import Decoder, Prompt, Sample
 from prefdata.engines.transformers.model import Checkpoint, LoadedModel, load_model
 from prefdata.engines.transformers.schema import SchemaCompiler
 from prefdata.errors import PrefdataError, RowError
-from prefdata.inference import Completion, TextRequest
+from prefdata.inference import Completion, Failure, TextRequest
 
 MAX_NUM_SEQS = {"cpu": 64, "cuda": 256}
 SAFETY = 16.0
@@ -43,7 +43,9 @@ class TransformersTextEngine:
             max_num_seqs=max_num_seqs,
             rounding=measure_rounding(loaded.model) if is_precise else None,
         )
-        self._thread: ModelThread[Prompt, Completion] = ModelThread("prefdata-text", decoder)
+        self._thread: ModelThread[Prompt, Completion | Failure] = ModelThread(
+            "prefdata-text", decoder
+        )
 
     @classmethod
     def load(
@@ -77,11 +79,12 @@ class TransformersTextEngine:
 
     async def generate(
         self, requests: Sequence[TextRequest]
-    ) -> AsyncIterator[tuple[int, Completion]]:
+    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
         """As `TextEngine.generate`; leaving it early drops what is not finished.
 
+        A Failure is `prompt_too_long` or `chat_template_refused`.
+
         Raises:
-            RowError: `prompt_too_long` or `chat_template_refused`.
             PrefdataError: a schema cannot be enforced.
         """
         stream = self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
@@ -96,13 +99,18 @@ class TransformersTextEngine:
             gc.collect()
             torch.cuda.empty_cache()
 
-    def _prepare(self, requests: Sequence[TextRequest], call: Call[Completion]) -> list[Prompt]:
+    def _prepare(
+        self, requests: Sequence[TextRequest], call: Call[Completion | Failure]
+    ) -> list[Prompt]:
         """One job per distinct prompt."""
         prompts: dict[tuple[int, ...], Prompt] = {}
-        ids: list[int] = []
+        ids: list[int] | Failure = []
         for index, request in enumerate(requests):
             if index == 0 or not _has_same_chat(request, requests[index - 1]):
                 ids = self._encode(request)
+            if isinstance(ids, Failure):
+                call.deliver(index, ids)
+                continue
             prompt = prompts.setdefault(tuple(ids), Prompt(ids, call))
             limit = min(request.sampling.max_tokens, self._chats.max_model_len - len(ids))
             matcher = None if request.schema is None else self._schemas.start(request.schema)
@@ -111,13 +119,16 @@ class TransformersTextEngine:
             prompt.samples.append(sample)
         return list(prompts.values())
 
-    def _encode(self, request: TextRequest) -> list[int]:
+    def _encode(self, request: TextRequest) -> list[int] | Failure:
         arguments = {"add_generation_prompt": True, **request.chat_template_kwargs}
-        ids = self._chats.encode(request.messages, arguments)
+        try:
+            ids = self._chats.encode(request.messages, arguments)
+        except RowError as err:
+            return Failure(err.reason, err.detail)
         room = self._chats.max_model_len
         if len(ids) >= room:
             detail = f"the prompt has {len(ids)} tokens, the context holds {room}"
-            raise RowError("prompt_too_long", detail)
+            return Failure("prompt_too_long", detail)
         return ids
 
 
