@@ -9,6 +9,35 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 KEY = "sk-0123456789-a-secret"
 
 
+def reason(thought, answer, key="reasoning_content"):
+    """The choice of a server that thinks.
+
+    Args:
+        thought: before the answer.
+        answer: the text, or None where the tokens ran out in the thought.
+        key: what a server with a reasoning parser calls the thought (`reasoning_content` or
+            `reasoning`); None for a server without one, that sends tags and all.
+    """
+    if key is None:
+        closed = "" if answer is None else f"\n</think>\n\n{answer}"
+        message = {"content": f"<think>\n{thought}{closed}"}
+    else:
+        message = {"content": answer, key: thought}
+    return {"message": message, "finish_reason": "length" if answer is None else "stop"}
+
+
+def call_tools(*calls, content=None):
+    """The choice of a server that calls tools: (name, arguments as text) of each."""
+    made = [
+        {"id": f"call_{n}", "type": "function", "function": {"name": name, "arguments": text}}
+        for n, (name, text) in enumerate(calls)
+    ]
+    return {
+        "message": {"content": content, "tool_calls": made},
+        "finish_reason": "tool_calls",
+    }
+
+
 class Server:
     """Answers chats by `reply`; before that it spends its `faults`, one a request.
 
