@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
-from prefdata.recipe.reads import aliases_of
-from prefdata.recipe.schema import AnyColumn, Model, Recipe
+from prefdata.recipe.contract import Column
+from prefdata.recipe.schema import Model, Recipe
 
 FORMAT = 2
 """Raised when a stage's rows change their meaning or shape, so that old folders are not reused."""
@@ -172,7 +172,7 @@ class ScoreKeys:
 
 def stage_fingerprint(
     parent: str,
-    columns: tuple[AnyColumn, ...],
+    columns: tuple[Column, ...],
     recipe: Recipe,
     checkpoints: Mapping[str, str],
     code: Sequence[str] = (),
@@ -186,7 +186,7 @@ def stage_fingerprint(
         checkpoints: hash or commit of each alias's checkpoint.
         code: hashes of the Python functions that the columns call.
     """
-    models = [_model_facts(recipe.model(a), checkpoints[a]) for c in columns for a in aliases_of(c)]
+    models = [_model_facts(recipe.model(a), checkpoints[a]) for c in columns for a in c.aliases]
     dumped = [c.model_dump() for c in columns]
     order = _order([dumped, models]).decode()
     return digest(FORMAT, parent, recipe.seed, dumped, models, [*code], order)

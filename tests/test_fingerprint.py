@@ -19,7 +19,6 @@ from prefdata.fingerprint import (
     stage_fingerprint,
 )
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
-from prefdata.recipe.reads import aliases_of
 from prefdata.recipe.schema import Model, Publish, Recipe
 from prefdata.seeds.seeds import load_seeds
 
@@ -116,7 +115,7 @@ def changed_model(path, value):
     if name == "alias":
         renamed = [
             with_fields(c, model_alias=value if isinstance(c.model_alias, str) else (value,))
-            if aliases_of(c) else c
+            if c.aliases else c
             for c in found.columns
         ]  # fmt: skip
         found = with_fields(found, columns=tuple(renamed))

@@ -5,7 +5,7 @@ from conftest import QUICKSTART, ROOT
 
 from prefdata.recipe.loader import load_recipe
 from prefdata.recipe.plan import plan_passes
-from prefdata.run.estimate import estimate_pass, requests_per_row
+from prefdata.run.estimate import estimate_pass
 
 SEEDS = {"path": "x.jsonl", "fields": ["prompt"]}
 PAIRS = {"type": "preference_pairs", "candidates": "c", "score": "s", "strategy": "best_vs_worst"}
@@ -146,7 +146,7 @@ def test_only_a_column_that_names_two_checkpoints_needs_both_at_once(recipe):
     ]  # fmt: skip
     found = recipe(columns, models, PAIRS)
     assert outline(found) == [([["c"]], ["org/lm", "org/small"]), ([["s"]], ["org/lm"])]
-    assert [requests_per_row(column, found) for column in found.columns] == [6, 6]
+    assert [column.requests(found.columns) for column in found.columns] == [6, 6]
 
 
 def test_a_pass_has_a_name_that_fits_a_file_system(recipe):
@@ -164,7 +164,7 @@ def cost(recipe, rows, sample, path):
 
 def test_a_pass_is_estimated_from_samples_orders_and_max_tokens(recipe):
     found = recipe([text("response_a"), text("response_b")])
-    assert [requests_per_row(column, found) for column in found.columns] == [1, 1, 2]
+    assert [column.requests(found.columns) for column in found.columns] == [1, 1, 2]
     estimate = cost(found, 50, [], Path("org/lm"))
     assert (estimate.requests, estimate.completion_tokens) == (200, 2000)
     assert estimate.prompt_tokens is None  # the judge reads what only the run makes

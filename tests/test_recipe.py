@@ -11,10 +11,11 @@ import yaml
 from conftest import ROOT
 
 from prefdata.errors import PrefdataError
+from prefdata.recipe.columns import AnyColumn
 from prefdata.recipe.loader import load_recipe, validate_pair_rules
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
-from prefdata.recipe.reads import columns_made, columns_needed, compared_columns
-from prefdata.recipe.schema import AnyColumn, InferenceParameters, Model, Recipe, SeedDataset
+from prefdata.recipe.reads import columns_made, columns_needed
+from prefdata.recipe.schema import InferenceParameters, Model, Recipe, SeedDataset
 
 RECIPE = """\
 output_dir: ${oc.env:PREFDATA_TEST_OUT,runs}/one
@@ -578,14 +579,14 @@ def test_a_schema_that_binds_nothing_is_refused(complaint, schema, expected):
 
 def test_a_judge_compares_the_two_answers_in_the_order_in_which_it_shows_them(load):
     recipe = load(text=JUDGED).recipe
-    assert compared_columns(recipe.columns[2], recipe.columns) == ("response_a", "response_b")
+    assert recipe.columns[2].compared(recipe.columns) == ("response_a", "response_b")
 
 
 def test_a_judge_that_shows_b_first_must_not_feed_pairs_that_take_a_first(complaint, load):
     text = changed("A: {{ response_a }} B: {{ response_b }}", "A: {{ response_b }} B: {{ response_a }}", JUDGED)  # fmt: skip
     assert complaint(text=text) == (
         "r.yaml:13: output_projection.response_a_field: the judge 'judge' compares ['response_b', "
-        "'response_a'], but but the pairs are made of ['response_a', 'response_b']; "
+        "'response_a'], but the pairs are made of ['response_a', 'response_b']; "
         "name the same columns in the same order (the first is A)"
     )
     swapped = "{type: dpo_preference, response_a_field: response_b, response_b_field: response_a}"
@@ -663,7 +664,7 @@ def test_the_rl_pref_example_loads_when_its_models_run_here(load, monkeypatch):
     recipe = load(*(f"models.{n}.provider=auto" for n in range(2)), text=RL_PREF).recipe
     assert recipe.output_dir == "/nemo/sdg"
     assert columns_needed(recipe) == {"prompt": "columns.0.prompt"}
-    assert compared_columns(recipe.columns[2], recipe.columns) == ("response_a", "response_b")
+    assert recipe.columns[2].compared(recipe.columns) == ("response_a", "response_b")
 
 
 def test_a_provider_that_is_not_here_says_how_to_run_the_checkpoint(complaint):

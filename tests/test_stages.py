@@ -1,6 +1,7 @@
 import asyncio
 import math
 import sys
+from dataclasses import replace
 
 import orjson
 import pyarrow as pa
@@ -11,8 +12,9 @@ from pydantic import TypeAdapter
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion
-from prefdata.recipe.schema import AnyColumn, Model, Recipe
-from prefdata.stages import STAGES, Tools, expand, fields_of, make_stage
+from prefdata.recipe.columns import AnyColumn
+from prefdata.recipe.schema import Model
+from prefdata.stages import STAGES, Tools, fields_of, make_expansion, make_stage
 from prefdata.stages.lists import clean_item
 
 SAMPLING = {"temperature": 0.9, "max_tokens": 16}
@@ -45,8 +47,7 @@ def tools(reply=None, rate=None, models=(), folder="."):
 
 
 def stage(made, given=None, columns=()):
-    recipe = Recipe.model_construct(columns=(*columns, made))
-    return make_stage(made, recipe, given or tools())
+    return make_stage(made, replace(given or tools(), columns=(*columns, made)))
 
 
 def run(made, row, given=None, columns=()):
@@ -500,7 +501,7 @@ def test_an_item_loses_the_marks_of_its_list_and_nothing_else(given, clean):
 
 def items(text, **how):
     made = column("item", type="expand", column="text", **how)
-    return [row["item"] for row in expand(made)({"id": "r0", "text": text})]
+    return [row["item"] for row in make_expansion(made)({"id": "r0", "text": text})]
 
 
 @pytest.mark.parametrize(
@@ -545,15 +546,15 @@ def test_a_list_without_items_is_a_row_error(text, how):
 def test_the_last_item_of_a_list_that_was_cut_off_is_left_out():
     made = column("item", type="expand", column="text", lines=True)
     row = {"id": "r0", "text": "whole?\nhal", "text__meta": {"finish_reason": "length"}}
-    assert [child["item"] for child in expand(made)(row)] == ["whole?"]
+    assert [child["item"] for child in make_expansion(made)(row)] == ["whole?"]
     with pytest.raises(RowError, match="no_items"):
-        expand(made)(row | {"text": "hal"})
+        make_expansion(made)(row | {"text": "hal"})
 
 
 def test_children_know_their_parent_and_keep_their_id_wherever_they_stand():
     made = column("item", type="expand", column="text", separator=",")
-    first = {c["item"]: c for c in expand(made)({"id": "r0", "text": "a,b"})}
-    second = {c["item"]: c for c in expand(made)({"id": "r0", "text": "c,b"})}
+    first = {c["item"]: c for c in make_expansion(made)({"id": "r0", "text": "a,b"})}
+    second = {c["item"]: c for c in make_expansion(made)({"id": "r0", "text": "c,b"})}
     assert first["b"]["id"] == second["b"]["id"]
     assert len({c["id"] for c in [*first.values(), *second.values(), {"id": "r0"}]}) == 4
     assert first["b"]["item__meta"] == {"parent": "r0", "item": 1, "items": 2}

@@ -170,7 +170,7 @@ def print_plan(loaded: LoadedRecipe) -> None:
     steps = plan_passes(recipe)
     for number, step in enumerate(steps, start=1):
         if step.expands:
-            most = step.expands.max_items
+            most = step.expands.most_rows
             rows = rows * most if rows and most else None
             console.print(f"pass {number}: {step.name}", style="bold", markup=False)
             console.print(

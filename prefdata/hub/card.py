@@ -16,7 +16,6 @@ from prefdata.hub.card_columns import describe_columns
 from prefdata.hub.card_figures import PairFigures, Spread, measure_pairs
 from prefdata.hub.content import Content
 from prefdata.recipe.publication import Publish
-from prefdata.recipe.reads import aliases_of
 from prefdata.recipe.schema import Model
 from prefdata.run.finished import FinishedRun
 from prefdata.run.public import make_public_recipe, shorten
@@ -158,7 +157,7 @@ def _models(run: FinishedRun) -> list[Facts]:
     known = run.record.get("checkpoints", {})
     facts = []
     for number, model in enumerate(run.recipe.models):
-        uses = [column.name for column in run.recipe.columns if model.alias in aliases_of(column)]
+        uses = [column.name for column in run.recipe.columns if model.alias in column.aliases]
         checkpoint, server = str(known.get(model.alias, "")), run.recipe.endpoint(model)
         is_hub = server is None and re.fullmatch("[0-9a-f]{40}", checkpoint) is not None
         facts.append({

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from prefdata.recipe.reads import aliases_of
-from prefdata.recipe.schema import META_SUFFIX, Recipe
+from prefdata.recipe.schema import Recipe
+from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import is_json
 
 _SIDES = {
@@ -43,18 +43,6 @@ _REJECTS = {
     "source": "file and line of a seed",
     "row": "everything the row had, as a JSON text",
 }
-_MADE = {
-    "candidates": "sampled answers of {aliases}: text, model, sampling, tokens",
-    "llm_text": "text by {aliases}",
-    "llm_structured": "answer by {aliases}, bound to a JSON schema",
-    "llm_judge": "verdict by {aliases}",
-    "reward_model": "raw scores by {aliases}, in the order of the texts, the higher the better",
-    "rubric_judge": "scores by {aliases} on the rubric's scale, in the order of the texts",
-    "verifier": "scores by a rule, in the order of the texts: 1 right, 0 wrong",
-    "expand": "one item of a list of {column}",
-    "expression": "an expression of other columns",
-    "category": "a seeded draw",
-}
 
 
 class Described(NamedTuple):
@@ -82,12 +70,11 @@ def describe_columns(config: str, schema: pa.Schema, recipe: Recipe | None) -> I
 def _made_columns(recipe: Recipe) -> dict[str, str]:
     told: dict[str, str] = {}
     for column in recipe.columns:
-        aliases = ", ".join(f"`{alias}`" for alias in aliases_of(column))
-        facts = {"aliases": aliases, "column": f"`{getattr(column, 'column', '')}`"}
-        for name in getattr(column, "groups", (column.name,)):
-            text = _MADE.get(column.type, "a part of {column}")
-            told[name] = text.format(**facts)
-            told[name + META_SUFFIX] = f"how `{name}` came to be"
+        aliases = ", ".join(f"`{alias}`" for alias in column.aliases)
+        meaning = column.meaning.format(aliases=aliases, source=f"`{column.source}`")
+        for name in column.makes:
+            made = name.removesuffix(META_SUFFIX)
+            told[name] = meaning if name == made else f"how `{made}` came to be"
     return told
 
 

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from prefdata.errors import PrefdataError
 from prefdata.hub.access import HTTP_ERRORS, describe
 from prefdata.recipe.loader import LoadedRecipe, load_recipe
-from prefdata.recipe.schema import Recipe, Verifier
+from prefdata.recipe.schema import Recipe
 from prefdata.seeds.files import SUFFIXES
 
 SCHEME = "hf://"
@@ -111,11 +111,11 @@ def _check_text(address: str, text: str) -> None:
 
 def _check_recipe(address: str, recipe: Recipe, named: set[str], trust: bool) -> None:
     for number, column in enumerate(recipe.columns):
-        if isinstance(column, Verifier) and column.function is not None:
+        if column.calls is not None:
             raise PrefdataError(
-                f"{address}: columns.{number}: a verifier calls {column.function!r}, and a recipe "
-                "from the Hub may call no Python function; download and read it, then build it "
-                "from the file"
+                f"{address}: columns.{number}: a {column.type} calls {column.calls!r}, and a "
+                "recipe from the Hub may call no Python function; download and read it, then build "
+                "it from the file"
             )
     for number, model in enumerate(recipe.models):
         if model.trust_remote_code and not trust:

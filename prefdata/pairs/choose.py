@@ -23,7 +23,7 @@ from prefdata.pairs.picking import Candidate, Pair, Picked, pick_by_verdict, pic
 from prefdata.pairs.ranking import combine_ranks
 from prefdata.pairs.selection import PairFacts, select
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
-from prefdata.recipe.schema import META_SUFFIX
+from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, is_blank, is_json, reject
 from prefdata.seeds.identity import prompt_identity, words_of
 from prefdata.storage.disk import temporary_name

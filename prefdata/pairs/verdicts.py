@@ -5,8 +5,8 @@ from pathlib import Path
 
 import orjson
 
-from prefdata.recipe.reads import compared_columns
-from prefdata.recipe.schema import META_SUFFIX, LlmJudge, Recipe
+from prefdata.recipe.schema import Recipe
+from prefdata.recipe.values import META_SUFFIX
 from prefdata.storage.folders import read_schema, read_tables
 
 Counts = dict[str, int]
@@ -22,18 +22,20 @@ def count_verdicts(scored: Path, recipe: Recipe) -> dict[str, Counts]:
         the end; `first`, `second` and `neither`, what single verdicts prefer by the place in which
         the response was shown. An unbiased judge names first as often as second.
     """
-    columns = [c for c in recipe.columns if isinstance(c, LlmJudge)]
-    both = [c for c in columns if c.both_orders and compared_columns(c, recipe.columns)]
     present = set(read_schema(scored).names)
-    return {c.name: _count(scored, c) for c in both if c.name + META_SUFFIX in present}
+    return {
+        column.name: _count(scored, column.name + META_SUFFIX, column.winner_key)
+        for column in recipe.columns
+        if column.winner_key and column.swapped(recipe.columns)
+        if column.name + META_SUFFIX in present
+    }
 
 
-def _count(scored: Path, judge: LlmJudge) -> Counts:
+def _count(scored: Path, name: str, key: str) -> Counts:
     counts: Counter[str] = Counter(rows=0, agreed=0, ties=0, first=0, second=0, neither=0)
-    name = judge.name + META_SUFFIX
     for table in read_tables(scored, columns=[name]):
         for meta in table[name].to_pylist():
-            said = [_winner(text, judge.winner_field) for text in meta["verdicts"]]
+            said = [_winner(text, key) for text in meta["verdicts"]]
             counts["rows"] += 1
             counts["agreed"] += bool(meta["agreed"])
             counts["ties"] += not meta["agreed"] or said[0] not in ("A", "B")

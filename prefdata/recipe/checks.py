@@ -4,92 +4,17 @@ Knows no file and no line.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from prefdata.errors import PrefdataError, suggest
+from prefdata.recipe.columns import GIVEN_COLUMNS
+from prefdata.recipe.contract import At, Column, Problem, Scope, Scored, no_candidates, no_text
+from prefdata.recipe.judges import verdicts
+from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.prompts import compile_prompt
-from prefdata.recipe.reads import (
-    aliases_of,
-    compared_columns,
-    given_columns,
-    names_a_winner,
-    names_made,
-    projected,
-    references,
-    verdicts,
-)
-from prefdata.recipe.schema import (
-    LOCAL_PROVIDERS,
-    META_SUFFIX,
-    AnyColumn,
-    Candidates,
-    Category,
-    DpoPreference,
-    Expand,
-    Expression,
-    Extract,
-    LlmJudge,
-    LlmStructured,
-    LlmText,
-    Model,
-    PreferencePairs,
-    Recipe,
-    RewardModel,
-    RubricJudge,
-    Scored,
-)
-
-At = tuple[str | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that the user must fix, and its YAML path."""
-
-    at: At
-    message: str
-
-
-@dataclass
-class _Scope:
-    """The columns that exist before a given point of the recipe.
-
-    Attributes:
-        made: by every name that a column makes, its meta column's too.
-    """
-
-    seed_fields: frozenset[str] | None
-    made: dict[str, AnyColumn] = field(default_factory=dict)
-    later: frozenset[str] = frozenset()
-
-    def has(self, name: str) -> bool:
-        if name == "id" or name in self.made:
-            return True
-        if name.removesuffix(META_SUFFIX) in self.made:  # a kind of column without one
-            return False
-        if self.seed_fields is None:  # seen only when the seeds are loaded
-            return name not in self.later
-        return name in self.seed_fields
-
-    def may_be_text(self, name: str) -> bool:
-        """Whether the column holds texts; for seed columns only the rows can show it."""
-        column = self.made.get(name.removesuffix(META_SUFFIX))
-        if column and name.endswith(META_SUFFIX):
-            return False
-        if isinstance(column, Expression):
-            return column.dtype == "str"
-        return column is None or isinstance(column, LlmText | Category | Expand | Extract)
-
-    def missing(self, name: str) -> str:
-        known = [*sorted(self.seed_fields or ()), *self.made]
-        if name in self.later:
-            before = ", ".join(known) or "none"
-            return (
-                f"column {name!r} is made further down; move it above this one. Known here: "
-                f"{before}"
-            )
-        return f"there is no column {name!r} before this point; {suggest(name, known)}"
+from prefdata.recipe.reads import projected
+from prefdata.recipe.schema import LOCAL_PROVIDERS, Model, Recipe
 
 
 def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Problem]:
@@ -100,17 +25,17 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
         seed_fields: names of the seed columns, or None if they are not known yet.
     """
     problems = [*_check_aliases(recipe), *_check_providers(recipe)]
-    scope = _Scope(seed_fields, {column.name: column for column in given_columns(recipe)})
+    given = GIVEN_COLUMNS if recipe.seed_dataset.candidates else ()
+    scope = Scope(seed_fields, {column.name: column for column in given})
     for number, column in enumerate(recipe.columns):
         at: At = ("columns", number)
-        scope.later = frozenset(n for c in recipe.columns[number:] for n in names_made(c))
-        for name in names_made(column):
+        scope.later = frozenset(n for c in recipe.columns[number:] for n in c.makes)
+        for name in column.makes:
             if name in scope.made or name in (seed_fields or recipe.inputs):
-                key = "pattern" if isinstance(column, Extract) else "name"
                 message = f"there are two columns {name!r}; rename one"
-                problems.append(Problem((*at, key), message))
+                problems.append(Problem((*at, column.named_by), message))
         problems += _check_column(column, at, scope, recipe)
-        scope.made |= dict.fromkeys(names_made(column), column)
+        scope.made |= dict.fromkeys(column.makes, column)
     scope.later = frozenset()
     problems += _check_projection(recipe, scope)
     return list(dict.fromkeys(problems))
@@ -159,46 +84,29 @@ def environment_name(provider: str, what: str) -> str:
     return re.sub(r"[^A-Z0-9]", "_", provider.upper()) + "_" + what
 
 
-def _check_column(column: AnyColumn, at: At, scope: _Scope, recipe: Recipe) -> Iterator[Problem]:
+def _check_column(column: Column, at: At, scope: Scope, recipe: Recipe) -> Iterator[Problem]:
     yield from _check_models_of(column, at, recipe)
-    try:
-        named = list(references(column))
-    except PrefdataError as err:
-        key = "expression" if isinstance(column, Expression) else "prompt"
-        yield Problem((*at, key), str(err))
-        return
-    for key, name in named:
+    for key, template in column.templates.items():
+        try:
+            compile_prompt(template)
+        except PrefdataError as err:
+            yield Problem((*at, key), str(err))
+            return
+    for key, name in column.references:
         if not scope.has(name):
             yield Problem((*at, key), scope.missing(name))
-    if isinstance(column, Scored):
-        yield from _check_targets(column, at, scope)
-    if isinstance(column, Expand | Extract) and not scope.may_be_text(column.column):
-        yield Problem((*at, "column"), _no_text(column.column))
-    if (
-        isinstance(column, LlmStructured | LlmJudge)
-        and column.output_format.get("type") != "object"
-    ):
-        message = (
-            "the answer is read as a dict, so the schema needs 'type: object' at its top level"
-        )
-        yield Problem((*at, "output_format"), message)
-    if isinstance(column, LlmJudge | RubricJudge):
-        yield from _check_blindness(column, at)
-    if isinstance(column, RubricJudge) and "response" not in compile_prompt(column.prompt).columns:
-        message = "the prompt does not contain the text to be rated; add {{ response }} to it"
-        yield Problem((*at, "prompt"), message)
-    if isinstance(column, LlmJudge):
-        yield from _check_judge(column, at, scope)
+    for problem in column.problems(scope):
+        yield Problem((*at, *problem.at), problem.message)
 
 
-def _check_models_of(column: AnyColumn, at: At, recipe: Recipe) -> Iterator[Problem]:
+def _check_models_of(column: Column, at: At, recipe: Recipe) -> Iterator[Problem]:
     known = {model.alias: number for number, model in enumerate(recipe.models)}
-    for alias in aliases_of(column):
+    for alias in column.aliases:
         if alias not in known:
             yield Problem(
                 (*at, "model_alias"), f"there is no model {alias!r}; {suggest(alias, known)}"
             )
-        elif not isinstance(column, RewardModel):
+        elif column.role == "text":
             yield from _check_sampling(recipe.models[known[alias]], known[alias])
 
 
@@ -212,66 +120,7 @@ def _check_sampling(model: Model, number: int) -> Iterator[Problem]:
             )
 
 
-def _no_candidates(name: str) -> str:
-    return f"column {name!r} has no candidates; name a column of type 'candidates'"
-
-
-def _check_targets(column: Scored, at: At, scope: _Scope) -> Iterator[Problem]:
-    target = column.candidates
-    if target and scope.has(target) and not isinstance(scope.made.get(target), Candidates):
-        yield Problem((*at, "candidates"), _no_candidates(target))
-    for number, name in enumerate(column.responses or ()):
-        if isinstance(scope.made.get(name), Candidates):
-            message = f"column {name!r} contains candidates; score it with 'candidates: {name}'"
-            yield Problem((*at, "responses", number), message)
-        elif not scope.may_be_text(name):
-            yield Problem((*at, "responses", number), _no_text(name))
-
-
-def _check_blindness(judge: LlmJudge | RubricJudge, at: At) -> Iterator[Problem]:
-    for name in sorted(compile_prompt(judge.prompt).columns):
-        if name.endswith(META_SUFFIX):
-            message = (
-                f"a judge must not see which model wrote a text, and {name!r} contains that; "
-                "remove it from the prompt"
-            )
-            yield Problem((*at, "prompt"), message)
-
-
-def _no_text(name: str) -> str:
-    return f"column {name!r} contains no text; name a column of type 'llm_text'"
-
-
-def _check_judge(judge: LlmJudge, at: At, scope: _Scope) -> Iterator[Problem]:
-    read = compile_prompt(judge.prompt).columns
-    for number, name in enumerate(judge.compare or ()):
-        if scope.has(name) and not scope.may_be_text(name):
-            yield Problem((*at, "compare", number), _no_text(name))
-        elif name not in read:
-            message = (
-                f"the prompt does not contain column {name!r}, so it cannot be compared; add it"
-            )
-            yield Problem((*at, "compare", number), message)
-    if not judge.both_orders:
-        return
-    if not names_a_winner(judge):
-        if judge.compare or judge.winner_field != LlmJudge.model_fields["winner_field"].default:
-            message = (
-                f"the schema does not allow A and B as values of {judge.winner_field!r}, so "
-                "the verdicts of the two orders cannot be compared; add 'enum: [A, B]' to "
-                "that key, or set 'both_orders: false'"
-            )
-            yield Problem((*at, "output_format"), message)
-    elif compared_columns(judge, scope.made.values()) is None:
-        yield Problem(
-            at,
-            "both_orders is true, but the prompt does not name exactly two llm_text "
-            "columns; add 'compare: [first, second]', or set 'both_orders: false' to ask "
-            "once",
-        )
-
-
-def _check_projection(recipe: Recipe, scope: _Scope) -> Iterator[Problem]:
+def _check_projection(recipe: Recipe, scope: Scope) -> Iterator[Problem]:
     at: At = ("output_projection",)
     projection = recipe.output_projection
     for key, name in projected(projection):
@@ -283,11 +132,11 @@ def _check_projection(recipe: Recipe, scope: _Scope) -> Iterator[Problem]:
         yield from _check_pairs(projection, at, scope)
 
 
-def _check_verdict(projection: DpoPreference, at: At, scope: _Scope) -> Iterator[Problem]:
+def _check_verdict(projection: DpoPreference, at: At, scope: Scope) -> Iterator[Problem]:
     wanted = (projection.response_a_field, projection.response_b_field)
     for key, name in zip(("response_a_field", "response_b_field"), wanted, strict=True):
         if not scope.may_be_text(name):
-            yield Problem((*at, key), _no_text(name))
+            yield Problem((*at, key), no_text(name))
     if wanted[0] == wanted[1]:
         message = (
             f"both responses are column {wanted[0]!r}, but a pair needs two different ones; name "
@@ -297,17 +146,17 @@ def _check_verdict(projection: DpoPreference, at: At, scope: _Scope) -> Iterator
     judge = scope.made.get(projection.judge_field)
     if judge is None:
         return
-    if not isinstance(judge, LlmJudge | LlmStructured):
+    if judge.answer_schema is None:
         message = f"column {judge.name!r} is not a judge; name an llm_judge column"
         yield Problem((*at, "judge_field"), message)
         return
-    yield from _check_winner(projection, judge, at)
-    scores = {c.name for c in scope.made.values() if isinstance(c, Scored) and set(wanted) <= set(c.responses or ())}  # fmt: skip  # noqa: E501
+    yield from _check_winner(projection, judge, judge.answer_schema, at)
+    scored = [column for column in scope.columns if isinstance(column, Scored)]
+    scores = [column.name for column in scored if set(wanted) <= set(column.responses or ())]
     if projection.score is not None and projection.score not in scores:
         message = f"column {projection.score!r} does not score {list(wanted)}; "
         yield Problem((*at, "score"), message + suggest(projection.score, scores))
-    compared = compared_columns(judge, scope.made.values()) if isinstance(judge, LlmJudge) else None
-    if compared and compared != wanted:
+    if (compared := judge.compared(scope.columns)) and compared != wanted:
         yield Problem(
             (*at, "response_a_field"),
             f"the judge {judge.name!r} compares {list(compared)}, but the pairs are made of "
@@ -316,16 +165,16 @@ def _check_verdict(projection: DpoPreference, at: At, scope: _Scope) -> Iterator
 
 
 def _check_winner(
-    projection: DpoPreference, judge: LlmJudge | LlmStructured, at: At
+    projection: DpoPreference, judge: Column, schema: Mapping[str, Any], at: At
 ) -> Iterator[Problem]:
     at, key = (*at, "winner_field"), projection.winner_field
-    keys, words = judge.output_format.get("properties", {}), verdicts(judge, key)
+    keys, words = schema.get("properties", {}), verdicts(schema, key)
     if key not in keys:
         message = f"the verdict of {judge.name!r} has no key {key!r}; {suggest(key, keys)}"
         yield Problem(at, message)
-    elif isinstance(judge, LlmJudge) and judge.winner_field != key:
+    elif judge.winner_key not in (None, key):
         message = (
-            f"the judge {judge.name!r} names the winner in {judge.winner_field!r}, but the "
+            f"the judge {judge.name!r} names the winner in {judge.winner_key!r}, but the "
             f"pairs read {key!r}; use the same key"
         )
         yield Problem(at, message)
@@ -335,7 +184,7 @@ def _check_winner(
             "A, B or tie"
         )
         yield Problem(at, message)
-    elif not words and isinstance(judge, LlmJudge) and judge.both_orders:
+    elif not words and judge.wants_both_orders:
         message = (
             f"the verdict of {judge.name!r} is free text, so its two orders cannot be "
             f"compared; give {key!r} 'enum: [A, B]' in its output_format, or set "
@@ -344,35 +193,30 @@ def _check_winner(
         yield Problem(at, message)
 
 
-def _check_pairs(projection: PreferencePairs, at: At, scope: _Scope) -> Iterator[Problem]:
-    for number, name in enumerate(projection.responses or ()):
-        if isinstance(scope.made.get(name), Candidates):
-            message = f"column {name!r} contains candidates; write 'candidates: {name}'"
-            yield Problem((*at, "responses", number), message)
-        elif not scope.may_be_text(name):
-            yield Problem((*at, "responses", number), _no_text(name))
-    candidates = scope.made.get(projection.candidates or "")
-    if projection.candidates and not isinstance(candidates, Candidates):
-        if scope.has(projection.candidates):
-            yield Problem((*at, "candidates"), _no_candidates(projection.candidates))
+def _check_pairs(projection: PreferencePairs, at: At, scope: Scope) -> Iterator[Problem]:
+    for problem in scope.check_responses(projection.responses, "write 'candidates: {}'"):
+        yield Problem((*at, *problem.at), problem.message)
+    name = projection.candidates
+    if name and not scope.holds_candidates(name):
+        if scope.has(name):
+            yield Problem((*at, "candidates"), no_candidates(name))
         return
     for score in projection.scores:
         if scope.has(score):
             yield from _check_score(score, projection, (*at, "score"), scope)
-    if not isinstance(candidates, Candidates):
-        return
-    for key in ("strong", "weak") if candidates.model_alias else ():
+    aliases = scope.made[name].aliases if name else ()
+    for key in ("strong", "weak") if aliases else ():
         alias = getattr(projection, key)
-        if alias is not None and alias not in candidates.model_alias:
-            message = f"{alias!r} is not an alias of column {candidates.name!r}; "
-            yield Problem((*at, key), message + suggest(alias, candidates.model_alias))
+        if alias is not None and alias not in aliases:
+            message = f"{alias!r} is not an alias of column {name!r}; {suggest(alias, aliases)}"
+            yield Problem((*at, key), message)
 
 
 def _check_score(
-    score: str, projection: PreferencePairs, at: At, scope: _Scope
+    score: str, projection: PreferencePairs, at: At, scope: Scope
 ) -> Iterator[Problem]:
-    columns = (c for c in scope.made.values() if isinstance(c, Scored))
-    known = dict.fromkeys(c.name for c in columns if _scores(c, projection))
+    columns = (c for c in scope.columns if isinstance(c, Scored))
+    known = [column.name for column in columns if _scores(column, projection)]
     if score not in known:
         target = projection.candidates or list(projection.responses or ())
         message = f"column {score!r} does not score {target!r}; "

@@ -9,8 +9,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from prefdata.errors import suggest
-from prefdata.recipe.checks import At
-from prefdata.recipe.schema import AnyColumn, OutputProjection, Recipe
+from prefdata.recipe.columns import AnyColumn
+from prefdata.recipe.contract import At
+from prefdata.recipe.projection import OutputProjection
+from prefdata.recipe.schema import Recipe
 
 LONGEST = 80
 """Characters of a wrong value that a message repeats."""

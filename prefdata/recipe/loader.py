@@ -16,9 +16,11 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe.checks import At, check_recipe, environment_name
+from prefdata.recipe.checks import check_recipe, environment_name
+from prefdata.recipe.contract import At
 from prefdata.recipe.faults import Lines, explain, shown
-from prefdata.recipe.schema import LOCAL_PROVIDERS, PreferencePairs, Recipe
+from prefdata.recipe.projection import PreferencePairs
+from prefdata.recipe.schema import LOCAL_PROVIDERS, Recipe
 from prefdata.recipe.values import SettingsModel
 
 Settings = TypeVar("Settings", bound=SettingsModel)

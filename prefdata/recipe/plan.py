@@ -3,17 +3,17 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from prefdata.recipe.reads import aliases_of, columns_read, names_made, reads_any
-from prefdata.recipe.schema import AnyColumn, Expand, Model, Recipe, RewardModel
+from prefdata.recipe.contract import Column, Role
+from prefdata.recipe.schema import Model, Recipe
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Weights in an engine: what is loaded once, however many aliases share it."""
 
-    role: Literal["text", "reward"]
+    role: Role
     model: Model
 
     @property
@@ -35,19 +35,19 @@ class Pass:
         checkpoints: what the engines must hold, by key.
     """
 
-    levels: tuple[tuple[AnyColumn, ...], ...]
+    levels: tuple[tuple[Column, ...], ...]
     checkpoints: Mapping[str, Checkpoint]
 
     @property
-    def columns(self) -> tuple[AnyColumn, ...]:
+    def columns(self) -> tuple[Column, ...]:
         """All columns, in the order of the recipe."""
         return tuple(column for level in self.levels for column in level)
 
     @property
-    def expands(self) -> Expand | None:
+    def expands(self) -> Column | None:
         """The column that makes several rows of one; it is alone in its pass."""
         first = self.columns[0]
-        return first if isinstance(first, Expand) else None
+        return first if first.expands else None
 
     @property
     def name(self) -> str:
@@ -62,12 +62,12 @@ def plan_passes(recipe: Recipe) -> list[Pass]:
     that changes the number of rows has a pass to itself.
     """
     passes: list[Pass] = []
-    columns: list[AnyColumn] = []
+    columns: list[Column] = []
     held: dict[str, Checkpoint] = {}
     for column in recipe.columns:
         wanted = checkpoints_of(column, recipe)
         is_full = held and not wanted.keys() <= held.keys()
-        if columns and (is_full or isinstance(column, Expand) or isinstance(columns[-1], Expand)):
+        if columns and (is_full or column.expands or columns[-1].expands):
             passes.append(Pass(_levels(columns), held))
             columns, held = [], {}
         columns.append(column)
@@ -75,27 +75,22 @@ def plan_passes(recipe: Recipe) -> list[Pass]:
     return [*passes, Pass(_levels(columns), held)] if columns else passes
 
 
-def checkpoints_of(column: AnyColumn, recipe: Recipe) -> dict[str, Checkpoint]:
+def checkpoints_of(column: Column, recipe: Recipe) -> dict[str, Checkpoint]:
     """The checkpoints that a column asks, by key."""
-    role: Literal["text", "reward"] = "reward" if isinstance(column, RewardModel) else "text"
-    found = (Checkpoint(role, recipe.model(alias)) for alias in aliases_of(column))
+    found = (Checkpoint(column.role, recipe.model(alias)) for alias in column.aliases)
     return {checkpoint.key: checkpoint for checkpoint in found}
 
 
-def roles_of(recipe: Recipe) -> dict[str, Literal["text", "reward"]]:
+def roles_of(recipe: Recipe) -> dict[str, Role]:
     """What each alias that a column names is asked for."""
-    roles: dict[str, Literal["text", "reward"]] = {}
-    for column in recipe.columns:
-        for alias in aliases_of(column):
-            roles[alias] = "reward" if isinstance(column, RewardModel) else "text"
-    return roles
+    return {alias: column.role for column in recipe.columns for alias in column.aliases}
 
 
-def _levels(columns: Sequence[AnyColumn]) -> tuple[tuple[AnyColumn, ...], ...]:
-    levels: list[list[AnyColumn]] = []
+def _levels(columns: Sequence[Column]) -> tuple[tuple[Column, ...], ...]:
+    levels: list[list[Column]] = []
     for column in columns:
-        made = {name for c in (levels[-1] if levels else ()) for name in names_made(c)}
-        if not levels or reads_any(column) or columns_read(column) & made:
+        made = {name for c in (levels[-1] if levels else ()) for name in c.makes}
+        if not levels or column.calls or column.reads & made:
             levels.append([])
         levels[-1].append(column)
     return tuple(tuple(level) for level in levels)

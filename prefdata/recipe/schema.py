@@ -8,27 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from prefdata.recipe.columns import (
-    AnyColumn,
-    Candidates,
-    Category,
-    Column,
-    Expand,
-    Expression,
-    Extract,
-    LlmJudge,
-    LlmStructured,
-    LlmText,
-    RewardModel,
-    RubricJudge,
-    Scored,
-    TextColumn,
-    Verifier,
-)
-from prefdata.recipe.projection import DpoPreference, OutputProjection, PreferencePairs
+from prefdata.recipe.columns import AnyColumn
+from prefdata.recipe.projection import OutputProjection
 from prefdata.recipe.publication import Publish
 from prefdata.recipe.values import (
-    META_SUFFIX,
     OWN_ID,
     ColumnName,
     EnvironmentName,
@@ -235,12 +218,3 @@ class Recipe(Frozen):
     def endpoint(self, model: Model) -> Endpoint | None:
         """The server behind a model, or None for one that runs on this machine."""
         return next((one for one in self.providers if one.name == model.provider), None)
-
-
-__all__ = [
-    "AnyColumn", "Candidates", "Category", "Column", "DpoPreference", "Endpoint", "Expand",
-    "Expression", "Extract", "GIVEN", "GivenCandidates", "InferenceParameters",
-    "LOCAL_PROVIDERS", "LlmJudge", "LlmStructured", "LlmText", "META_SUFFIX", "Model", "OWN_ID",
-    "OutputProjection", "PreferencePairs", "Publish", "Recipe", "RewardModel", "RubricJudge",
-    "Scored", "SeedDataset", "TextColumn", "Verifier",
-]  # fmt: skip

@@ -13,6 +13,7 @@ ColumnName = Annotated[str, StringConstraints(pattern=NAME)]
 Filled = Annotated[str, StringConstraints(min_length=1)]
 Place = Annotated[Filled, AfterValidator(os.path.expanduser)]
 Positive = Annotated[int, Field(ge=1)]
+Retries = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -79,6 +80,18 @@ def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 JsonSchema = Annotated[dict[str, Any], AfterValidator(_check_schema)]
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """A regular expression, in which `.` matches line ends too.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return re.compile(pattern, re.DOTALL)
+    except re.error as err:
+        raise ValueError(f"the pattern is not a valid regular expression: {err}") from err
 
 
 class Frozen(BaseModel):

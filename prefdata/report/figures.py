@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefdata.recipe.schema import META_SUFFIX
+from prefdata.recipe.values import META_SUFFIX
 from prefdata.report.sides import UNKNOWN, Group
 from prefdata.report.spreads import Grid, Range, Spread, Spreading, Values, numbers
 from prefdata.rows import ID

@@ -9,21 +9,11 @@ from typing import Any
 
 from prefdata.engines.checkpoints import count_parameters, count_tokens
 from prefdata.errors import RowError
+from prefdata.recipe.contract import Column
 from prefdata.recipe.plan import Pass
 from prefdata.recipe.prompts import Prompt, compile_prompt
-from prefdata.recipe.reads import aliases_of, compared_columns, given_columns
-from prefdata.recipe.schema import (
-    AnyColumn,
-    Candidates,
-    LlmJudge,
-    LlmStructured,
-    LlmText,
-    Recipe,
-    RewardModel,
-    RubricJudge,
-    Scored,
-    TextColumn,
-)
+from prefdata.recipe.reads import all_columns
+from prefdata.recipe.schema import Recipe
 
 FLOPS = 300e12
 """Useful bf16 FLOP/s assumed of one GPU: about 40 % of an H100's peak."""
@@ -77,13 +67,13 @@ def estimate_pass(
     """
     requests = completion = 0
     prompt: float | None = 0.0
+    columns = all_columns(recipe)
     for column in step.columns:
-        count = requests_per_row(column, recipe)
+        count = column.requests(columns)
         requests += count * rows
-        if isinstance(column, TextColumn):
-            longest = [
-                recipe.model(a).inference_parameters.max_tokens or 0 for a in aliases_of(column)
-            ]
+        if column.aliases and column.role == "text":
+            models = [recipe.model(alias) for alias in column.aliases]
+            longest = [model.inference_parameters.max_tokens or 0 for model in models]
             completion += round(mean(longest) * count * rows)
         measured = _prompt_tokens(column, recipe, sample, paths)
         prompt = None if prompt is None or measured is None else prompt + measured * count * rows
@@ -93,39 +83,18 @@ def estimate_pass(
     return Estimate(requests, None if prompt is None else round(prompt), completion, parameters)
 
 
-def requests_per_row(column: AnyColumn, recipe: Recipe) -> int:
-    """Completions or scores that one row asks of models."""
-    if isinstance(column, Candidates):
-        return column.samples * len(column.model_alias)
-    if isinstance(column, RewardModel):
-        return _texts(column, recipe)
-    if isinstance(column, RubricJudge):
-        return _texts(column, recipe) * len(column.criteria)
-    if isinstance(column, LlmJudge):
-        return 2 if column.both_orders and compared_columns(column, recipe.columns) else 1
-    return int(isinstance(column, LlmText | LlmStructured))
-
-
-def _texts(column: Scored, recipe: Recipe) -> int:
-    if column.responses:
-        return len(column.responses)
-    columns = (*given_columns(recipe), *recipe.columns)
-    scored = next(c for c in columns if isinstance(c, Candidates) and c.name == column.candidates)
-    return scored.samples * max(1, len(scored.model_alias))
-
-
 def _prompt_tokens(
-    column: AnyColumn, recipe: Recipe, sample: list[Mapping[str, Any]], paths: Mapping[str, str]
+    column: Column, recipe: Recipe, sample: list[Mapping[str, Any]], paths: Mapping[str, str]
 ) -> float | None:
     """Mean prompt tokens a request on the sample; 0 for CPU work, None if they cannot be known."""
-    if not aliases_of(column):
+    if not column.aliases:
         return 0.0
-    if isinstance(column, RewardModel) or not isinstance(column, TextColumn):
+    if column.role != "text":
         return None
-    template = compile_prompt(column.prompt)
+    template = compile_prompt(column.templates["prompt"])
     if not sample or not template.columns <= sample[0].keys():
         return None
-    texts, path = list(_rendered(template, sample)), paths[aliases_of(column)[0]]
+    texts, path = list(_rendered(template, sample)), paths[column.aliases[0]]
     if not texts or not Path(path).is_dir():  # asking the Hub could take minutes, offline
         return None
     try:

@@ -9,8 +9,6 @@ from typing import Any
 import orjson
 import yaml
 
-from prefdata.recipe.reads import aliases_of
-from prefdata.recipe.schema import RewardModel
 from prefdata.run.finished import FinishedRun
 from prefdata.storage.record import Record
 
@@ -69,10 +67,7 @@ def find_local_paths(run: FinishedRun) -> list[str]:
     if run.recipe is None:
         return []
     writers = {
-        alias
-        for column in run.recipe.columns
-        if not isinstance(column, RewardModel)
-        for alias in aliases_of(column)
+        alias for column in run.recipe.columns if column.role == "text" for alias in column.aliases
     }
     named = (model.model for model in run.recipe.models if model.alias in writers)
     return sorted({path for path in named if Path(path).is_absolute()})

@@ -23,8 +23,9 @@ from prefdata.pairs.files import write_jsonl
 from prefdata.pairs.verdicts import count_verdicts
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import Pass
-from prefdata.recipe.reads import columns_read, reads_any, score_columns
-from prefdata.recipe.schema import META_SUFFIX, Extract, Recipe
+from prefdata.recipe.reads import score_columns
+from prefdata.recipe.schema import Recipe
+from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import REJECTS
 from prefdata.run.expansion import rows_added, run_expansion
 from prefdata.run.merging import add_up
@@ -33,7 +34,7 @@ from prefdata.run.progress import Progress, show_progress
 from prefdata.run.shard_status import ShardStatus, write_status
 from prefdata.run.stage_folders import StageFolders
 from prefdata.seeds.seeds import Seeds, seeds_of
-from prefdata.stages import Tools, expand, fields_of, make_stage
+from prefdata.stages import Tools, fields_of, make_expansion, make_stage
 from prefdata.storage.disk import Damaged, write_text
 from prefdata.storage.folders import RowsWriter, count_rows, link_folder, read_tables
 from prefdata.storage.record import (
@@ -198,9 +199,8 @@ class Building:
             return
         if (column := step.expands) is not None:
             with self._timed(step.name), self._progress(step.name, source) as progress:
-                run_expansion(
-                    column.name, expand(column), fields_of(column), source, target, progress
-                )
+                children = make_expansion(column)
+                run_expansion(column.name, children, fields_of(column), source, target, progress)
             return
         *before, last = self.fleet.model_groups(step)
         with self._timed(step.name):
@@ -274,10 +274,9 @@ class Building:
     def _sweep(self, step: Pass, group: frozenset[str]) -> Sweep:
         text, reward = self.fleet.engines_of(step, group)
         models = {model.alias: model for model in self.recipe.models}
-        tools = Tools(self.recipe.seed, models, text, reward, self.loaded.folder)
-        levels = [
-            [(c.name, make_stage(c, self.recipe, tools)) for c in level] for level in step.levels
-        ]
+        recipe, folder = self.recipe, self.loaded.folder
+        tools = Tools(recipe.seed, models, text, reward, folder, recipe.columns)
+        levels = [[(c.name, make_stage(c, tools)) for c in level] for level in step.levels]
         fields = [field for column in step.columns for field in fields_of(column)]
         return Sweep(levels, fields, _reads(step), window_for(self.fleet.gpus))
 
@@ -320,9 +319,9 @@ def _rows_added(stages: StageFolders) -> dict[str, int]:
 
 def _reads(step: Pass) -> frozenset[str] | None:
     """Columns that a pass reads; None for all of them, which a Python function may ask for."""
-    if any(reads_any(column) for column in step.columns):
+    if any(column.calls for column in step.columns):
         return None
-    named = frozenset[str]().union(*(columns_read(column) for column in step.columns))
+    named = frozenset[str]().union(*(column.reads for column in step.columns))
     # a part of a text shares its provenance, where it has one
-    sources = (c.column + META_SUFFIX for c in step.columns if isinstance(c, Extract))
+    sources = (column.source + META_SUFFIX for column in step.columns if column.source)
     return named.union(sources)

@@ -16,7 +16,8 @@ from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import copy_id, digest, row_id, sampling_seed
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.reads import columns_made, columns_needed
-from prefdata.recipe.schema import OWN_ID, SeedDataset
+from prefdata.recipe.schema import SeedDataset
+from prefdata.recipe.values import OWN_ID
 from prefdata.rows import ID, Row, reject
 from prefdata.seeds.files import Line, kind_of, read_lines
 from prefdata.seeds.turns import Turns

@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from prefdata.recipe.schema import AnyColumn, LlmJudge, Recipe
+from prefdata.recipe.contract import Column
+from prefdata.rows import Row
 from prefdata.stages.asking import Tools
 from prefdata.stages.extract import extract, extract_fields
 from prefdata.stages.functions import code_of
@@ -25,12 +26,21 @@ from prefdata.stages.text import (
 )
 from prefdata.stages.values import category, category_fields, expression, expression_fields
 
-__all__ = ["STAGES", "Kind", "Stage", "Tools", "code_of", "expand", "fields_of", "make_stage"]
+__all__ = [
+    "STAGES", "Kind", "Stage", "Tools", "code_of", "fields_of", "make_expansion",
+    "make_stage",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The two functions behind a column type; an `expand` makes no stage, but rows."""
+    """The two functions behind a column type.
+
+    Attributes:
+        make: from the column and `Tools` to its `Stage`; for a kind that `expands`, from the column
+            alone to what its children have more than a row.
+        fields: from the column to the Arrow fields that it adds.
+    """
 
     make: Callable[..., Any]
     fields: Callable[[Any], list[pa.Field]]
@@ -51,14 +61,18 @@ STAGES = {
 }
 
 
-def fields_of(column: AnyColumn) -> list[pa.Field]:
+def fields_of(column: Column) -> list[pa.Field]:
     """The Arrow fields that a column adds."""
     return STAGES[column.type].fields(column)
 
 
-def make_stage(column: AnyColumn, recipe: Recipe, tools: Tools) -> Stage:
+def make_stage(column: Column, tools: Tools) -> Stage:
     """The coroutine function that adds a column's fields to a row."""
-    if isinstance(column, LlmJudge):  # the one kind that looks at other columns' types
-        return llm_judge(column, tools, recipe.columns)
     stage: Stage = STAGES[column.type].make(column, tools)
     return stage
+
+
+def make_expansion(column: Column) -> Callable[[Row], list[Row]]:
+    """The function that makes of a row what each of its children has more than the row."""
+    children: Callable[[Row], list[Row]] = STAGES[column.type].make(column)
+    return children

@@ -14,6 +14,7 @@ from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
 from prefdata.inference import Completion, Failure, Message, Sampling, TextRequest
+from prefdata.recipe.contract import Column
 from prefdata.recipe.schema import Model
 from prefdata.rows import Row
 
@@ -30,6 +31,7 @@ class Tools:
         text: engine of each alias that a text column names.
         reward: engine of each alias that a reward column names.
         folder: where Python functions named by the recipe are sought.
+        columns: all columns of the recipe; a judge finds the two that it compares among them.
     """
 
     seed: int
@@ -37,6 +39,7 @@ class Tools:
     text: Mapping[str, TextEngine]
     reward: Mapping[str, RewardEngine]
     folder: Path = Path()
+    columns: Sequence[Column] = ()
 
 
 class Asker:

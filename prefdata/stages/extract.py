@@ -5,7 +5,8 @@ import re
 import pyarrow as pa
 
 from prefdata.errors import RowError
-from prefdata.recipe.schema import META_SUFFIX, Extract
+from prefdata.recipe.columns import Extract
+from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import TEXT_META, Row
 from prefdata.stages.asking import Tools
 from prefdata.stages.stage import Stage

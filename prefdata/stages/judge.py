@@ -1,14 +1,14 @@
 """`llm_judge`: a verdict by a model, asked in both orders where it compares two responses."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
+from prefdata.recipe.judges import LlmJudge
 from prefdata.recipe.prompts import compile_prompt
-from prefdata.recipe.reads import compared_columns
-from prefdata.recipe.schema import META_SUFFIX, AnyColumn, LlmJudge
+from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, JUDGE_META, Row, field_of_schema
 from prefdata.stages.asking import Asker, Tools, ask_until
 from prefdata.stages.stage import Stage
@@ -26,18 +26,11 @@ def judge_fields(column: LlmJudge) -> list[pa.Field]:
     ]
 
 
-def llm_judge(column: LlmJudge, tools: Tools, columns: Sequence[AnyColumn]) -> Stage:
-    """One verdict a row; tokens are summed over the orders asked.
-
-    Args:
-        column: the judge.
-        tools: its engine.
-        columns: all columns of the recipe, among which the two responses are found.
-    """
+def llm_judge(column: LlmJudge, tools: Tools) -> Stage:
+    """One verdict a row; tokens are summed over the orders asked."""
     prompt = compile_prompt(column.prompt)
     asker = Asker(tools, column.model_alias, column.name, column.output_format)
-    compared = compared_columns(column, columns) if column.both_orders else None
-
+    compared = column.swapped(tools.columns)
     read = reader(column.output_format)
 
     async def stage(row: Row) -> Row:

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from prefdata.errors import RowError
 from prefdata.fingerprint import digest
-from prefdata.recipe.schema import META_SUFFIX, Expand
+from prefdata.recipe.columns import Expand
+from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import EXPAND_META, ID, Row
 
 _MARK = re.compile(

@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from prefdata.errors import RowError
 from prefdata.inference import Completion
+from prefdata.recipe.judges import RubricJudge
 from prefdata.recipe.prompts import compile_prompt
-from prefdata.recipe.reads import RATED
-from prefdata.recipe.schema import META_SUFFIX, RubricJudge
+from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, Row
 from prefdata.stages.asking import Asker, Tools, ask_until
 from prefdata.stages.judge import blinded
@@ -37,7 +37,7 @@ def rubric_fields(column: RubricJudge) -> list[pa.Field]:
 def rubric_judge(column: RubricJudge, tools: Tools) -> Stage:
     """One request for every text and criterion, all of a row in one call."""
     prompt = compile_prompt(column.prompt)
-    names = prompt.columns.difference(RATED)
+    names = prompt.columns.difference(column.inserted)
     lowest, highest = column.scale
     schema = {"type": "integer", "enum": list(range(lowest, highest + 1))}
     asker = Asker(tools, column.model_alias, column.name, schema, top_logprobs=TOP_LOGPROBS)

@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Failure, Message, ScoreRequest
+from prefdata.recipe.contract import Scored
+from prefdata.recipe.judges import RewardModel, Verifier
 from prefdata.recipe.prompts import compile_prompt
-from prefdata.recipe.schema import META_SUFFIX, RewardModel, Scored, Verifier
+from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import Row
 from prefdata.stages.asking import Tools
 from prefdata.stages.functions import Function, load_function

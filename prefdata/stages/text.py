@@ -13,8 +13,9 @@ from jsonschema.validators import validator_for
 from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
 from prefdata.inference import Completion, Failure, TextRequest
+from prefdata.recipe.columns import Candidates, LlmStructured, LlmText
 from prefdata.recipe.prompts import compile_prompt
-from prefdata.recipe.schema import META_SUFFIX, Candidates, LlmStructured, LlmText
+from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import CANDIDATE, ID, TEXT_META, Row, field_of_schema
 from prefdata.stages.asking import Asker, Tools, answers, ask_until, outcomes
 from prefdata.stages.stage import Stage

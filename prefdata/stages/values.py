@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
+from prefdata.recipe.columns import Category, Expression
 from prefdata.recipe.prompts import compile_prompt
-from prefdata.recipe.schema import Category, Expression
 from prefdata.rows import ID, Row
 from prefdata.stages.asking import Tools
 from prefdata.stages.stage import Stage

@@ -13,8 +13,8 @@ from prefdata.engines.protocols import TextEngine
 from prefdata.errors import PrefdataError, RowError
 from prefdata.export import Export
 from prefdata.inference import Message
-from prefdata.recipe.reads import columns_read
-from prefdata.recipe.schema import Model, Recipe, SeedDataset, Verifier
+from prefdata.recipe.contract import Scored
+from prefdata.recipe.schema import Model, Recipe, SeedDataset
 from prefdata.rows import ID, Row
 from prefdata.run.finished import FinishedRun
 from prefdata.seeds.seeds import load_seeds
@@ -28,9 +28,10 @@ AT_A_TIME = 128
 """Prompts whose answers are under way."""
 
 
-def verifiers_of(recipe: Recipe) -> list[Verifier]:
-    """The rules that can judge any answer."""
-    return [column for column in recipe.columns if isinstance(column, Verifier)]
+def verifiers_of(recipe: Recipe) -> list[Scored]:
+    """The rules that can judge any answer: scores that ask no model."""
+    scored = (column for column in recipe.columns if isinstance(column, Scored))
+    return [column for column in scored if not column.aliases]
 
 
 def held_out_rows(
@@ -105,7 +106,7 @@ async def _evaluate(
         rule.model_copy(update={"candidates": ANSWERS, "responses": None})
         for rule in verifiers_of(recipe)
     ]
-    stages = {rule.name: make_stage(rule, recipe, tools) for rule in rules}
+    stages = {rule.name: make_stage(rule, tools) for rule in rules}
     gate = asyncio.Semaphore(AT_A_TIME)
     found: dict[str, list[float | None]] = {name: [] for name in stages}
 
@@ -147,7 +148,7 @@ def _rows_of_file(recipe: Recipe, path: str) -> list[Row]:
     needed = {recipe.output_projection.prompt_field: "output_projection.prompt_field"}
     for rule in verifiers_of(recipe):
         made = {ANSWERS, rule.candidates, *(rule.responses or ())}
-        needed |= dict.fromkeys(columns_read(rule) - made, rule.name)
+        needed |= dict.fromkeys(rule.reads - made, rule.name)
     config = SeedDataset(path=(path,))
     seeds = load_seeds(config, [path], needed=needed, num_records=None, seed=0)
     if seeds.rejects:

@@ -1,0 +1,315 @@
+"""What every column says of itself: what it reads, makes and asks. Knows no kind of column.
+
+A new kind overrides what differs; nothing outside its class and its stage asks which kind it is.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, field_validator, model_validator
+
+from prefdata.errors import suggest
+from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.values import META_SUFFIX, ColumnName, Filled, Frozen
+
+At = tuple[str | int, ...]
+Role = Literal["text", "reward"]
+
+
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _check_aliases(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(value)) < len(value) or not value:
+        raise ValueError("name at least one alias, and each only once")
+    return value
+
+
+Aliases = Annotated[tuple[Filled, ...], BeforeValidator(_as_list), AfterValidator(_check_aliases)]
+"""One alias or a list of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that the user must fix, and its YAML path."""
+
+    at: At
+    message: str
+
+
+class Column(Frozen):
+    """What every column has, and says of itself."""
+
+    name: ColumnName
+    type: str
+    """Narrowed by each kind to its own word, the key of `stages.STAGES`."""
+
+    role: ClassVar[Role] = "text"
+    """What its models are asked for: texts, or raw scores."""
+    expands: ClassVar[bool] = False
+    """Whether it makes several rows of one; then it has a pass to itself."""
+    holds_candidates: ClassVar[bool] = False
+    """Whether a cell is a list of candidates."""
+    named_by: ClassVar[str] = "name"
+    """Key that names the columns made."""
+    inserted: ClassVar[frozenset[str]] = frozenset()
+    """Names that its stage gives its templates besides the row's columns."""
+    meaning: ClassVar[str]
+    """A cell in words, for the dataset card; may name {aliases} and {source}."""
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, value: str) -> str:
+        if value == "id" or value.endswith(META_SUFFIX):
+            raise ValueError(
+                f"the name {value!r} is reserved: 'id' is the row's key, and "
+                f"'…{META_SUFFIX}' columns record how a text was made; choose another name"
+            )
+        return value
+
+    # What it reads.
+
+    @property
+    def templates(self) -> Mapping[str, str]:
+        """Its templates, by key."""
+        return {}
+
+    @property
+    def named(self) -> Sequence[tuple[str, str]]:
+        """(key, column) for the columns that it names outside of templates."""
+        return ()
+
+    @property
+    def references(self) -> Iterator[tuple[str, str]]:
+        """(key, column) for all that it reads.
+
+        Raises:
+            PrefdataError: a template cannot be compiled.
+        """
+        for key, source in self.templates.items():
+            names = compile_prompt(source).columns - self.inserted
+            yield from ((key, name) for name in sorted(names))
+        yield from self.named
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the columns that it needs; templates must have been checked before."""
+        return frozenset(name for _, name in self.references)
+
+    @property
+    def source(self) -> str | None:
+        """The text column of which its texts are parts; they share its provenance."""
+        return None
+
+    @property
+    def calls(self) -> str | None:
+        """The Python function that it calls, `package.module:name`; it is given the whole row."""
+        return None
+
+    # What it makes.
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """Names of the columns that its stage adds."""
+        return (self.name,)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Those of them that hold texts."""
+        return ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Those of them that hold a model's answer, or a part of it, which a judge may compare."""
+        return ()
+
+    @property
+    def answer_schema(self) -> Mapping[str, Any] | None:
+        """The JSON schema of a cell that is a dict, such as a verdict."""
+        return None
+
+    @property
+    def size(self) -> int:
+        """Texts in a cell."""
+        return 1
+
+    @property
+    def most_rows(self) -> int | None:
+        """Rows that it makes of one, at most; None where nothing bounds them."""
+        return 1
+
+    # What it asks.
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The models that it asks, none where it is pure CPU work."""
+        return ()
+
+    def requests(self, columns: Sequence["Column"]) -> int:
+        """Completions or scores that one row asks of models; `columns` are all of the recipe."""
+        return int(bool(self.aliases))
+
+    # How it judges, for those that compare two responses.
+
+    @property
+    def winner_key(self) -> str | None:
+        """The key of `answer_schema` that names the better response."""
+        return None
+
+    @property
+    def wants_both_orders(self) -> bool:
+        """Whether it is to ask in both orders."""
+        return False
+
+    def compared(self, columns: Sequence["Column"]) -> tuple[str, str] | None:
+        """The two responses that it compares, or None if it looks at one row as a whole."""
+        return None
+
+    def swapped(self, columns: Sequence["Column"]) -> tuple[str, str] | None:
+        """The two responses where it asks in both orders."""
+        return self.compared(columns) if self.wants_both_orders else None
+
+    # What must hold between it and the columns before it, besides that these exist.
+
+    def problems(self, scope: "Scope") -> Iterator[Problem]:
+        """What the user must fix, with paths inside the column."""
+        return iter(())
+
+
+class Prompted(Column):
+    """A column that asks models with a template."""
+
+    model_alias: str | tuple[str, ...]
+    """Narrowed by each kind to one alias, or to a list."""
+    prompt: str
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """What `model_alias` names."""
+        return (self.model_alias,) if isinstance(self.model_alias, str) else self.model_alias
+
+    @property
+    def templates(self) -> Mapping[str, str]:
+        """The prompt."""
+        return {"prompt": self.prompt}
+
+
+class Scored(Column):
+    """The texts to score: those of a `candidates` column, or of named response columns."""
+
+    candidates: str | None = None
+    responses: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "Scored":
+        if (self.candidates is None) == (not self.responses):
+            raise ValueError(
+                "it is not clear what is scored; give either 'candidates: <column>' or "
+                "'responses: [<column>, …]'"
+            )
+        if len(set(self.responses or ())) < len(self.responses or ()):
+            raise ValueError("'responses' names a column twice; name each once")
+        return self
+
+    @property
+    def named(self) -> Sequence[tuple[str, str]]:
+        """What is scored."""
+        target = [("candidates", self.candidates)] if self.candidates else []
+        return (*target, *(("responses", name) for name in self.responses or ()))
+
+    def texts_scored(self, columns: Sequence[Column]) -> int:
+        """Texts of one row."""
+        if self.responses:
+            return len(self.responses)
+        return next(column for column in columns if column.name == self.candidates).size
+
+    def problems(self, scope: "Scope") -> Iterator[Problem]:
+        """What is scored must be candidates or texts."""
+        target = self.candidates
+        if target and scope.has(target) and not scope.holds_candidates(target):
+            yield Problem(("candidates",), no_candidates(target))
+        yield from scope.check_responses(self.responses, "score it with 'candidates: {}'")
+
+
+@dataclass
+class Scope:
+    """The columns that exist before a given point of the recipe.
+
+    Attributes:
+        made: by every name that a column makes, its meta column's too.
+        later: names made further down.
+    """
+
+    seed_fields: frozenset[str] | None
+    made: dict[str, Column] = field(default_factory=dict)
+    later: frozenset[str] = frozenset()
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Each column once, in order."""
+        return tuple({id(column): column for column in self.made.values()}.values())
+
+    def has(self, name: str) -> bool:
+        """Whether a column may be read here."""
+        if name == "id" or name in self.made:
+            return True
+        if name.removesuffix(META_SUFFIX) in self.made:  # a kind of column without one
+            return False
+        if self.seed_fields is None:  # seen only when the seeds are loaded
+            return name not in self.later
+        return name in self.seed_fields
+
+    def holds_candidates(self, name: str) -> bool:
+        """Whether the column is known to hold lists of candidates."""
+        return name in self.made and self.made[name].holds_candidates
+
+    def may_be_text(self, name: str) -> bool:
+        """Whether the column holds texts; for seed columns only the rows can show it."""
+        column = self.made.get(name.removesuffix(META_SUFFIX))
+        return column is None or name in column.texts
+
+    def missing(self, name: str) -> str:
+        """Why a column cannot be read here."""
+        known = [*sorted(self.seed_fields or ()), *self.made]
+        if name in self.later:
+            before = ", ".join(known) or "none"
+            return (
+                f"column {name!r} is made further down; move it above this one. Known here: "
+                f"{before}"
+            )
+        return f"there is no column {name!r} before this point; {suggest(name, known)}"
+
+    def check_responses(self, names: Sequence[str] | None, remedy: str) -> Iterator[Problem]:
+        """Problems of a key `responses`, each of which must be a text."""
+        for number, name in enumerate(names or ()):
+            if self.holds_candidates(name):
+                message = f"column {name!r} contains candidates; {remedy.format(name)}"
+                yield Problem(("responses", number), message)
+            elif not self.may_be_text(name):
+                yield Problem(("responses", number), no_text(name))
+
+
+def no_candidates(name: str) -> str:
+    """The message about a column that was to hold candidates."""
+    return f"column {name!r} has no candidates; name a column of type 'candidates'"
+
+
+def no_text(name: str) -> str:
+    """The message about a column that was to hold texts."""
+    return f"column {name!r} contains no text; name a column of type 'llm_text'"
+
+
+def with_meta(*names: str) -> tuple[str, ...]:
+    """Names of text columns, then of the columns that tell how the texts were made."""
+    return (*names, *(name + META_SUFFIX for name in names))
+
+
+def check_is_object(schema: Mapping[str, Any]) -> Iterator[Problem]:
+    """The answer becomes a dict, so its schema must be one of objects."""
+    if schema.get("type") != "object":
+        message = (
+            "the answer is read as a dict, so the schema needs 'type: object' at its top level"
+        )
+        yield Problem(("output_format",), message)

@@ -1,0 +1,266 @@
+"""The column types that judge, as the YAML states them: verdicts, scores, ratings, rules."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from prefdata.recipe.contract import (
+    Column,
+    Problem,
+    Prompted,
+    Role,
+    Scope,
+    Scored,
+    check_is_object,
+    no_text,
+    with_meta,
+)
+from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.values import (
+    META_SUFFIX,
+    ColumnName,
+    Filled,
+    JsonSchema,
+    Retries,
+    compile_pattern,
+)
+
+
+def _check_weight(value: float) -> float:
+    if value == 0:
+        raise ValueError("a weight of 0 has no effect; remove its key")
+    return value
+
+
+Digit = Annotated[int, Field(ge=0, le=9)]
+Weight = Annotated[float, AfterValidator(_check_weight)]
+
+
+class LlmJudge(Prompted):
+    """A verdict as a dict that satisfies a JSON schema.
+
+    Where it compares two responses it asks in both orders; verdicts that disagree are a tie.
+    """
+
+    type: Literal["llm_judge"]
+    model_alias: Filled
+    output_format: JsonSchema
+    compare: tuple[str, str] | None = None
+    """The two text columns compared; if left out, the two `llm_text` columns that the prompt
+    names.
+    """
+    winner_field: str = "winner"
+    """The key of the verdict, whose values are "A" (the first of the two) and "B"."""
+    both_orders: bool = True
+    max_retries: Retries = 2
+    """Retries, with fresh seeds, of a verdict that does not match the schema, before the row is
+    rejected.
+    """
+
+    meaning = "verdict by {aliases}"
+
+    @field_validator("compare")
+    @classmethod
+    def _two_columns(cls, value: tuple[str, str] | None) -> tuple[str, str] | None:
+        if value and value[0] == value[1]:
+            raise ValueError("a column cannot be compared with itself; name two different columns")
+        return value
+
+    @property
+    def named(self) -> Sequence[tuple[str, str]]:
+        return [("compare", name) for name in self.compare or ()]
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return with_meta(self.name)
+
+    @property
+    def answer_schema(self) -> Mapping[str, Any]:
+        return self.output_format
+
+    @property
+    def winner_key(self) -> str:
+        return self.winner_field
+
+    @property
+    def wants_both_orders(self) -> bool:
+        return self.both_orders
+
+    def requests(self, columns: Sequence[Column]) -> int:
+        return 2 if self.swapped(columns) else 1
+
+    def compared(self, columns: Sequence[Column]) -> tuple[str, str] | None:
+        """The two responses that it compares, or None if it looks at one row as a whole.
+
+        Without `compare` these are the only two generated texts that its prompt names, in the
+        order in which it names them, provided its schema lets `winner_field` be "A" or "B".
+        """
+        if self.compare:
+            return self.compare
+        answers = {name for column in columns for name in column.answers}
+        texts = [name for name in compile_prompt(self.prompt).mentions if name in answers]
+        return (texts[0], texts[1]) if len(texts) == 2 and self._names_a_winner else None
+
+    @property
+    def _names_a_winner(self) -> bool:
+        return {"A", "B"} <= verdicts(self.output_format, self.winner_field)
+
+    def problems(self, scope: Scope) -> Iterator[Problem]:
+        yield from check_is_object(self.output_format)
+        yield from check_blindness(self)
+        read = compile_prompt(self.prompt).columns
+        for number, name in enumerate(self.compare or ()):
+            if scope.has(name) and not scope.may_be_text(name):
+                yield Problem(("compare", number), no_text(name))
+            elif name not in read:
+                message = (
+                    f"the prompt does not contain column {name!r}, so it cannot be compared; add it"
+                )
+                yield Problem(("compare", number), message)
+        if self.both_orders:
+            yield from self._problems_of_both_orders(scope)
+
+    def _problems_of_both_orders(self, scope: Scope) -> Iterator[Problem]:
+        if not self._names_a_winner:
+            if self.compare or self.winner_field != LlmJudge.model_fields["winner_field"].default:
+                message = (
+                    f"the schema does not allow A and B as values of {self.winner_field!r}, so "
+                    "the verdicts of the two orders cannot be compared; add 'enum: [A, B]' to "
+                    "that key, or set 'both_orders: false'"
+                )
+                yield Problem(("output_format",), message)
+        elif self.compared(scope.columns) is None:
+            yield Problem(
+                (),
+                "both_orders is true, but the prompt does not name exactly two llm_text "
+                "columns; add 'compare: [first, second]', or set 'both_orders: false' to ask "
+                "once",
+            )
+
+
+class RewardModel(Scored, Prompted):
+    """One raw score (no sigmoid) per text, by a reward model.
+
+    Its prompt is the user's turn as the reward model reads it.
+    """
+
+    type: Literal["reward_model"]
+    model_alias: Filled
+    weights: Annotated[tuple[float, ...], Field(min_length=2)] | None = None
+    """Weights of the model's attributes, in its order: the score is their weighted sum."""
+
+    role: ClassVar[Role] = "reward"
+    meaning = "raw scores by {aliases}, in the order of the texts, the higher the better"
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return with_meta(self.name) if self.weights else (self.name,)
+
+    def requests(self, columns: Sequence[Column]) -> int:
+        return self.texts_scored(columns)
+
+
+class RubricJudge(Scored, Prompted):
+    """A text model rates each text separately, by every criterion on a scale of integers.
+
+    Its prompt can use `response`, `criterion`, `description`, `lowest`, `highest` and the row's
+    columns. The score is the mean over the scale under the model's own probabilities (G-Eval,
+    arXiv 2303.16634), averaged over the criteria with `weights`.
+    """
+
+    type: Literal["rubric_judge"]
+    model_alias: Filled
+    criteria: Annotated[dict[ColumnName, str], Field(min_length=1)]
+    """The criteria, each with a description for the prompt."""
+    scale: tuple[Digit, Digit]
+    """Lowest and highest rating; every rating between them must be one token of the model."""
+    weights: dict[str, Weight] | None = None
+    """Weights of the criteria; equal if left out."""
+    max_retries: Retries = 2
+
+    inserted = frozenset(("response", "criterion", "description", "lowest", "highest"))
+    meaning = "scores by {aliases} on the rubric's scale, in the order of the texts"
+
+    @field_validator("scale")
+    @classmethod
+    def _rising(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if value[0] >= value[1]:
+            raise ValueError("the scale must be the lowest and the highest rating, as in [1, 5]")
+        return value
+
+    @model_validator(mode="after")
+    def _weights_of_the_criteria(self) -> "RubricJudge":
+        if self.weights is not None and self.weights.keys() != self.criteria.keys():
+            raise ValueError(
+                f"'weights' has the keys {sorted(self.weights)}, but the criteria are "
+                f"{sorted(self.criteria)}; give each criterion one weight"
+            )
+        if self.weights is not None and sum(self.weights.values()) <= 0:
+            raise ValueError("the weights sum to 0 or less; their sum must be positive")
+        return self
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return with_meta(self.name)
+
+    def requests(self, columns: Sequence[Column]) -> int:
+        return self.texts_scored(columns) * len(self.criteria)
+
+    def problems(self, scope: Scope) -> Iterator[Problem]:
+        yield from super().problems(scope)
+        yield from check_blindness(self)
+        if "response" not in compile_prompt(self.prompt).columns:
+            message = "the prompt does not contain the text to be rated; add {{ response }} to it"
+            yield Problem(("prompt",), message)
+
+
+class Verifier(Scored):
+    """One rule-based score per text: 1 right, 0 wrong, or what a function returns."""
+
+    type: Literal["verifier"]
+    method: Literal["exact_match", "regex", "number", "function"]
+    reference: str | None = None
+    """The column with the right answer (`exact_match`, `number`)."""
+    pattern: str | None = None
+    """The regular expression searched in the text (`regex`)."""
+    function: str | None = None
+    """`package.module:name`, called with (text, row) and returning a number (`function`)."""
+
+    meaning = "scores by a rule, in the order of the texts: 1 right, 0 wrong"
+
+    @model_validator(mode="after")
+    def _parameter_of_the_method(self) -> "Verifier":
+        needed = {"regex": "pattern", "function": "function"}.get(self.method, "reference")
+        for field in ("reference", "pattern", "function"):
+            if (getattr(self, field) is not None) != (field == needed):
+                verb = "needs" if field == needed else "does not read"
+                raise ValueError(f"method {self.method!r} {verb} '{field}'")
+        compile_pattern(self.pattern or "")
+        return self
+
+    @property
+    def named(self) -> Sequence[tuple[str, str]]:
+        reference = [("reference", self.reference)] if self.reference else []
+        return (*super().named, *reference)
+
+    @property
+    def calls(self) -> str | None:
+        return self.function
+
+
+def verdicts(schema: Mapping[str, Any], key: str) -> set[str]:
+    """The values that a schema allows for a key of the verdict, in capitals; empty if any."""
+    words = schema.get("properties", {}).get(key, {}).get("enum", ())
+    return {str(word).upper() for word in words}
+
+
+def check_blindness(judge: Prompted) -> Iterator[Problem]:
+    """A judge must not see which model wrote what."""
+    for name in sorted(compile_prompt(judge.prompt).columns):
+        if name.endswith(META_SUFFIX):
+            message = (
+                f"a judge must not see which model wrote a text, and {name!r} contains that; "
+                "remove it from the prompt"
+            )
+            yield Problem(("prompt",), message)
