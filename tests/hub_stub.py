@@ -575,7 +575,7 @@ class Shell:
             [sys.executable, "-c", DRIVER], env=self._environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
-        self.folder = home
+        self.folder, self.environment = home, {}
 
     def run(self, *args, token=WRITE):
         """Exit code, output and errors of a command."""
@@ -588,7 +588,8 @@ class Shell:
         return answer["value"]
 
     def _ask(self, token, **asked):
-        line = asked | {"env": {"HF_TOKEN": token or None}, "folder": str(self.folder)}
+        env = {"HF_TOKEN": token or None} | self.environment
+        line = asked | {"env": env, "folder": str(self.folder)}
         self._process.stdin.write(json.dumps(line) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())

@@ -624,6 +624,21 @@ MODEL = {
     "inference_parameters": {"temperature": 1, "max_tokens": 9},
 }
 TEXT = {"name": "text", "type": "llm_text", "model_alias": "m", "prompt": "{{ prompt }}"}
+
+
+class Escaped(str):
+    """An interpolation whose sign of the dollar is an escape in YAML."""
+
+
+yaml.SafeDumper.add_representer(
+    Escaped, lambda dumper, text: dumper.represent_scalar("!escaped", f"{{{text}}}", style='"')
+)
+
+
+def as_yaml(recipe):
+    return yaml.safe_dump(recipe, width=10**6).replace('!escaped "', '"\\x24').encode()
+
+
 DANGEROUS = {
     "a function": (
         {"columns": [{"name": "right", "type": "verifier", "method": "function",
@@ -640,7 +655,56 @@ DANGEROUS = {
                         "api_key": "HF_TOKEN"}]},
         "prompts would be sent to https://there.example/v1 with the key in $HF_TOKEN",
     ),
-    "a variable": ({"output_dir": "${oc.env:HF_TOKEN}"}, "would put variables of this machine"),
+    "a variable": ({"inputs": {"x": "${oc.env:HF_TOKEN}"}}, "inputs.x: it holds '${…}'"),
+    "a variable whose sign is escaped in YAML": (
+        {"inputs": {"x": Escaped("oc.env:HF_TOKEN")}}, "inputs.x: it holds '${…}'",
+    ),
+    "a variable behind two backslashes": (
+        {"inputs": {"x": "\\\\${oc.env:HF_TOKEN}"}}, "inputs.x: it holds '${…}'",
+    ),
+    "a variable inside of another": (
+        {"inputs": {"x": "${oc.decode:${oc.env:HF_TOKEN}}"}}, "inputs.x: it holds '${…}'",
+    ),
+    "a variable in the pairs' rules": (
+        {"output_projection": {"type": "preference_pairs", "strategy": "best_vs_worst",
+                               "candidates": "candidates", "score": "${oc.env:HF_TOKEN}"}},
+        "output_projection.score: it holds '${…}'",
+    ),
+    "a model's folder": (
+        {"models": [MODEL | {"model": "/data/lm"}], "columns": [TEXT]},
+        "'/data/lm' is no id of a model on the Hub; say models.0.model=",
+    ),
+    "a model in the user's home": (
+        {"models": [MODEL | {"model": "~/lm"}], "columns": [TEXT]},
+        "would be read on this machine",
+    ),
+    "a model above": (
+        {"models": [MODEL | {"model": "../lm"}], "columns": [TEXT]}, "is no id of a model",
+    ),
+    "a model in the current folder": (
+        {"models": [MODEL | {"model": "here/lm"}], "columns": [TEXT]},
+        "'here/lm' would be read on this machine",
+    ),
+    "a revision that is a path": (
+        {"models": [MODEL | {"revision": "../../../etc/hostname"}], "columns": [TEXT]},
+        "models.0.revision: '../../../etc/hostname' is no name of a branch",
+    ),
+    "another tokenizer's folder": (
+        {"models": [MODEL | {"engine": {"hf_config_path": "/data/lm"}}], "columns": [TEXT]},
+        "say models.0.engine.hf_config_path=",
+    ),
+    "code by way of the engine": (
+        {"models": [MODEL | {"engine": {"worker_cls": "evil.Worker"}}], "columns": [TEXT]},
+        "say models.0.engine.worker_cls=",
+    ),
+    "a file as a plain option": (
+        {"models": [MODEL | {"engine": {"dtype": "/etc/hostname"}}], "columns": [TEXT]},
+        "say models.0.engine.dtype=",
+    ),
+    "the user's own server": (
+        {"models": [MODEL | {"provider": "mine"}], "columns": [TEXT]},
+        "prompts would be sent to your server 'mine'",
+    ),
     "a file of this machine": (
         {"models": [MODEL], "columns": [{k: v for k, v in TEXT.items() if k != "prompt"}
                                         | {"prompt_file": "/etc/hostname"}]},
@@ -652,10 +716,51 @@ DANGEROUS = {
 @pytest.mark.parametrize(("change", "told"), DANGEROUS.values(), ids=DANGEROUS.keys())
 def test_a_recipe_from_the_hub_may_not_reach_for(hub, shell, recipe, change, told):
     text = yaml.safe_load(recipe.read_text()) | change
-    hub.make("user/bad", {"recipe.yaml": yaml.safe_dump(text).encode()})
+    hub.make("user/bad", {"recipe.yaml": as_yaml(text)})
+    (shell.folder / "here" / "lm").mkdir(parents=True, exist_ok=True)
+    shell.environment["MINE_BASE_URL"] = "https://mine.example/v1"
     seeds = f"seed_dataset.path={recipe.parent / 'scored.jsonl'}"
     line = refused(shell, "plan", "hf://datasets/user/bad/recipe.yaml", seeds)
     assert told in line
+
+
+OF_THIS_MACHINE = (
+    "scored.jsonl", "./scored.jsonl", "/etc/hostname", "~/x.jsonl", "../x.jsonl", "*.jsonl", "here",
+    "https://there.example/x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", OF_THIS_MACHINE)
+def test_a_recipe_from_the_hub_reads_no_seeds_of_this_machine(hub, shell, recipe, path):
+    text = yaml.safe_load(recipe.read_text())
+    text["seed_dataset"]["path"] = path
+    hub.make("user/seeds", {"recipe.yaml": as_yaml(text)})
+    shutil.copy(recipe.parent / "scored.jsonl", shell.folder)
+    (shell.folder / "here").mkdir(exist_ok=True)
+    shutil.copy(recipe.parent / "scored.jsonl", shell.folder / "here")
+    line = refused(shell, "plan", "hf://datasets/user/seeds/recipe.yaml")
+    assert "seed_dataset.path=" in line
+    done = shell.run("plan", "hf://datasets/user/seeds/recipe.yaml", "seed_dataset.path=here")
+    assert done.code == 0, done.err
+
+
+def test_a_recipe_from_the_hub_writes_where_the_user_says(hub, shell, recipe):
+    bashrc, profile = shell.folder / "bashrc", shell.folder / "profile"
+    text = yaml.safe_load(recipe.read_text()) | {
+        "output_dir": str(bashrc), "output_path": str(profile),
+    }  # fmt: skip
+    hub.make("user/pairs", {"recipe.yaml": as_yaml(text)})
+    words = ["build", "hf://datasets/user/pairs/recipe.yaml"]
+    seeds = f"seed_dataset.path={recipe.parent / 'scored.jsonl'}"
+    for more, folder in (([], "pairs"), (["--out", "mine"], "mine")):
+        done = shell.run(*words, seeds, *more)
+        assert done.code == 0, done.err
+        assert (shell.folder / folder / "run.json").is_file()
+    assert not bashrc.exists() and not profile.exists()
+    assert "user/pairs" in hub.repositories and "org/built" not in hub.repositories
+    done = shell.run(*words, seeds, "--out", "mine", "output_path=mine.jsonl")
+    assert done.code == 0, done.err
+    assert not profile.exists()
 
 
 def test_what_was_asked_for_is_given_by_a_flag_or_an_override(hub, shell, recipe):
@@ -672,7 +777,9 @@ def test_what_was_asked_for_is_given_by_a_flag_or_an_override(hub, shell, recipe
     text = yaml.safe_load(recipe.read_text()) | DANGEROUS["a server"][0]
     hub.make("user/server", {"recipe.yaml": yaml.safe_dump(text).encode()})
     words[0] = "hf://datasets/user/server/recipe.yaml"
-    done = shell.run("plan", *words, "providers.0.endpoint=https://there.example/v1")
+    words.append("providers.0.endpoint=https://there.example/v1")
+    assert "say providers.0.api_key=HF_TOKEN" in refused(shell, "plan", *words)
+    done = shell.run("plan", *words, "providers[0].api_key=HF_TOKEN")
     assert done.code == 0, done.err
 
 

@@ -63,13 +63,20 @@ def train(
 def _train_on_customizer(
     run: Path, file: Path | None, overrides: list[str], out: Path, dry_run: bool, cancel: bool
 ) -> None:
+    from prefdata.recipe.environment import mask
     from prefdata.recipe.loader import load_settings
     from prefdata.train.nemo_customizer.settings import CustomizerSettings
     from prefdata.train.nemo_customizer.train import cancel_customizer
     from prefdata.train.submit import train_on_customizer
 
     settings = load_settings(CustomizerSettings, file, overrides)
+    written = "\n".join([file.read_text("utf-8") if file else "", *overrides])
+
+    def tell(line: str) -> None:
+        """What would be sent is shown without what stands for `${oc.env:…}`."""
+        (print if dry_run else say)(mask(line, written))
+
     if cancel:
-        cancel_customizer(settings, out, say=say)
+        cancel_customizer(settings, out, say=tell)
     else:
-        train_on_customizer(run, settings, out, dry_run=dry_run, say=print if dry_run else say)
+        train_on_customizer(run, settings, out, dry_run=dry_run, say=tell)

@@ -131,7 +131,9 @@ def _facts(run: FinishedRun, settings: Publish, contents: Contents, tag: str) ->
         "license": settings.license,
         "record": record,
         "recipe": recipe,
-        "rule": recipe.output_projection.model_dump() if recipe else record["projection"],
+        "rule": {k: run.tell(v) for k, v in recipe.output_projection.model_dump().items()}
+        if recipe
+        else record["projection"],
         "contents": contents,
         "shape": _shape(run),
         "columns": {
@@ -163,7 +165,7 @@ def _models(run: FinishedRun) -> list[Facts]:
         facts.append({
             "number": number,
             "alias": model.alias,
-            "model": shorten(model.model, run.loaded.folder),
+            "model": shorten(run.tell(model.model), run.loaded.folder),
             "hub": is_hub,
             "is_local": server is None and not is_hub,
             "revision": model.revision if server else checkpoint,
@@ -187,7 +189,7 @@ def _source(run: FinishedRun) -> Facts | None:
     config = run.loaded.recipe.seed_dataset
     if config.path is None:
         return None
-    names = [shorten(path, run.loaded.folder) for path in config.path]
+    names = [shorten(run.tell(path), run.loaded.folder) for path in config.path]
     local = [_is_file_name(path) or Path(run.loaded.locate(path)).exists() for path in config.path]
     is_hub = len(names) == 1 and not local[0]
     return {"id": names[0] if is_hub else None, "names": names, "revision": config.revision}
@@ -217,10 +219,10 @@ def _command(
         value = source["names"][0] if len(source["names"]) == 1 else str(source["names"])
         words.append(f"seed_dataset.path={value}")
     words += [f"models.{f['number']}.model={f['model']}" for f in models if f["is_local"]]
-    words += [
-        f"providers.{number}.endpoint={one.endpoint}"
-        for number, one in enumerate(run.recipe.providers)
-    ]
+    for number, one in enumerate(run.recipe.providers):
+        words.append(f"providers.{number}.endpoint={run.tell(one.endpoint)}")
+        if one.api_key:
+            words.append(f"providers.{number}.api_key={one.api_key}")
     return " ".join(map(shlex.quote, words))
 
 

@@ -1,7 +1,8 @@
 """`hf://datasets/owner/name@revision/recipe.yaml`: a recipe that somebody has published.
 
-It is read as data: what would run code, read files of this machine or send anything to a server
-that the user has not named is refused.
+It is read as data of a stranger: nothing of this machine is read, written, interpolated or sent
+anywhere for it, nor is code run, unless the command line says so. A value that the command line
+gives is the user's own.
 """
 
 import re
@@ -10,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -22,22 +23,40 @@ from huggingface_hub.errors import (
 
 from prefdata.errors import PrefdataError
 from prefdata.hub.access import HTTP_ERRORS, describe
-from prefdata.recipe.loader import LoadedRecipe, load_recipe
-from prefdata.recipe.schema import Recipe
+from prefdata.recipe.contract import At
+from prefdata.recipe.environment import INTERPOLATION, texts_in
+from prefdata.recipe.loader import LoadedRecipe, load_recipe, override_path
+from prefdata.recipe.schema import Endpoint, Model, Recipe
 from prefdata.seeds.files import SUFFIXES
 
 SCHEME = "hf://"
+OWN_PLACES = ("output_dir", "output_path", "publish")
+"""Where its author wrote to; a user writes elsewhere."""
+ENGINE = frozenset({
+    "block_size", "cpu_offload_gb", "dtype", "enable_chunked_prefill", "enable_prefix_caching",
+    "enforce_eager", "gpu_memory_utilization", "kv_cache_dtype", "max_batch_tokens",
+    "max_logprobs", "max_model_len", "max_num_batched_tokens", "max_num_seqs",
+    "pipeline_parallel_size", "quantization", "seed", "swap_space", "tensor_parallel_size",
+})  # fmt: skip
+"""Options of engines that name no file, no code and no address."""
 _ADDRESS = re.compile(
-    r"hf://datasets/(?P<repo>[^/@\s]+/[^/@\s]+)"
-    r"(?:@(?P<revision>refs/pr/\d+|[^/\s]+))?/(?P<file>[^\s]+\.ya?ml)"
+    r"hf://datasets/(?P<repo>[\w.-]+/(?P<name>[\w.-]+))"
+    r"(?:@(?P<revision>refs/pr/\d+|[^/\s]+))?/(?P<file>[^\s]+\.ya?ml)",
+    re.ASCII,
 )
-_INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
+_WORD = re.compile(r"[\w.-]*", re.ASCII)
+_BY_HAND = "download and read it, then build it from the file"
 
 
 def load_fetched(
     address: str, overrides: Sequence[str] = (), *, trust_remote_code: bool = False
 ) -> LoadedRecipe:
-    """Fetch a recipe and check it; relative paths are sought in the current folder.
+    """Fetch a recipe and check it.
+
+    It is built in a folder called like its dataset, in the current one, and published nowhere, if
+    the overrides say nothing else.
 
     Args:
         address: begins with `hf://datasets/`.
@@ -47,24 +66,15 @@ def load_fetched(
     Raises:
         PrefdataError: it is not there, not valid, or asks for more than it may.
     """
-    file = _fetch(address)
-    _check_text(address, file.read_text("utf-8-sig"))
-    loaded = replace(load_recipe(file, overrides), folder=Path.cwd())
-    named = {override.partition("=")[0].strip() for override in overrides}
-    if not any(key.split(".")[0] == "publish" for key in named):
-        loaded = loaded.changed(publish=None)  # its author's place, not the user's
-    _check_recipe(address, loaded.recipe, named, trust_remote_code)
-    _check_seeds(address, loaded)
+    file, stranger = _fetch(address), _Stranger(address, overrides, trust_remote_code)
+    loaded = load_recipe(file, overrides, prepare=stranger.prepare)
+    loaded = replace(loaded, folder=Path.cwd())
+    stranger.check(loaded)
     return loaded
 
 
 def _fetch(address: str) -> Path:
-    found = _ADDRESS.fullmatch(address)
-    if found is None:
-        raise PrefdataError(
-            f"{address}: no address of a recipe; write hf://datasets/owner/name/recipe.yaml, or "
-            "hf://datasets/owner/name@revision/recipe.yaml"
-        )
+    found = _parts(address)
     try:
         return Path(
             hf_hub_download(
@@ -76,6 +86,8 @@ def _fetch(address: str) -> Path:
             f"{address}: the Hub cannot be reached, and this machine has no copy of the recipe; "
             "see that it has the network, or give the path of a file"
         ) from err
+    except HFValidationError as err:
+        raise PrefdataError(f"{address}: no address of a recipe: {err}") from err
     except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as err:
         what = {RepositoryNotFoundError: "dataset", RevisionNotFoundError: "revision"}
         missing = next((w for kind, w in what.items() if isinstance(err, kind)), "file")
@@ -90,56 +102,146 @@ def _fetch(address: str) -> Path:
         ) from err
 
 
-def _check_text(address: str, text: str) -> None:
-    """Refuse what loading itself would act upon."""
-    if _INTERPOLATION.search(text):
+def _parts(address: str) -> re.Match[str]:
+    found = _ADDRESS.fullmatch(address)
+    if found is None or {found["name"], *found["file"].split("/")} & {".", ".."}:
         raise PrefdataError(
-            f"{address}: it holds '${{…}}', which would put variables of this machine into it; a "
-            "published recipe has none. Download and read it, then build it from the file"
+            f"{address}: no address of a recipe; write hf://datasets/owner/name/recipe.yaml, or "
+            "hf://datasets/owner/name@revision/recipe.yaml"
         )
-    try:
-        raw: Any = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return  # the loader says where
-    columns = raw.get("columns") if isinstance(raw, dict) else None
-    if any(isinstance(one, dict) and "prompt_file" in one for one in columns or ()):
-        raise PrefdataError(
-            f"{address}: it names a prompt_file, a file of this machine; a published recipe holds "
-            "its prompts. Download and read it, then build it from the file"
-        )
+    return found
 
 
-def _check_recipe(address: str, recipe: Recipe, named: set[str], trust: bool) -> None:
-    for number, column in enumerate(recipe.columns):
-        if column.calls is not None:
-            raise PrefdataError(
-                f"{address}: columns.{number}: a {column.type} calls {column.calls!r}, and a "
-                "recipe from the Hub may call no Python function; download and read it, then build "
-                "it from the file"
+class _Stranger:
+    """A recipe from elsewhere: what of it counts, and what is refused.
+
+    Attributes:
+        named: keys that the command line sets; what stands below one is the user's.
+    """
+
+    def __init__(self, address: str, overrides: Sequence[str], trust_remote_code: bool) -> None:
+        self._address, self._trust = address, trust_remote_code
+        self.named = [override_path(override) for override in overrides]
+        self._servers: list[str] = []
+
+    def prepare(self, raw: dict[str, Any]) -> None:
+        """Leave out its author's places; refuse what loading itself would act upon."""
+        for key in OWN_PLACES:
+            raw.pop(key, None)
+        raw["output_dir"] = _parts(self._address)["name"]
+        for at, text in texts_in(raw):
+            if at[-1] == "prompt_file" and not self._is_named(at):
+                raise self._refusal(
+                    f"{_dotted(at)}: it names a prompt_file, a file of this machine; a published "
+                    f"recipe holds its prompts. Give {_dotted(at)}=…, or {_BY_HAND}"
+                )
+            if INTERPOLATION.search(text) and not self._is_named(at):
+                raise self._refusal(
+                    f"{_dotted(at)}: it holds '${{…}}', which would put variables of this machine "
+                    f"into it; give {_dotted(at)}=…, or {_BY_HAND}"
+                )
+        servers = raw.get("providers")
+        if isinstance(servers, list):
+            self._servers = [str(one.get("name")) for one in servers if isinstance(one, dict)]
+
+    def check(self, loaded: LoadedRecipe) -> None:
+        """Refuse files of this machine, code and servers that the command line does not name."""
+        recipe = loaded.recipe
+        for number, path in enumerate(recipe.seed_dataset.path or ()):
+            at: At = ("seed_dataset", "path", number)
+            if not self._is_named(at) and not self._is_named(at[:2]):
+                self._check_seeds(loaded, path)
+        self._check_revision(("seed_dataset", "revision"), recipe.seed_dataset.revision)
+        for number, column in enumerate(recipe.columns):
+            at = ("columns", number, "function")
+            if column.calls is not None and not self._is_named(at):
+                raise self._refusal(
+                    f"columns.{number}: a {column.type} calls {column.calls!r}, and a recipe from "
+                    f"the Hub may call no Python function; give {_dotted(at)}=…, or {_BY_HAND}"
+                )
+        for number, server in enumerate(recipe.providers):
+            self._check_server(number, server, recipe)
+        for number, model in enumerate(recipe.models):
+            if recipe.endpoint(model) is None:
+                self._check_model(number, model, loaded)
+
+    def _check_seeds(self, loaded: LoadedRecipe, path: str) -> None:
+        is_here = loaded.locate(path) != path
+        if is_here or path.startswith(("/", ".", "~")) or Path(path).is_absolute():
+            raise self._refusal(
+                f"seed_dataset.path: its seeds are in {path!r}, which would be read on this "
+                "machine; if you want that, say seed_dataset.path=…"
             )
-    for number, model in enumerate(recipe.models):
-        if model.trust_remote_code and not trust:
-            raise PrefdataError(
-                f"{address}: models.{number}.trust_remote_code is true, so code of {model.model!r} "
-                "would run here; read it, then say --trust-remote-code, or "
-                f"models.{number}.trust_remote_code=false"
+        if Path(path).suffix in SUFFIXES or any(c in path for c in "*?["):
+            raise self._refusal(
+                f"its seeds were in {path!r}, a file of whoever built it, which the repository "
+                "does not have; give yours with seed_dataset.path=…"
             )
-    for number, server in enumerate(recipe.providers):
-        key = f"providers.{number}.endpoint"
-        if key not in named and "providers" not in named:
+        if not _HUB_ID.fullmatch(path):
+            raise self._refusal(
+                f"seed_dataset.path: {path!r} is no id of a dataset on the Hub; give your seeds "
+                "with seed_dataset.path=…"
+            )
+
+    def _check_model(self, number: int, model: Model, loaded: LoadedRecipe) -> None:
+        at: At = ("models", number, "model")
+        is_here = loaded.locate(model.model) != model.model
+        if not self._is_named(at) and (is_here or not _HUB_ID.fullmatch(model.model)):
+            what = "would be read on this machine" if is_here else "is no id of a model on the Hub"
+            raise self._refusal(f"{_dotted(at)}: {model.model!r} {what}; say {_dotted(at)}=…")
+        self._check_revision(("models", number, "revision"), model.revision)
+        for key, value in model.engine.items():
+            at = ("models", number, "engine", key)
+            is_plain = isinstance(value, bool | int | float) or bool(_WORD.fullmatch(str(value)))
+            if not self._is_named(at) and not (key in ENGINE and is_plain):
+                raise self._refusal(
+                    f"{_dotted(at)}: an option of an engine may name files, code and servers; if "
+                    f"you want it, say {_dotted(at)}=…"
+                )
+        at = ("models", number, "trust_remote_code")
+        if model.trust_remote_code and not (self._trust or self._is_named(at)):
+            raise self._refusal(
+                f"{_dotted(at)} is true, so code of {model.model!r} would run here; read it, then "
+                f"say --trust-remote-code, or {_dotted(at)}=false"
+            )
+
+    def _check_revision(self, at: At, revision: str | None) -> None:
+        if revision and not self._is_named(at) and not _REVISION.fullmatch(revision):
+            raise self._refusal(
+                f"{_dotted(at)}: {revision!r} is no name of a branch, a tag or a commit; say "
+                f"{_dotted(at)}=…"
+            )
+
+    def _check_server(self, number: int, server: Endpoint, recipe: Recipe) -> None:
+        if server.name not in self._servers:  # an address of the user's environment
+            self._check_own_server(server, recipe)
+            return
+        wanted = [("providers", number, "endpoint", server.endpoint)]
+        if server.api_key:
+            wanted.append(("providers", number, "api_key", server.api_key))
+        if missing := [one for one in wanted if not self._is_named(one[:3])]:
             secret = f" with the key in ${server.api_key}" if server.api_key else ""
-            raise PrefdataError(
-                f"{address}: prompts would be sent to {server.endpoint}{secret}; if you know that "
-                f"server, say {key}={server.endpoint}"
+            told = " ".join(f"{_dotted(one[:3])}={one[3]}" for one in missing)
+            raise self._refusal(
+                f"prompts would be sent to {server.endpoint}{secret}; if you know that server, say "
+                f"{told}"
             )
 
-
-def _check_seeds(address: str, loaded: LoadedRecipe) -> None:
-    for path in loaded.recipe.seed_dataset.path or ():
-        is_file = path.startswith(("/", ".", "~")) or any(c in path for c in "*?[")
-        is_file = is_file or Path(path).suffix in SUFFIXES
-        if is_file and loaded.locate(path) == path and not Path(path).exists():
-            raise PrefdataError(
-                f"{address}: its seeds were in {path!r}, a file of whoever built it, which the "
-                "repository does not have; give yours with seed_dataset.path=…"
+    def _check_own_server(self, server: Endpoint, recipe: Recipe) -> None:
+        users = [n for n, m in enumerate(recipe.models) if m.provider == server.name]
+        ats: list[At] = [("models", number, "provider") for number in users]
+        if missing := [at for at in ats if not self._is_named(at)]:
+            raise self._refusal(
+                f"{_dotted(missing[0])}: prompts would be sent to your server {server.name!r}, "
+                f"with your key; if you want that, say {_dotted(missing[0])}={server.name}"
             )
+
+    def _is_named(self, at: At) -> bool:
+        return any(at[: len(key)] == key for key in self.named)
+
+    def _refusal(self, why: str) -> PrefdataError:
+        return PrefdataError(f"{self._address}: {why}")
+
+
+def _dotted(at: Sequence[str | int]) -> str:
+    return ".".join(map(str, at))

@@ -51,7 +51,8 @@ def pairs_of_run(run: Path, overrides: Sequence[str], out: Path) -> Record:
     record = read_record(run)
     if record is None or "scored_fingerprint" not in record:
         raise PrefdataError(f"{run}: no finished run there; run `prefdata build` first")
-    loaded = load_recipe(run / "recipe.yaml", [f"output_projection.{rule}" for rule in overrides])
+    rules = [f"output_projection.{rule}" for rule in overrides]
+    loaded = load_recipe(run / "recipe.yaml", rules, is_saved=True)
     before = [row for table in read_tables(run / "rejects") for row in table.to_pylist()]
     kept = [row for row in before if row["stage"] != "pairs"]
     rule, seed = loaded.recipe.output_projection, loaded.recipe.seed

@@ -5,8 +5,8 @@ Knows no engine, no dataset library.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -18,6 +18,14 @@ from pydantic import ValidationError
 from prefdata.errors import PrefdataError
 from prefdata.recipe.checks import check_recipe, environment_name
 from prefdata.recipe.contract import At
+from prefdata.recipe.environment import (
+    INTERPOLATION,
+    find_kept,
+    kept_in_rows,
+    let_stand,
+    mask,
+    values_told,
+)
 from prefdata.recipe.faults import Lines, explain, shown
 from prefdata.recipe.projection import PreferencePairs
 from prefdata.recipe.schema import LOCAL_PROVIDERS, Recipe
@@ -40,13 +48,19 @@ class LoadedRecipe:
     """A checked recipe and where it came from.
 
     Attributes:
-        resolved: the YAML after overrides and interpolation, as written to the run folder.
+        resolved: the YAML after overrides and interpolation, as written to the run folder; what
+            comes from the environment is still to be interpolated there.
         folder: the folder in which relative paths are looked up.
+        from_environment: texts of the recipe that hold values of the environment, each with the
+            interpolation that stands for it in whatever is written.
+        notes: what the user should know, one sentence each.
     """
 
     recipe: Recipe
     resolved: str
     folder: Path
+    from_environment: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def changed(self, **fields: Any) -> "LoadedRecipe":
         """The same recipe with other top-level fields, for a preview or a rehearsal."""
@@ -56,28 +70,60 @@ class LoadedRecipe:
         """A path of the recipe as an existing absolute path, or unchanged if there is none."""
         return _locate(path, self.folder)
 
+    def tell(self, text: str) -> str:
+        """A text of the recipe as it may be written: an interpolation for the environment's."""
+        return self.from_environment.get(text, text)
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+
+def load_recipe(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    prepare: Callable[[dict[str, Any]], None] | None = None,
+    is_saved: bool = False,
+) -> LoadedRecipe:
     """Read, override, interpolate, validate and cross-check a recipe.
 
+    Args:
+        path: of the file.
+        overrides: `key=value`.
+        prepare: changes or refuses what stands in the file, before the overrides.
+        is_saved: the recipe of a run; a variable that is not set here stands for itself.
+
     Raises:
-        PrefdataError: one message per problem, with file, line and YAML path.
+        PrefdataError: one message per problem, with file, line and YAML path; values of the
+            environment are not repeated.
     """
-    config, lines = _parse(path, _read(path))
-    for override in overrides:
-        lines.overridden.append(_override(config, override))
+    text = _read(path)
+    try:
+        config, lines = _parse(path, text)
+        if prepare is not None:
+            written: Any = OmegaConf.to_container(config, resolve=False)
+            prepare(written)
+            config = OmegaConf.create(written)
+        for override in overrides:
+            lines.overridden.append(_override(config, override))
+        if is_saved:
+            let_stand(config)
+        return _check(config, lines, path.parent.absolute())
+    except PrefdataError as err:
+        raise PrefdataError(mask(str(err), "\n".join((text, *overrides)))) from err
+
+
+def _check(config: DictConfig, lines: Lines, folder: Path) -> LoadedRecipe:
     raw = _resolve(config, lines)
-    _read_prompts(raw, path.parent.absolute(), lines)
-    _add_providers(raw)
+    kept = find_kept(config, raw)
+    told = values_told(kept, raw)
+    _read_prompts(raw, folder, lines)
+    for at, interpolation, value in _add_providers(raw):
+        kept[at], told[value] = interpolation, interpolation
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as err:
         raise PrefdataError(explain(err, lines)) from err
-    loaded = LoadedRecipe(recipe, _dump(raw), path.parent.absolute())
-    problems = check_recipe(recipe, recipe.seed_fields)
-    if problems:
+    if problems := check_recipe(recipe, recipe.seed_fields):
         raise PrefdataError("\n".join(f"{lines.place(p.at)}: {p.message}" for p in problems))
-    return loaded
+    return LoadedRecipe(recipe, _dump(raw, kept), folder, told, tuple(kept_in_rows(kept)))
 
 
 def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -> PreferencePairs:
@@ -86,6 +132,11 @@ def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -
     Raises:
         PrefdataError: an unknown key, or a value that does not fit.
     """
+    for override in overrides:  # they are written down as they are used
+        if INTERPOLATION.search(override) and "oc.env" in override:
+            raise PrefdataError(
+                f"{override}: '${{oc.env:…}}' is of recipes; let the shell put the value in"
+            )
     lines = Lines(None, None)
     config = OmegaConf.create({"output_projection": dict(defaults)})
     for override in overrides:
@@ -105,7 +156,17 @@ def load_settings(kind: type[Settings], file: Path | None, overrides: Sequence[s
     Raises:
         PrefdataError: one message per problem, as for a recipe.
     """
-    config, lines = _parse(file, _read(file)) if file else (DictConfig({}), Lines(None, None))
+    text = _read(file) if file else ""
+    try:
+        return _load_settings(kind, file, text, overrides)
+    except PrefdataError as err:
+        raise PrefdataError(mask(str(err), "\n".join((text, *overrides)))) from err
+
+
+def _load_settings(
+    kind: type[Settings], file: Path | None, text: str, overrides: Sequence[str]
+) -> Settings:
+    config, lines = _parse(file, text) if file else (DictConfig({}), Lines(None, None))
     beside = (file or Path()).parent.absolute()
     for key in kind.paths:
         if isinstance(path := OmegaConf.select(config, key), str):
@@ -146,10 +207,11 @@ def _read_prompts(raw: dict[str, Any], folder: Path, lines: "Lines") -> None:
         column["prompt"] = text.removesuffix("\n")
 
 
-def _add_providers(raw: dict[str, Any]) -> None:
-    """Providers that models name and the recipe lacks, if environment variables give their address.
+def _add_providers(raw: dict[str, Any]) -> Iterator[tuple[At, str, str]]:
+    """Add providers that models name and the recipe lacks, if the environment has their address.
 
-    They become part of the resolved recipe, which is then complete.
+    They become part of the resolved recipe, which is then complete; yields where the addresses
+    stand, how they are interpolated, and what they are.
     """
     models, told = raw.get("models"), raw.get("providers", [])
     if not isinstance(models, list) or not isinstance(told, list):
@@ -162,6 +224,9 @@ def _add_providers(raw: dict[str, Any]) -> None:
             if (key := environment_name(name, "API_KEY")) in os.environ:
                 entry["api_key"] = key
             raw["providers"] = [*raw.get("providers", []), entry]
+            variable = environment_name(name, "BASE_URL")
+            at: At = ("providers", len(raw["providers"]) - 1, "endpoint")
+            yield at, f"${{oc.env:{variable}}}", address
 
 
 def _read(path: Path) -> str:
@@ -218,16 +283,18 @@ def _resolve(config: DictConfig, lines: "Lines") -> dict[str, Any]:
     return {str(key): value for key, value in raw.items()} if isinstance(raw, dict) else {}
 
 
-def _dump(raw: dict[str, Any]) -> str:
+def _dump(raw: dict[str, Any], kept: Mapping[At, str]) -> str:
     """YAML that loads as the same values: what is resolved is not to be interpolated again."""
-    return yaml.safe_dump(_escape(raw), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(_escape(raw, kept), sort_keys=False, allow_unicode=True)
 
 
-def _escape(value: Any) -> Any:
+def _escape(value: Any, kept: Mapping[At, str], at: At = ()) -> Any:
+    if at in kept:
+        return kept[at]
     if isinstance(value, dict):
-        return {key: _escape(part) for key, part in value.items()}
+        return {key: _escape(part, kept, (*at, key)) for key, part in value.items()}
     if isinstance(value, list):
-        return [_escape(part) for part in value]
+        return [_escape(part, kept, (*at, number)) for number, part in enumerate(value)]
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", value)
     return value
@@ -235,12 +302,7 @@ def _escape(value: Any) -> Any:
 
 def _override(config: DictConfig, override: str) -> At:
     """Set `key.0.sub=value` and return the path; the value is YAML, numbers count list items."""
-    key, sign, text = override.partition("=")
-    key = re.sub(r"\[(\w+)\]", r".\1", key.strip())
-    if not sign or not all(key.split(".")):
-        raise PrefdataError(
-            f"{override!r} is not an override; write key=value, for example num_records=10"
-        )
+    key, text = _split(override)
     try:
         value = _yaml_value(text)
         if _is_path_key(key):
@@ -256,6 +318,26 @@ def _override(config: DictConfig, override: str) -> At:
         why = f"{_first_line(err)}; {_ABOUT_INTERPOLATION}"
         raise PrefdataError(f"override {override!r}: {why}") from err
     return _path(key)
+
+
+def override_path(override: str) -> At:
+    """The path that `key.0.sub=value` sets.
+
+    Raises:
+        PrefdataError: it is no override.
+    """
+    return _path(_split(override)[0])
+
+
+def _split(override: str) -> tuple[str, str]:
+    """(key with dots alone, text of the value)."""
+    key, sign, text = override.partition("=")
+    key = re.sub(r"\[(\w+)\]", r".\1", key.strip())
+    if not sign or not all(key.split(".")):
+        raise PrefdataError(
+            f"{override!r} is not an override; write key=value, for example num_records=10"
+        )
+    return key, text
 
 
 def _absolute(value: Any) -> Any:

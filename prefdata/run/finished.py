@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from prefdata.errors import PrefdataError
 from prefdata.recipe.loader import LoadedRecipe, load_recipe
@@ -32,6 +33,10 @@ class FinishedRun:
         """The recipe's, or the one that was given with the file."""
         return self.recipe.seed if self.recipe else int(self.record["seed"])
 
+    def tell(self, value: Any) -> Any:
+        """A value of the recipe as it may be written: an interpolation for the environment's."""
+        return self.loaded.tell(value) if self.loaded and isinstance(value, str) else value
+
 
 def open_run(folder: Path) -> FinishedRun:
     """Open a run folder.
@@ -47,7 +52,7 @@ def open_run(folder: Path) -> FinishedRun:
         )
     if not (folder / "recipe.yaml").is_file():
         return FinishedRun(folder, record, None)
-    loaded = load_recipe(folder / "recipe.yaml")
+    loaded = load_recipe(folder / "recipe.yaml", is_saved=True)
     beside = record.get("folder")
     return FinishedRun(folder, record, replace(loaded, folder=Path(beside)) if beside else loaded)
 

@@ -3,6 +3,7 @@
 A path inside the recipe's folder becomes relative to it, any other absolute path its last name.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from prefdata.run.finished import FinishedRun
 from prefdata.storage.record import Record
 
 _PLACES = ("output_dir", "output_path")
+_PLACE_OF_ENVIRONMENT = re.compile(r"\$\{.*\}")
 
 
 def shorten(path: str, folder: Path | None) -> str:
@@ -34,7 +36,7 @@ def make_public_recipe(run: FinishedRun) -> str | None:
     raw.pop("publish", None)
     for key in _PLACES:
         if raw.get(key):
-            raw[key] = Path(raw[key]).name
+            raw[key] = Path(_PLACE_OF_ENVIRONMENT.sub("", raw[key])).name or run.folder.name
     seeds = raw["seed_dataset"]
     if isinstance(paths := seeds.get("path"), list):
         seeds["path"] = [shorten(path, folder) for path in paths]

@@ -84,7 +84,7 @@ class Building:
         """All seeds; tells of those that cannot be used."""
         with self._timed("seeds"):
             seeds = seeds_of(self.loaded)
-        for note in seeds.notes:
+        for note in (*self.loaded.notes, *seeds.notes):
             self.say(note)
         for bad in seeds.rejects[:5]:
             self.say(f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects")
@@ -155,8 +155,13 @@ class Building:
         """What this call has asked of the models, and how long it took."""
         work = self.fleet.work
         return {
-            "checkpoints": self.fleet.checkpoints,
-            "loads": work.loads,
+            "checkpoints": {
+                model.alias: self.fleet.checkpoints[model.alias].replace(
+                    model.model, self.loaded.tell(model.model)
+                )
+                for model in self.recipe.models
+            },
+            "loads": [self.loaded.tell(model) for model in work.loads],
             "requests": {
                 "generated": work.generated,
                 "scored": work.scored,

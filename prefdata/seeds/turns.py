@@ -102,6 +102,8 @@ def _fitting(value: Any, kind: pa.DataType) -> Any:
         return value if isinstance(value, str) else None
     if pa.types.is_floating(kind):
         return float(value) if isinstance(value, float) or _is_within(value, 64) else None
+    if not pa.types.is_integer(kind):  # lists and bools: nobody else's file has them as ours are
+        return None
     return value if _is_within(value, kind.bit_width) else None
 
 
