@@ -288,8 +288,8 @@ def test_the_key_is_sent_and_stands_nowhere(remote, server):
         ("providers.0.name=vllm", "'vllm' runs checkpoints on this machine"),
         ("providers.0.max_parallel=3", "did you mean 'max_parallel_requests'?"),
         ("models.0.provider=srw", "there is no provider 'srw'; did you mean 'srv'?"),
-        ("models.0.engine={dtype: float32}", "is a server, which reads no 'engine'"),
-        ("models.0.revision=main", "is a server, which reads no 'revision'"),
+        ("models.0.engine={dtype: float32}", "is a server, so 'engine' has no effect"),
+        ("models.0.revision=main", "is a server, so 'revision' has no effect"),
     ],
 )
 def test_a_provider_that_cannot_be_used_is_told_without_telling_secrets(remote, override, message):

@@ -10,7 +10,7 @@ import torch
 from conftest import QUICKSTART
 from transformers import AutoModelForCausalLM
 
-from prefdata.engines import choose_provider, open_reward_engine
+from prefdata.engines import choose_engine, open_reward_engine
 from prefdata.engines.doctor import PROBES, check_begin, compare
 from prefdata.engines.reward_families import FAMILIES, find_family
 from prefdata.engines.transformers.model import Checkpoint
@@ -93,7 +93,7 @@ def test_every_family_names_its_source_and_what_to_do():
 def test_on_a_gpu_a_head_that_vllm_cannot_read_goes_to_transformers(tmp_path):
     path = checkpoint_called(tmp_path, "LlamaForRewardModelWithGating")
     trusted = model(trust_remote_code=True)
-    assert choose_provider("reward", trusted, path, on_gpu=True) == "transformers"
+    assert choose_engine("reward", trusted, path, on_gpu=True) == "transformers"
 
 
 async def scores(engine):

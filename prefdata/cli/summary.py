@@ -159,7 +159,7 @@ def print_report(report: "Report") -> None:
 def print_plan(loaded: LoadedRecipe) -> None:
     """Passes, loads, requests and costs of a recipe."""
     recipe = loaded.recipe
-    seeds = seeds_of(loaded)
+    seeds = seeds_of(recipe, loaded.locate)
     rows: int | None = seeds.table.num_rows
     sample = seeds.table.slice(0, SAMPLE).to_pylist()
     paths = {model.alias: loaded.locate(model.model) for model in recipe.models}

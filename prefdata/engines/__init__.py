@@ -1,35 +1,37 @@
-"""Engines: what runs the models. The only package that imports torch, transformers or vllm."""
+"""Engines: what runs the models. The only package that imports torch, transformers or vllm.
 
-import asyncio
+Which there are says the table in `recipe/providers.py`.
+"""
+
+from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from prefdata.engines.protocols import (
     Connection,
     HostedReward,
     HostedText,
-    Provider,
     RewardEngine,
     TextEngine,
 )
 from prefdata.engines.reward_families import find_family
 from prefdata.errors import PrefdataError
+from prefdata.recipe.contract import Role
+from prefdata.recipe.providers import CLIENTS, ENGINES
 from prefdata.recipe.schema import Endpoint, Model
 
 if TYPE_CHECKING:
     from prefdata.engines.chat_template import ChatTemplate
 
-Role = Literal["text", "reward"]
-
 __all__ = [
-    "Connection", "Provider", "Role", "RewardEngine", "TextEngine", "check_server",
-    "choose_provider", "connect", "count_gpus", "open_chat_template", "open_remote_reward",
-    "open_remote_text", "open_reward_engine", "open_text_engine",
+    "Connection", "Role", "RewardEngine", "TextEngine", "choose_engine",
+    "connect", "count_gpus", "open_chat_template",
+    "open_reward_engine", "open_text_engine",
 ]  # fmt: skip
 
 
-def choose_provider(role: Role, model: Model, path: str, *, on_gpu: bool) -> Provider:
-    """The program that runs a model: as the recipe says; for `auto` vLLM on GPUs, if it can.
+def choose_engine(role: Role, model: Model, path: str, *, on_gpu: bool) -> str:
+    """The engine that runs a model: the recipe's, or for `auto` the one that suits the machine.
 
     Args:
         role: what the model is for.
@@ -37,26 +39,24 @@ def choose_provider(role: Role, model: Model, path: str, *, on_gpu: bool) -> Pro
         path: its checkpoint.
         on_gpu: whether it will have one.
 
+    Returns:
+        A key of ENGINES.
+
     Raises:
-        PrefdataError: the recipe wants vLLM, which is not installed, or a reward model that
-            nothing here can read.
+        PrefdataError: the engine that is wanted is not installed, or no engine can read the
+            reward model.
     """
-    has_vllm = find_spec("vllm") is not None
-    served: tuple[Provider, ...] = ("vllm", "transformers")
-    if role == "reward":
-        served = find_family(model, path).providers
-    if (model.provider == "vllm" or served == ("vllm",)) and not has_vllm:
+    served = find_family(model, path).providers if role == "reward" else tuple(ENGINES)
+    wanted = served if model.provider == "auto" else (model.provider,)
+    usable = [name for name in wanted if _is_installed(ENGINES[name].package)]
+    if not usable:
+        found = ENGINES[wanted[0]]
         raise PrefdataError(
-            f"model {model.alias!r} needs vLLM, which is not installed; pip install "
-            "'prefdata[vllm]'" + (", or set provider: auto" if len(served) > 1 else "")
+            f"model {model.alias!r} needs {found.package}, which is not installed; in a clone of "
+            f"prefdata, run pip install '.[{found.extra}]'"
+            + (", or set provider: auto" if len(served) > len(wanted) else "")
         )
-    if model.provider == "vllm":
-        return "vllm"
-    if model.provider == "transformers":
-        return "transformers"
-    if len(served) == 1:
-        return served[0]
-    return "vllm" if on_gpu and has_vllm else "transformers"
+    return max(usable, key=lambda name: ENGINES[name].for_gpus == on_gpu)
 
 
 def count_gpus() -> int:
@@ -66,31 +66,26 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def open_text_engine(model: Model, path: str, provider: Provider) -> HostedText:
+def open_text_engine(model: Model, path: str, engine: str) -> HostedText:
     """Load a checkpoint to complete chats.
 
     Args:
         model: whose revision and engine options count.
         path: local folder or Hub id of the checkpoint.
-        provider: the program that is to run it.
+        engine: the one that is to run it, a key of ENGINES.
 
     Raises:
         PrefdataError: it is not there, or not a chat model, or an option is unknown.
     """
-    if provider == "vllm":
-        from prefdata.engines.transformers.model import Checkpoint
-        from prefdata.engines.vllm import VllmTextEngine
+    opened: HostedText = import_module(ENGINES[engine].module).open_text(model, path)
+    return opened
 
-        checkpoint = Checkpoint(path, model.revision, model.trust_remote_code)
-        return VllmTextEngine(checkpoint, model.engine)
-    from prefdata.engines.transformers.text import TransformersTextEngine  # torch, only when needed
 
-    return TransformersTextEngine.load(
-        path,
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-        options=model.engine,
-    )
+def open_reward_engine(model: Model, path: str, engine: str) -> HostedReward:
+    """Load a checkpoint to score chats; arguments and errors as for `open_text_engine`."""
+    family, module = find_family(model, path), import_module(ENGINES[engine].module)
+    opened: HostedReward = module.open_reward(model, path, family)
+    return opened
 
 
 def open_chat_template(model: Model) -> "ChatTemplate":
@@ -111,56 +106,16 @@ def connect(endpoint: Endpoint) -> Connection:
     Raises:
         PrefdataError: the client is not installed, or the key's variable is not set.
     """
-    if find_spec("openai") is None:
+    client = CLIENTS[endpoint.provider_type]
+    if not _is_installed(client.package):
         raise PrefdataError(
-            f"provider {endpoint.name!r} is a server, and the package openai, which asks it, is "
-            "not installed; run pip install 'prefdata[remote]'"
+            f"provider {endpoint.name!r} is a server, and the package {client.package}, which "
+            "asks it, is not installed; in a clone of prefdata, run pip install "
+            f"'.[{client.extra}]'"
         )
-    from prefdata.engines.remote import OpenAIConnection
-
-    return OpenAIConnection(endpoint)
-
-
-def open_remote_text(model: Model, connection: Connection) -> TextEngine:
-    """An engine that completes chats on a server."""
-    from prefdata.engines.remote import RemoteText
-
-    return RemoteText(model, connection)
+    connection: Connection = import_module(client.module).connect(endpoint)
+    return connection
 
 
-def open_remote_reward(model: Model, connection: Connection) -> RewardEngine:
-    """An engine that scores chats on a server."""
-    from prefdata.engines.remote import RemoteReward
-
-    return RemoteReward(model, connection)
-
-
-def check_server(model: Model, connection: Connection, role: Role) -> None:
-    """Ask a server for one short answer, or one score, with this alias's parameters.
-
-    Raises:
-        PrefdataError: the server, the key, the model or a parameter is refused.
-    """
-    from prefdata.engines import remote
-
-    check = remote.check_text if role == "text" else remote.check_reward
-    asyncio.run(check(model, connection))
-
-
-def open_reward_engine(model: Model, path: str, provider: Provider) -> HostedReward:
-    """Load a checkpoint to score chats; arguments and errors as for `open_text_engine`.
-
-    vLLM's first scores are compared with those of transformers, unless the recipe says
-    `skip_health_check`.
-    """
-    from prefdata.engines.transformers.model import Checkpoint
-
-    family = find_family(model, path)
-    checkpoint = Checkpoint(path, model.revision, model.trust_remote_code)
-    if provider == "vllm":
-        from prefdata.engines.vllm import open_examined
-
-        return open_examined(model, checkpoint, family)
-    from prefdata.engines.transformers.reward import TransformersRewardEngine
-
-    return TransformersRewardEngine.load(checkpoint, model.engine, reading=family.reading)
+def _is_installed(package: str | None) -> bool:
+    return package is None or find_spec(package) is not None

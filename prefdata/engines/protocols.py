@@ -1,12 +1,11 @@
 """What a stage may ask of an engine: two protocols of one method each; and what a host may."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
-
-Provider = Literal["transformers", "vllm"]
-"""A program that runs checkpoints on this machine."""
+from prefdata.recipe.contract import Role
+from prefdata.recipe.schema import Model
 
 
 class TextEngine(Protocol):
@@ -68,6 +67,22 @@ class HostedReward(RewardEngine, Hosted, Protocol):
 
 class Connection(Protocol):
     """The way to a server, shared by the engines of its models."""
+
+    def open_text(self, model: Model) -> TextEngine:
+        """An engine that completes chats on the server."""
+        ...
+
+    def open_reward(self, model: Model) -> RewardEngine:
+        """An engine that scores chats on the server."""
+        ...
+
+    def check(self, model: Model, role: Role) -> None:
+        """Ask for one short answer, or one score, with this alias's parameters.
+
+        Raises:
+            PrefdataError: the server, the key, the model or a parameter is refused.
+        """
+        ...
 
     def close(self) -> None:
         """Drop what is on its way."""

@@ -34,6 +34,7 @@ from prefdata.inference import (
     ScoreRequest,
     TextRequest,
 )
+from prefdata.recipe.contract import Role
 from prefdata.recipe.schema import Endpoint, Model
 
 Result = TypeVar("Result")
@@ -50,6 +51,15 @@ ALL_REFUSED = 8
 LONGEST = 300
 """Characters of a server's message that are repeated."""
 _ATTRIBUTE = re.compile(r"[\w .-]+:\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)")
+
+
+def connect(endpoint: Endpoint) -> "OpenAIConnection":
+    """The way to a server; nothing is asked yet.
+
+    Raises:
+        PrefdataError: the environment variable with the key is not set.
+    """
+    return OpenAIConnection(endpoint)
 
 
 class RemoteText:
@@ -161,12 +171,7 @@ class RemoteReward:
 HELLO: Message = {"role": "user", "content": "Hello!"}
 
 
-async def check_text(model: Model, connection: Any) -> None:
-    """Ask for one short answer with this alias's parameters.
-
-    Raises:
-        PrefdataError: the server, the key, the model or a parameter is refused.
-    """
+async def _check_text(model: Model, connection: Any) -> None:
     given = model.inference_parameters.model_dump(exclude={"seed"})
     sampling = Sampling(**given | {"max_tokens": min(given["max_tokens"], 16)})
     request = TextRequest((HELLO,), sampling, 0, None, model.chat_template_kwargs)
@@ -174,8 +179,7 @@ async def check_text(model: Model, connection: Any) -> None:
         _stop_if_refused(outcome, model)
 
 
-async def check_reward(model: Model, connection: Any) -> None:
-    """Ask for one score; errors as from `check_text`."""
+async def _check_reward(model: Model, connection: Any) -> None:
     request = ScoreRequest((HELLO, {"role": "assistant", "content": "Hi."}))
     async for _, outcome in RemoteReward(model, connection).score([request]):
         _stop_if_refused(outcome, model)
@@ -211,6 +215,18 @@ class OpenAIConnection:
             target=self.loop.run_forever, name=f"remote-{endpoint.name}", daemon=True
         )
         self._thread.start()
+
+    def open_text(self, model: Model) -> "RemoteText":
+        """As `Connection.open_text`."""
+        return RemoteText(model, self)
+
+    def open_reward(self, model: Model) -> "RemoteReward":
+        """As `Connection.open_reward`."""
+        return RemoteReward(model, self)
+
+    def check(self, model: Model, role: Role) -> None:
+        """As `Connection.check`."""
+        asyncio.run((_check_text if role == "text" else _check_reward)(model, self))
 
     def close(self) -> None:
         """Drop what is on its way, end the thread."""

@@ -7,8 +7,8 @@ from typing import Literal
 import orjson
 
 from prefdata.engines.checkpoints import config_file
-from prefdata.engines.protocols import Provider
 from prefdata.errors import PrefdataError
+from prefdata.recipe.providers import ENGINES
 from prefdata.recipe.schema import Model
 
 Reading = Literal["labels", "score_and_rewards", "first_logit", "last_token"]
@@ -39,7 +39,7 @@ class Family:
 
     name: str
     architectures: str
-    providers: tuple[Provider, ...] = ("vllm", "transformers")
+    providers: tuple[str, ...] = ("vllm", "transformers")
     reading: Reading = "labels"
     checkpoints: str = ""
     needs_code: bool = False
@@ -141,7 +141,7 @@ def find_family(model: Model, path: str) -> Family:
             f"model {model.alias!r}: {path} is {name} ({family.name}), whose head is code that "
             "comes with the checkpoint; read that code, then set trust_remote_code: true"
         )
-    if model.provider in ("vllm", "transformers") and model.provider not in family.providers:
+    if model.provider in ENGINES and model.provider not in family.providers:
         raise PrefdataError(
             f"model {model.alias!r}: {path} is {name} ({family.name}), which provider "
             f"{model.provider} cannot read; set provider: {family.providers[0]}"

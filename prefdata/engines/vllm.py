@@ -271,14 +271,22 @@ class VllmRewardEngine:
         return tuple(last.float().flatten().tolist())
 
 
-def open_examined(model: Model, checkpoint: Checkpoint, family: Family) -> VllmRewardEngine:
+def open_text(model: Model, path: str) -> VllmTextEngine:
+    """A TextEngine with the checkpoint at `path`."""
+    checkpoint = Checkpoint(path, model.revision, model.trust_remote_code)
+    return VllmTextEngine(checkpoint, model.engine)
+
+
+def open_reward(model: Model, path: str, family: Family) -> VllmRewardEngine:
     """Load a reward model, and make sure that transformers reads the same from it.
 
-    transformers goes first and is gone when vLLM takes the memory.
+    transformers goes first and is gone when vLLM takes the memory. `skip_health_check` leaves this
+    out.
 
     Raises:
         PrefdataError: they differ, or as from `VllmRewardEngine`.
     """
+    checkpoint = Checkpoint(path, model.revision, model.trust_remote_code)
     is_examined = not model.skip_health_check and "transformers" in family.providers
     reference = _reference(model, checkpoint, family) if is_examined else []
     engine = VllmRewardEngine(

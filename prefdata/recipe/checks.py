@@ -13,8 +13,9 @@ from prefdata.recipe.contract import At, Column, Problem, Scope, Scored, no_cand
 from prefdata.recipe.judges import verdicts
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.providers import LOCAL_PROVIDERS
 from prefdata.recipe.reads import projected
-from prefdata.recipe.schema import LOCAL_PROVIDERS, Model, Recipe
+from prefdata.recipe.schema import Model, Recipe
 
 
 def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Problem]:

@@ -28,7 +28,8 @@ from prefdata.recipe.environment import (
 )
 from prefdata.recipe.faults import Lines, explain, shown
 from prefdata.recipe.projection import PreferencePairs
-from prefdata.recipe.schema import LOCAL_PROVIDERS, Recipe
+from prefdata.recipe.providers import LOCAL_PROVIDERS
+from prefdata.recipe.schema import Recipe
 from prefdata.recipe.values import SettingsModel
 
 Settings = TypeVar("Settings", bound=SettingsModel)

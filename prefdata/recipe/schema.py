@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from prefdata.errors import suggest
 from prefdata.recipe.columns import AnyColumn
 from prefdata.recipe.projection import OutputProjection
+from prefdata.recipe.providers import CLIENTS, LOCAL_PROVIDERS
 from prefdata.recipe.publication import Publish
 from prefdata.recipe.values import (
     OWN_ID,
@@ -25,7 +27,6 @@ from prefdata.recipe.values import (
 
 GIVEN = ("prompt", "candidates", "score")
 """Columns of a row of given candidates, besides those of `group_by`."""
-LOCAL_PROVIDERS = ("auto", "transformers", "vllm")
 
 
 class GivenCandidates(Frozen):
@@ -138,7 +139,8 @@ class Endpoint(Frozen):
     name: Filled
     endpoint: HttpUrl
     """The URL including the version, as in https://host/v1."""
-    provider_type: Literal["openai"] = "openai"
+    provider_type: Filled = "openai"
+    """The protocol that the server speaks."""
     api_key: EnvironmentName | None = None
     """The name of the environment variable that holds the key; no key is sent if left out."""
     max_parallel_requests: Positive = 16
@@ -150,6 +152,13 @@ class Endpoint(Frozen):
     """Whether the server can constrain an answer to a JSON schema (`response_format`)."""
     extra_body: dict[str, Any] = {}
     """Added to the body of every request."""
+
+    @field_validator("provider_type")
+    @classmethod
+    def _known_protocol(cls, value: str) -> str:
+        if value not in CLIENTS:
+            raise ValueError(f"there is no provider_type {value!r}; {suggest(value, CLIENTS)}")
+        return value
 
     @field_validator("name")
     @classmethod

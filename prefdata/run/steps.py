@@ -83,7 +83,7 @@ class Building:
     def load_seeds(self) -> Seeds:
         """All seeds; tells of those that cannot be used."""
         with self._timed("seeds"):
-            seeds = seeds_of(self.loaded)
+            seeds = seeds_of(self.recipe, self.loaded.locate)
         for note in (*self.loaded.notes, *seeds.notes):
             self.say(note)
         for bad in seeds.rejects[:5]:

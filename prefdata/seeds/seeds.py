@@ -3,7 +3,7 @@
 A line that cannot be used is a reject with its place, never a silent skip. Knows no stage.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,9 +14,8 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import copy_id, digest, row_id, sampling_seed
-from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.reads import columns_made, columns_needed
-from prefdata.recipe.schema import SeedDataset
+from prefdata.recipe.schema import Recipe, SeedDataset
 from prefdata.recipe.values import OWN_ID
 from prefdata.rows import ID, Row, reject
 from prefdata.seeds.files import Line, kind_of, read_lines
@@ -46,12 +45,17 @@ class Seeds:
         return int(self.table.num_rows) + len(self.rejects)
 
 
-def seeds_of(loaded: LoadedRecipe) -> Seeds:
-    """The seeds of a recipe; arguments and errors as for `load_seeds`."""
-    recipe, config = loaded.recipe, loaded.recipe.seed_dataset
+def seeds_of(recipe: Recipe, locate: Callable[[str], str]) -> Seeds:
+    """The seeds of a recipe; errors as for `load_seeds`.
+
+    Args:
+        recipe: one that the loader has checked.
+        locate: finds a path of the recipe, which may be relative to its file.
+    """
+    config = recipe.seed_dataset
     return load_seeds(
         config,
-        [loaded.locate(path) for path in config.path or ()],
+        [locate(path) for path in config.path or ()],
         needed=columns_needed(recipe),
         made=columns_made(recipe),
         num_records=recipe.num_records,

@@ -10,23 +10,20 @@ from typing import Self
 
 from prefdata.engines import (
     Connection,
-    Provider,
     RewardEngine,
-    Role,
     TextEngine,
-    check_server,
-    choose_provider,
+    choose_engine,
     connect,
-    open_remote_reward,
-    open_remote_text,
     open_reward_engine,
     open_text_engine,
 )
 from prefdata.engines.checkpoints import check_text_model, identify
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.fingerprint import ScoreKeys, TextKeys, digest, model_identity
+from prefdata.recipe.contract import Role
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import Checkpoint, Pass, roles_of
+from prefdata.recipe.providers import ENGINES
 from prefdata.recipe.schema import Endpoint, Model
 from prefdata.storage.journal import Journal
 from prefdata.storage.journaled import JournaledReward, JournaledText, Work
@@ -155,7 +152,7 @@ class Fleet:
         for model in self._loaded.recipe.models:
             endpoint = self._loaded.recipe.endpoint(model)
             if endpoint is not None and model.alias in self._roles and not model.skip_health_check:
-                check_server(model, self._connection(endpoint), self._roles[model.alias])
+                self._connection(endpoint).check(model, self._roles[model.alias])
 
     def _connection(self, endpoint: Endpoint) -> Connection:
         """The one way to a server, which all its models share with its limit of requests."""
@@ -175,11 +172,11 @@ class Fleet:
         if self._rehearse or self._loaded.recipe.endpoint(model) is not None:
             return True
         is_alone = not self._machine.gpus and self._machine.replicas == 1
-        return is_alone and self._provider(role, model) == "transformers"
+        return is_alone and ENGINES[self._engine(role, model)].is_embeddable
 
-    def _provider(self, role: Role, model: Model) -> Provider:
+    def _engine(self, role: Role, model: Model) -> str:
         path = self._loaded.locate(model.model)
-        return choose_provider(role, model, path, on_gpu=bool(self._machine.gpus))
+        return choose_engine(role, model, path, on_gpu=bool(self._machine.gpus))
 
     def _identify(self, model: Model) -> str:
         if self._rehearse:
@@ -191,7 +188,7 @@ class Fleet:
         path = self._loaded.locate(model.model)
         if model.alias in self._roles and not self._is_idle:
             role = self._roles[model.alias]
-            self._provider(role, model)
+            self._engine(role, model)
             self._machine.places(model)
             if role == "text" and not model.skip_health_check:
                 check_text_model(model, path)
@@ -209,28 +206,30 @@ class Fleet:
     def _text(self, model: Model) -> TextEngine:
         endpoint = self._loaded.recipe.endpoint(model)
         if endpoint is not None and not self._rehearse:
-            return open_remote_text(model, self._connection(endpoint))
+            return self._connection(endpoint).open_text(model)
         self.work.loads.append(model.model)
         if self._rehearse:
             return ScriptedText()
         if self._is_embedded("text", model):
-            return open_text_engine(model, self._loaded.locate(model.model), "transformers")
+            path = self._loaded.locate(model.model)
+            return open_text_engine(model, path, self._engine("text", model))
         return self._workers("text", model)
 
     def _reward(self, model: Model) -> RewardEngine:
         endpoint = self._loaded.recipe.endpoint(model)
         if endpoint is not None and not self._rehearse:
-            return open_remote_reward(model, self._connection(endpoint))
+            return self._connection(endpoint).open_reward(model)
         self.work.loads.append(model.model)
         if self._rehearse:
             return ScriptedReward()
         if self._is_embedded("reward", model):
-            return open_reward_engine(model, self._loaded.locate(model.model), "transformers")
+            path = self._loaded.locate(model.model)
+            return open_reward_engine(model, path, self._engine("reward", model))
         return self._workers("reward", model)
 
     def _workers(self, role: Role, model: Model) -> Workers:
         path = self._loaded.locate(model.model)
-        order = Order(role, model, path, self._provider(role, model))
+        order = Order(role, model, path, self._engine(role, model))
         places = self._machine.places(model)
         return Workers(order, places, self._out / "logs", self._say)
 

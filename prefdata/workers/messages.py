@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefdata.engines import Provider, Role
 from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
+from prefdata.recipe.contract import Role
 from prefdata.recipe.schema import Model
 
 
@@ -15,7 +15,7 @@ class Order:
     role: Role
     model: Model
     path: str
-    provider: Provider
+    engine: str
     cores: tuple[int, ...] = ()
 
 
