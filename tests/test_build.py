@@ -87,6 +87,7 @@ def test_editing_one_prompt_regenerates_one_row(project):
     seeds = [{"prompt": f"question {n}", "answer": n} for n in range(20)]
     seeds[7]["prompt"] = "another question"
     project.write_seeds(seeds)
+    project.recipe["seed_dataset"]["fields"].append("more")
     assert run(project)["requests"] == {"generated": 4, "scored": 4, "replayed": 152}
 
 
@@ -296,3 +297,27 @@ def test_run_json_names_stages_versions_and_checkpoints(project):
     assert [name.split("-")[1] for name in record["stages"]] == ["seeds", "candidates", "reward"]
     assert record["versions"].keys() >= {"datasets", "pyarrow", "torch", "transformers"}
     assert record["checkpoints"] == {"hot": "scripted", "grader": "scripted"}
+
+
+@pytest.mark.parametrize("prompt", ["", "  ", "\u200b", "\ufeff\u3000\n"], ids=repr)
+def test_a_blank_prompt_is_a_reject_before_anything_is_asked(project, prompt):
+    project.write_seeds([{"prompt": "question", "answer": 1}, {"prompt": prompt, "answer": 1}])
+    record = run(project)
+    assert (record["prompts"], record["rejects"]) == (1, {"seeds: empty_prompt": 1})
+    assert record["candidates"] == record["requests"]["generated"]
+
+
+@pytest.mark.parametrize("pairs_prompt", ["prompt", "asked"])
+def test_a_template_that_makes_a_blank_prompt_asks_nothing(project, pairs_prompt):
+    seeds = [{"prompt": "question", "answer": n, "more": m} for n, m in enumerate("a ")]
+    project.write_seeds(seeds)
+    project.recipe["seed_dataset"]["fields"].append("more")
+    project.recipe["columns"][0]["prompt"] = "{{ asked if asked else prompt }}"
+    made = {"name": "asked", "type": "expression", "expression": "{{ more | trim }}"}
+    project.recipe["columns"].insert(0, made)
+    if pairs_prompt == "prompt":
+        project.recipe["columns"][1]["prompt"] = "{{ asked }}"
+    record = run(project, f"output_projection.prompt_field={pairs_prompt}")
+    assert record["prompts"] == 1
+    column = "asked" if pairs_prompt == "asked" else project.recipe["columns"][1]["name"]
+    assert record["rejects"] == {f"{column}: empty_prompt": 1}

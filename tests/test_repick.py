@@ -1,11 +1,14 @@
 import orjson
 import pytest
+from datasets import load_dataset
+from typer.testing import CliRunner
 
+from prefdata.cli import app
 from prefdata.errors import PrefdataError
 from prefdata.pairs.repick import pairs_of_file, pairs_of_run
 from prefdata.pipeline import build
 from prefdata.recipe.schema import GivenCandidates
-from prefdata.storage.folders import read_rows
+from prefdata.storage.folders import read_rows, read_schema
 
 FIELDS = GivenCandidates(group_by=("turn",), prompt="question", text="answer", score="reward")
 
@@ -173,3 +176,78 @@ def test_columns_may_be_called_as_the_pairs_own(project):
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(PrefdataError, match="no finished run there"):
         pairs_of_run(tmp_path, [], tmp_path)
+
+
+NAMES = [
+    "prompt", "id", "score", "candidates", "index", "text", "sample", "alias", "row_id", "chosen",
+    "source_id", "a-b", "a b", "a.b", "score__meta", "candidates__meta", "größe", "0", "None",
+]  # fmt: skip
+"""What a file may call a field."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("role", ["group_by", "prompt", "text", "score"])
+def test_a_field_may_have_any_name(tmp_path, name, role):
+    fields = {"group_by": "g", "prompt": "p", "text": "t", "score": "s"} | {role: name}
+    lines = [(1, "q", "bad", 0.1), (1, "q", "good", 0.9), (2, "r", "good", 0.9), (2, "r", "bad", 0)]
+    written = [dict(zip(fields.values(), line, strict=True)) for line in lines]
+    if role == "prompt":
+        fields["group_by"] = name
+    file, out = write(tmp_path, *written), tmp_path / "out"
+    given = GivenCandidates(**fields | {"group_by": (fields["group_by"],)})
+    pairs_of_file(file, given, (), out, seed=0, say=print)
+    assert texts(out) == [("q", "good", "bad"), ("r", "good", "bad")]
+    names = read_schema(out / "candidates").names
+    assert len(set(names)) == len(names)
+    if role == "group_by":
+        loaded = load_dataset("parquet", data_files=f"{out}/candidates/*", cache_dir=tmp_path)
+        assert loaded["train"].num_rows == 2
+
+
+def test_lines_are_grouped_by_the_prompt_whatever_it_is_called(tmp_path):
+    lines = [("q", "a", 1), ("q ", "b", 0), ([{"role": "user", "content": "q"}], "c", 0.5)]
+    file = write(tmp_path, *(dict(zip(("question", "text", "score"), line, strict=True)) for line in lines))  # fmt: skip  # noqa: E501
+    command = [file, "strategy=exhaustive", "--prompt", "question", "--out", tmp_path / "out"]
+    done = CliRunner().invoke(app, ["pairs", *map(str, command)])
+    assert done.exit_code == 0, done.output
+    assert texts(tmp_path / "out") == [("q", "a", "b"), ("q", "a", "c"), ("q", "c", "b")]
+
+
+def test_several_fields_make_a_group(tmp_path):
+    lines = [{"a": n // 2, "b": 1, "prompt": "q", "text": f"{n}", "score": n} for n in range(4)]
+    command = [write(tmp_path, *lines), "--group", "a", "--group", "b", "--out", tmp_path / "out"]
+    done = CliRunner().invoke(app, ["pairs", *map(str, command)])
+    assert done.exit_code == 0, done.output
+    assert texts(tmp_path / "out") == [("q", "1", "0"), ("q", "3", "2")]
+
+
+@pytest.mark.parametrize("option", ["--prompt", "--text", "--score", "--group"])
+def test_a_field_that_is_in_no_line_is_an_error_that_names_those_there_are(tmp_path, option):
+    file = write(tmp_path, {"prompt": "q", "text": "a", "score": 1})
+    done = CliRunner().invoke(app, ["pairs", str(file), "--out", f"{tmp_path}/out", option, "scor"])
+    assert done.exit_code == 2
+    said = " ".join(done.output.split())
+    assert (
+        f"{option}: there is no field 'scor'; did you mean 'score'? Known: prompt, text, score"
+        in said
+    )  # noqa: E501
+    assert not (tmp_path / "out").exists()
+
+
+RULES = ["keep=[nothing]", "group_by=nothing", "prompt_field=nothing", "score=nothing", "order_by=margin order_group=nothing"]  # fmt: skip  # noqa: E501
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_that_names_no_column_is_a_sentence(tmp_path, rule):
+    with pytest.raises(PrefdataError, match="no column 'nothing'.*Known: id, turn, prompt"):
+        pick(write(tmp_path, line(1, "a", 1)), tmp_path / "out", *rule.split())
+
+
+BLANK = ["", "  ", "\u200b", "\n\u3000\ufeff", [{"role": "user", "content": " "}], [{"role": "system", "content": "s"}, {"role": "user", "content": ""}]]  # fmt: skip  # noqa: E501
+
+
+@pytest.mark.parametrize("prompt", BLANK, ids=repr)
+def test_a_blank_prompt_is_a_reject(tmp_path, prompt):
+    file = write(tmp_path, line(1, "a", 0.9), line(1, "b", 0.1), line(2, "c", 1, question=prompt))
+    record = pick(file, tmp_path / "out")
+    assert record["rejects"] == {"seeds: empty_prompt": 1}

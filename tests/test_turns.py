@@ -1,6 +1,7 @@
 """Scored candidates from elsewhere: recipes/agent_turns.yaml, and how lines become turns."""
 
 import json
+import re
 from pathlib import Path
 
 import orjson
@@ -182,6 +183,33 @@ def test_what_is_odd_beside_the_candidate_does_not_stop_the_run(tmp_path, odd):
     assert len(pairs(tmp_path)) >= 3
 
 
+@pytest.mark.parametrize("group", [["input"], ["turn_id", "input"], ["score"], "input"], ids=str)
+def test_a_recipe_may_group_by_any_field(tmp_path, group):
+    write(tmp_path, *ABC, *(line("f", "t", n, n, f"{n}") for n in range(2)))
+    rules = ["output_projection.order_by=null", "output_projection.order_group=null"]
+    rules += ["output_projection.keep=[]", f"seed_dataset.candidates.group_by={group}"]
+    record = run(tmp_path, *rules)
+    rows = len({0.9, 0.8, 0.1, 0, 1}) if group == ["score"] else 2
+    assert record["prompts"] + sum(record["rejects"].values()) == rows
+
+
+def test_rows_that_share_a_prompt_are_grouped_by_it(tmp_path):
+    write(tmp_path, *({"prompt": "q" + " " * n, "output": f"{n}", "score": n} for n in range(3)))
+    rules = ["output_projection.order_by=null", "output_projection.order_group=null"]
+    rules += ["output_projection.keep=[]", "seed_dataset.candidates.group_by=[prompt]"]
+    rules += ["seed_dataset.candidates.prompt=prompt", "seed_dataset.candidates.index=null"]
+    assert run(tmp_path, *rules)["candidates"] == 3
+    assert sorted(sides(tmp_path)) == [("1", "0"), ("2", "0"), ("2", "1")]
+
+
+@pytest.mark.parametrize("key", ["score", "text", "prompt", "index"])
+def test_a_field_of_the_recipe_that_is_in_no_line_is_an_error(tmp_path, key):
+    write(tmp_path, *ABC)
+    said = f"seed_dataset.candidates.{key}: there is no field 'scor'; did you mean 'score'?"
+    with pytest.raises(PrefdataError, match=re.escape(said)):
+        run(tmp_path, f"seed_dataset.candidates.{key}=scor")
+
+
 def test_a_new_round_makes_new_pairs(tmp_path):
     write(tmp_path, *ABC)
     write(tmp_path, line("e", "t", 3, 0.0, "d"), name="more.jsonl")
@@ -200,7 +228,7 @@ def test_given_candidates_can_be_scored_again(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed_dataset.candidates.group_by=[score]", "'group_by' names"),
+        ("seed_dataset.candidates.group_by=[score, source_score]", "two fields the column name"),
         ("seed_dataset.fields=[input]", "remove 'fields'"),
         ("output_projection.keep=[chosen]", "pairs have a column 'chosen' of their own"),
         ("output_projection.keep=[nothing]", "there is no column 'nothing'"),

@@ -19,20 +19,27 @@ def pairs(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="Pair rules: strategy=exhaustive min_margin=0.5 test_size=0.05 …",
+            help="Pair rules: strategy=exhaustive min_margin=0.5 better=lower test_size=0.05 …",
         ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where to write; a run is rewritten in place by default.")
     ] = None,
     group: Annotated[
-        str, typer.Option(help="FILE: field whose equal values are one turn.")
-    ] = "prompt",
+        list[str] | None,
+        typer.Option(
+            help="FILE: field whose equal values are one turn, the prompt's by default; may be "
+            "given several times."
+        ),
+    ] = None,
     prompt: Annotated[
         str, typer.Option(help="FILE: field with the prompt, a text or a list of messages.")
     ] = "prompt",
     text: Annotated[str, typer.Option(help="FILE: field with the candidate's text.")] = "text",
-    score: Annotated[str, typer.Option(help="FILE: field with its score.")] = "score",
+    score: Annotated[
+        str,
+        typer.Option(help="FILE: field with its score; the lowest is the best with better=lower."),
+    ] = "score",
     seed: Annotated[int, typer.Option(help="FILE: seed of draws, samples and splits.")] = 0,
 ) -> None:
     """Choose pairs again, from a finished run or from scored candidates made elsewhere."""
@@ -48,7 +55,9 @@ def pairs(
         else:
             if out is None:
                 raise PrefdataError(f"{source}: say with --out DIR where the pairs go")
-            fields = GivenCandidates(group_by=(group,), prompt=prompt, text=text, score=score)
+            fields = GivenCandidates(
+                group_by=tuple(group or (prompt,)), prompt=prompt, text=text, score=score
+            )
             record, folder = (
                 pairs_of_file(source, fields, overrides or (), out, seed=seed, say=say),
                 out,

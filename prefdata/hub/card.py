@@ -233,7 +233,8 @@ def _repick_command(run: FinishedRun) -> str:
     for key, value in record["projection"].items():
         if value is not None and key != "type":
             words.append(f"{key}={orjson.dumps(value).decode()}")
-    words += ["--group", fields["group_by"][0], "--prompt", fields["prompt"]]
+    words += [word for name in fields["group_by"] for word in ("--group", name)]
+    words += ["--prompt", fields["prompt"]]
     words += ["--text", fields["text"], "--score", fields["score"]]
     words += ["--seed", str(run.seed), "--out", "again"]
     return " ".join(map(shlex.quote, words))

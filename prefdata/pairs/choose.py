@@ -25,7 +25,7 @@ from prefdata.pairs.selection import PairFacts, select
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, is_blank, is_json, reject
-from prefdata.seeds.identity import prompt_identity, words_of
+from prefdata.seeds.identity import prompt_identity, says_nothing, words_of
 from prefdata.storage.disk import temporary_name
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema, read_tables
 
@@ -140,6 +140,11 @@ class _Picking:
         """Pairs of one group, and a reject for every row that gets none of its own."""
         first, field_name = rows[0], self._rule.prompt_field
         prompt = first[field_name]
+        if says_nothing(prompt):
+            detail = f"{field_name!r} asks nothing: it is empty or blank"
+            return [], [
+                reject(row, stage="pairs", reason="empty_prompt", detail=detail) for row in rows
+            ]
         identity = prompt_identity(prompt)
         is_member = [prompt_identity(row[field_name]) == identity for row in rows]
         members, strangers = (

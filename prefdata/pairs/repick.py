@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pairs.choose import choose_pairs
 from prefdata.recipe.loader import load_recipe, validate_pair_rules
-from prefdata.recipe.reads import score_columns
-from prefdata.recipe.schema import GivenCandidates, SeedDataset
+from prefdata.recipe.reads import projected, score_columns
+from prefdata.recipe.schema import GivenCandidates, PreferencePairs, SeedDataset
 from prefdata.rows import REJECTS, Row
 from prefdata.seeds.files import read_lines
 from prefdata.seeds.turns import Turns
@@ -95,6 +95,9 @@ def pairs_of_file(
         raise PrefdataError(f"{file}: there is no such run folder and no such file")
     groups = Turns(fields)
     groups.read(read_lines(SeedDataset(path=(str(file),)), str(file), []))
+    groups.check_fields(
+        lambda key: f"{file}: --{key.removesuffix('_by')}", is_scored=rule.score is not None
+    )
     if not groups.rows:
         first = (
             f"; the first: {groups.rejects[0]['source']}: {groups.rejects[0]['detail']}"
@@ -104,8 +107,9 @@ def pairs_of_file(
         raise PrefdataError(f"{file}: there is no usable line{first}")
     for bad in groups.rejects[:5]:
         say(f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects")
+    table = groups.table()
+    _check_columns(rule, table.column_names)
     with disk_errors(out), hold(out):
-        table = groups.table()
         with RowsWriter(out / "candidates", table.schema) as writer:
             writer.write(table)
         seeds = len(groups.rows) + len(groups.rejects)
@@ -128,6 +132,17 @@ def pairs_of_file(
             "tokens": {"completion": 0},
         }
         return write_record(out, base | work | changed | {"projection": rule.model_dump()})
+
+
+def _check_columns(rule: PreferencePairs, known: Sequence[str]) -> None:
+    """Make sure that the rules name only columns that there are.
+
+    Raises:
+        PrefdataError: they do not.
+    """
+    for key, name in projected(rule):
+        if name not in known:
+            raise PrefdataError(f"{key}: there is no column {name!r}; {suggest(name, known)}")
 
 
 def _choose(

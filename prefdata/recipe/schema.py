@@ -32,7 +32,8 @@ GIVEN = ("prompt", "candidates", "score")
 class GivenCandidates(Frozen):
     """Scored candidates, one per line; lines of the same turn become one row with all of them.
 
-    The row has the columns of `group_by`, `prompt`, `candidates` and `score`.
+    The row has the columns of `group_by`, `prompt`, `candidates` and `score`. A field of `group_by`
+    with one of these names, or named `id`, gets the prefix `source_`; that of the prompt does not.
     """
 
     group_by: Annotated[tuple[Filled, ...], Field(min_length=1)]
@@ -42,9 +43,32 @@ class GivenCandidates(Frozen):
     text: Filled
     """Field with the candidate."""
     score: Filled
-    """Field with its score, the higher the better."""
+    """Field with its score; where lower is better, say so in the rules of pairs."""
     index: Filled | None = None
     """Field with its number within the turn; lines are counted where left out."""
+
+    @field_validator("group_by", mode="before")
+    @classmethod
+    def _one_field_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_name_a_column(self) -> "GivenCandidates":
+        names = list(self.columns.values())
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"'group_by' gives two fields the column name {twice[0]!r}; name each field once, "
+                "and rename one of them in the file if they differ"
+            )
+        return self
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The row's columns of `group_by`, by field."""
+        own = {"id", *GIVEN}
+        fields = [one for one in self.group_by if (one, self.prompt) != ("prompt", "prompt")]
+        return {one: f"source_{one}" if one in own else one for one in fields}
 
 
 class SeedDataset(Frozen):
@@ -95,19 +119,13 @@ class SeedDataset(Frozen):
             raise ValueError(
                 "with 'candidates' the fields to read are already known; remove 'fields'"
             )
-        taken = {"id", *GIVEN} & set(self.candidates.group_by if self.candidates else ())
-        if taken:
-            raise ValueError(
-                f"'group_by' names {sorted(taken)}, but the rows get columns of that name; "
-                "rename the fields"
-            )
         return self
 
     @property
     def kept(self) -> frozenset[str] | None:
         """Names of the seed columns, or None if they are known only after loading the seeds."""
         if self.candidates is not None:
-            return frozenset((*self.candidates.group_by, *GIVEN))
+            return frozenset((*self.candidates.columns.values(), *GIVEN))
         names: Iterable[str] | None = self.fields
         if self.fields is None and self.rows is not None:
             names = {name for row in self.rows for name in row}

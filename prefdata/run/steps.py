@@ -280,7 +280,8 @@ class Building:
         text, reward = self.fleet.engines_of(step, group)
         models = {model.alias: model for model in self.recipe.models}
         recipe, folder = self.recipe, self.loaded.folder
-        tools = Tools(recipe.seed, models, text, reward, folder, recipe.columns)
+        prompt = recipe.output_projection.prompt_field
+        tools = Tools(recipe.seed, models, text, reward, folder, recipe.columns, prompt)
         levels = [[(c.name, make_stage(c, tools)) for c in level] for level in step.levels]
         fields = [field for column in step.columns for field in fields_of(column)]
         return Sweep(levels, fields, _reads(step), window_for(self.fleet.gpus))

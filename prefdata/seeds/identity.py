@@ -4,7 +4,7 @@ import json
 from typing import Any
 from unicodedata import normalize
 
-from prefdata.rows import UNSEEN, Row
+from prefdata.rows import UNSEEN, Row, is_blank
 
 _OTHER = "\0"  # no bare text begins with it, so no text equals a chat
 
@@ -44,6 +44,16 @@ def words_of(prompt: Any) -> str:
     return "\n".join(
         one if isinstance(one, str) else json.dumps(one, default=str) for one in said if one
     )
+
+
+def says_nothing(prompt: Any) -> bool:
+    """Whether a text or the last turn of a chat shows nothing; a turn of calls says something."""
+    if isinstance(prompt, str):
+        return is_blank(prompt)
+    if not isinstance(prompt, list):
+        return prompt is None
+    last = _message(prompt[-1]) if _is_chat(prompt) else {}
+    return not prompt or (_is_chat(prompt) and not last.get("content") and "tool_calls" not in last)
 
 
 def _is_chat(prompt: Any) -> bool:

@@ -19,6 +19,7 @@ from prefdata.recipe.schema import Recipe, SeedDataset
 from prefdata.recipe.values import OWN_ID
 from prefdata.rows import ID, Row, reject
 from prefdata.seeds.files import Line, kind_of, read_lines
+from prefdata.seeds.identity import says_nothing
 from prefdata.seeds.turns import Turns
 
 Scalar = str | int | float | bool
@@ -61,6 +62,7 @@ def seeds_of(recipe: Recipe, locate: Callable[[str], str]) -> Seeds:
         num_records=recipe.num_records,
         seed=recipe.seed,
         inputs=recipe.inputs,
+        prompt=recipe.output_projection.prompt_field,
     )
 
 
@@ -73,6 +75,7 @@ def load_seeds(
     seed: int,
     made: Mapping[str, str] = MappingProxyType({}),
     inputs: Mapping[str, Scalar] = MappingProxyType({}),
+    prompt: str | None = None,
 ) -> Seeds:
     """Read, check, order and number the seeds.
 
@@ -88,12 +91,13 @@ def load_seeds(
             called like one.
         inputs: values that every row gets as columns unless the seeds have them; they are no part
             of a row's id, so that a row keeps what was drawn for it when a count changes.
+        prompt: column that becomes the pairs' prompt; a line where it asks nothing is a reject.
 
     Raises:
         PrefdataError: there is no such file, dataset, split or column, or not one usable row.
     """
     path = ", ".join(paths)
-    reading = _Reading(config, needed)
+    reading = _Reading(config, needed, prompt)
     lines = _lines(config, paths, reading.notes) if config.rows is None else _inline(config.rows)
     bounds = [bound for bound in (config.limit, num_records) if bound is not None]
     stop_early = min(bounds, default=None) if config.strategy == "ordered" else None
@@ -102,6 +106,7 @@ def load_seeds(
     else:
         turns = Turns(config.candidates)
         turns.read(lines)
+        turns.check_fields(lambda key: f"seed_dataset.candidates.{key}")
         table, reading.rejects = turns.table(), turns.rejects
     if table.num_rows == 0:
         first = (
@@ -157,8 +162,8 @@ def _inline(rows: Iterable[Row]) -> Iterator[Line]:
 class _Reading:
     """One pass over the lines: what has been seen of the columns, and what was refused."""
 
-    def __init__(self, config: SeedDataset, needed: Mapping[str, str]) -> None:
-        self._fields, self._needed = config.fields, needed
+    def __init__(self, config: SeedDataset, needed: Mapping[str, str], prompt: str | None) -> None:
+        self._fields, self._needed, self._prompt = config.fields, needed, prompt
         self._kinds: dict[str, str] = {}
         self.rejects: list[Row] = []
         self.notes: list[str] = []
@@ -203,6 +208,9 @@ class _Reading:
             renamed = name == OWN_ID and self._fields is None and name not in line.fields
             if line.fields.get(ID if renamed else name) is None:
                 return "missing_field", self._missing(name, line.fields)
+        asked = line.fields.get(self._prompt or "")
+        if asked is not None and says_nothing(asked):
+            return "empty_prompt", f"{self._prompt!r} asks nothing: it is empty or blank"
         for name in line.fields if self._fields is None else self._fields:
             kind = kind_of(line.fields[name])
             if kind is not None and self._kinds.setdefault(name, kind) != kind:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from prefdata.errors import RowError
 from prefdata.recipe.contract import Column
-from prefdata.rows import Row
+from prefdata.rows import Row, is_blank
 from prefdata.stages.asking import Tools
 from prefdata.stages.extract import extract, extract_fields
 from prefdata.stages.functions import code_of
@@ -69,10 +70,22 @@ def fields_of(column: Column) -> list[pa.Field]:
 def make_stage(column: Column, tools: Tools) -> Stage:
     """The coroutine function that adds a column's fields to a row."""
     stage: Stage = STAGES[column.type].make(column, tools)
-    return stage
+    return _asks_something(stage, tools.prompt) if tools.prompt in column.makes else stage
 
 
 def make_expansion(column: Column) -> Callable[[Row], list[Row]]:
     """The function that makes of a row what each of its children has more than the row."""
     children: Callable[[Row], list[Row]] = STAGES[column.type].make(column)
     return children
+
+
+def _asks_something(stage: Stage, prompt: str) -> Stage:
+    """The stage, whose row is rejected if the pairs' prompt that it makes is blank."""
+
+    async def checked(row: Row) -> Row:
+        made = await stage(row)
+        if isinstance(made[prompt], str) and is_blank(made[prompt]):
+            raise RowError("empty_prompt", f"{prompt!r} is empty or blank, so nothing is asked")
+        return made
+
+    return checked

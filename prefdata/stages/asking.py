@@ -16,7 +16,7 @@ from prefdata.fingerprint import sampling_seed
 from prefdata.inference import Completion, Failure, Message, Sampling, TextRequest
 from prefdata.recipe.contract import Column
 from prefdata.recipe.schema import Model
-from prefdata.rows import Row
+from prefdata.rows import Row, is_blank
 
 Value = TypeVar("Value")
 
@@ -32,6 +32,7 @@ class Tools:
         reward: engine of each alias that a reward column names.
         folder: where Python functions named by the recipe are sought.
         columns: all columns of the recipe; a judge finds the two that it compares among them.
+        prompt: the column that becomes the pairs' prompt; a stage may not make it blank.
     """
 
     seed: int
@@ -40,6 +41,7 @@ class Tools:
     reward: Mapping[str, RewardEngine]
     folder: Path = Path()
     columns: Sequence[Column] = ()
+    prompt: str = ""
 
 
 class Asker:
@@ -66,13 +68,17 @@ class Asker:
 
     def request(self, row_id: str, prompt: str, sample: int = 0, retry: int = 0) -> TextRequest:
         """The request for one sample; its seed comes from row, column, alias, sample and retry."""
-        messages = (*self._opening, Message(role="user", content=prompt))
-        return self.request_for(row_id, messages, sample, retry)
+        return self.request_for(row_id, self._messages(prompt), sample, retry)
 
     def requests(self, row_id: str, prompt: str, samples: int) -> list[TextRequest]:
         """One request a sample; the messages are built once."""
-        messages = (*self._opening, Message(role="user", content=prompt))
+        messages = self._messages(prompt)
         return [self.request_for(row_id, messages, sample) for sample in range(samples)]
+
+    def _messages(self, prompt: str) -> tuple[Message, ...]:
+        if is_blank(prompt):
+            raise RowError("empty_prompt", f"the prompt of column {self._column!r} is blank")
+        return (*self._opening, Message(role="user", content=prompt))
 
     def request_for(
         self, row_id: str, messages: tuple[Message, ...], sample: int, retry: int = 0
