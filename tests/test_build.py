@@ -87,7 +87,6 @@ def test_editing_one_prompt_regenerates_one_row(project):
     seeds = [{"prompt": f"question {n}", "answer": n} for n in range(20)]
     seeds[7]["prompt"] = "another question"
     project.write_seeds(seeds)
-    project.recipe["seed_dataset"]["fields"].append("more")
     assert run(project)["requests"] == {"generated": 4, "scored": 4, "replayed": 152}
 
 

@@ -12,8 +12,9 @@ from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pairs.choose import choose_pairs
 from prefdata.recipe.loader import load_recipe, validate_pair_rules
+from prefdata.recipe.projection import PreferencePairs
 from prefdata.recipe.reads import projected, score_columns
-from prefdata.recipe.schema import GivenCandidates, PreferencePairs, SeedDataset
+from prefdata.recipe.schema import GivenCandidates, SeedDataset
 from prefdata.rows import REJECTS, Row
 from prefdata.seeds.files import read_lines
 from prefdata.seeds.turns import Turns
