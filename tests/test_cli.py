@@ -249,17 +249,6 @@ def test_a_wrong_option_is_exit_code_2(command):
     assert command("build", "RECIPE", "--gpus", "-1").exit_code == 2
 
 
-def test_a_bug_keeps_its_traceback_and_exits_with_1(command, project):
-    (project.folder / "broken_grading.py").write_text("raise RuntimeError('a bug in the module')")
-    project.recipe["columns"].append(
-        {"name": "right", "type": "verifier", "method": "function", "function": "broken_grading:grade",
-         "candidates": "candidates"}
-    )  # fmt: skip
-    done = command("build", "RECIPE", "--rehearse")
-    assert done.exit_code == 1
-    assert isinstance(done.exception, RuntimeError)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
 def test_a_signal_in_the_middle_of_a_run_exits_with_130_and_a_word(project, number):
     recipe = project.write()

@@ -1,12 +1,19 @@
 """What commands share: arguments, exit codes, how a recipe is loaded."""
 
+import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import gettempdir
+from traceback import format_exception
 from typing import Annotated, Any
 
+import click
 import typer
 
 from prefdata.errors import PrefdataError
@@ -38,19 +45,55 @@ NoPublish = Annotated[
 DONE, BUG, FIXABLE, LOW_YIELD, INTERRUPTED = 0, 1, 2, 3, 130
 
 
+@dataclass
+class Command:
+    """One call of a command.
+
+    Attributes:
+        folder: of the run, as soon as it is known.
+    """
+
+    folder: Path | None = None
+
+
 @contextmanager
-def exit_codes() -> Iterator[None]:
-    """What the user can fix: message and 2. A signal to end: 130. A bug keeps its traceback."""
+def exit_codes() -> Iterator[Command]:
+    """What the user can fix: message and 2. A signal to end: 130. A bug: its log and 1."""
+    command = Command()
     for number in (signal.SIGTERM, signal.SIGUSR1):  # the latter is what srun hands on
         signal.signal(number, signal.default_int_handler)
     try:
-        yield
+        yield command
     except PrefdataError as err:
         say(f"error: {err}")
         raise typer.Exit(FIXABLE) from err
     except KeyboardInterrupt as err:
         say("interrupted; the same command goes on where it stopped")
         raise typer.Exit(INTERRUPTED) from err
+    except (typer.Exit, click.ClickException):
+        raise
+    except Exception as err:
+        say(_tell_bug(err, command.folder))
+        raise typer.Exit(BUG) from err
+
+
+def _tell_bug(err: Exception, folder: Path | None) -> str:
+    """What happened, where its traceback lies, and what is kept."""
+    text = f"prefdata {version('prefdata')}\n{sys.argv}\n\n" + "".join(format_exception(err))
+    logs = folder / "logs" if folder is not None and folder.is_dir() else Path(gettempdir())
+    log = logs / f"prefdata-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    kept = (
+        f" What was finished is kept in {folder}; the same command goes on from there."
+        if folder is not None
+        else ""
+    )
+    told = f"unexpected error: {type(err).__name__}: {err}\nThis is a bug in prefdata."
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(text)
+    except OSError as unwritable:
+        return f"{text}\n{told} Its log could not be written ({unwritable}).{kept}"
+    return f"{told} The traceback is in {log}; please report it with that file.{kept}"
 
 
 def say(line: str) -> None:

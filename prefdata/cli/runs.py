@@ -57,7 +57,7 @@ def build(
     ] = None,
 ) -> None:
     """Build the dataset of a recipe; run again, it goes on where it stopped."""
-    with exit_codes():
+    with exit_codes() as command:
         if rows and not preview:
             raise PrefdataError(
                 f"-n {rows} is of --preview; add it, or set num_records={rows} for a small run"
@@ -73,7 +73,7 @@ def build(
         machine = _find_machine(gpus, replicas, rehearse)
         from prefdata.pipeline import build as run
 
-        folder = run_folder(loaded, rehearse)
+        command.folder = folder = run_folder(loaded, rehearse)
         if rehearse:
             loaded = loaded.changed(output_path=None)
         if shard:
@@ -113,12 +113,12 @@ def merge(
     no_publish: NoPublish = False,
 ) -> None:
     """Make of finished shards the run that one task would have made, row for row."""
-    with exit_codes():
+    with exit_codes() as command:
         loaded = load(recipe, overrides, out)
         from prefdata.cli.summary import print_summary
         from prefdata.pipeline import merge as join
 
-        folder = run_folder(loaded, rehearse)
+        command.folder = folder = run_folder(loaded, rehearse)
         if rehearse:
             loaded = loaded.changed(output_path=None)
         record = join(loaded, folder, shards, rehearse=rehearse, say=say)

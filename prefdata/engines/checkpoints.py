@@ -32,11 +32,7 @@ def identify(model: Model, path: str) -> str:
     folder = Path(path)
     if not folder.is_dir():
         return _commit(model, path)
-    if not (folder / "config.json").is_file():
-        raise PrefdataError(
-            f"model {model.alias!r}: {folder} holds no config.json, so it is no checkpoint; "
-            "give the folder that save_pretrained wrote, or a Hub id"
-        )
+    read_config(model, path)
     has_weights = any(f.suffix in (".safetensors", ".bin") for f in folder.iterdir())
     counted = _COUNTED if has_weights else (*_COUNTED, *_OTHER_WEIGHTS)
     files = sorted(f for f in folder.iterdir() if f.suffix in counted)
@@ -82,13 +78,41 @@ def config_file(model: Model, path: str) -> Path:
         ) from err
 
 
+def read_config(model: Model, path: str) -> dict[str, Any]:
+    """What the config.json of a checkpoint says.
+
+    Raises:
+        PrefdataError: there is none, or it is damaged.
+    """
+    file = config_file(model, path)
+    try:
+        config = orjson.loads(file.read_bytes())
+    except FileNotFoundError as err:
+        raise PrefdataError(
+            f"model {model.alias!r}: {file.parent} contains no config.json, so it is not a "
+            "checkpoint; give the folder that save_pretrained wrote, or a Hub id"
+        ) from err
+    except (OSError, orjson.JSONDecodeError) as err:
+        raise PrefdataError(_damaged(model, file, str(err))) from err
+    if not isinstance(config, dict) or not isinstance(config.get("architectures") or [], list):
+        raise PrefdataError(_damaged(model, file, "it does not describe a model"))
+    return config
+
+
+def _damaged(model: Model, file: Path, why: str) -> str:
+    return (
+        f"model {model.alias!r}: {file} cannot be used ({why}); fetch the checkpoint again, or "
+        "save it anew with save_pretrained"
+    )
+
+
 def check_text_model(model: Model, path: str) -> None:
     """Make sure, from its config alone, that a checkpoint writes texts.
 
     Raises:
         PrefdataError: it has no language-model head.
     """
-    architectures = orjson.loads(config_file(model, path).read_bytes()).get("architectures") or []
+    architectures = read_config(model, path).get("architectures") or []
     if model.trust_remote_code or any(name.endswith(_TEXT) for name in architectures):
         return
     raise PrefdataError(

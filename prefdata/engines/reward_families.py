@@ -4,9 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-import orjson
-
-from prefdata.engines.checkpoints import config_file
+from prefdata.engines.checkpoints import read_config
 from prefdata.errors import PrefdataError
 from prefdata.recipe.providers import ENGINES
 from prefdata.recipe.schema import Model
@@ -124,8 +122,7 @@ def find_family(model: Model, path: str) -> Family:
     Raises:
         PrefdataError: it cannot be served; the message says what to do.
     """
-    config = orjson.loads(config_file(model, path).read_bytes())
-    architectures = config.get("architectures") or ["of no known kind"]
+    architectures = read_config(model, path).get("architectures") or ["of no known kind"]
     family = next((f for f in FAMILIES if _matches(f, architectures, path)), None)
     name = ", ".join(architectures)
     if family is None and model.trust_remote_code:

@@ -17,12 +17,14 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import sampling_seed
 from prefdata.pairs.files import as_text, easy_first, keep_pairs, mean_scores, reject_unselected
 from prefdata.pairs.picking import Candidate, Pair, Picked, pick_by_verdict, pick_pairs
 from prefdata.pairs.ranking import combine_ranks
 from prefdata.pairs.selection import PairFacts, select
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
+from prefdata.recipe.reads import projected
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, is_blank, is_json, reject
 from prefdata.seeds.identity import prompt_identity, says_nothing, words_of
@@ -79,6 +81,7 @@ def choose_pairs(
         scores: columns with a score per candidate, or per response.
         seed: the recipe's.
     """
+    _check_columns(read_schema(scored), rule)
     picks = temporary_name(pairs.with_name("picks"))
     picking = _Picking(scored, rule, scores, seed)
     try:
@@ -95,6 +98,16 @@ def choose_pairs(
         {k: v for k, v in selection.counts.items() if k not in ("train", "test") and v}
     )
     return Choice(kept.pairs, len(kept.rows), drops, mean_scores(pairs, scores))
+
+
+def _check_columns(found: pa.Schema, rule: Projection) -> None:
+    """Raise PrefdataError for a column of the rule that the rows lack; seeds show theirs late."""
+    for key, name in projected(rule):
+        if name not in found.names:
+            raise PrefdataError(
+                f"output_projection.{key}: the rows have no column {name!r}; "
+                f"{suggest(name, found.names)}"
+            )
 
 
 class _Picking:

@@ -4,7 +4,7 @@ Knows no file and no line.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from prefdata.errors import PrefdataError, suggest
@@ -16,6 +16,21 @@ from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.providers import LOCAL_PROVIDERS
 from prefdata.recipe.reads import projected
 from prefdata.recipe.schema import Model, Recipe
+
+
+def find_unwritable(value: Any, at: At = ()) -> Problem | None:
+    """The first value that no file, no key and no engine can hold, wherever it stands."""
+    parts: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, Mapping):
+        parts = ((str(key), part) for key, part in value.items())
+    elif isinstance(value, list):
+        parts = enumerate(value)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return Problem(at, f"{value} needs more than 64 bits; give a smaller number")
+    elif isinstance(value, str) and "\0" in value:
+        return Problem(at, "the text contains a NUL character; remove it")
+    found = (find_unwritable(part, (*at, key)) for key, part in parts)
+    return next(filter(None, found), None)
 
 
 def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Problem]:

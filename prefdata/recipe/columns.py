@@ -85,7 +85,7 @@ class Candidates(Prompted):
 
     type: Literal["candidates"]
     model_alias: Aliases
-    samples: Positive
+    samples: Annotated[Positive, Field(le=65_536)]
 
     holds_candidates = True
     meaning = "sampled answers of {aliases}: text, model, sampling, tokens"

@@ -220,11 +220,11 @@ class Verifier(Scored):
 
     type: Literal["verifier"]
     method: Literal["exact_match", "regex", "number", "function"]
-    reference: str | None = None
+    reference: Filled | None = None
     """The column with the right answer (`exact_match`, `number`)."""
-    pattern: str | None = None
+    pattern: Filled | None = None
     """The regular expression searched in the text (`regex`)."""
-    function: str | None = None
+    function: Filled | None = None
     """`package.module:name`, called with (text, row) and returning a number (`function`)."""
 
     meaning = "scores by a rule, in the order of the texts: 1 right, 0 wrong"

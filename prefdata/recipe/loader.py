@@ -16,7 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe.checks import check_recipe, environment_name
+from prefdata.recipe.checks import check_recipe, environment_name, find_unwritable
 from prefdata.recipe.contract import At
 from prefdata.recipe.environment import (
     INTERPOLATION,
@@ -281,6 +281,8 @@ def _resolve(config: DictConfig, lines: "Lines") -> dict[str, Any]:
     except OmegaConfBaseException as err:
         place = lines.place(_path(_dotted(err)))
         raise PrefdataError(f"{place}: {_first_line(err)}; {_ABOUT_INTERPOLATION}") from err
+    if fault := find_unwritable(raw):
+        raise PrefdataError(f"{lines.place(fault.at)}: {fault.message}")
     return {str(key): value for key, value in raw.items()} if isinstance(raw, dict) else {}
 
 

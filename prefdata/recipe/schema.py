@@ -6,7 +6,7 @@ A field that does not change rows has no place here: it is a command-line flag.
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from prefdata.errors import suggest
 from prefdata.recipe.columns import AnyColumn
@@ -27,6 +27,15 @@ from prefdata.recipe.values import (
 
 GIVEN = ("prompt", "candidates", "score")
 """Columns of a row of given candidates, besides those of `group_by`."""
+TEMPLATE_CALL = frozenset(
+    (
+        "self", "name", "tokenizer", "conversation", "messages", "tokenize", "return_dict",
+        "return_tensors", "return_assistant_tokens_mask", "continue_final_message", "padding",
+        "truncation", "max_length", "tokenizer_kwargs", "processor_kwargs", "chat_template",
+        "tools",
+    )
+)  # fmt: skip
+"""Arguments of the call that renders a chat; they are not the chat template's own."""
 
 
 class GivenCandidates(Frozen):
@@ -132,15 +141,33 @@ class SeedDataset(Frozen):
         return None if names is None else frozenset(OWN_ID if n == "id" else n for n in names)
 
 
+def _of_the_template(value: dict[str, Any]) -> dict[str, Any]:
+    if taken := sorted(TEMPLATE_CALL & value.keys()):
+        raise ValueError(
+            f"{taken[0]!r} is an argument of the call that renders a chat, not of the chat "
+            "template; remove it"
+        )
+    return value
+
+
+def _no_tiny(value: float) -> float:
+    if 0 < value < 0.01:
+        raise ValueError(
+            f"a temperature of {value} is almost greedy and overflows; give 0, or 0.01 at least"
+        )
+    return value
+
+
 class InferenceParameters(Frozen):
     """How a text model is sampled; names and meanings are vLLM's `SamplingParams`."""
 
-    temperature: Annotated[float, Field(ge=0)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100), AfterValidator(_no_tiny)] | None = None
+    """0 is greedy; below 0.01 a division by it could overflow."""
     max_tokens: Positive | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     stop: tuple[Filled, ...] = ()
     seed: Seed | None = None
     """Mixed into the sampling seeds of this alias; two aliases with one seed still differ."""
@@ -199,7 +226,7 @@ class Model(Frozen):
     engine: dict[str, Any] = {}
     """Passed on to the engine: dtype, max_model_len, max_num_seqs …"""
     system_prompt: str | None = None
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_of_the_template)] = {}
     trust_remote_code: bool = False
     skip_health_check: bool = False
     """Skip the check, before work starts, that the checkpoint exists."""

@@ -12,7 +12,8 @@ NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 ColumnName = Annotated[str, StringConstraints(pattern=NAME)]
 Filled = Annotated[str, StringConstraints(min_length=1)]
 Place = Annotated[Filled, AfterValidator(os.path.expanduser)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+"""A count; the libraries below hold it in 32 bits."""
 Retries = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 

@@ -8,6 +8,7 @@ from prefdata.errors import PrefdataError
 from prefdata.recipe.loader import LoadedRecipe, load_recipe
 from prefdata.recipe.reads import answering_aliases
 from prefdata.recipe.schema import Model, Recipe
+from prefdata.storage.disk import Damaged
 from prefdata.storage.record import Record, read_record
 
 
@@ -50,7 +51,14 @@ def open_run(folder: Path) -> FinishedRun:
         raise PrefdataError(
             f"{folder}: the folder {what} (there is no run.json); run `prefdata build` first"
         )
+    if missing := {"pairs", "prompts", "rejects", "rows"} - record.keys():
+        raise Damaged(folder / "run.json", f"it does not hold {', '.join(sorted(missing))}")
     if not (folder / "recipe.yaml").is_file():
+        if "projection" not in record:  # only `prefdata pairs FILE` makes runs without a recipe
+            raise PrefdataError(
+                f"{folder}: recipe.yaml is missing, so the run cannot be read; copy it back, or "
+                "run `prefdata build` again with the recipe: nothing that is there is made anew"
+            )
         return FinishedRun(folder, record, None)
     loaded = load_recipe(folder / "recipe.yaml", is_saved=True)
     beside = record.get("folder")

@@ -23,6 +23,8 @@ from prefdata.rows import Row
 
 BATCH = 10_000
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+MAX_DEPTH = 100
+"""Levels of lists and objects in a row; deeper ones are more than parquet and orjson take."""
 
 
 class Line(NamedTuple):
@@ -116,7 +118,18 @@ def _json_line(raw: bytes, source: str) -> Line:
     except orjson.JSONDecodeError as err:
         shown = raw.decode("utf-8", "replace").strip()
         return Line(source, None, "bad_line", f"not valid JSON: {err}", shown)
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+        shown = raw.decode("utf-8", "replace").strip()
+        detail = f"lists or objects are nested more than {MAX_DEPTH} deep; flatten the row"
+        return Line(source, None, "bad_line", detail, shown)
     return _object(value, source)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value
+    return isinstance(value, list | dict) and (
+        levels == 0 or any(_is_deeper(part, levels - 1) for part in parts)
+    )
 
 
 def _object(value: Any, source: str) -> Line:

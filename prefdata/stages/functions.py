@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from prefdata.errors import PrefdataError
@@ -24,14 +25,24 @@ def load_function(column: Column, folder: Path) -> Function:
     sys.path.insert(0, str(folder))  # as `python script.py` would find its neighbours
     try:
         function: Function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as err:
+        if not callable(function):
+            raise TypeError(f"{name} is not a function")
+    # somebody else's code runs at its import: whatever it raises, sys.exit included
+    except (Exception, SystemExit) as err:
         raise PrefdataError(
-            f"column {column.name!r}: the function {column.calls!r} cannot be imported ({err}); "
-            "write 'package.module:name' for a function beside the recipe or on Python's path"
+            f"column {column.name!r}: the function {column.calls!r} cannot be imported "
+            f"({raised(err)}); correct it, or write 'package.module:name' for a "
+            "function beside the recipe or on Python's path"
         ) from err
     finally:
         sys.path.remove(str(folder))
     return function
+
+
+def raised(err: BaseException) -> str:
+    """What somebody else's code raised, and the line where it did."""
+    frame = extract_tb(err.__traceback__)[-1]
+    return f"{type(err).__name__} in {Path(frame.filename).name}:{frame.lineno}: {err}"
 
 
 def code_of(column: Column, folder: Path) -> str:
@@ -41,5 +52,7 @@ def code_of(column: Column, folder: Path) -> str:
     """
     if column.calls is None:
         return ""
-    source = inspect.getsourcefile(load_function(column, folder))
-    return blake2b(Path(source).read_bytes(), digest_size=16).hexdigest() if source else "builtin"
+    module = inspect.getmodule(load_function(column, folder))
+    source = getattr(module, "__file__", None)  # what is built in comes with Python's version
+    code = Path(source).read_bytes() if source else sys.version.encode()
+    return blake2b(code, digest_size=16).hexdigest()

@@ -17,7 +17,7 @@ from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import Row
 from prefdata.stages.asking import Tools
-from prefdata.stages.functions import Function, load_function
+from prefdata.stages.functions import Function, load_function, raised
 from prefdata.stages.stage import Stage
 
 Check = Callable[[str, Row], float | None]
@@ -139,10 +139,9 @@ def _guarded(function: Function, column: Verifier) -> Check:
     def check(text: str, row: Row) -> float | None:
         try:
             score = float(function(text, row))
-        except Exception as err:  # somebody else's code: whatever it raises is this row's fate
-            raise RowError(
-                "verifier", f"{column.function} raised {type(err).__name__}: {err}"
-            ) from err
+        # somebody else's code: whatever it raises, sys.exit included, rejects this row
+        except (Exception, SystemExit) as err:
+            raise RowError("verifier", f"{column.function} raised {raised(err)}") from err
         return score if math.isfinite(score) else None
 
     return check

@@ -17,6 +17,7 @@ from prefdata.engines.transformers.kv_slots import KVSlots
 from prefdata.engines.transformers.model import LoadedModel
 from prefdata.engines.transformers.sampling import Knobs, draw, draw_uniforms
 from prefdata.engines.transformers.schema import SchemaCompiler
+from prefdata.errors import PrefdataError
 from prefdata.inference import Completion, Failure, Sampling
 
 MAX_PREFILL_TOKENS = 4096
@@ -201,6 +202,12 @@ class Decoder:
             self._settings = self._make_settings()
         settings = self._settings
         logits = self._forward()
+        if not bool(logits.amax(-1).isfinite().all()):  # amax hands NaN on
+            raise PrefdataError(
+                f"model {self._model.name_or_path!r} computes logits that are not finite numbers; "
+                "its weights are damaged or overflow in their dtype: set dtype: float32 under "
+                "'engine', or fetch the checkpoint again"
+            )
         rounding = None
         if self._rounding is not None:
             rounding = self._rounding * logits.abs().amax(-1, keepdim=True)

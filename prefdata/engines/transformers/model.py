@@ -81,8 +81,9 @@ def apply_template(
     chat: Any = [dict(message) for message in messages]
     try:
         return tokenizer.apply_chat_template(chat, return_dict=False, **options)
-    except jinja2.TemplateError as err:
-        raise RowError("chat_template_refused", f"the chat template of {name} says: {err}") from err
+    except Exception as err:  # code of the checkpoint, given a chat and arguments of the user's
+        why = str(err) if isinstance(err, jinja2.TemplateError) else f"{type(err).__name__}: {err}"
+        raise RowError("chat_template_refused", f"the chat template of {name} says: {why}") from err
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,11 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     name = checkpoint.model
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**checkpoint.source)
-    except (OSError, ValueError) as err:
-        raise PrefdataError(f"model {name!r}: its tokenizer does not load: {err}") from err
+    except Exception as err:  # whatever a damaged file makes the library raise
+        raise PrefdataError(
+            f"model {name!r}: its tokenizer could not be loaded ({type(err).__name__}: {err}); "
+            "check that its files are complete, or fetch the checkpoint again"
+        ) from err
     if not tokenizer.chat_template:
         raise PrefdataError(
             f"model {name!r}: its tokenizer has no chat template, so a chat cannot become tokens; "
