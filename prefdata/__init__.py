@@ -1,7 +1,6 @@
 """Build preference datasets: prompts, candidates, scores, pairs."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +20,13 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """A name of the Python API, imported when it is first used: nothing here is slow to import."""
     if name == "__version__":
+        from importlib.metadata import version  # takes longer than all the rest
+
         return version("prefdata")
     if name not in _HOMES:
         raise AttributeError(f"module 'prefdata' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,9 +1,9 @@
 """The arrows of the tree: a package imports only from those below it."""
 
-import ast
 from pathlib import Path
 
 import pytest
+from import_graph import arrows_of, circles_of, files_of, imports_of, room_of
 
 PACKAGE = Path(__file__).resolve().parent.parent / "prefdata"
 ORDER = (
@@ -29,32 +29,17 @@ ONLY_IN = {
 }
 """Libraries that one place owns."""
 
-FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
-
-
-def part(file):
-    """The module or package of the first level that a file belongs to."""
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def imports(file):
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import"
-            if node.module == "prefdata":
-                yield from (f"prefdata.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
+FILES = files_of(PACKAGE)
 
 
 def own_imports(file):
-    return {name.split(".")[1] for name in imports(file) if name.startswith("prefdata.")}
+    return {
+        name.split(".")[1] for name in imports_of(file, "prefdata") if name.startswith("prefdata.")
+    }
 
 
 def test_every_package_has_its_place():
-    assert {part(file) for file in FILES} == set(ORDER)
+    assert {room_of(file, PACKAGE) for file in FILES} == set(ORDER)
 
 
 def test_the_root_has_seven_modules_at_most():
@@ -63,13 +48,25 @@ def test_the_root_has_seven_modules_at_most():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_go_down(file):
-    here = part(file)
+    here = room_of(file, PACKAGE)
     for name in own_imports(file) - {here}:
         assert ORDER.index(name) > ORDER.index(here), f"{here} imports {name}, which stands higher"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_a_library_is_imported_only_by_its_owner(file):
-    for name in imports(file):
+    for name in imports_of(file, "prefdata"):
         owners = ONLY_IN.get(name.split(".")[0])
-        assert owners is None or part(file) in owners, f"{name} belongs to {owners}"
+        assert owners is None or room_of(file, PACKAGE) in owners, f"{name} belongs to {owners}"
+
+
+def test_no_circle_of_packages():
+    assert circles_of(arrows_of(PACKAGE)) == []
+
+
+def test_a_circle_is_found_and_named(tmp_path):
+    texts = {"a": "import p.b", "b": "def f():\n    from p.c import x", "c": "from p import a", "d": "import p.a"}  # fmt: skip  # noqa: E501
+    (tmp_path / "p").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "p" / f"{name}.py").write_text(text)
+    assert circles_of(arrows_of(tmp_path / "p")) == [{"a", "b", "c"}]

@@ -3,12 +3,14 @@ import multiprocessing
 import os
 import threading
 from pathlib import Path
+from zlib import crc32
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefdata.errors import PrefdataError
 from prefdata.inference import Completion
 from prefdata.storage.journal import OPEN_FILES, Damage, Journal
 
@@ -21,6 +23,19 @@ TEXTS = {
     "looks like a record": '","crc":"00000000"}\n{"key":"' + "0" * 32,
     "a megabyte": "long ä " * 150_000,
 }
+
+
+BEFORE_VERSIONS = (
+    b'{"key":"00000000000000000000000000000007","value":{"text":"Ja.","finish_reason":"stop",'
+    b'"prompt_tokens":3,"completion_tokens":2},"crc":"24c71b29"}\n'
+)
+"""A record as it was written when records stated no version."""
+
+
+def as_version(version, line):
+    """The same record, as if another release had written it."""
+    body = line[: line.rindex(b',"v":')] + b',"v":%d}' % version
+    return body[:-1] + b',"crc":"%08x"}\n' % crc32(body)
 
 
 def key(number):
@@ -212,4 +227,26 @@ def test_a_closed_journal_leaves_no_thread_and_no_file_open(tmp_path):
 def test_a_record_is_one_line_of_plain_json(tmp_path):
     write(tmp_path, {1: "one"})
     [line] = Path(only_file(tmp_path)).read_bytes().splitlines()
-    assert list(orjson.loads(line)) == ["key", "value", "crc"]
+    assert list(orjson.loads(line)) == ["key", "value", "v", "crc"]
+
+
+def test_a_journal_from_before_records_had_a_version_is_read(tmp_path):
+    (tmp_path / "w0-1.jsonl").write_bytes(BEFORE_VERSIONS)
+    with Journal(tmp_path) as journal:
+        [value] = journal.get("0" * 31 + "7")
+        assert journal.damage == []
+    assert value["text"] == "Ja."
+
+
+def test_a_record_of_a_newer_version_stops_the_run_with_one_message(tmp_path):
+    write(tmp_path, {1: "one", 2: "two"})
+    file = only_file(tmp_path)
+    file.write_bytes(b"".join(as_version(2, line) for line in file.read_bytes().splitlines()))
+    with pytest.raises(PrefdataError, match="version 2, written by a newer prefdata") as caught:
+        Journal(tmp_path)
+    assert str(caught.value).count("\n") == 0
+
+
+def test_a_text_that_looks_like_a_version_is_none(tmp_path):
+    write(tmp_path, {1: ',"v":2,"crc":"00000000"}', 2: {"v": 2}})
+    assert read(tmp_path, [1, 2]) == {1: ',"v":2,"crc":"00000000"}', 2: {"v": 2}}

@@ -1,11 +1,14 @@
 """The journal: append, repair, look up. Knows nothing of engines.
 
-One JSON object a line, `{"key":…,"value":…,"crc":…}`, the checksum over what stands before it.
+One JSON object a line, `{"key":…,"value":…,"v":1,"crc":…}`, the checksum over what stands before
+it. Where `key`, `v` and `crc` stand is the same in every version; records from before there was a
+`v` have none, and are of version 1.
 Each process writes a file that it alone has created, so no two writers ever share one; what a
 kill or a full disk has cut short is passed over and its work is done again.
 """
 
 import os
+import re
 import threading
 from array import array
 from bisect import bisect_left
@@ -20,11 +23,15 @@ from zlib import crc32
 import numpy as np
 import orjson
 
+from prefdata.errors import PrefdataError
 from prefdata.storage.disk import make_folder, sync
 
+VERSION = 1
+"""Of the records that are written; raised when what they hold changes its form or meaning."""
 FSYNC_SECONDS = 2.0
 OPEN_FILES = 64
 """Journal files held open for reading: an array job restarted often leaves thousands."""
+_STATED = re.compile(rb',"v":(\d+),"crc":"[0-9a-f]{8}"}\n\Z')
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,11 @@ class Journal:
     """
 
     def __init__(self, folder: Path, worker: str = "w0") -> None:
-        """Index what earlier runs have finished; `folder` is made at the first append."""
+        """Index what earlier runs have finished; `folder` is made at the first append.
+
+        Raises:
+            PrefdataError: a record is of a version that is not known here.
+        """
         self._folder, self._worker = folder, worker
         self._earlier = _Index(sorted(folder.glob("*.jsonl")))
         self._own: _OwnFile | None = None
@@ -210,6 +221,12 @@ class _Index:
                 key = _checked_key(line)
                 if key is None:
                     self._note_damage(path.name, offset, len(line))
+                elif (version := _version(line)) > VERSION:
+                    raise PrefdataError(
+                        f"journal {path}: a record is of version {version}, written by a newer "
+                        f"prefdata; this one reads versions up to {VERSION} and would generate "
+                        "everything again. Update prefdata, or build into another folder with --out"
+                    )
                 else:
                     halves.append(int.from_bytes(key[:8]))
                     offsets.append(offset)
@@ -245,7 +262,7 @@ def _ordered(values: "array[int]", order: Any) -> "array[int]":
 
 
 def _line(key: str, value: Any) -> bytes:
-    body = orjson.dumps({"key": key, "value": value})
+    body = orjson.dumps({"key": key, "value": value, "v": VERSION})
     return body[:-1] + _seal(body)
 
 
@@ -257,6 +274,11 @@ def _checked_key(line: bytes) -> bytes | None:
         return None
     key = body[8:40]  # after {"key":"
     return bytes.fromhex(key.decode())
+
+
+def _version(line: bytes) -> int:
+    found = _STATED.search(line)
+    return int(found[1]) if found else 1
 
 
 def _seal(body: bytes) -> bytes:
