@@ -113,7 +113,9 @@ def model_identity(model: Model, checkpoint: str) -> str:
         checkpoint: hash of the weights, or the commit of a Hub repository.
     """
     engine = {k: v for k, v in model.engine.items() if f"models.engine.{k}" not in EXCLUDED}
-    return digest(checkpoint, engine)
+    # what was answered before this was told apart by default stays valid
+    told = [] if model.reasoning == "auto" else [model.model_dump(include={"reasoning"})]
+    return digest(checkpoint, engine, *told)
 
 
 class TextKeys:
@@ -147,7 +149,7 @@ class TextKeys:
     def _hash(self, request: TextRequest) -> Any:
         shared = [
             self._identity,
-            asdict(request.sampling),
+            {k: v for k, v in asdict(request.sampling).items() if k != "max_reasoning_tokens" or v},
             request.schema,
             request.chat_template_kwargs,
             *([request.top_logprobs] if request.top_logprobs else []),

@@ -40,6 +40,7 @@ class Sampling:
         top_k: 0 means all tokens.
         max_tokens: tokens of the completion, at most.
         stop: strings that end the completion and are not part of it.
+        max_reasoning_tokens: of these, tokens of the thought, at most.
     """
 
     temperature: float
@@ -49,6 +50,7 @@ class Sampling:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
+    max_reasoning_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,15 @@ JUDGE_META = pa.struct(
 EXPAND_META = pa.struct({"parent": pa.string(), "item": pa.int32(), "items": pa.int32()})
 """Whose list an item stood in: the id of the row that had it, its place from 0, and how many."""
 
+FINISHED = frozenset((None, "stop", "tool_calls"))
+"""Finish reasons of a text that came to its end; None is unknown."""
+
+
+def is_answer(finish_reason: str | None) -> bool:
+    """Whether there is a text to score: a whole one, or one that was cut off."""
+    return finish_reason in FINISHED or finish_reason == "length"
+
+
 REJECTS = pa.schema(
     {
         "id": pa.string(),

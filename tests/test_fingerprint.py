@@ -58,10 +58,10 @@ VERDICTS = {"type": "dpo_preference"}
 # column is set in every column that has it.
 OTHER_MODEL = {
     "alias": "b", "model": "n", "revision": "v2", "engine": {"dtype": "float32"},
-    "system_prompt": "Be kind.", "chat_template_kwargs": {"thinking": True},
+    "system_prompt": "Be kind.", "chat_template_kwargs": {"thinking": True}, "reasoning": "none",
     "inference_parameters": {
         "temperature": 0.5, "max_tokens": 9, "top_p": 0.5, "top_k": 3, "min_p": 0.1,
-        "repetition_penalty": 1.1, "stop": ("x",), "seed": 3,
+        "repetition_penalty": 1.1, "stop": ("x",), "seed": 3, "max_reasoning_tokens": 5,
     },
 }  # fmt: skip
 OTHER_COLUMN = {

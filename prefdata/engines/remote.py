@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from json import JSONDecodeError
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from openai import (
     UnprocessableEntityError,
 )
 
+from prefdata.engines.reasoning import part_sent
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import (
     Completion,
@@ -50,6 +52,15 @@ ALL_REFUSED = 8
 """Requests refused before any was answered that stop a run: the next will be refused too."""
 LONGEST = 300
 """Characters of a server's message that are repeated."""
+_ENDS = {
+    None: "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+}
+"""Names that servers have for what is `stop` or `length`; all others are kept as they are."""
 _ATTRIBUTE = re.compile(r"[\w .-]+:\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)")
 
 
@@ -93,16 +104,17 @@ class RemoteText:
     async def _complete(self, request: TextRequest) -> Completion:
         answer = await self._server.create(request.messages, **self._parameters(request))
         choice = _only_choice(answer)
-        if choice.finish_reason == "content_filter":
-            raise RowError("content_filter", "the server has withheld the answer")
-        if choice.message.content is None:
-            raise RowError("no_content", f"the server sent no text ({choice.finish_reason})")
-        reason = "length" if choice.finish_reason == "length" else "stop"
+        said, reason = choice.message, _ENDS.get(choice.finish_reason, choice.finish_reason)
+        thought = _thought(said)
+        _refuse_nothing(said, reason, thought)
         usage = answer.usage  # some servers do not count
         asked = (usage.prompt_tokens or 0) if usage else 0
         made = (usage.completion_tokens or 0) if usage else 0
         first = _first_logprobs(choice) if request.top_logprobs else None
-        return Completion(choice.message.content, reason, asked, made, first)
+        spec = self._server.model.reasoning
+        read = part_sent(said.content or "", thought, spec, reason)
+        read = replace(read, reasoning_tokens=_reasoning_tokens(usage))
+        return read.complete(asked, made, first)
 
     def _parameters(self, request: TextRequest) -> dict[str, Any]:
         sampling = request.sampling
@@ -359,6 +371,33 @@ def _only_choice(answer: Any) -> Any:
     if not answer.choices:
         raise RowError("no_content", "the server sent no answer")
     return answer.choices[0]
+
+
+def _thought(message: Any) -> str | None:
+    """What the server has parted from the answer; there are two names for it."""
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(told := getattr(message, name, None), str) and told:
+            return told
+    return None
+
+
+def _refuse_nothing(message: Any, reason: str, thought: str | None) -> None:
+    """Tell an answer, be it empty or cut, from none.
+
+    Raises:
+        RowError: there is none.
+    """
+    if message.content is None and (refusal := getattr(message, "refusal", None)):
+        raise RowError("refusal", f"the model refuses: {refusal}")
+    if reason == "content_filter" and not (message.content or "").strip():
+        raise RowError("content_filter", "the server has withheld the answer")
+    if message.content is None and thought is None and not message.tool_calls:
+        raise RowError("no_content", f"the server sent no text ({reason})")
+
+
+def _reasoning_tokens(usage: Any) -> int:
+    details = getattr(usage, "completion_tokens_details", None)
+    return int(getattr(details, "reasoning_tokens", None) or 0)
 
 
 def _first_logprobs(choice: Any) -> dict[str, float] | None:

@@ -23,13 +23,16 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from prefdata.engines.doctor import PROBES, check_begin, compare
 from prefdata.engines.model_thread import Call, ModelThread
 from prefdata.engines.protocols import RewardEngine
+from prefdata.engines.reasoning import Opening
 from prefdata.engines.reward_families import Family, Reading
 from prefdata.engines.transformers.model import ChatTokenizer, Checkpoint, load_tokenizer
 from prefdata.engines.transformers.reward import TransformersRewardEngine, encode_to_score
 from prefdata.engines.vllm_arguments import Task, engine_arguments
+from prefdata.engines.vllm_reasoning import open_vllm_reader
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 from prefdata.recipe.schema import Model
+from prefdata.recipe.values import Reasoning
 
 Result = TypeVar("Result")
 REFUSALS = (ValueError, VLLMValidationError)
@@ -44,6 +47,7 @@ class _Job(Generic[Result]):
     ids: list[int]
     params: SamplingParams | PoolingParams
     call: Call[Result | Failure]
+    opening: Opening = "unsaid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +61,22 @@ class Limits:
 class VllmTextEngine:
     """Completes chats; what arrives while others run joins them at the next step."""
 
-    def __init__(self, checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, options: Mapping[str, Any], reasoning: Reasoning = "auto"
+    ) -> None:
         """Load a checkpoint and wait until it is ready.
 
         Args:
             checkpoint: folder or Hub id, revision, whether its own code may run.
             options: the recipe's `engine:` keys, names and meanings of vLLM's `EngineArgs`.
+            reasoning: as the recipe says how thoughts are marked.
 
         Raises:
             PrefdataError: an unknown option, no such checkpoint, no chat template, no room.
         """
         tokenizer = load_tokenizer(checkpoint)
-        self._work = _Refill(checkpoint, "text", options, self._read)
+        self._reader, told = open_vllm_reader(reasoning, checkpoint.model, tokenizer)
+        self._work = _Refill(checkpoint, "text", told | dict(options), self._read)
         self._thread: ModelThread[_Job[Completion], Completion | Failure] = ModelThread(
             "vllm", self._work
         )
@@ -125,7 +133,8 @@ class VllmTextEngine:
             if isinstance(ids, Failure):
                 call.deliver(index, ids)
                 continue
-            jobs.append(_Job(index, ids, self._params(request, len(ids)), call))
+            opening = self._reader.opening(ids)
+            jobs.append(_Job(index, ids, self._params(request, len(ids)), call, opening))
         return jobs
 
     def _encode(self, request: TextRequest) -> list[int] | Failure:
@@ -156,6 +165,7 @@ class VllmTextEngine:
             seed=request.seed,
             structured_outputs=schema,
             logprobs=request.top_logprobs or None,
+            thinking_token_budget=sampling.max_reasoning_tokens,
             # one decode at the end costs a third of decoding token by token, which only stop
             # strings need
             detokenize=bool(sampling.stop),
@@ -167,11 +177,15 @@ class VllmTextEngine:
         reason = "length" if made.finish_reason == "length" else "stop"
         if made.finish_reason not in ("length", "stop"):
             raise RuntimeError(f"vLLM ended a request with {made.finish_reason!r}")
-        ids = list(made.token_ids)
-        has_stops = isinstance(job.params, SamplingParams) and job.params.stop
-        text = made.text if has_stops else self._chats.decode(ids)
-        first = made.logprobs and self._first_logprobs(made.logprobs[0])
-        return Completion(text, reason, len(job.ids), len(ids), first or None)
+        ids, stops = list(made.token_ids), tuple[str, ...]()
+        if isinstance(made.stop_reason, str):
+            stops = (made.stop_reason,)
+        elif reason == "stop" and ids:  # the token that ends it
+            ids = ids[:-1]
+        answer = self._reader.read(ids, opening=job.opening, finish_reason=reason, stops=stops)
+        told = made.logprobs[answer.reasoning_tokens :] if made.logprobs else []
+        first = self._first_logprobs(told[0]) if told else None
+        return answer.complete(len(job.ids), len(made.token_ids), first or None)
 
     def _first_logprobs(self, told: Mapping[int, Any]) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -274,7 +288,7 @@ class VllmRewardEngine:
 def open_text(model: Model, path: str) -> VllmTextEngine:
     """A TextEngine with the checkpoint at `path`."""
     checkpoint = Checkpoint(path, model.revision, model.trust_remote_code)
-    return VllmTextEngine(checkpoint, model.engine)
+    return VllmTextEngine(checkpoint, model.engine, model.reasoning)
 
 
 def open_reward(model: Model, path: str, family: Family) -> VllmRewardEngine:

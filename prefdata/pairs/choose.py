@@ -26,7 +26,7 @@ from prefdata.pairs.selection import PairFacts, select
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.reads import projected
 from prefdata.recipe.values import META_SUFFIX
-from prefdata.rows import ID, REJECTS, Row, is_blank, is_json, reject
+from prefdata.rows import ID, REJECTS, Row, is_answer, is_blank, is_json, reject
 from prefdata.seeds.identity import prompt_identity, says_nothing, words_of
 from prefdata.storage.disk import temporary_name
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema, read_tables
@@ -253,9 +253,9 @@ def _described(row: Row, rule: PreferencePairs, scores: Sequence[str]) -> Iterat
 
 def _is_usable(one: Row, rule: PreferencePairs) -> bool:
     """Whether a candidate counts when the others are ranked."""
-    return not is_blank(one["text"]) and (
-        one["finish_reason"] != "length" or rule.truncated_rejected
-    )
+    reason = one["finish_reason"]
+    is_whole = is_answer(reason) and (reason != "length" or rule.truncated_rejected)
+    return is_whole and not is_blank(one["text"])
 
 
 def _responses(

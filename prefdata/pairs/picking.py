@@ -20,6 +20,7 @@ from operator import attrgetter
 from typing import Literal, NamedTuple, TypeGuard
 
 from prefdata.recipe.projection import DpoPreference, PairRules, PreferencePairs
+from prefdata.rows import is_answer
 from prefdata.seeds.identity import bare
 
 TOLERANCE = 1e-9
@@ -40,12 +41,12 @@ Reason = Literal[
     "over_max_pairs_per_prompt",
 ]
 
-REASONS: dict[Reason, str] = {
+REASONS: dict[str, str] = {
     "single_candidate": "fewer than two candidates were given",
     "no_partner": "delta: the other alias has no completion left to pair with",
     "empty": "the text is empty or shows nothing",
     "no_score": "the score is missing, NaN or infinite",
-    "truncated": "the text was cut off by max_tokens",
+    "truncated": "the text was cut off by max_tokens, or its thought never ended",
     "identical": "the texts differ at most in blanks at their ends, or in Unicode form",
     "bad_verdict": "the judge named neither A nor B nor tie",
     "below_min_chosen_score": "chosen scores below min_chosen_score",
@@ -70,7 +71,8 @@ class Candidate:
         score: the higher the better; None, NaN and infinity mean that there is none.
         alias: of the model in the recipe; `delta` reads it.
         sample: index among the alias's samples of this prompt; `delta` reads it.
-        finish_reason: `length` means that `max_tokens` cut the text off; None is unknown.
+        finish_reason: `length` means that `max_tokens` cut the text off; None is unknown. What is
+            no end, such as `content_filter`, takes part in no pair.
         scores: by column, where `score` is made of several.
     """
 
@@ -103,9 +105,13 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Why a prompt has no pair: the furthest rule that one of its candidates or pairs reached."""
+    """Why a prompt has no pair: the furthest rule that one of its candidates or pairs reached.
 
-    reason: Reason
+    Attributes:
+        reason: one of `REASONS`, or the finish reason of a candidate that failed.
+    """
+
+    reason: str
     detail: str
 
 
@@ -243,7 +249,9 @@ def _usable(
     by_text: dict[str, Candidate] = {}
     for candidate in candidates:
         text = bare(candidate.text)
-        if not text:
+        if not is_answer(candidate.finish_reason):
+            drops[str(candidate.finish_reason)] += 1
+        elif not text:
             drops["empty"] += 1
         elif scored and not _is_score(candidate.score):
             drops["no_score"] += 1
@@ -409,9 +417,11 @@ def _count(drops: Counter[str], reason: Reason, number: int) -> None:
         drops[reason] += number
 
 
-def _furthest(reasons: Iterable[str]) -> Reason:
+def _furthest(reasons: Iterable[str]) -> str:
+    """The last rule that was reached; where all have failed before any, what failed."""
     reached = set(reasons)
-    return [reason for reason in REASONS if reason in reached][-1]
+    known = [reason for reason in REASONS if reason in reached]
+    return known[-1] if known else min(reached)
 
 
 def _finish(pairs: list[Pair], candidates: Sequence[Candidate], drops: Counter[str]) -> Picked:
@@ -420,11 +430,12 @@ def _finish(pairs: list[Pair], candidates: Sequence[Candidate], drops: Counter[s
     return _nothing(_furthest(drops), candidates, drops)
 
 
-def _nothing(reason: Reason, candidates: Sequence[Candidate], drops: Counter[str]) -> Picked:
+def _nothing(reason: str, candidates: Sequence[Candidate], drops: Counter[str]) -> Picked:
     scores = [one.score for one in candidates if _is_score(one.score)]
     facts = chain(
         [f"{len(candidates)} candidates"],
         [f"scores {min(scores):g} to {max(scores):g}"] if scores else [],
         [f"{count} {name}" for name, count in sorted(drops.items())],
     )
-    return Picked([], drops, Drop(reason, f"{REASONS[reason]} ({', '.join(facts)})"))
+    told = REASONS.get(reason, f"the model gave no answer: {reason}")
+    return Picked([], drops, Drop(reason, f"{told} ({', '.join(facts)})"))

@@ -22,6 +22,7 @@ from prefdata.recipe.values import (
     HttpUrl,
     Place,
     Positive,
+    Reasoning,
     Seed,
 )
 
@@ -164,6 +165,11 @@ class InferenceParameters(Frozen):
     temperature: Annotated[float, Field(ge=0, le=100), AfterValidator(_no_tiny)] | None = None
     """0 is greedy; below 0.01 a division by it could overflow."""
     max_tokens: Positive | None = None
+    """Tokens of thought and answer together, at most."""
+    max_reasoning_tokens: Positive | None = None
+    """Tokens of the thought, at most: then its end is written for the model, which goes on with
+    the answer.
+    """
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -227,6 +233,10 @@ class Model(Frozen):
     """Passed on to the engine: dtype, max_model_len, max_num_seqs …"""
     system_prompt: str | None = None
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_of_the_template)] = {}
+    reasoning: Reasoning = "auto"
+    """How thoughts are told from answers. `auto` reads the chat template; `none`, a mapping with
+    `begin` and `end`, or one with the `parser` of vLLM say it.
+    """
     trust_remote_code: bool = False
     skip_health_check: bool = False
     """Skip the check, before work starts, that the checkpoint exists."""

@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -99,6 +99,24 @@ class Frozen(BaseModel):
     """What every part of a recipe shares: no unknown keys, no NaN, no later change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ReasoningTags(Frozen):
+    """The strings around a model's thoughts."""
+
+    begin: str = ""
+    """Empty if the chat template always opens the thought."""
+    end: Filled
+
+
+class ReasoningParser(Frozen):
+    """One of vLLM's reasoning parsers."""
+
+    parser: Filled
+    """Its name, as in `vllm serve --reasoning-parser`."""
+
+
+Reasoning = Literal["auto", "none"] | ReasoningTags | ReasoningParser
 
 
 class SettingsModel(Frozen):

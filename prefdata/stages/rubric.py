@@ -13,7 +13,7 @@ from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, Row
 from prefdata.stages.asking import Asker, Tools, ask_until
 from prefdata.stages.judge import blinded
-from prefdata.stages.scores import as_column, score_fields, texts_of
+from prefdata.stages.scores import as_column, scorable, score_fields, texts_of
 from prefdata.stages.stage import Stage
 
 TOP_LOGPROBS = 20
@@ -46,16 +46,20 @@ def rubric_judge(column: RubricJudge, tools: Tools) -> Stage:
         return read_rating(completion, lowest, highest)
 
     async def stage(row: Row) -> Row:
-        texts, shown = texts_of(column, row), blinded(row, names)
+        texts, shown, rated = texts_of(column, row), blinded(row, names), scorable(column, row)
         shown |= {"lowest": lowest, "highest": highest}
         prompts = [
-            prompt.render(shown | {"response": text, "criterion": name, "description": description})
-            for text in texts
+            prompt.render(
+                shown | {"response": texts[n], "criterion": name, "description": description}
+            )
+            for n in rated
             for name, description in column.criteria.items()
         ]
         said = iter(await ask_until(asker, row[ID], prompts, read, column.max_retries))
-        ratings = [{name: next(said).value for name in column.criteria} for _ in texts]
-        scores: list[float | None] = [_weigh(rating, column.weights) for rating in ratings]
+        ratings: list[dict[str, float] | None] = [None] * len(texts)
+        for n in rated:
+            ratings[n] = {name: next(said).value for name in column.criteria}
+        scores = [one and _weigh(one, column.weights) for one in ratings]
         return {
             column.name: as_column(column, scores),
             column.name + META_SUFFIX: as_column(column, ratings),

@@ -15,7 +15,7 @@ from prefdata.recipe.contract import Scored
 from prefdata.recipe.judges import RewardModel, Verifier
 from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.values import META_SUFFIX
-from prefdata.rows import Row
+from prefdata.rows import Row, is_answer
 from prefdata.stages.asking import Tools
 from prefdata.stages.functions import Function, load_function, raised
 from prefdata.stages.stage import Stage
@@ -51,10 +51,13 @@ def reward_model(column: RewardModel, tools: Tools) -> Stage:
     async def stage(row: Row) -> Row:
         asked: Message = {"role": "user", "content": prompt.render(row)}
         texts = texts_of(column, row)
-        requests = [ScoreRequest((asked, {"role": "assistant", "content": text})) for text in texts]
+        scored = scorable(column, row)
+        requests = [
+            ScoreRequest((asked, {"role": "assistant", "content": texts[n]})) for n in scored
+        ]
         attributes: list[list[float]] = [[] for _ in texts]
         async for index, logits in engine.score(requests):
-            attributes[index] = [] if isinstance(logits, Failure) else list(logits)
+            attributes[scored[index]] = [] if isinstance(logits, Failure) else list(logits)
         scores = [_total(column, each) if each else None for each in attributes]
         made = {column.name: as_column(column, scores)}
         if column.weights is not None:
@@ -89,7 +92,8 @@ def verifier(column: Verifier, tools: Tools) -> Stage:
     thread = ThreadPoolExecutor(1, "verifier") if column.method == "function" else None
 
     def scores_of(row: Row) -> list[float | None]:
-        return [check(text, row) for text in texts_of(column, row)]
+        found, texts = set(scorable(column, row)), texts_of(column, row)
+        return [check(text, row) if n in found else None for n, text in enumerate(texts)]
 
     async def stage(row: Row) -> Row:
         if thread is None:
@@ -106,6 +110,15 @@ def texts_of(column: Scored, row: Row) -> list[str]:
     if column.candidates:
         return [candidate["text"] for candidate in row[column.candidates]]
     return [row[name] for name in column.responses or ()]
+
+
+def scorable(column: Scored, row: Row) -> list[int]:
+    """Places of the texts that are there: what failed has no score, and is shown to no judge."""
+    if column.candidates:
+        metas = row[column.candidates]
+    else:
+        metas = [row.get(name + META_SUFFIX) or {} for name in column.responses or ()]
+    return [n for n, meta in enumerate(metas) if is_answer(meta.get("finish_reason"))]
 
 
 def as_column(column: Scored, scores: Sequence[Any]) -> Any:

@@ -17,6 +17,7 @@ def open_text(model: Model, path: str) -> HostedText:
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
         options=model.engine,
+        reasoning=model.reasoning,
     )
 
 

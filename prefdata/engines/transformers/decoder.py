@@ -12,13 +12,15 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from prefdata.engines.model_thread import Call
+from prefdata.engines.reasoning import Reader, Watch
 from prefdata.engines.transformers.batching import pick_batch
 from prefdata.engines.transformers.kv_slots import KVSlots
 from prefdata.engines.transformers.model import LoadedModel
 from prefdata.engines.transformers.sampling import Knobs, draw, draw_uniforms
 from prefdata.engines.transformers.schema import SchemaCompiler
 from prefdata.errors import PrefdataError
-from prefdata.inference import Completion, Failure, Sampling
+from prefdata.inference import Completion, Failure, Sampling, TextRequest
+from prefdata.engines.reasoning import Reader, Watch
 
 MAX_PREFILL_TOKENS = 4096
 LOOKAHEAD = 256
@@ -31,18 +33,39 @@ class Sample:
 
     Attributes:
         limit: tokens at most, for `max_tokens` and the context.
-        top_logprobs: likeliest first tokens to tell with their log-probabilities.
+        matcher: of the schema, which binds the answer and not the thought before it.
+        watch: where in thought and answer it is.
+        forced: tokens that come next whatever the model says.
+        first_logprobs: of the answer's first token.
     """
 
     index: int
-    sampling: Sampling
-    seed: int
+    request: TextRequest
     limit: int
     matcher: LLMatcher | None
-    top_logprobs: int = 0
+    watch: Watch
     tokens: list[int] = field(default_factory=list)
     uniforms: list[float] = field(default_factory=list)
+    forced: deque[int] = field(default_factory=deque)
     first_logprobs: dict[str, float] | None = None
+
+    @property
+    def sampling(self) -> Sampling:
+        """Of the request."""
+        return self.request.sampling
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the schema has a say in the next token."""
+        return self.matcher is not None and self.watch.state != "thinking"
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the next token may be the answer's first, whose probabilities are wanted."""
+        return bool(self.request.top_logprobs) and (
+            self.watch.state == "start"
+            or (self.watch.state == "answering" and self.first_logprobs is None)
+        )
 
 
 @dataclass(slots=True)
@@ -95,6 +118,7 @@ class Decoder:
         loaded: LoadedModel,
         schemas: SchemaCompiler,
         eos_ids: frozenset[int],
+        reader: Reader,
         *,
         max_num_seqs: int,
         rounding: float | None,
@@ -105,12 +129,13 @@ class Decoder:
             loaded: the model, from now on used by `step` alone.
             schemas: made for the same tokenizer.
             eos_ids: tokens that end a completion.
+            reader: parts thoughts from answers.
             max_num_seqs: rows of the batch.
             rounding: how far a batch may move a logit, as a share of the largest of its row;
                 draws that this could decide are settled alone. None to accept them.
         """
         self._loaded, self._model, self._device = loaded, loaded.model, loaded.device
-        self._chats, self._rounding = loaded.chats, rounding
+        self._chats, self._reader, self._rounding = loaded.chats, reader, rounding
         self._schemas, self._eos_ids, self._max_num_seqs = schemas, eos_ids, max_num_seqs
         self._slots = KVSlots(max_num_seqs, loaded.device)
         self._waiting: deque[Prompt] = deque()
@@ -182,7 +207,7 @@ class Decoder:
         if not ready.rows:
             self._ready = None
         for _, row in joining:
-            row.sample.uniforms = draw_uniforms(row.sample.seed, row.sample.limit)
+            row.sample.uniforms = draw_uniforms(row.sample.request.seed, row.sample.limit)
         lengths = [len(row.prompt.ids) - 1 for _, row in joining]
         self._slots.join(ready.cache, [pick for pick, _ in joining], lengths)
         self._rows.extend(row for _, row in joining)
@@ -216,15 +241,19 @@ class Decoder:
             rows = settings.constrained
             logits[rows] = logits[rows].masked_fill(~allowed, -torch.inf)
         for i, row in enumerate(self._rows):
-            if row.sample.top_logprobs and not row.sample.tokens:
+            if row.sample.wants_logprobs:
                 alone = logits[i] if rounding is None else self._alone(i, settings, allowed)[0]
-                row.sample.first_logprobs = self._likeliest(alone, row.sample.top_logprobs)
+                wanted = row.sample.request.top_logprobs
+                row.sample.first_logprobs = self._likeliest(alone, wanted)
         uniforms = self._tensor([row.uniform for row in self._rows], torch.float64)
         draws = draw(logits, settings.knobs, uniforms, seen=settings.seen, rounding=rounding)
         tokens: list[int] = draws.tokens.tolist()
         if rounding is not None:
             for i in draws.is_close.nonzero()[:, 0].tolist():
                 tokens[i] = self._settle(i, settings, allowed)
+        for i, row in enumerate(self._rows):
+            if row.sample.forced:
+                tokens[i] = row.sample.forced.popleft()
         if settings.seen is not None:
             settings.seen[range(len(tokens)), tokens] = True
         self._remove([i for i, token in enumerate(tokens) if self._append(self._rows[i], token)])
@@ -274,8 +303,19 @@ class Decoder:
 
     def _allowed(self, rows: list[int]) -> Tensor | None:
         """Tokens that the schemas of `rows` allow next, (len(rows), vocabulary)."""
-        matchers = [matcher for i in rows if (matcher := self._rows[i].sample.matcher) is not None]
-        return self._schemas.allowed(matchers).to(self._device) if matchers else None
+        samples = [self._rows[i].sample for i in rows]
+        matchers = [sample.matcher for sample in samples if sample.matcher is not None]
+        if not matchers:
+            return None
+        allowed = self._schemas.allowed(matchers)
+        begin = self._reader.begin_ids
+        for row, sample in zip(allowed, samples, strict=True):
+            if sample.watch.state != "start":
+                continue
+            if sample.tokens:  # half of a mark
+                row[:] = False
+            row[begin[len(sample.tokens)]] = True  # it may think first
+        return allowed.to(self._device)
 
     def _make_settings(self) -> _Settings:
         samples = [row.sample for row in self._rows]
@@ -286,44 +326,68 @@ class Decoder:
             seen = torch.zeros(shape, dtype=torch.bool, device=self._device)
             for mask, row in zip(seen, self._rows, strict=True):
                 mask[row.prompt.ids + row.sample.tokens] = True
-        constrained = [i for i, sample in enumerate(samples) if sample.matcher is not None]
+        constrained = [i for i, sample in enumerate(samples) if sample.is_bound]
         return _Settings(knobs, seen, constrained)
 
     def _append(self, row: _Row, token: int) -> bool:
         """Add a token; deliver and return True if it ends the completion."""
         sample = row.sample
         sample.tokens.append(token)
-        if sample.matcher is not None and not sample.matcher.consume_token(token):
-            error = sample.matcher.get_error()
-            raise RuntimeError(f"llguidance refuses a token that it allowed: {error}")
+        self._follow(sample, token)
         if token in self._eos_ids:
-            self._deliver(row, self._chats.decode(sample.tokens[:-1]), "stop")
-        elif (text := self._find_stop(sample)) is not None:
-            self._deliver(row, text, "stop")
+            self._deliver(row, sample.tokens[:-1], "stop")
+        elif self._has_stop(sample):
+            self._deliver(row, sample.tokens, "stop")
         elif len(sample.tokens) == sample.limit:
-            self._deliver(row, self._chats.decode(sample.tokens), "length")
+            self._deliver(row, sample.tokens, "length")
         else:
             return False
         return True
 
-    def _find_stop(self, sample: Sample) -> str | None:
-        """The text before the first stop string, once there is one."""
+    def _follow(self, sample: Sample, token: int) -> None:
+        """See where thought and answer are, and what that changes for the next token."""
+        is_bound, watch = sample.is_bound, sample.watch
+        if watch.state != "answering" and watch.see(sample.tokens):
+            if watch.state == "thinking":  # what was told was of the thought's mark
+                sample.first_logprobs = None
+            self._settings = None
+        opens = watch.state != "answering" and token in self._reader.begin_ids
+        matcher = sample.matcher if is_bound and not opens else None
+        if matcher is not None and not matcher.consume_token(token):
+            error = matcher.get_error()
+            raise RuntimeError(f"llguidance refuses a token that it allowed: {error}")
+        if self._is_over_budget(sample) and not sample.forced:
+            sample.forced.extend(self._reader.end_ids)
+
+    def _is_over_budget(self, sample: Sample) -> bool:
+        budget, watch = sample.sampling.max_reasoning_tokens, sample.watch
+        if not budget or watch.state != "thinking" or watch.since is None:
+            return False
+        return len(sample.tokens) - watch.since >= budget
+
+    def _has_stop(self, sample: Sample) -> bool:
+        """Whether a stop string has come."""
         stops = sample.sampling.stop
         if not stops:
-            return None
+            return False
         # a token is a byte of text at least, but for a few silent special ones
         reach = max(len(stop.encode()) for stop in stops) + 8
         tail = self._chats.decode(sample.tokens[-reach:])
         if not any(stop in tail for stop in stops):
-            return None
+            return False
         text = self._chats.decode(sample.tokens)
-        ends = [end for stop in stops if (end := text.find(stop)) >= 0]
-        return text[: min(ends)] if ends else None
+        return any(stop in text for stop in stops)
 
-    def _deliver(self, row: _Row, text: str, reason: str) -> None:
-        counts = len(row.prompt.ids), len(row.sample.tokens)
-        completion = Completion(text, reason, *counts, row.sample.first_logprobs)
-        row.prompt.call.deliver(row.sample.index, completion)
+    def _deliver(self, row: _Row, tokens: list[int], reason: str) -> None:
+        sample = row.sample
+        answer = self._reader.read(
+            tokens,
+            opening=sample.watch.opening,
+            finish_reason=reason,
+            stops=sample.sampling.stop,
+        )
+        counts = len(row.prompt.ids), len(sample.tokens)
+        row.prompt.call.deliver(sample.index, answer.complete(*counts, sample.first_logprobs))
 
     def _tensor(self, values: Sequence[object], dtype: torch.dtype = torch.long) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=self._device)

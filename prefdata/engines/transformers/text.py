@@ -10,11 +10,13 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from prefdata.engines.model_thread import Call, ModelThread
+from prefdata.engines.reasoning import Watch, open_reader
 from prefdata.engines.transformers.decoder import Decoder, Prompt, Sample
 from prefdata.engines.transformers.model import Checkpoint, LoadedModel, load_model
 from prefdata.engines.transformers.schema import SchemaCompiler
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion, Failure, TextRequest
+from prefdata.recipe.values import Reasoning
 
 MAX_NUM_SEQS = {"cpu": 64, "cuda": 256}
 SAFETY = 16.0
@@ -28,18 +30,26 @@ class TransformersTextEngine:
     decide is repeated for that sequence on its own.
     """
 
-    def __init__(self, loaded: LoadedModel, *, max_num_seqs: int) -> None:
-        """Run a model that is already loaded; it belongs to the engine from now on."""
+    def __init__(
+        self, loaded: LoadedModel, *, max_num_seqs: int, reasoning: Reasoning = "auto"
+    ) -> None:
+        """Run a model that is already loaded; it belongs to the engine from now on.
+
+        Raises:
+            PrefdataError: `reasoning` names a parser, which only vLLM has.
+        """
         eos_ids = _find_eos(loaded)
         vocab_size = loaded.model.config.get_text_config().vocab_size
         is_precise = loaded.model.dtype in (torch.float32, torch.float64)
         self.capacity = max_num_seqs
         self._chats = loaded.chats
+        self._reader = open_reader(reasoning, loaded.chats.name, loaded.chats.tokenizer)
         self._schemas = SchemaCompiler(loaded.chats.tokenizer, vocab_size, sorted(eos_ids))
         decoder = Decoder(
             loaded,
             self._schemas,
             eos_ids,
+            self._reader,
             max_num_seqs=max_num_seqs,
             rounding=measure_rounding(loaded.model) if is_precise else None,
         )
@@ -55,6 +65,7 @@ class TransformersTextEngine:
         revision: str | None,
         trust_remote_code: bool,
         options: Mapping[str, Any],
+        reasoning: Reasoning = "auto",
     ) -> "TransformersTextEngine":
         """Load a checkpoint, onto the GPU if there is one.
 
@@ -65,6 +76,7 @@ class TransformersTextEngine:
             options: `dtype` (default float32 on a CPU, the checkpoint's own on a GPU),
                 `max_model_len` (default all positions the model has),
                 `max_num_seqs` (default 64 on a CPU, 256 on a GPU).
+            reasoning: as the recipe says how thoughts are marked.
 
         Raises:
             PrefdataError: no such checkpoint, no language model, no chat template, or an option
@@ -74,7 +86,9 @@ class TransformersTextEngine:
         loaded = load_model(AutoModelForCausalLM, checkpoint, options, counts=("max_num_seqs",))
         _refuse_recurrent(loaded)
         return cls(
-            loaded, max_num_seqs=options.get("max_num_seqs", MAX_NUM_SEQS[loaded.device.type])
+            loaded,
+            max_num_seqs=options.get("max_num_seqs", MAX_NUM_SEQS[loaded.device.type]),
+            reasoning=reasoning,
         )
 
     async def generate(
@@ -114,8 +128,8 @@ class TransformersTextEngine:
             prompt = prompts.setdefault(tuple(ids), Prompt(ids, call))
             limit = min(request.sampling.max_tokens, self._chats.max_model_len - len(ids))
             matcher = None if request.schema is None else self._schemas.start(request.schema)
-            wanted = request.top_logprobs
-            sample = Sample(index, request.sampling, request.seed, limit, matcher, wanted)
+            watch = Watch(self._reader, self._reader.opening(ids))
+            sample = Sample(index, request, limit, matcher, watch)
             prompt.samples.append(sample)
         return list(prompts.values())
 
