@@ -143,7 +143,9 @@ def test_a_request_that_is_refused_costs_one_candidate(remote, server, fault):
     assert record["prompts"] == 6
     rows = read_rows(remote.folder / "run" / "candidates")
     [failed] = [one for row in rows for one in row["candidates"] if one["finish_reason"] != "stop"]
-    assert (failed["text"], failed["finish_reason"]) == ("", reason)
+    assert failed["finish_reason"] == reason
+    reasons = {one["chosen_finish_reason"] for one in read_rows(remote.folder / "run" / "pairs")}
+    assert reasons == {"stop"}
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
