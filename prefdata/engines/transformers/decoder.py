@@ -20,7 +20,6 @@ from prefdata.engines.transformers.sampling import Knobs, draw, draw_uniforms
 from prefdata.engines.transformers.schema import SchemaCompiler
 from prefdata.errors import PrefdataError
 from prefdata.inference import Completion, Failure, Sampling, TextRequest
-from prefdata.engines.reasoning import Reader, Watch
 
 MAX_PREFILL_TOKENS = 4096
 LOOKAHEAD = 256
