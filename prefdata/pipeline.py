@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from prefdata.fingerprint import pairs_fingerprint
-from prefdata.pairs.selection import check_dedupe
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.merging import (
     find_part,
@@ -53,7 +52,6 @@ def build(
         PrefdataError: the user can fix it; everything finished so far is kept.
     """
     started = time.time()
-    check_dedupe(loaded.recipe.output_projection)
     with (
         disk_errors(out),
         hold(out),
@@ -97,7 +95,6 @@ def build_shard(
         PrefdataError: as from `build`.
     """
     started = time.time()
-    check_dedupe(loaded.recipe.output_projection)
     here = shard.folder(out)
     with (
         disk_errors(here),
@@ -142,7 +139,6 @@ def merge(
         PrefdataError: a shard is missing or unfinished, or was made by another recipe.
     """
     started = time.time()
-    check_dedupe(loaded.recipe.output_projection)
     with (
         disk_errors(out),
         hold(out),

@@ -1,12 +1,13 @@
 import random
-import sys
 from collections import defaultdict
+from itertools import combinations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefdata.errors import PrefdataError
+from prefdata.pairs.near import NEAR_DUPLICATE_JACCARD, shingles
 from prefdata.pairs.selection import VERDICTS, PairFacts, select
 from prefdata.recipe.projection import DpoPreference
 
@@ -180,10 +181,52 @@ def test_dropped_prompts_do_not_count_for_the_split():
     assert len(prompts_of(facts, verdicts(facts, test_size=8), "test")) == 8
 
 
-def test_minhash_without_its_package_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rensa", None)
-    with pytest.raises(PrefdataError, match=r"prefdata\[minhash\]"):
-        run(one_pair_each(3), dedupe="minhash")
+# Near duplicates, exactly
+
+
+def jaccard(one, other):
+    return len(one & other) / len(one | other)
+
+
+def with_preamble(count, seed=0):
+    """Prompts that share 100 words and have 18 of their own."""
+    draw = random.Random(seed)
+    preamble = " ".join(f"shared{n}" for n in range(100))
+    vocabulary = [f"w{n}" for n in range(50_000)]
+    return [f"{preamble} {' '.join(draw.choices(vocabulary, k=18))}" for _ in range(count)]
+
+
+def test_prompts_that_share_a_long_preamble_are_no_near_duplicates():
+    prompts = with_preamble(1000)
+    sets = [shingles(prompt) for prompt in prompts[:200]]
+    assert max(jaccard(a, b) for a, b in combinations(sets, 2)) < NEAR_DUPLICATE_JACCARD
+    found = verdicts([PairFacts(p, "a", "b") for p in prompts], dedupe="minhash")
+    assert found == ["train"] * 1000
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=14), max_size=12), st.integers(0, 9))  # fmt: skip  # noqa: E501
+def test_what_stays_is_not_near_and_what_goes_is_near_something_that_stays(texts, seed):
+    prompts = list(dict.fromkeys(" ".join(words) for words in texts))
+    facts = [PairFacts(prompt, "a", "b") for prompt in prompts]
+    found = verdicts(facts, seed=seed, dedupe="minhash")
+    stay = [shingles(p) for p, verdict in zip(prompts, found, strict=True) if verdict == "train"]
+    gone = [shingles(p) for p, verdict in zip(prompts, found, strict=True) if verdict != "train"]
+    assert all(jaccard(a, b) < NEAR_DUPLICATE_JACCARD for a, b in combinations(stay, 2))
+    assert all(any(jaccard(a, b) >= NEAR_DUPLICATE_JACCARD for b in stay) for a in gone)
+
+
+def test_near_duplicates_are_not_on_both_sides_of_the_split():
+    draw = random.Random(1)
+    base = [[f"w{draw.randrange(9000)}" for _ in range(40)] for _ in range(60)]
+    edited = [words[:n] + ["new"] + words[n:] for words in base for n in (0, 20, 39)]
+    prompts = [" ".join(words) for words in (*base, *edited)]
+    facts = [PairFacts(prompt, "a", "b") for prompt in prompts]
+    found = verdicts(facts, dedupe="minhash", test_size=0.3)
+    train = [shingles(p) for p in prompts_of(facts, found, "train")]
+    test = [shingles(p) for p in prompts_of(facts, found, "test")]
+    assert len(train) + len(test) == 60
+    assert all(jaccard(a, b) < NEAR_DUPLICATE_JACCARD for a in train for b in test)
 
 
 # The whole

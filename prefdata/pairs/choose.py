@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import compress
-from operator import not_
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +17,25 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import sampling_seed
-from prefdata.pairs.files import as_text, easy_first, keep_pairs, mean_scores, reject_unselected
-from prefdata.pairs.picking import Candidate, Pair, Picked, pick_by_verdict, pick_pairs
+from prefdata.pairs.files import easy_first, keep_pairs, mean_scores, reject_unselected
+from prefdata.pairs.groups import read_groups
+from prefdata.pairs.picking import (
+    Candidate,
+    Pair,
+    Picked,
+    is_score,
+    pick_by_verdict,
+    pick_pairs,
+)
 from prefdata.pairs.ranking import combine_ranks
 from prefdata.pairs.selection import PairFacts, select
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.reads import projected
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, is_answer, is_blank, is_json, reject
-from prefdata.seeds.identity import prompt_identity, says_nothing, words_of
+from prefdata.seeds.identity import bare, prompt_identity, says_nothing, words_of
 from prefdata.storage.disk import temporary_name
-from prefdata.storage.folders import RowsWriter, read_rows, read_schema, read_tables
+from prefdata.storage.folders import RowsWriter, read_rows, read_schema
 
 Projection = DpoPreference | PreferencePairs
 BATCH = 1000
@@ -140,14 +146,7 @@ class _Picking:
         if group_by is None:
             yield from ([row] for row in read_rows(self._scored))
             return
-        # groups may lie anywhere in the set: this one case needs it in memory
-        table = pa.concat_tables(read_tables(self._scored))
-        keys = table[group_by].to_pylist()
-        places: dict[Any, list[int]] = {}
-        for place, key in enumerate(keys):
-            places.setdefault(as_text(key), []).append(place)
-        for members in places.values():
-            yield table.take(pa.array(members)).to_pylist()
+        yield from read_groups(self._scored, group_by, self._rule.prompt_field)
 
     def _pick(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         """Pairs of one group, and a reject for every row that gets none of its own."""
@@ -159,11 +158,11 @@ class _Picking:
                 reject(row, stage="pairs", reason="empty_prompt", detail=detail) for row in rows
             ]
         identity = prompt_identity(prompt)
-        is_member = [prompt_identity(row[field_name]) == identity for row in rows]
-        members, strangers = (
-            list(compress(rows, is_member)),
-            list(compress(rows, map(not_, is_member))),
-        )
+        members: list[Row] = []
+        strangers: list[Row] = []
+        for row in rows:
+            is_member = row is first or prompt_identity(row[field_name]) == identity
+            (members if is_member else strangers).append(row)
         refused = [
             reject(
                 row,
@@ -216,12 +215,9 @@ def _candidates(
     """Candidates of a group, and what is recorded of each, by the candidate's id()."""
     described = [one for row in members for one in _described(row, rule, scores)]
     if isinstance(rule.score, dict):
-        usable = [_is_usable(one, rule) for one in described]
-        ranked = combine_ranks([o["scores"] for o, u in zip(described, usable, strict=True) if u], rule.score)  # fmt: skip  # noqa: E501
-        values = iter(ranked)
-        totals = [next(values) if is_usable else None for is_usable in usable]
+        totals = _combined(described, rule)
     else:
-        totals = [one["scores"].get(rule.score) for one in described]
+        totals = [_turned(one["scores"].get(rule.score), rule) for one in described]
     found: list[Candidate] = []
     sides: dict[int, Row] = {}
     for one, total in zip(described, totals, strict=True):
@@ -238,6 +234,11 @@ def _candidates(
     return found, sides
 
 
+def _turned(score: float | None, rule: Projection) -> float | None:
+    """The score such that higher is better."""
+    return None if score is None else rule.sign * score
+
+
 def _described(row: Row, rule: PreferencePairs, scores: Sequence[str]) -> Iterator[Row]:
     """Text, provenance and scores of every candidate of a row."""
     if rule.candidates:
@@ -251,11 +252,30 @@ def _described(row: Row, rule: PreferencePairs, scores: Sequence[str]) -> Iterat
         yield empty | meta | {"text": row[name] or "", "sample": number, "scores": rated}
 
 
-def _is_usable(one: Row, rule: PreferencePairs) -> bool:
-    """Whether a candidate counts when the others are ranked."""
+def _combined(described: Sequence[Row], rule: PreferencePairs) -> list[float | None]:
+    """Of every candidate the weighted rank of its text, each text ranked once.
+
+    What stands for a text is what the pairs will be made of: its first copy that has all scores, or
+    the first uncut one.
+    """
+    weights = rule.score if isinstance(rule.score, dict) else {}
+    texts = [bare(one["text"]) if _may_be_ranked(one, rule) else "" for one in described]
+    stands_for: dict[str, int] = {}
+    for number, text in enumerate(texts):
+        before = described[stands_for[text]] if text in stands_for else None
+        is_uncut = described[number]["finish_reason"] != "length"
+        if text and (before is None or (before["finish_reason"] == "length" and is_uncut)):
+            stands_for[text] = number
+    ranked = combine_ranks([described[n]["scores"] for n in stands_for.values()], weights)
+    totals = dict(zip(stands_for, ranked, strict=True))
+    return [totals.get(text) for text in texts]
+
+
+def _may_be_ranked(one: Row, rule: PreferencePairs) -> bool:
     reason = one["finish_reason"]
     is_whole = is_answer(reason) and (reason != "length" or rule.truncated_rejected)
-    return is_whole and not is_blank(one["text"])
+    has_all = all(is_score(one["scores"][name]) for name in rule.scores)
+    return is_whole and has_all and not is_blank(one["text"])
 
 
 def _responses(
@@ -268,7 +288,7 @@ def _responses(
         rated = {score: (row[score] or {}).get(name) for score in scores}
         candidate = Candidate(
             text=row[name] or "",
-            score=rated.get(rule.score) if rule.score else None,
+            score=_turned(rated.get(rule.score or ""), rule),
             finish_reason=meta.get("finish_reason"),
         )
         sides[id(candidate)] = meta | {"scores": rated}

@@ -6,6 +6,7 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 
@@ -13,6 +14,7 @@ from prefdata.pairs.selection import VERDICTS, Verdict
 from prefdata.rows import ID, REJECTS, Row, is_json, reject
 from prefdata.storage.disk import whole_file
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema, read_tables
+from prefdata.storage.tables import reorder
 
 SPLITS = ("train", "test")
 
@@ -77,7 +79,7 @@ def easy_first(table: pa.Table, group: str | None) -> pa.Table:
         sums.setdefault(key, []).append(margin or 0.0)
     means = {key: fsum(found) / len(found) for key, found in sums.items()}
     order = sorted(range(len(told)), key=lambda n: (-means[told[n]], told[n], -(margins[n] or 0.0)))
-    return table.take(pa.array(order, pa.int64()))
+    return reorder(table, np.array(order, dtype=np.int64))
 
 
 def reject_unselected(scored: Path, kept: Kept, rejects: RowsWriter) -> None:

@@ -49,7 +49,7 @@ REASONS: dict[str, str] = {
     "truncated": "the text was cut off by max_tokens, or its thought never ended",
     "identical": "the texts differ at most in blanks at their ends, or in Unicode form",
     "bad_verdict": "the judge named neither A nor B nor tie",
-    "below_min_chosen_score": "chosen scores below min_chosen_score",
+    "below_min_chosen_score": "the chosen's score is worse than min_chosen_score",
     "tie": "the two are equally good",
     "below_min_margin": "the score difference is below min_margin",
     "disagreement": "one of the scores prefers the rejected",
@@ -212,7 +212,7 @@ def pick_by_verdict(
 
 def _better(a: Candidate, b: Candidate) -> Candidate | None:
     """The one with the higher score, if both have one and they differ."""
-    if not (_is_score(a.score) and _is_score(b.score)):
+    if not (is_score(a.score) and is_score(b.score)):
         return None
     margin = a.score - b.score
     if abs(margin) <= _slack(max(abs(a.score), abs(b.score))):
@@ -253,7 +253,7 @@ def _usable(
             drops[str(candidate.finish_reason)] += 1
         elif not text:
             drops["empty"] += 1
-        elif scored and not _is_score(candidate.score):
+        elif scored and not is_score(candidate.score):
             drops["no_score"] += 1
         elif candidate.finish_reason == "length" and not may_be_cut:
             drops["truncated"] += 1
@@ -266,7 +266,8 @@ def _usable(
     return list(by_text.values())
 
 
-def _is_score(score: float | None) -> TypeGuard[float]:
+def is_score(score: float | None) -> TypeGuard[float]:
+    """Whether there is a score that can be compared."""
     # The comparison is false for NaN too.
     return score is not None and -_LARGEST_SCORE <= score <= _LARGEST_SCORE
 
@@ -343,19 +344,29 @@ def _judge(
     z_margin = None
     if rule.margin_unit == "z_score" and spread is not None:
         z_margin = 0.0 if is_tie or not spread.sigma else margin / spread.sigma
-    flaw = _score_flaw(rule, high, low, z_margin, is_tie)
+    flaw = _is_too_low(chosen, rule) or _score_flaw(rule, high, low, z_margin, is_tie)
     if flaw is None and rule.agree and not _agree(chosen, rejected, rule):
         flaw = "disagreement"
     flaw = flaw or _pair_flaw(chosen, rejected, rule)
     return flaw or Pair(chosen, rejected, margin, z_margin, is_tie)
 
 
+def _is_too_low(chosen: Candidate, rule: PreferencePairs) -> Reason | None:
+    """Whether a raw score of the chosen is worse than the rule allows."""
+    for column, floor in rule.floors.items():
+        sign = rule.sign_of(column)
+        score = chosen.scores.get(column) if isinstance(rule.score, dict) else chosen.score
+        if not is_score(score):
+            return "below_min_chosen_score"
+        have = sign * score if isinstance(rule.score, dict) else score
+        if have < sign * floor - _slack(max(abs(score), abs(floor))):
+            return "below_min_chosen_score"
+    return None
+
+
 def _score_flaw(
     rule: PreferencePairs, high: float, low: float, z_margin: float | None, is_tie: bool
 ) -> Reason | None:
-    floor = rule.min_chosen_score
-    if floor is not None and high < floor - _slack(max(abs(high), abs(floor))):
-        return "below_min_chosen_score"
     if is_tie and rule.ties == "drop":
         return "tie"
     slack = _slack(max(abs(high), abs(low)))
@@ -372,7 +383,7 @@ def _agree(chosen: Candidate, rejected: Candidate, rule: PreferencePairs) -> boo
     """Whether no score column prefers the rejected; a tie is no preference."""
     for column, weight in (rule.score if isinstance(rule.score, dict) else {}).items():
         high, low = chosen.scores[column], rejected.scores[column]
-        if not (_is_score(high) and _is_score(low)):
+        if not (is_score(high) and is_score(low)):
             return False
         if math.copysign(1.0, weight) * (high - low) < -_slack(max(abs(high), abs(low))):
             return False
@@ -431,7 +442,7 @@ def _finish(pairs: list[Pair], candidates: Sequence[Candidate], drops: Counter[s
 
 
 def _nothing(reason: str, candidates: Sequence[Candidate], drops: Counter[str]) -> Picked:
-    scores = [one.score for one in candidates if _is_score(one.score)]
+    scores = [one.score for one in candidates if is_score(one.score)]
     facts = chain(
         [f"{len(candidates)} candidates"],
         [f"scores {min(scores):g} to {max(scores):g}"] if scores else [],

@@ -8,12 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from prefdata.errors import PrefdataError, suggest
+from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pairs.choose import choose_pairs
 from prefdata.recipe.loader import load_recipe, validate_pair_rules
-from prefdata.recipe.projection import PreferencePairs
-from prefdata.recipe.reads import projected, score_columns
+from prefdata.recipe.reads import score_columns
 from prefdata.recipe.schema import GivenCandidates, SeedDataset
 from prefdata.rows import REJECTS, Row
 from prefdata.seeds.files import read_lines
@@ -109,7 +108,6 @@ def pairs_of_file(
     for bad in groups.rejects[:5]:
         say(f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects")
     table = groups.table()
-    _check_columns(rule, table.column_names)
     with disk_errors(out), hold(out):
         with RowsWriter(out / "candidates", table.schema) as writer:
             writer.write(table)
@@ -133,17 +131,6 @@ def pairs_of_file(
             "tokens": {"completion": 0},
         }
         return write_record(out, base | work | changed | {"projection": rule.model_dump()})
-
-
-def _check_columns(rule: PreferencePairs, known: Sequence[str]) -> None:
-    """Make sure that the rules name only columns that there are.
-
-    Raises:
-        PrefdataError: they do not.
-    """
-    for key, name in projected(rule):
-        if name not in known:
-            raise PrefdataError(f"{key}: there is no column {name!r}; {suggest(name, known)}")
 
 
 def _choose(

@@ -1,26 +1,23 @@
 """Decides over the whole set which pairs stay, and where. Picks no pair and moves no row.
 
-One pass over light facts; of every text only hashes are kept (at the peak about 150 bytes a pair,
-450 with `minhash`). Every decision but one is a function of the set, not of its order: a
-prompt's place is the rank of its hash under the seed. Of exact duplicates, the first in order
-stays. Responses are compared in NFC and without blanks at their ends, as prompts are.
+One pass over light facts; of every text only hashes are kept (at the peak about 150 bytes a pair;
+with `minhash` about 40 more for each word of the prompts). Every decision but one is a function of
+the set, not of its order: a prompt's place is the rank of its hash under the seed. Of exact
+duplicates, the first in order stays. Responses are compared in NFC and without blanks at their
+ends, as prompts are.
 """
 
 import math
-import re
 from array import array
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from importlib.util import find_spec
-from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prefdata.errors import PrefdataError
+from prefdata.pairs.near import Shingles
 from prefdata.pairs.split import (
     Keys,
     Numbers,
@@ -47,15 +44,6 @@ VERDICTS: dict[Verdict, str] = {
 
 _NAMES: tuple[Verdict, ...] = tuple(VERDICTS)
 _CODES = {verdict: code for code, verdict in enumerate(_NAMES)}
-
-NEAR_DUPLICATE_JACCARD = 0.8
-SHINGLE_WORDS = 3
-_PERMUTATIONS = 128
-_CHUNK = 2048
-
-# Scripts that put no space between words: there, one character counts as a word.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
 
 _Codes = NDArray[np.uint8]
 
@@ -109,7 +97,8 @@ def select(facts: Iterable[PairFacts], rule: PairRules, *, seed: int) -> Selecti
        about these two texts are dropped, whatever `dedupe` says.
     2. Duplicates (`exact`, `minhash`): of equal (prompt, chosen, rejected) the first stays.
     3. Near duplicates (`minhash`): of prompts that share 0.8 of their shingles of three words
-       one stays, with all its pairs (by estimate: at 0.8, one such pair in twenty is missed).
+       (exact Jaccard similarity) the shortest stays, with all its pairs. So no two prompts that
+       stay are near duplicates, and none is near one in the other split.
     4. `max_pairs`: whole prompts in the order of their rank; the last one may be cut.
     5. `test_size`: prompts in the order of their rank, so raising `max_pairs` keeps the test set.
 
@@ -119,11 +108,9 @@ def select(facts: Iterable[PairFacts], rule: PairRules, *, seed: int) -> Selecti
         seed: of the recipe; another seed gives another sample and split.
 
     Raises:
-        PrefdataError: `test_size` is a count that would leave no prompt for training, or `minhash`
-            is asked for and its package is missing.
+        PrefdataError: `test_size` is a count that would leave no prompt for training.
     """
-    check_dedupe(rule)
-    table = _read(facts, seed, with_signatures=rule.dedupe == "minhash")
+    table = _read(facts, seed, with_words=rule.dedupe == "minhash")
     codes = np.full(len(table), _CODES["train"], dtype=np.uint8)
     prompts, claims = number_keys(table.prompts), number_keys(table.claims)
     codes[_contradicted(claims, table.forward)] = _CODES["contradiction"]
@@ -143,14 +130,15 @@ def select(facts: Iterable[PairFacts], rule: PairRules, *, seed: int) -> Selecti
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Grows by one entry per pair; `signatures` only when the prompt changes."""
+    """Grows by one entry per pair; `texts` only when the prompt changes."""
 
     prompts: bytearray = field(default_factory=bytearray)
     claims: bytearray = field(default_factory=bytearray)
     forward: bytearray = field(default_factory=bytearray)
     margins: "array[float]" = field(default_factory=lambda: array("d"))
-    signatures: bytearray = field(default_factory=bytearray)
-    signature_at: "array[int]" = field(default_factory=lambda: array("q"))
+    texts: Shingles = field(default_factory=Shingles)
+    text_at: "array[int]" = field(default_factory=lambda: array("q"))
+    last: list[str] = field(default_factory=lambda: [""])
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,36 +150,34 @@ class _Table:
         claims: hash of (prompt, the two responses in either order).
         forward: whether chosen has the smaller hash: tells the two directions of a claim apart.
         margins: NaN where there is none.
-        signatures: MinHash, one byte per permutation, a row per run of equal prompts.
-        signature_at: row of `signatures` per pair.
+        texts: shingles of the prompts, an entry for each run of equal ones; none without `minhash`.
+        text_at: entry of `texts` per pair.
     """
 
     prompts: Keys
     claims: Keys
     forward: NDArray[np.bool_]
     margins: NDArray[np.float64]
-    signatures: _Codes
-    signature_at: Numbers
+    texts: Shingles
+    text_at: Numbers
 
     def __len__(self) -> int:
         return len(self.forward)
 
 
-def _read(facts: Iterable[PairFacts], seed: int, *, with_signatures: bool) -> _Table:
+def _read(facts: Iterable[PairFacts], seed: int, *, with_words: bool) -> _Table:
     columns = _Columns()
-    stream = iter(facts)
-    while chunk := list(islice(stream, _CHUNK)):
-        for fact in chunk:
-            _append(columns, fact, seed)
-        if with_signatures:
-            _append_signatures(columns, [fact.words or fact.prompt for fact in chunk])
+    for fact in facts:
+        _append(columns, fact, seed)
+        if with_words:
+            _append_words(columns, fact.words or fact.prompt)
     return _Table(
         as_keys(columns.prompts),
         as_keys(columns.claims),
         np.frombuffer(columns.forward, dtype=np.bool_),
         np.frombuffer(columns.margins, dtype=np.float64),
-        np.frombuffer(columns.signatures, dtype=np.uint8).reshape(-1, _PERMUTATIONS),
-        np.frombuffer(columns.signature_at, dtype=np.int64),
+        columns.texts,
+        np.frombuffer(columns.text_at, dtype=np.int64),
     )
 
 
@@ -205,50 +191,12 @@ def _append(columns: _Columns, fact: PairFacts, seed: int) -> None:
     columns.margins.append(math.nan if fact.margin is None else fact.margin)
 
 
-def _append_signatures(columns: _Columns, prompts: Sequence[str]) -> None:
-    """MinHash of each run of equal prompts, reduced to the low byte of every permutation.
-
-    A byte agrees by chance once in 256, which shifts the estimated similarity by less than 0.002
-    near the threshold, and makes a signature four times smaller (Li and König, b-bit minwise
-    hashing, WWW 2010).
-    """
-    runs: list[str] = []
-    first_row = len(columns.signatures) // _PERMUTATIONS
-    for prompt in prompts:
-        if not runs or prompt != runs[-1]:
-            runs.append(prompt)
-        columns.signature_at.append(first_row + len(runs) - 1)
-    columns.signatures.extend(_signatures(runs).tobytes())
-
-
-def check_dedupe(rule: PairRules) -> None:
-    """Make sure that what `dedupe` needs is installed, before there is anything to lose.
-
-    Raises:
-        PrefdataError: it is not.
-    """
-    if rule.dedupe == "minhash" and find_spec("rensa") is None:
-        raise PrefdataError(
-            "dedupe is minhash, which needs the package rensa, but it is not installed; "
-            "run pip install 'prefdata[minhash]', or set dedupe: exact"
-        )
-
-
-def _signatures(prompts: Sequence[str]) -> _Codes:
-    from rensa import RMinHash  # only `minhash` needs it
-
-    shingles = [_shingles(prompt) for prompt in prompts]
-    digests: Any = RMinHash.digests_from_token_sets(shingles, _PERMUTATIONS, 0)
-    return np.array(digests, dtype=np.uint32).astype(np.uint8)
-
-
-def _shingles(prompt: str) -> list[str]:
-    """Runs of three words in lower case; symbols count as words, or 3 + 4 would equal 3 - 4."""
-    # Half a surrogate pair, which JSON may hold, is refused by the library.
-    clean = prompt.lower().encode("utf-8", "replace").decode()
-    words: list[str] = _WORD.findall(clean)
-    last = max(1, len(words) - SHINGLE_WORDS + 1)
-    return [" ".join(words[start : start + SHINGLE_WORDS]) for start in range(last)]
+def _append_words(columns: _Columns, words: str) -> None:
+    """Shingles of each run of equal prompts."""
+    if not columns.texts or words != columns.last[0]:
+        columns.texts.add(words)
+        columns.last[0] = words
+    columns.text_at.append(len(columns.texts) - 1)
 
 
 def _kept(codes: _Codes) -> Numbers:
@@ -266,50 +214,7 @@ def _first_of_each(numbers: Numbers, among: Numbers) -> Numbers:
 
 
 def _near_duplicates(table: _Table, prompts: Numbers, kept: Numbers) -> Numbers:
-    """Those of `kept` whose prompt is near a prompt of lower rank that stays."""
+    """Those of `kept` whose prompt is near a shorter prompt that stays, or one of lower rank."""
     leaders = _first_of_each(prompts, kept)  # one pair per prompt, lowest rank first
-    is_near = _near_an_earlier(table.signatures, table.signature_at[leaders])
+    is_near = table.texts.near_a_shorter(table.text_at[leaders])
     return kept[np.isin(prompts[kept], prompts[leaders[is_near]])]
-
-
-def _near_an_earlier(signatures: _Codes, rows: Numbers) -> NDArray[np.bool_]:
-    """Whether the signature in a row is near that of an earlier row that stays.
-
-    Signatures that agree on all 8 bytes of one of 16 bands are compared in full: at a similarity
-    of 0.8 the bands find 95 % of the pairs, at 0.85 99 %, and at 0.5 the comparison clears the
-    6 % that they find wrongly. A row that is near is not compared with later ones, so a chain of
-    small edits loses only its inner links.
-    """
-    is_near = np.zeros(len(rows), dtype=np.bool_)
-    buckets_of = _shared_buckets(signatures, rows)
-    stay_in_bucket: dict[int, list[int]] = defaultdict(list)
-    for at in np.flatnonzero((buckets_of >= 0).any(axis=1)).tolist():
-        row = int(rows[at])
-        buckets = [bucket for bucket in buckets_of[at].tolist() if bucket >= 0]
-        met = (stay_in_bucket[bucket] for bucket in buckets if bucket in stay_in_bucket)
-        if any(_agreement(signatures, row, others) >= NEAR_DUPLICATE_JACCARD for others in met):
-            is_near[at] = True
-        else:
-            for bucket in buckets:
-                stay_in_bucket[bucket].append(row)
-    return is_near
-
-
-def _agreement(signatures: _Codes, row: int, others: list[int]) -> float:
-    """Highest estimated Jaccard similarity of the row and any other."""
-    agreeing = np.count_nonzero(signatures[others] == signatures[row], axis=1)
-    return int(agreeing.max()) / _PERMUTATIONS
-
-
-def _shared_buckets(signatures: _Codes, rows: Numbers) -> NDArray[np.int32]:
-    """Per row and band a number that rows with the same band share; -1 where no other row does."""
-    bands = signatures.view(np.uint64)
-    buckets = np.full((len(rows), bands.shape[1]), -1, dtype=np.int32)
-    used = 0
-    for column in range(bands.shape[1]):
-        _, value, size = np.unique(bands[rows, column], return_inverse=True, return_counts=True)
-        is_shared = size > 1
-        number = np.cumsum(is_shared) - 1 + used
-        buckets[:, column] = np.where(is_shared, number, -1)[value]
-        used += int(is_shared.sum())
-    return buckets

@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 Ties = Literal["drop", "keep", "reward"]
 Dedupe = Literal["exact", "minhash", "none"]
+Better = Literal["higher", "lower"]
 MarginUnit = Literal["raw", "z_score"]
 Strategy = Literal[
     "best_vs_worst",
@@ -45,6 +46,10 @@ class PairRules(BaseModel):
     max_length_ratio: Annotated[float, Field(gt=1)] | None = None
     """Maximum length of the longer text divided by the shorter one's, in characters (inclusive)."""
 
+    better: Better = "higher"
+    """Which scores are better. With `lower`, `chosen_score` and `rejected_score` are the negatives
+    of the scores, so that higher is better there; `chosen_scores` keep the scores unchanged."""
+
     dedupe: Dedupe = "exact"
     """`exact` drops repeated (prompt, chosen, rejected); `minhash` also all but one of every group
     of near-duplicate prompts. Contradictions are always dropped."""
@@ -57,6 +62,11 @@ class PairRules(BaseModel):
 
     test_size: int | float = 0
     """Prompts that go to test: an int is a count, a float in [0, 1) a fraction."""
+
+    @property
+    def sign(self) -> int:
+        """What a score is multiplied by so that higher is better."""
+        return -1 if self.better == "lower" else 1
 
     @field_validator("keep")
     @classmethod
@@ -122,6 +132,12 @@ class DpoPreference(PairRules):
 
     @model_validator(mode="after")
     def _score_belongs_to_reward(self) -> Self:
+        if self.better == "lower" and self.score is None:
+            raise PydanticCustomError(
+                "pair_rule",
+                "better is lower, but no score is read; remove better, or add ties: reward and a "
+                "score column",
+            )
         if (self.ties == "reward") != (self.score is not None):
             found, why, remedy = (
                 ("score is missing", "ties are decided by it", "name a reward_model column")
@@ -178,8 +194,9 @@ class PreferencePairs(PairRules):
     margin_unit: MarginUnit = "raw"
     """`z_score` divides by the standard deviation (population) of the prompt's valid scores."""
 
-    min_chosen_score: float | None = None
-    """Minimum raw score of a chosen text (inclusive)."""
+    min_chosen_score: float | Annotated[dict[str, float], Field(min_length=1)] | None = None
+    """Worst raw score that a chosen text may have (inclusive): the minimum, or the maximum where
+    lower is better. Where `score` names several columns, one number for each column to check."""
 
     max_pairs_per_prompt: Annotated[StrictInt, Field(ge=1)] | None = None
     """Keeps the pairs with the largest margins."""
@@ -197,10 +214,28 @@ class PreferencePairs(PairRules):
     mean margin.
     """
 
-    group_by: str | None = None
-    """Column whose equal values put the candidates of several rows together, for example a turn id;
-    None treats every row separately.
+    group_by: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Column, or list of columns, whose equal values put the candidates of several rows together,
+    for example a turn id or the prompt; None treats every row separately.
     """
+
+    @field_validator("group_by", mode="before")
+    @classmethod
+    def _one_column_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """The worst raw score of a chosen text, by score column."""
+        floor = self.min_chosen_score
+        if isinstance(floor, dict):
+            return floor
+        return {} if floor is None or not isinstance(self.score, str) else {self.score: floor}
+
+    def sign_of(self, column: str) -> int:
+        """What the scores of a column are multiplied by so that higher is better."""
+        weights = self.score if isinstance(self.score, dict) else {}
+        return -1 if weights.get(column, 1.0) < 0 else self.sign
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -226,6 +261,24 @@ class PreferencePairs(PairRules):
         if self.agree and len(weights) < 2:
             why = "it needs two or more score columns"
             raise _problem(self.strategy, "agree is true", why, "write score: {a: 0.5, b: 0.5}")
+        return self
+
+    @model_validator(mode="after")
+    def _bounds_and_directions_of_several_scores(self) -> Self:
+        floor, weights = self.min_chosen_score, self.score if isinstance(self.score, dict) else {}
+        if weights and self.better == "lower":
+            why = "each of several score columns has a direction of its own"
+            remedy = "remove better, and give a negative weight to a column where lower is better"
+            raise _problem(self.strategy, "better is lower", why, remedy)
+        if weights and isinstance(floor, float):
+            found = f"min_chosen_score is {floor}"
+            why = "with several score columns it is not clear which of them it bounds"
+            remedy = f"write min_chosen_score: {{{next(iter(weights))}: {floor}}}"
+            raise _problem(self.strategy, found, why, remedy)
+        if isinstance(floor, dict) and not floor.keys() <= weights.keys():
+            found = f"min_chosen_score names {sorted(floor.keys() - weights.keys())}"
+            remedy = "name columns of score" if weights else "write one number"
+            raise _problem(self.strategy, found, f"score is {weights or self.score}", remedy)
         return self
 
     @model_validator(mode="after")

@@ -51,7 +51,7 @@ from prefdata.workers.throughput import Throughput
 
 Say = Callable[[str], None]
 JSONL_COLUMNS = ("prompt", "chosen", "rejected")
-VERSIONS = ("datasets", "llguidance", "pyarrow", "rensa", "torch", "transformers")
+VERSIONS = ("datasets", "llguidance", "pyarrow", "torch", "transformers")
 """Packages whose version can matter to the rows."""
 
 

@@ -21,6 +21,7 @@ from prefdata.rows import ID, Row, reject
 from prefdata.seeds.files import Line, kind_of, read_lines
 from prefdata.seeds.identity import says_nothing
 from prefdata.seeds.turns import Turns
+from prefdata.storage.tables import reorder
 
 Scalar = str | int | float | bool
 CHUNK = 10_000
@@ -129,7 +130,7 @@ def load_seeds(
     count = num_records or len(order)
     if count > len(order):
         reading.notes.append(f"num_records: {count} rows from {len(order)} seeds: each is used {count / len(order):.1f} times, with fresh sampling seeds")  # fmt: skip  # noqa: E501
-    table = table.take(pa.array(np.resize(order, count)))
+    table = reorder(table, np.resize(order, count))
     if config.candidates is None:
         table = table.add_column(0, ID, pa.array(_ids(table), pa.string()))
         contents = []  # the ids are hashes of all there is

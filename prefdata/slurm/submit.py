@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefdata.errors import PrefdataError
-from prefdata.pairs.selection import check_dedupe
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.merging import find_finished
 from prefdata.run.shard_status import STATES, ShardState, forget_attempts, look_at_shards
@@ -55,7 +54,6 @@ def run_on_slurm(
     Raises:
         PrefdataError: the recipe cannot run, or Slurm is not here or refuses.
     """
-    check_dedupe(loaded.recipe.output_projection)
     with disk_errors(out):
         finished = find_finished(loaded, out, cluster.shards, rehearse=rehearse, say=say)
         if finished.is_merged:

@@ -1,0 +1,108 @@
+"""From scored rows on disk to pairs: several scores, their direction, groups."""
+
+import random
+
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from prefdata.pairs.choose import choose_pairs
+from prefdata.recipe.projection import DpoPreference, PreferencePairs
+from prefdata.rows import CANDIDATE, REJECTS
+from prefdata.storage.folders import RowsWriter, read_rows
+
+EMPTY = dict.fromkeys(field.name for field in CANDIDATE)
+RULE = {"type": "preference_pairs", "candidates": "candidates", "strategy": "best_vs_worst"}
+
+
+def row(number, texts, *, prompt="q", **scores):
+    candidates = [EMPTY | {"text": text, "sample": n} for n, text in enumerate(texts)]
+    return {"id": str(number), "prompt": prompt, "turn": 0, "candidates": candidates, **scores}
+
+
+def choose(folder, rows, **rule):
+    rule = PreferencePairs(**RULE | rule)
+    names = [name for name in rows[0] if name not in ("id", "prompt", "turn", "candidates")]
+    fields = {"id": pa.string(), "prompt": pa.string(), "turn": pa.int64()}
+    lists = {"candidates": pa.list_(CANDIDATE)} | dict.fromkeys(names, pa.list_(pa.float64()))
+    with RowsWriter(folder / "scored", pa.schema(fields | lists)) as writer:
+        for start in range(0, len(rows), 7):  # several tables
+            writer.write(pa.Table.from_pylist(rows[start : start + 7], schema=writer.schema))
+    with RowsWriter(folder / "rejects", REJECTS) as rejects:
+        choose_pairs(folder / "scored", folder / "pairs", rejects, rule, scores=names, seed=0)
+    return list(read_rows(folder / "pairs"))
+
+
+def sides(pairs):
+    return [(pair["chosen"], pair["rejected"]) for pair in pairs]
+
+
+def test_a_text_that_is_repeated_counts_once_in_the_ranks(tmp_path):
+    draw = random.Random(0)
+    rule = {"score": {"a": 0.5, "b": 0.5}, "strategy": "exhaustive"}
+    for case in range(40):
+        texts = [f"t{n}" for n in range(5)]
+        scores = {name: [draw.randrange(9) for _ in texts] for name in "ab"}
+        once = choose(tmp_path / f"{case}a", [row(0, texts, **scores)], **rule)
+        copies = draw.choices(range(5), k=6)
+        repeated = {name: [*told, *(told[n] for n in copies)] for name, told in scores.items()}
+        more = [*texts, *(texts[n] + " " for n in copies)]
+        again = choose(tmp_path / f"{case}b", [row(0, more, **repeated)], **rule)
+        keep = ("chosen", "rejected", "chosen_score", "rejected_score", "margin")
+        assert [{k: p[k] for k in keep} for p in again] == [{k: p[k] for k in keep} for p in once]
+
+
+def test_the_lowest_score_may_be_the_best(tmp_path):
+    rows = [row(0, ["third", "first", "second"], rank=[3, 1, 2])]
+    [pair] = choose(tmp_path, rows, score="rank", better="lower")
+    assert (pair["chosen"], pair["rejected"], pair["margin"]) == ("first", "third", 2)
+    assert (pair["chosen_score"], pair["rejected_score"]) == (-1, -3)
+    assert (pair["chosen_scores"], pair["rejected_scores"]) == ({"rank": 1}, {"rank": 3})
+
+
+@pytest.mark.parametrize(("bound", "count"), [(2, 1), (1, 1), (0.9, 0)])
+def test_where_lower_is_better_the_worst_score_of_a_chosen_is_a_maximum(tmp_path, bound, count):
+    rows = [row(0, ["worse", "better"], rank=[3, 1])]
+    rule = {"score": "rank", "better": "lower", "min_chosen_score": bound}
+    assert len(choose(tmp_path, rows, **rule)) == count
+
+
+@pytest.mark.parametrize(
+    ("floor", "count"),
+    [({"a": 4}, 1), ({"a": 4.1}, 0), ({"b": 2}, 1), ({"b": 1.9}, 0), ({"a": 4, "b": 1}, 0)],
+)
+def test_bounds_of_several_scores_are_on_the_raw_ones(tmp_path, floor, count):
+    rows = [row(0, ["good", "bad"], a=[4, 1], b=[2, 9])]  # of b, lower is better
+    rule = {"score": {"a": 1, "b": -1}, "min_chosen_score": floor}
+    assert len(choose(tmp_path, rows, **rule)) == count
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"score": {"a": 1, "b": 1}, "min_chosen_score": 0.5}, "min_chosen_score: {a: 0.5}"),
+        ({"score": {"a": 1, "b": 1}, "min_chosen_score": {"c": 1}}, "names ['c']"),
+        ({"score": "a", "min_chosen_score": {"a": 1}}, "write one number"),
+        ({"score": {"a": 1, "b": 1}, "better": "lower"}, "negative weight"),
+    ],
+)
+def test_bounds_and_directions_that_say_nothing_clear_are_refused(rule, message):
+    with pytest.raises(ValidationError) as caught:
+        PreferencePairs(**RULE | rule)
+    assert message in str(caught.value)
+
+
+def test_a_direction_without_a_score_is_refused():
+    with pytest.raises(ValidationError, match="no score is read"):
+        DpoPreference(type="dpo_preference", better="lower")
+
+
+@pytest.mark.parametrize("group_by", ["prompt", ["prompt"], ["turn", "prompt"]], ids=str)
+def test_rows_of_one_prompt_are_pooled_wherever_they_lie(tmp_path, group_by):
+    rows = [
+        row(n, [f"text {n}"], prompt=f"p{n % 10}" + " " * (n % 3), s=[n / 7]) for n in range(40)
+    ]
+    pairs = choose(tmp_path, rows, score="s", group_by=group_by)
+    assert sides(pairs) == [(f"text {n + 30}", f"text {n}") for n in range(10)]
+    refused = [reject["reason"] for reject in read_rows(tmp_path / "rejects")]
+    assert refused == ["pooled"] * 30
