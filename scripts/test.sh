@@ -6,4 +6,5 @@ bash scripts/install.sh dev
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/pytest -m "not slurm" "$@"  # those start a cluster of their own: test_slurm.sh
+# a process a core; those that start a Slurm of their own are in test_slurm.sh
+.venv/bin/pytest -n auto --maxprocesses 8 --dist worksteal -m "not slurm" "$@"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from prefdata.errors import PrefdataError
 from prefdata.inference import Completion, Failure
@@ -26,7 +27,11 @@ async def generate(requests):
             continue
         if "misfit" in words:
             raise PrefdataError("the recipe is wrong")
-        await asyncio.sleep(0.2 if "slow" in words else 0.002)
+        for gate in (word[6:] for word in words if word.startswith("until=")):
+            Path(f"{gate}-{words[0]}-{os.getpid()}").touch()
+            while not Path(gate).exists():
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.002)
         yield index, Completion(f"{words[0]} {request.seed} {os.getpid()}", "stop", 1, 1)
 
 

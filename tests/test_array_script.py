@@ -3,9 +3,9 @@
 import os
 import signal
 import subprocess
-import time
 
 import pytest
+from waiting import PATIENCE, wait_until
 
 from prefdata.slurm.scripts import Cluster, write_scripts
 
@@ -48,7 +48,7 @@ class Task:
 
     def run(self, command, **more):
         process = self.start(command, **more)
-        self.told = process.communicate(timeout=60)[0]
+        self.told = process.communicate(timeout=PATIENCE)[0]
         return process.returncode
 
     @property
@@ -148,9 +148,9 @@ def test_a_task_that_is_told_to_end_hears_of_it_and_goes_back(code, sign, task):
         f"trap 'touch {task.folder}/heard; exit {code}' USR1\n"
         f"touch {task.folder}/begun\nwhile :; do sleep 0.05; done"
     )
-    _wait_for(task.folder / "begun")
+    wait_until((task.folder / "begun").exists, process)
     process.send_signal(sign)
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE) == 0
     assert (task.folder / "heard").exists()
     assert task.requeued == ["70_1"]
     assert task.failed is None
@@ -158,16 +158,12 @@ def test_a_task_that_is_told_to_end_hears_of_it_and_goes_back(code, sign, task):
 
 def test_a_signal_at_the_last_moment_takes_nothing_from_a_task_that_is_done(task):
     process = task.start(
-        f'trap "" USR1\ntouch {task.folder}/begun\nsleep 1\ntouch "$SHARD/shard.json"'
+        f'trap "" USR1\ntouch {task.folder}/begun\n'
+        f"while [ ! -e {task.folder}/told ]; do sleep 0.05; done\n"
+        'touch "$SHARD/shard.json"'
     )
-    _wait_for(task.folder / "begun")
+    wait_until((task.folder / "begun").exists, process)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(60) == 0
+    (task.folder / "told").touch()
+    assert process.wait(PATIENCE) == 0
     assert task.requeued == []
-
-
-def _wait_for(file):
-    deadline = time.monotonic() + 30
-    while not file.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -1,13 +1,12 @@
 # ruff: noqa: E501 (messages stand in one piece beside what causes them)
 import signal
 import subprocess
-import sys
-import time
-from pathlib import Path
 
+import moments
 import pytest
 from conftest import QUICKSTART, hear_ctrl_c
 from typer.testing import CliRunner
+from waiting import PATIENCE
 
 from prefdata.cli import app
 from prefdata.storage.folders import read_rows
@@ -252,25 +251,12 @@ def test_a_wrong_option_is_exit_code_2(command):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
 def test_a_signal_in_the_middle_of_a_run_exits_with_130_and_a_word(project, number):
     recipe = project.write()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prefdata", "build", recipe, "num_records=60000", "--rehearse"],
-        cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=hear_ctrl_c,
+    program = moments.command(project.folder / "run-rehearsal", number, "journal text", 10)
+    process = subprocess.run(
+        [*program, "build", recipe, "num_records=3000", "--rehearse"], cwd=project.folder,
+        capture_output=True, text=True, preexec_fn=hear_ctrl_c, timeout=PATIENCE, check=False,
     )  # fmt: skip
-    wait_for(lambda: any(f.stat().st_size for f in journal_of(project.folder)), process)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    said = process.stderr
     assert process.returncode == 130
     assert "interrupted; the same command goes on where it stopped" in said.splitlines()
     assert "Traceback" not in said
-
-
-def journal_of(folder: Path):
-    return (folder / "run-rehearsal" / "journal").glob("*")
-
-
-def wait_for(condition, process, seconds=50):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None and time.monotonic() < end, process.communicate()
-        time.sleep(0.05)

@@ -1,11 +1,14 @@
 """Fences: of two attempts at one shard the later one stays, and the rows are the same."""
 
+import os
+import signal
 import subprocess
 import sys
-import time
 
+import moments
 import pytest
-from conftest import QUICKSTART, hear_ctrl_c
+from conftest import QUICKSTART, ROOT, hear_ctrl_c
+from waiting import PATIENCE, wait_until, wait_until_stopped
 
 from prefdata.errors import PrefdataError
 from prefdata.storage.disk import hold
@@ -23,32 +26,31 @@ def flock(handle, how):
         raise OSError(errno.ENOLCK, "no locks")
     return real(handle, how)
 fcntl.flock = flock
-from prefdata.cli import app
-app()
+import moments
+moments.main()
 """
 
 
-def start(out, *more, program=("-m", "prefdata")):
-    command = [sys.executable, *program, "build", RECIPE, "num_records=3000",
+def start(out, *more, program=(sys.executable, "-m", "prefdata")):
+    command = [*program, "build", RECIPE, "num_records=600",
                "columns.0.samples=1", "--out", out, "--shard", "0/2", *more]  # fmt: skip
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        preexec_fn=hear_ctrl_c,
+        preexec_fn=hear_ctrl_c, env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
     )  # fmt: skip
+
+
+def start_and_stop(out, *more, program=None):
+    """A task that has stopped itself in the middle of its first answer."""
+    watched = moments.command(out / "shards" / "00000-of-00002", signal.SIGSTOP, "journal text")
+    process = start(out, *more, program=[*(program or watched[:2]), *watched[2:]])
+    wait_until_stopped(process)
+    return process
 
 
 def scored(out):
     (last,) = (out / "shards" / "00000-of-00002" / "stages").glob("1-*[0-9a-f]")
     return list(read_rows(last))
-
-
-def wait_for_journal(out, process):
-    journal = out / "shards" / "00000-of-00002" / "journal"
-    deadline = time.monotonic() + 60
-    while not list(journal.glob("*.jsonl")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -61,40 +63,47 @@ def alone(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_later_attempt_ends_an_earlier_one_and_makes_the_same_rows(alone, tmp_path):
-    first = start(tmp_path / "both", "--attempt", "1.0")
-    wait_for_journal(tmp_path / "both", first)
-    second = start(tmp_path / "both", "--attempt", "1.1")
-    assert first.wait(30) == 130
+    first = start_and_stop(tmp_path, "--attempt", "1.0")
+    second = start(tmp_path, "--attempt", "1.1")
+    name = tmp_path / "shards" / "00000-of-00002" / "attempt"
+    wait_until(lambda: name.read_text() == "1.1", second)
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(PATIENCE) == 130
     assert "attempt 1.1 has taken over; attempt 1.0 ends" in first.stderr.read()
-    assert second.wait(60) == 0
-    assert scored(tmp_path / "both") == alone
+    assert second.wait(PATIENCE) == 0
+    assert scored(tmp_path) == alone
 
 
 @pytest.mark.slow
 def test_a_second_task_on_a_shard_sees_that_it_is_taken_and_stops(alone, tmp_path):
-    first = start(tmp_path)
-    wait_for_journal(tmp_path, first)
+    first = start_and_stop(tmp_path)
     second = start(tmp_path)
-    assert second.wait(60) == 2
+    assert second.wait(PATIENCE) == 2
     assert f"process {first.pid} on " in (told := second.stderr.read())
     assert "is writing there; wait for its end" in told
-    assert first.wait(60) == 0
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(PATIENCE) == 0
     assert scored(tmp_path) == alone
 
 
 @pytest.mark.slow
 def test_two_tasks_on_a_shard_do_no_harm_where_the_file_system_has_no_locks(alone, tmp_path):
-    both = [start(tmp_path, program=("-c", NO_LOCKS)) for _ in range(2)]
-    assert [one.wait(120) for one in both] == [0, 0]
+    both = [start_and_stop(tmp_path, program=(sys.executable, "-c", NO_LOCKS)) for _ in range(2)]
+    for one in both:
+        one.send_signal(signal.SIGCONT)
+    assert [one.wait(PATIENCE) for one in both] == [0, 0]
     assert scored(tmp_path) == alone
     assert len(list((tmp_path / "shards" / "00000-of-00002" / "journal").iterdir())) == 2
 
 
 def test_an_attempt_alone_is_left_alone(tmp_path):
     said = []
+    file = tmp_path / "attempt"
     with fence(tmp_path, Attempt(1, 0), said.append, poll=0.01):
-        time.sleep(0.1)
-    assert (tmp_path / "attempt").read_text() == "1.0"
+        for _ in range(3):  # signs of life, one a look
+            before = file.stat().st_mtime_ns
+            wait_until(lambda before=before: file.stat().st_mtime_ns > before)
+    assert file.read_text() == "1.0"
     assert not said
 
 
@@ -111,10 +120,7 @@ def test_an_attempt_that_comes_late_does_not_begin(later, tmp_path):
 def test_an_attempt_whose_name_was_written_over_by_an_earlier_one_writes_it_again(tmp_path):
     with fence(tmp_path, Attempt(7, 1), print, poll=0.01):
         (tmp_path / "attempt").write_text("7.0")
-        deadline = time.monotonic() + 10
-        while (tmp_path / "attempt").read_text() != "7.1":
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: (tmp_path / "attempt").read_text() == "7.1")
 
 
 @pytest.mark.parametrize("text", ["", "7", "seven.0", "7.0.1", "-7.0"])

@@ -4,13 +4,13 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from customizer_stub import Platform
 from pydantic import ValidationError
+from waiting import PATIENCE, wait_until
 
 from prefdata.errors import PrefdataError
 from prefdata.train.nemo_customizer.payloads import NOT_IDENTITY, plan_training
@@ -685,11 +685,7 @@ def start(training, **fields):
 
 
 def kill_when(process, condition):
-    end = time.monotonic() + 30
-    while not condition():
-        assert process.poll() is None, "it ended by itself"
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(condition, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
 
@@ -735,9 +731,7 @@ def test_two_processes_in_one_folder_are_one_too_many(training, platform):
     platform.course = ["running"]
     process = start(training)
     try:
-        end = time.monotonic() + 30
-        while not platform.jobs and time.monotonic() < end:
-            time.sleep(0.01)
+        wait_until(lambda: platform.jobs, process)
         assert f"process {process.pid}" in training.fails()
     finally:
         process.kill()
@@ -748,11 +742,9 @@ def test_two_processes_in_one_folder_are_one_too_many(training, platform):
 def test_a_cancelled_job_ends_the_process_that_waits_for_it(training, platform):
     platform.course = ["running"]
     process = start(training)
-    end = time.monotonic() + 30
-    while len(platform.requests(STATUS)) < 2 and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_until(lambda: len(platform.requests(STATUS)) >= 2, process)
     training.cancel()
-    assert process.wait(timeout=20) == 1
+    assert process.wait(PATIENCE) == 1
     assert training.record["job"]["status"] == "cancelled"
 
 

@@ -73,12 +73,17 @@ def test_rows_keep_their_order_whichever_is_ready_first(tmp_path):
 
 def test_about_a_thousand_rows_are_in_flight(tmp_path):
     running = most = 0
+    are_many = asyncio.Event()
 
     async def stage(row):
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.05)
+        if running == 900:
+            for _ in range(100):  # turns of the loop in which more could begin
+                await asyncio.sleep(0)
+            are_many.set()
+        await are_many.wait()
         running -= 1
         return {}
 
@@ -101,15 +106,17 @@ def test_a_slow_row_does_not_hold_up_the_rows_behind_it(tmp_path):
 
 
 def test_a_later_wave_sees_what_the_earlier_made_and_needs_no_barrier(tmp_path):
-    seen = []
+    seen, is_second_begun = [], asyncio.Event()
 
     async def first(row):
-        await asyncio.sleep(row["n"] / 50)
+        if row["n"] == 9:
+            await is_second_begun.wait()
         seen.append(("first", row["n"]))
         return {"a": row["n"]}
 
     async def second(row):
         seen.append(("second", row["n"]))
+        is_second_begun.set()
         return {"b": row["a"] + 1}
 
     rows, _ = run(tmp_path, [[("a", first)], [("b", second)]], [field("a"), field("b")])

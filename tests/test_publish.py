@@ -16,6 +16,7 @@ import pytest
 import yaml
 from hub_stub import FINE, NONE, OTHER, READ, WRITE, File, Hub, Shell, environment
 from runs import DIALOGUE, FIELDS, make_run
+from waiting import PATIENCE, wait_until
 
 from prefdata.errors import PrefdataError
 from prefdata.storage.folders import read_rows
@@ -372,7 +373,7 @@ def test_a_refusal_is_one_line_and_the_run_stays_whole(hub, shell, run, token, n
 def test_offline_mode_is_one_line(hub, run, tmp_path):
     words = [sys.executable, "-m", "prefdata", "publish", str(run), "--repo-id", NAME]
     told = environment(hub, tmp_path) | {"HF_TOKEN": WRITE, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(words, env=told, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, env=told, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
     why = "HF_HUB_OFFLINE is set, so the Hub is not asked; unset it"
     assert done.stderr == f"error: publish: {NAME}: {why}\n"
@@ -447,11 +448,9 @@ def test_after_kill_9_in_the_middle_of_a_file_only_what_is_missing_is_sent(
     with subprocess.Popen(
         words, env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        assert stuck.reached.wait(60)
+        assert stuck.reached.wait(PATIENCE)
         sizes = 4  # pairs/train, pairs/test, candidates, rejects
-        deadline = time.monotonic() + 30
-        while len(hub.blobs) < sizes - 1 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: len(hub.blobs) >= sizes - 1, process)
         os.kill(process.pid, signal.SIGKILL)
     stuck.free.set()
     assert len(hub.repositories[NAME].log()) == 1
@@ -796,11 +795,13 @@ def test_a_recipe_that_was_fetched_is_there_without_the_network(hub, recipe, tmp
     seeds = f"seed_dataset.path={recipe.parent / 'scored.jsonl'}"
     told = environment(hub, tmp_path) | {"HF_TOKEN": WRITE}
     offline = told | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([*words, seeds], env=offline, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*words, seeds], env=offline, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 2
     assert "cannot be reached, and this machine has no copy" in done.stderr
     for place in (told, offline):
-        done = subprocess.run([*words, seeds], env=place, capture_output=True, timeout=60)
+        done = subprocess.run([*words, seeds], env=place, capture_output=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
 
 

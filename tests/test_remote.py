@@ -45,7 +45,7 @@ def server():
 @pytest.fixture
 def remote(project, server):
     """The project with its text model on the server, and a rule for a grader."""
-    project.recipe["providers"] = [{"name": "srv", "endpoint": server.address, "timeout": 1}]
+    project.recipe["providers"] = [{"name": "srv", "endpoint": server.address}]
     project.recipe["models"] = [project.recipe["models"][0] | {"provider": "srv"}]
     project.recipe["columns"][1] = {
         "name": "reward", "type": "verifier", "method": "function", "function": "grade:grade",
@@ -120,7 +120,9 @@ def test_a_passing_fault_changes_nothing_but_the_time(remote, server, fault):
     run(remote, out="calm")
     server.asked.clear()
     server.faults.extend([RETRIED[fault]] * 2)
-    record = run(remote, "models.0.skip_health_check=true")
+    patience = 3 if RETRIED[fault] == "hang" else 300
+    told = f"providers.0.timeout={patience}"
+    record = run(remote, "models.0.skip_health_check=true", told)
     print(f"| {fault}, twice | {len(server.asked)} requests for 24 answers; rows as without it |")
     assert texts(remote) == texts(remote, "calm")
     assert record["rejects"] == {}
@@ -221,7 +223,7 @@ def test_all_models_of_a_server_share_its_limit(remote, server):
     remote.recipe["columns"][0]["model_alias"] = ["hot", "cool"]
     remote.recipe["models"] = [m | {"skip_health_check": True} for m in remote.recipe["models"]]
     server.gathers = 2
-    run(remote, "providers.0.max_parallel_requests=2", "providers.0.timeout=30")
+    run(remote, "providers.0.max_parallel_requests=2")
     assert server.most == 2
 
 
@@ -236,7 +238,7 @@ def test_a_parameter_that_the_server_refuses_stops_before_any_row(remote, server
 def test_no_more_requests_are_on_their_way_than_allowed(remote, server, limit):
     server.gathers = limit
     told = f"providers.0.max_parallel_requests={limit}"
-    run(remote, told, "models.0.skip_health_check=true", "providers.0.timeout=30")
+    run(remote, told, "models.0.skip_health_check=true")
     assert server.most == limit
 
 

@@ -14,6 +14,7 @@ import pytest
 from reported import line, make_plain_run, make_scored_run
 from rich.cells import cell_len
 from typer.testing import CliRunner
+from waiting import PATIENCE
 
 from prefdata.cli import app
 from prefdata.cli.pager import KEPT, Shelf, find_rows, page_rows
@@ -37,7 +38,7 @@ def on_a_terminal(*arguments, typed="", columns=60, **environment):
         stdin=its, stdout=its, stderr=its, env=known | {"TERM": "xterm-256color"} | environment,
     )  # fmt: skip
     os.close(its)
-    written, deadline = b"", time.monotonic() + 60
+    written, deadline = b"", time.monotonic() + PATIENCE
     answers = [*typed]
     while time.monotonic() < deadline:
         if not select.select([mine], [], [], 0.2)[0]:
@@ -49,7 +50,7 @@ def on_a_terminal(*arguments, typed="", columns=60, **environment):
         if answers and written.rstrip().endswith(b"quit]"):
             os.write(mine, (answers.pop(0) + "\n").encode())
     os.close(mine)
-    assert command.wait(10) == 0
+    assert command.wait(PATIENCE) == 0
     return written.decode().replace("\r\n", "\n")
 
 

@@ -4,8 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
+import moments
 import orjson
 import pytest
 import torch
@@ -147,15 +147,9 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(quick
     train_trl(quickstart, settings(*told), tmp_path / "whole", say=print)
     command = [sys.executable, "-m", "prefdata", "train", str(quickstart), *told,
                "--out", str(tmp_path / "killed")]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    checkpoints = tmp_path / "killed" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    second = moments.command(tmp_path / "killed", signal.SIGKILL, "mkdir .*checkpoint-20")
+    ended = subprocess.run([*second, *command[3:]], capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert not (tmp_path / "killed" / "model").exists()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "going on from checkpoint-" in done.stderr

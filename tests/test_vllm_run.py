@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import moments
 import orjson
 import pytest
 from conftest import ROOT, hear_ctrl_c
+from waiting import PATIENCE, wait_until, wait_until_stopped
 
 from prefdata.storage.folders import read_rows
 
@@ -20,10 +21,9 @@ RECIPE = "recipes/quickstart/recipe.yaml"
 OVERRIDES = [f"models.{n}.provider=vllm" for n in range(3)]
 
 
-def start(out, *more, **environment):
-    command = [sys.executable, "-m", "prefdata", "build", RECIPE, *OVERRIDES, *more]
+def start(out, *more, program=(sys.executable, "-m", "prefdata"), **environment):
     return subprocess.Popen(
-        [*command, "--gpus", "0", "--out", str(out)],
+        [*program, "build", RECIPE, *OVERRIDES, *more, "--gpus", "0", "--out", str(out)],
         cwd=ROOT,
         env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"} | environment,
         stdout=subprocess.PIPE,
@@ -33,8 +33,17 @@ def start(out, *more, **environment):
     )
 
 
+def start_and_stop(out, *more, **environment):
+    """A run that has stopped itself, alone of its processes, in the middle of its 100th answer."""
+    program = moments.command(out, signal.SIGSTOP, "journal text", 100)
+    run = start(out, *more, program=program, **environment)
+    wait_until_stopped(run)
+    return run
+
+
 def finish(run, code=0):
-    printed, said = run.communicate(timeout=300)
+    run.send_signal(signal.SIGCONT)
+    printed, said = run.communicate(timeout=2 * PATIENCE)
     assert run.returncode == code, said
     return printed, said
 
@@ -86,14 +95,6 @@ def workers_of(run):
     return [p for p in descendants(run.pid) if "prefdata.workers.worker" in every[p][1]]
 
 
-def wait_until(condition, run, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert run.poll() is None, run.communicate()
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed") / "run"
@@ -107,8 +108,7 @@ def differing(one, other):
 
 def test_two_replicas_make_the_rows_of_one(undisturbed, tmp_path):
     out = tmp_path / "run"
-    run = start(out, "--replicas", "2")
-    wait_until(lambda: journaled(out) > 50, run)
+    run = start_and_stop(out, "--replicas", "2")
     family = descendants(run.pid)
     assert len(workers_of(run)) == 2
     finish(run)
@@ -121,12 +121,9 @@ def test_two_replicas_make_the_rows_of_one(undisturbed, tmp_path):
 
 def test_a_replica_killed_in_the_middle_changes_no_row(undisturbed, tmp_path):
     out = tmp_path / "run"
-    run = start(out, "--replicas", "2")
-    wait_until(lambda: journaled(out) > 100, run)
+    run = start_and_stop(out, "--replicas", "2")
     os.kill(workers_of(run)[0], signal.SIGKILL)
-    killed_at = journaled(out)
     _, said = finish(run)
-    assert killed_at < 1920
     assert "died (signal 9)" in said
     assert texts_of(out) == undisturbed
     assert record_of(out)["requests"]["generated"] == 1920
@@ -134,8 +131,7 @@ def test_a_replica_killed_in_the_middle_changes_no_row(undisturbed, tmp_path):
 
 def test_an_engine_core_killed_in_the_middle_changes_no_row(undisturbed, tmp_path):
     out = tmp_path / "run"
-    run = start(out, "--replicas", "2", VLLM_ENABLE_V1_MULTIPROCESSING="1")
-    wait_until(lambda: journaled(out) > 100, run)
+    run = start_and_stop(out, "--replicas", "2", VLLM_ENABLE_V1_MULTIPROCESSING="1")
     [worker, _] = workers_of(run)
     wait_until(
         lambda: "VLLM::EngineCore" in str([processes()[p] for p in descendants(worker)]), run
@@ -144,10 +140,8 @@ def test_an_engine_core_killed_in_the_middle_changes_no_row(undisturbed, tmp_pat
     cores = [p for p in descendants(worker) if "resource_tracker" not in every[p][1]]
     for core in cores:
         os.kill(core, signal.SIGKILL)
-    killed_at = journaled(out)
     family = descendants(run.pid)
     _, said = finish(run)
-    assert killed_at < 1920
     assert "died" in said
     assert texts_of(out) == undisturbed
     assert not family & processes().keys()
@@ -158,16 +152,14 @@ def test_a_run_that_is_asked_to_stop_leaves_nobody_behind_and_goes_on_later(
     undisturbed, tmp_path, sign
 ):
     out = tmp_path / "run"
-    run = start(out, "--replicas", "2")
-    wait_until(lambda: journaled(out) > 100, run)
+    run = start_and_stop(out, "--replicas", "2")
     family = descendants(run.pid)
-    asked = time.monotonic()
     run.send_signal(sign)
     _, said = finish(run, code=130)
-    assert time.monotonic() - asked < 10
     assert said.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
     assert not family & processes().keys()
     kept = journaled(out)
+    assert 100 <= kept < 1920
     finish(start(out))
     assert texts_of(out) == undisturbed
     assert record_of(out)["requests"]["replayed"] == kept

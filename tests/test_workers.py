@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from prefdata.errors import PrefdataError
 from prefdata.inference import Failure, Sampling, TextRequest
@@ -61,11 +61,30 @@ def is_alive(pid):
     return state != "Z"
 
 
-def wait_until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
+class Gate:
+    """Holds up the rows whose texts end with its `word`, wherever they are, until it is opened."""
+
+    def __init__(self, folder):
+        self._file = folder / "gate"
+        self.word = f"until={self._file}"
+
+    def arrived(self):
+        """Workers by the first words of the rows that have reached them."""
+        names = [file.name.split("-") for file in self._file.parent.glob("gate-*")]
+        return {row: int(pid) for _, row, pid in names}
+
+    async def arrival(self, count):
+        """Wait until so many rows have reached a worker."""
+        await asyncio.to_thread(wait_until, lambda: len(self.arrived()) >= count)
+        return self.arrived()
+
+    def open(self):
+        self._file.touch()
+
+
+@pytest.fixture
+def gate(tmp_path):
+    return Gate(tmp_path)
 
 
 def check(texts, answers):
@@ -85,42 +104,54 @@ def test_every_request_gets_its_own_answer_from_some_worker(tmp_path):
 def test_samples_of_a_row_and_equal_prompts_go_to_one_worker(tmp_path):
     with workers(tmp_path) as engine:
         wait_until(lambda: engine.capacity == 2 * CAPACITY)
-        answers = ask_all(engine, [f"row{n} slow" for n in range(12) for _ in range(2)])
+        answers = ask_all(engine, [f"row{n}" for n in range(12) for _ in range(2)])
     for first, second in zip(answers[::2], answers[1::2], strict=True):
         assert len({part[2] for part in first + second}) == 1
 
 
-def test_a_worker_that_is_held_up_gets_fewer_rows(tmp_path):
+def test_a_worker_that_is_held_up_gets_fewer_rows(tmp_path, gate):
     async def run(engine):
-        slow = asyncio.create_task(ask(engine, "held up slow", 28))
-        await asyncio.sleep(0.2)
-        rows = await asyncio.gather(*(ask(engine, f"row{n}") for n in range(200)))
-        return (await slow)[0][2], Counter(row[0][2] for row in rows)
+        slow = asyncio.create_task(ask(engine, f"slow {gate.word}", 28))
+        await gate.arrival(1)
+        rows = [asyncio.create_task(ask(engine, f"row{n} {gate.word}")) for n in range(200)]
+        arrived = await gate.arrival(1 + 2 + CAPACITY)  # as many as there is room for
+        gate.open()
+        return arrived, await asyncio.gather(slow, *rows)
 
     with workers(tmp_path) as engine:
         wait_until(lambda: engine.capacity == 2 * CAPACITY)
-        busy, rows = asyncio.run(run(engine))
-    assert rows[busy] < 30
-    assert rows.total() == 200
+        arrived, answers = asyncio.run(run(engine))
+    busy = arrived.pop("slow")
+    assert sorted(Counter(arrived.values()).values()) == [2, CAPACITY]
+    assert Counter(arrived.values())[busy] == 2
+    assert len(answers) == 201
 
 
-def test_one_prompt_in_every_row_still_occupies_all_workers(tmp_path):
+def test_one_prompt_in_every_row_still_occupies_all_workers(tmp_path, gate):
+    async def run(engine):
+        rows = [asyncio.create_task(ask(engine, f"same {gate.word}")) for _ in range(30)]
+        await asyncio.sleep(0)  # now all are dealt: there is room for each
+        gate.open()
+        return await asyncio.gather(*rows)
+
     with workers(tmp_path) as engine:
         wait_until(lambda: engine.capacity == 2 * CAPACITY)
-        answers = ask_all(engine, ["same"] * 30)
+        answers = asyncio.run(run(engine))
     shares = Counter(answer[0][2] for answer in answers)
     assert min(shares.values()) >= 10
 
 
-def test_a_killed_worker_is_replaced_and_its_rows_are_asked_again(tmp_path):
-    texts = [f"row{n} slow" for n in range(60)]
+def test_a_killed_worker_is_replaced_and_its_rows_are_asked_again(tmp_path, gate):
+    texts = [f"row{n} {gate.word}" for n in range(60)]
     with workers(tmp_path) as engine:
         wait_until(lambda: engine.capacity == 2 * CAPACITY)
 
         async def run():
             asked = asyncio.gather(*(ask(engine, text) for text in texts))
-            await asyncio.sleep(0.3)
+            arrived = await gate.arrival(2 * CAPACITY)
+            assert engine.pids[0] in arrived.values()
             os.kill(engine.pids[0], signal.SIGKILL)
+            gate.open()
             return await asked
 
         answers = asyncio.run(run())
@@ -194,12 +225,12 @@ def test_closing_leaves_no_process_behind(tmp_path):
     assert not set(pids) & set(_groups())
 
 
-def test_calls_in_flight_end_when_the_workers_are_closed(tmp_path):
+def test_calls_in_flight_end_when_the_workers_are_closed(tmp_path, gate):
     with workers(tmp_path) as engine:
 
         async def run():
-            asked = asyncio.create_task(ask(engine, "row slow", 10))
-            await asyncio.sleep(2.0)
+            asked = asyncio.create_task(ask(engine, f"row {gate.word}", 10))
+            await gate.arrival(1)
             await asyncio.to_thread(engine.close)
             return await asyncio.gather(asked, return_exceptions=True)
 
