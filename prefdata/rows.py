@@ -1,6 +1,6 @@
 """The row contract: column names, Arrow types after each step, rejects, and what is blank."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -110,6 +110,18 @@ def field_of_schema(name: str, schema: Mapping[str, Any]) -> pa.Field:
 def is_json(field: pa.Field) -> bool:
     """Whether the column's values are JSON texts of dicts."""
     return bool(field.metadata) and field.metadata.get(b"prefdata") == b"json"
+
+
+def rows_of(table: pa.Table) -> list[Row]:
+    """Rows as Python dicts; columns of JSON texts are parsed."""
+    coded = [field.name for field in table.schema if is_json(field)]
+    rows: list[Row] = table.to_pylist()
+    return [r | {name: orjson.loads(r[name]) for name in coded} for r in rows] if coded else rows
+
+
+def json_array(values: Iterable[Any]) -> pa.Array:
+    """Values of a column whose field is marked with JSON_FIELD."""
+    return pa.array([orjson.dumps(value).decode() for value in values], pa.string())
 
 
 def _type_of_schema(schema: Mapping[str, Any]) -> pa.DataType | None:

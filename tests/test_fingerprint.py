@@ -19,6 +19,7 @@ from prefdata.fingerprint import (
     stage_fingerprint,
 )
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
+from prefdata.recipe.messages import Turn
 from prefdata.recipe.schema import Model, Publish, Recipe
 from prefdata.seeds.seeds import load_seeds
 
@@ -58,7 +59,8 @@ VERDICTS = {"type": "dpo_preference"}
 # column is set in every column that has it.
 OTHER_MODEL = {
     "alias": "b", "model": "n", "revision": "v2", "engine": {"dtype": "float32"},
-    "system_prompt": "Be kind.", "chat_template_kwargs": {"thinking": True}, "reasoning": "none",
+    "system_prompt": "Be kind.", "system_prompt_mode": "prepend", "system_role": "merge",
+    "chat_template_kwargs": {"thinking": True}, "reasoning": "none",
     "inference_parameters": {
         "temperature": 0.5, "max_tokens": 9, "top_p": 0.5, "top_k": 3, "min_p": 0.1,
         "repetition_penalty": 1.1, "stop": ("x",), "seed": 3, "max_reasoning_tokens": 5,
@@ -66,6 +68,7 @@ OTHER_MODEL = {
 }  # fmt: skip
 OTHER_COLUMN = {
     "name": "other", "type": "other", "model_alias": "b", "prompt": "q",
+    "messages": (Turn(chat="prompt"),),
     "output_format": {**SCHEMA, "title": "x"}, "compare": ("x", "y"), "winner_field": "best",
     "both_orders": False, "samples": 3, "candidates": "d", "responses": ("x", "y"),
     "method": "number", "reference": "answer", "pattern": "y", "function": "m:f",

@@ -158,4 +158,4 @@ def _preview(loaded: Any, rows: int, rehearse: bool, machine: Any) -> None:
             rehearse=rehearse,
             say=say,
         )
-        print_records(Path(folder))
+        print_records(Path(folder), loaded)

@@ -10,9 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefdata.cli.terminal import open_console, print_row
+from prefdata.pairs.prompts import tell_of_prompts
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import plan_passes
+from prefdata.rows import Row, rows_of
 from prefdata.run.estimate import FLOPS, Estimate, estimate_pass
+from prefdata.run.examples import example_requests
 from prefdata.seeds.seeds import seeds_of
 from prefdata.storage.folders import read_rows
 
@@ -42,6 +45,8 @@ def _summary(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "pairs", f"{splits or 0} from {record['prompts']:,} prompts"
     yield "rejects", f"{sum(record['rejects'].values()):,}"
     yield from ((f"  {reason}", f"{count:,}") for reason, count in record["rejects"].items())
+    if told := tell_of_prompts(record.get("asked", {}), record.get("prompt_field", "prompt")):
+        yield "asked", told
     yield from (
         (f"left out, {reason}", f"{count:,}") for reason, count in sorted(record["drops"].items())
     )
@@ -135,8 +140,10 @@ def _trained(result: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "held out", f"{asked['prompts']:,} prompts, {asked['samples']} answers each, temperature {asked['temperature']}"  # fmt: skip  # noqa: E501
 
 
-def print_records(run: Path) -> None:
-    """Every row of a run in full: candidates or responses, then pairs, then rejects."""
+def print_records(run: Path, loaded: LoadedRecipe) -> None:
+    """A request of every column, then every row: candidates or responses, pairs, rejects."""
+    if (row := next(read_rows(run / "candidates"), None)) is not None:
+        print_examples(loaded, row)
     console = open_console()
     for title, folder in (("row", "candidates"), ("pair", "pairs"), ("reject", "rejects")):
         for number, row in enumerate(read_rows(run / folder), start=1):
@@ -156,12 +163,22 @@ def print_report(report: "Report") -> None:
         console.print(warning, style="yellow")
 
 
+def print_examples(loaded: LoadedRecipe, row: Row) -> None:
+    """One request of every column that a row has all columns for, as its model will read it."""
+    console = Console(highlight=False, soft_wrap=True)
+    for example in example_requests(loaded, row):
+        how = "as the model reads it" if example.is_rendered else "as messages"
+        title = f"{example.column} asks {example.alias}, {how}:"
+        console.print(title, style="bold", markup=False)
+        console.print(example.text, markup=False)
+
+
 def print_plan(loaded: LoadedRecipe) -> None:
     """Passes, loads, requests and costs of a recipe."""
     recipe = loaded.recipe
-    seeds = seeds_of(recipe, loaded.locate)
+    seeds = seeds_of(recipe, loaded.locate, loaded.place)
     rows: int | None = seeds.table.num_rows
-    sample = seeds.table.slice(0, SAMPLE).to_pylist()
+    sample = rows_of(seeds.table.slice(0, SAMPLE))
     paths = {model.alias: loaded.locate(model.model) for model in recipe.models}
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{rows:,} rows, {len(seeds.rejects):,} bad seeds")
@@ -197,6 +214,7 @@ def print_plan(loaded: LoadedRecipe) -> None:
         if recipe.endpoint(checkpoint.model) is None
     }
     console.print(f"{len(steps)} passes, {len(distinct)} model loads")
+    print_examples(loaded, sample[0])
     console.print(
         "Completion tokens, GPU-hours and disk are upper bounds: every text as long as max_tokens, "
         f"{FLOPS / 1e12:.0f} TFLOP/s a GPU. '?' needs texts that only the run "

@@ -11,6 +11,7 @@ import orjson
 
 from prefdata.engines.file_hashes import hash_files
 from prefdata.errors import PrefdataError
+from prefdata.recipe.chats import Chat
 from prefdata.recipe.schema import Model
 
 WHOLE_FILE = 64 * 2**20
@@ -138,11 +139,11 @@ def count_parameters(path: str) -> int | None:
     return total or None
 
 
-def count_tokens(path: str, texts: Sequence[str]) -> list[int]:
-    """Tokens of each text as the user's turn of a chat, template included."""
+def count_tokens(path: str, chats: Sequence[Chat]) -> list[int]:
+    """Tokens of each chat, template included."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path)
-    chats = [[{"role": "user", "content": text}] for text in texts]
-    rendered: Any = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True)
+    plain: Any = [[dict(message) for message in chat] for chat in chats]
+    rendered: Any = tokenizer.apply_chat_template(plain, add_generation_prompt=True, tokenize=True)
     return [len(ids) for ids in rendered["input_ids"]]

@@ -140,6 +140,8 @@ class RemoteText:
             if sampling.repetition_penalty != 1
             else None,
             "chat_template_kwargs": dict(request.chat_template_kwargs) or None,
+            "add_generation_prompt": False if request.continues else None,
+            "continue_final_message": request.continues or None,
         }
         told = {name: value for name, value in extra.items() if value is not None}
         return body | {"extra_body": told}

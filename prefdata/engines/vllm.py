@@ -25,7 +25,12 @@ from prefdata.engines.model_thread import Call, ModelThread
 from prefdata.engines.protocols import RewardEngine
 from prefdata.engines.reasoning import Opening
 from prefdata.engines.reward_families import Family, Reading
-from prefdata.engines.transformers.model import ChatTokenizer, Checkpoint, load_tokenizer
+from prefdata.engines.transformers.model import (
+    ChatTokenizer,
+    Checkpoint,
+    generation_arguments,
+    load_tokenizer,
+)
 from prefdata.engines.transformers.reward import TransformersRewardEngine, encode_to_score
 from prefdata.engines.vllm_arguments import Task, engine_arguments
 from prefdata.engines.vllm_reasoning import open_vllm_reader
@@ -138,9 +143,8 @@ class VllmTextEngine:
         return jobs
 
     def _encode(self, request: TextRequest) -> list[int] | Failure:
-        arguments = {"add_generation_prompt": True, **request.chat_template_kwargs}
         try:
-            ids = self._chats.encode(request.messages, arguments)
+            ids = self._chats.encode(request.messages, generation_arguments(request))
         except RowError as err:
             return Failure(err.reason, err.detail)
         room = self.limits.max_model_len

@@ -6,11 +6,10 @@ keeps what `select` kept. Every row that goes in comes out in a pair or in a rej
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -27,10 +26,13 @@ from prefdata.pairs.picking import (
     pick_by_verdict,
     pick_pairs,
 )
+from prefdata.pairs.prompts import PairPrompts
 from prefdata.pairs.ranking import combine_ranks
 from prefdata.pairs.selection import PairFacts, select
+from prefdata.recipe.chats import Roles
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.reads import projected
+from prefdata.recipe.schema import Recipe
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, is_answer, is_blank, is_json, reject
 from prefdata.seeds.identity import bare, prompt_identity, says_nothing, words_of
@@ -59,6 +61,8 @@ class Choice:
         pairs: by split.
         prompts: rows that have at least one pair.
         drops: candidates and pairs left out within prompts, and pairs left out over the whole set.
+        prompt_field: the rule's, or `asked`.
+        asked: how the pairs' prompts differ from what was asked; see `prompts.Told`.
         means: of every score column, over chosen and over rejected: {column: (chosen, rejected)}.
     """
 
@@ -66,6 +70,8 @@ class Choice:
     prompts: int
     drops: Counter[str]
     means: dict[str, tuple[float, float]]
+    prompt_field: str
+    asked: dict[str, int]
 
 
 def choose_pairs(
@@ -76,6 +82,8 @@ def choose_pairs(
     *,
     scores: Sequence[str],
     seed: int,
+    recipe: Recipe | None = None,
+    roles: Mapping[str, Roles] | None = None,
 ) -> Choice:
     """Write the folder `pairs` (train and test) and add this step's rejects to `rejects`.
 
@@ -86,12 +94,15 @@ def choose_pairs(
         rule: the recipe's projection.
         scores: columns with a score per candidate, or per response.
         seed: the recipe's.
+        recipe: who asked for the texts; None for candidates from elsewhere.
+        roles: leading roles that each alias's chat template knows; all of them where left out.
     """
     _check_columns(read_schema(scored), rule)
     picks = temporary_name(pairs.with_name("picks"))
-    picking = _Picking(scored, rule, scores, seed)
+    prompts = PairPrompts(rule, recipe, roles)
+    picking = _Picking(scored, rule, scores, seed, prompts)
     try:
-        with RowsWriter(picks, _pair_schema(scored, rule, scores)) as writer:
+        with RowsWriter(picks, _pair_schema(scored, rule, scores, prompts)) as writer:
             selection = select(picking.facts(writer, rejects), rule, seed=seed)
         order = None
         if isinstance(rule, PreferencePairs) and rule.order_by is not None:
@@ -103,7 +114,8 @@ def choose_pairs(
     drops = picking.drops + Counter(
         {k: v for k, v in selection.counts.items() if k not in ("train", "test") and v}
     )
-    return Choice(kept.pairs, len(kept.rows), drops, mean_scores(pairs, scores))
+    means = mean_scores(pairs, scores)
+    return Choice(kept.pairs, len(kept.rows), drops, means, rule.prompt_field, dict(prompts.told))
 
 
 def _check_columns(found: pa.Schema, rule: Projection) -> None:
@@ -119,8 +131,16 @@ def _check_columns(found: pa.Schema, rule: Projection) -> None:
 class _Picking:
     """The first stream: picks, writes what it picked, yields facts about it."""
 
-    def __init__(self, scored: Path, rule: Projection, scores: Sequence[str], seed: int) -> None:
+    def __init__(
+        self,
+        scored: Path,
+        rule: Projection,
+        scores: Sequence[str],
+        seed: int,
+        prompts: PairPrompts,
+    ) -> None:
         self._scored, self._rule, self._scores, self._seed = scored, rule, scores, seed
+        self._prompts = prompts
         self.drops: Counter[str] = Counter()
 
     def facts(self, picks: RowsWriter, rejects: RowsWriter) -> Iterator[PairFacts]:
@@ -150,10 +170,9 @@ class _Picking:
 
     def _pick(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         """Pairs of one group, and a reject for every row that gets none of its own."""
-        first, field_name = rows[0], self._rule.prompt_field
-        prompt = first[field_name]
-        if says_nothing(prompt):
-            detail = f"{field_name!r} asks nothing: it is empty or blank"
+        first, prompt = rows[0], self._prompts.of_row(rows[0])
+        if not self._prompts.is_asked and says_nothing(prompt):
+            detail = f"{self._rule.prompt_field!r} asks nothing: it is empty or blank"
             return [], [
                 reject(row, stage="pairs", reason="empty_prompt", detail=detail) for row in rows
             ]
@@ -161,7 +180,7 @@ class _Picking:
         members: list[Row] = []
         strangers: list[Row] = []
         for row in rows:
-            is_member = row is first or prompt_identity(row[field_name]) == identity
+            is_member = row is first or prompt_identity(self._prompts.of_row(row)) == identity
             (members if is_member else strangers).append(row)
         refused = [
             reject(
@@ -188,7 +207,14 @@ class _Picking:
             )
             for row in members[1:]
         ]
-        made = [_pair_row(first[ID], n, prompt, pair, sides) for n, pair in enumerate(picked.pairs)]
+        made = [_pair_row(first, n, pair, sides, self._prompts) for n, pair in enumerate(picked.pairs)]  # fmt: skip  # noqa: E501
+        if strange := [row for row in made if row["prompt"] == []]:
+            self.drops["asked_differently"] += len(strange)
+            made = [row for row in made if row["prompt"] != []]
+        if not made:
+            detail = "its two texts were asked nothing in common; name a column as prompt_field"
+            lost = reject(first, stage="pairs", reason="asked_differently", detail=detail)
+            return [], [*refused, lost]
         extra = {name: first[name] for name in _kept_columns(self._rule)}
         return [row | extra | _reward(row, self._rule) for row in made], refused
 
@@ -243,13 +269,15 @@ def _described(row: Row, rule: PreferencePairs, scores: Sequence[str]) -> Iterat
     """Text, provenance and scores of every candidate of a row."""
     if rule.candidates:
         for number, one in enumerate(row[rule.candidates]):
-            yield one | {"scores": {name: row[name][number] for name in scores}}
+            rated = {name: row[name][number] for name in scores}
+            yield one | {"scores": rated, "row": row, "column": rule.candidates}
         return
     empty = dict.fromkeys(_SIDE)
     for number, name in enumerate(rule.responses or ()):
         meta = row.get(name + META_SUFFIX) or {}
         rated = {score: (row[score] or {}).get(name) for score in scores}
-        yield empty | meta | {"text": row[name] or "", "sample": number, "scores": rated}
+        told = {"text": row[name] or "", "sample": number, "scores": rated}
+        yield empty | meta | told | {"row": row, "column": name}
 
 
 def _combined(described: Sequence[Row], rule: PreferencePairs) -> list[float | None]:
@@ -291,7 +319,8 @@ def _responses(
             score=_turned(rated.get(rule.score or ""), rule),
             finish_reason=meta.get("finish_reason"),
         )
-        sides[id(candidate)] = meta | {"scores": rated}
+        told = {"alias": None} | meta
+        sides[id(candidate)] = told | {"scores": rated, "row": row, "column": name}
         made.append(candidate)
     return made[0], made[1], sides
 
@@ -307,11 +336,14 @@ def _reward(row: Row, rule: Projection) -> Row:
     return {} if of is None else {"reward": row["margin" if of == "margin" else "chosen_score"]}
 
 
-def _pair_row(row_id: str, number: int, prompt: Any, pair: Pair, sides: dict[int, Row]) -> Row:
+def _pair_row(
+    first: Row, number: int, pair: Pair, sides: dict[int, Row], prompts: PairPrompts
+) -> Row:
+    both = {"chosen": sides[id(pair.chosen)], "rejected": sides[id(pair.rejected)]}
     row = {
-        ID: f"{row_id}-{number}",
-        "row_id": row_id,
-        "prompt": prompt,
+        ID: f"{first[ID]}-{number}",
+        "row_id": first[ID],
+        "prompt": prompts.of_pair(first, **both),
         "chosen": pair.chosen.text,
         "rejected": pair.rejected.text,
         "chosen_score": pair.chosen.score,
@@ -320,17 +352,20 @@ def _pair_row(row_id: str, number: int, prompt: Any, pair: Pair, sides: dict[int
         "z_margin": pair.z_margin,
         "is_tie": pair.is_tie,
     }
-    for side, candidate in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-        row.update({f"{side}_{name}": value for name, value in sides[id(candidate)].items()})
+    for side, told in both.items():
+        kept = told.keys() - {"row", "column"}
+        row.update({f"{side}_{name}": told[name] for name in kept})
     return row
 
 
-def _pair_schema(scored: Path, rule: Projection, scores: Sequence[str]) -> pa.Schema:
+def _pair_schema(
+    scored: Path, rule: Projection, scores: Sequence[str], prompts: PairPrompts
+) -> pa.Schema:
     before = read_schema(scored)
     fields = [
         pa.field(ID, pa.string()),
         pa.field("row_id", pa.string()),
-        before.field(rule.prompt_field).with_name("prompt"),
+        prompts.field(before),
         *(pa.field(name, pa.string()) for name in ("chosen", "rejected")),
         *(
             pa.field(name, pa.float64())

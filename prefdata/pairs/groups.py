@@ -6,13 +6,12 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from prefdata.pairs.files import as_text
-from prefdata.rows import Row, is_json
+from prefdata.rows import Row, rows_of
 from prefdata.seeds.identity import prompt_identity
-from prefdata.storage.folders import read_schema, read_tables
+from prefdata.storage.folders import read_tables
 from prefdata.storage.tables import take_rows
 
 _ROWS_AT_ONCE = 1000
@@ -24,19 +23,18 @@ def read_groups(folder: Path, group_by: Sequence[str], prompt: str) -> Iterator[
     The folder is held in memory, as Arrow has it. Values of the column `prompt` are equal if they
     are one prompt.
     """
-    coded = [field.name for field in read_schema(folder) if is_json(field)]
     batches: list[pa.RecordBatch] = []
     places: dict[str, list[int]] = defaultdict(list)
     count = 0
     for table in read_tables(folder):
         batches += table.to_batches()
-        for row in _decoded(table.select(group_by), coded):
+        for row in rows_of(table.select(group_by)):
             values = [prompt_identity(row[n]) if n == prompt else row[n] for n in group_by]
             places[as_text(values)].append(count)
             count += 1
     for groups in _some_at_once(list(places.values())):
         members = np.fromiter(chain.from_iterable(groups), dtype=np.int64)
-        rows = iter(_decoded(take_rows(batches, members), coded))
+        rows = iter(rows_of(take_rows(batches, members)))
         yield from (list(islice(rows, len(group))) for group in groups)
 
 
@@ -51,10 +49,3 @@ def _some_at_once(groups: list[list[int]]) -> Iterator[list[list[int]]]:
             waiting, rows = [], 0
     if waiting:
         yield waiting
-
-
-def _decoded(table: pa.Table, coded: Sequence[str]) -> list[Row]:
-    rows: list[Row] = table.to_pylist()
-    for row in rows:
-        row.update({name: orjson.loads(row[name]) for name in coded if name in row})
-    return rows

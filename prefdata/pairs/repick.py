@@ -1,7 +1,7 @@
 """`prefdata pairs`: choose again from a finished run, or from scored candidates made elsewhere."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import pyarrow as pa
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pairs.choose import choose_pairs
+from prefdata.recipe.chats import Roles
 from prefdata.recipe.loader import load_recipe, validate_pair_rules
 from prefdata.recipe.reads import score_columns
-from prefdata.recipe.schema import GivenCandidates, SeedDataset
+from prefdata.recipe.schema import GivenCandidates, Recipe, SeedDataset
 from prefdata.rows import REJECTS, Row
 from prefdata.seeds.files import read_lines
 from prefdata.seeds.turns import Turns
@@ -23,6 +24,7 @@ from prefdata.storage.record import (
     Record,
     count_reasons,
     read_record,
+    roles_of_record,
     withdraw_record,
     write_record,
 )
@@ -59,7 +61,8 @@ def pairs_of_run(run: Path, overrides: Sequence[str], out: Path) -> Record:
     with disk_errors(out), hold(out):
         if out.absolute() != run.absolute():
             link_folder(run / "candidates", out / "candidates")
-        changed = _choose(run / "candidates", out, kept, rule, score_columns(loaded.recipe), seed)
+        scores, roles = score_columns(loaded.recipe), roles_of_record(record)
+        changed = _choose(run / "candidates", out, kept, rule, scores, seed, loaded.recipe, roles)
         fingerprint = pairs_fingerprint(record["scored_fingerprint"], loaded.recipe)
         write_text(out / "recipe.yaml", loaded.resolved)
         return write_record(out, record | changed | {"fingerprint": fingerprint})
@@ -134,18 +137,36 @@ def pairs_of_file(
 
 
 def _choose(
-    scored: Path, out: Path, before: list[Row], rule: Any, scores: Sequence[str], seed: int
+    scored: Path,
+    out: Path,
+    before: list[Row],
+    rule: Any,
+    scores: Sequence[str],
+    seed: int,
+    recipe: Recipe | None = None,
+    roles: Mapping[str, Roles] | None = None,
 ) -> dict[str, Any]:
     withdraw_record(out)
     start = time.monotonic()
     with RowsWriter(out / "rejects", REJECTS) as rejects:
         rejects.write(pa.Table.from_pylist(before, schema=REJECTS))
-        choice = choose_pairs(scored, out / "pairs", rejects, rule, scores=scores, seed=seed)
+        choice = choose_pairs(
+            scored,
+            out / "pairs",
+            rejects,
+            rule,
+            scores=scores,
+            seed=seed,
+            recipe=recipe,
+            roles=roles,
+        )
     return {
         "pairs": choice.pairs,
         "prompts": choice.prompts,
         "rejects": count_reasons(out / "rejects"),
         "drops": dict(choice.drops),
         "means": choice.means,
+        "prompt_field": choice.prompt_field,
+        "asked": choice.asked,
         "seconds": {"pairs": time.monotonic() - start, "total": time.monotonic() - start},
     }

@@ -9,12 +9,24 @@ from typing import Any
 
 from prefdata.errors import PrefdataError, suggest
 from prefdata.recipe.columns import GIVEN_COLUMNS
-from prefdata.recipe.contract import At, Column, Problem, Scope, Scored, no_candidates, no_text
+from prefdata.recipe.contract import (
+    At,
+    Column,
+    Problem,
+    Scope,
+    Scored,
+    no_candidates,
+    no_chat,
+    no_text,
+    path_of,
+)
 from prefdata.recipe.judges import verdicts
-from prefdata.recipe.projection import DpoPreference, PreferencePairs
+from prefdata.recipe.origins import origin_of
+from prefdata.recipe.projection import DpoPreference, OutputProjection, PreferencePairs
 from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.providers import LOCAL_PROVIDERS
-from prefdata.recipe.reads import projected
+from prefdata.recipe.questions import ASKED, system_prompt_of
+from prefdata.recipe.reads import projected, texts_of_rule
 from prefdata.recipe.schema import Model, Recipe
 
 
@@ -101,29 +113,67 @@ def environment_name(provider: str, what: str) -> str:
 
 
 def _check_column(column: Column, at: At, scope: Scope, recipe: Recipe) -> Iterator[Problem]:
-    yield from _check_models_of(column, at, recipe)
+    yield from _check_models_of(column, at, scope, recipe)
     for key, template in column.templates.items():
         try:
             compile_prompt(template)
         except PrefdataError as err:
-            yield Problem((*at, key), str(err))
+            yield Problem((*at, *path_of(key)), str(err))
             return
     for key, name in column.references:
         if not scope.has(name):
-            yield Problem((*at, key), scope.missing(name))
+            yield Problem((*at, *path_of(key)), scope.missing(name))
+        elif name in scope.made and key.endswith(".chat"):
+            yield Problem((*at, *path_of(key)), no_chat(name))
+    if isinstance(column, Scored) and column.needs_asked:
+        yield from _check_asked(column, at, scope, recipe)
     for problem in column.problems(scope):
         yield Problem((*at, *problem.at), problem.message)
 
 
-def _check_models_of(column: Column, at: At, recipe: Recipe) -> Iterator[Problem]:
+def _check_asked(column: Scored, at: At, scope: Scope, recipe: Recipe) -> Iterator[Problem]:
+    """It must be known what the texts that a column scores were asked."""
+    models = {model.alias: model for model in recipe.models}
+    if any(alias not in models for one in scope.columns for alias in one.aliases):
+        return  # told elsewhere
+    for key, name in column.targets:
+        if scope.has(name) and (why := _not_asked(name, scope, models)):
+            message = f"{why}, so it is not known what it answers; say it with 'prompt' or 'messages'"  # fmt: skip  # noqa: E501
+            yield Problem((*at, key), message)
+
+
+def _not_asked(name: str, scope: Scope, models: Mapping[str, Model]) -> str | None:
+    """Why the texts of a column are no whole answers to a known question."""
+    origin = origin_of(name, scope.columns, models)
+    if origin is None:
+        return f"no model was asked for column {name!r}"
+    return f"column {name!r} is part of an answer to another prompt" if origin.is_part else None
+
+
+def _check_models_of(column: Column, at: At, scope: Scope, recipe: Recipe) -> Iterator[Problem]:
     known = {model.alias: number for number, model in enumerate(recipe.models)}
     for alias in column.aliases:
         if alias not in known:
             yield Problem(
                 (*at, "model_alias"), f"there is no model {alias!r}; {suggest(alias, known)}"
             )
-        elif column.role == "text":
-            yield from _check_sampling(recipe.models[known[alias]], known[alias])
+            continue
+        model, number = recipe.models[known[alias]], known[alias]
+        yield from _check_system_prompt(model, number, scope)
+        if column.role == "text":
+            yield from _check_sampling(model, number)
+
+
+def _check_system_prompt(model: Model, number: int, scope: Scope) -> Iterator[Problem]:
+    at: At = ("models", number, "system_prompt")
+    try:
+        names = system_prompt_of(model).columns
+    except PrefdataError as err:
+        yield Problem(at, str(err))
+        return
+    for name in sorted(names):
+        if not scope.has(name):
+            yield Problem(at, scope.missing(name))
 
 
 def _check_sampling(model: Model, number: int) -> Iterator[Problem]:
@@ -142,10 +192,29 @@ def _check_projection(recipe: Recipe, scope: Scope) -> Iterator[Problem]:
     for key, name in projected(projection):
         if not scope.has(name):
             yield Problem((*at, key), scope.missing(name))
+    if projection.prompt_field == ASKED:
+        yield from _check_prompt_asked(projection, (*at, "prompt_field"), scope, recipe)
     if isinstance(projection, DpoPreference):
         yield from _check_verdict(projection, at, scope)
     if isinstance(projection, PreferencePairs):
         yield from _check_pairs(projection, at, scope)
+
+
+def _check_prompt_asked(
+    projection: OutputProjection, at: At, scope: Scope, recipe: Recipe
+) -> Iterator[Problem]:
+    models = {model.alias: model for model in recipe.models}
+    if ASKED in scope.made or ASKED in (scope.seed_fields or ()):
+        message = f"it stands for what was asked, but there is a column {ASKED!r}; rename the column"  # fmt: skip  # noqa: E501
+        yield Problem(at, message)
+    if any(alias not in models for one in scope.columns for alias in one.aliases):
+        return
+    for name in texts_of_rule(projection):
+        why = _not_asked(name, scope, models)
+        if name in scope.made and not scope.made[name].aliases and why is None:
+            why = f"column {name!r} comes from the seeds"
+        if scope.has(name) and why:
+            yield Problem(at, f"{why}; name the column with its prompt instead")
 
 
 def _check_verdict(projection: DpoPreference, at: At, scope: Scope) -> Iterator[Problem]:

@@ -255,11 +255,12 @@ AnyColumn = Annotated[
 
 GIVEN_COLUMNS: tuple[Column, ...] = (
     Candidates.model_construct(
-        name="candidates", type="candidates", model_alias=(), prompt="", samples=1
+        name="candidates", type="candidates", model_alias=(), prompt="{{ prompt }}", messages=None,
+        samples=1,
     ),
     Verifier.model_construct(
         name="score", type="verifier", candidates="candidates", responses=None, function=None,
-        reference=None,
+        reference=None, prompt=None, messages=None,
     ),
 )  # fmt: skip
 """Columns that seeds of scored candidates bring along, as if the recipe had made them."""

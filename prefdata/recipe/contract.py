@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, field_validator, model_validator
 
 from prefdata.errors import suggest
+from prefdata.recipe.messages import Messages
 from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.values import META_SUFFIX, ColumnName, Filled, Frozen
 
@@ -178,22 +179,50 @@ class Column(Frozen):
         return iter(())
 
 
-class Prompted(Column):
-    """A column that asks models with a template."""
+class Asking(Column):
+    """A column with a question: a template of the user's one turn, or a chat."""
+
+    prompt: str | None = None
+    """A template; over a chat column `{{ column }}` and nothing else is the chat."""
+    messages: Messages | None = None
+    """The name of a chat column, or turns with templates and chats among them."""
+
+    may_inherit: ClassVar[bool] = False
+    """Whether what its texts were asked takes the place of a question of its own."""
+
+    @model_validator(mode="after")
+    def _one_question(self) -> "Asking":
+        if self.prompt is not None and self.messages is not None:
+            raise ValueError("'prompt' is a chat of one turn, and 'messages' another; keep one")
+        if self.prompt is None and self.messages is None and not self.may_inherit:
+            raise ValueError("it asks nothing; add 'prompt' (or 'prompt_file'), or 'messages'")
+        return self
+
+    @property
+    def templates(self) -> Mapping[str, str]:
+        """The prompt, or the contents of turns."""
+        turns = enumerate(self.messages or ())
+        contents = {f"messages.{n}.content": turn.content for n, turn in turns}
+        return {k: v for k, v in ({"prompt": self.prompt} | contents).items() if v is not None}
+
+    @property
+    def named(self) -> Sequence[tuple[str, str]]:
+        """The chats among the turns."""
+        turns = enumerate(self.messages or ())
+        chats = [(f"messages.{n}.chat", turn.chat) for n, turn in turns if turn.chat]
+        return (*super().named, *chats)
+
+
+class Prompted(Asking):
+    """A column that asks models."""
 
     model_alias: str | tuple[str, ...]
     """Narrowed by each kind to one alias, or to a list."""
-    prompt: str
 
     @property
     def aliases(self) -> tuple[str, ...]:
         """What `model_alias` names."""
         return (self.model_alias,) if isinstance(self.model_alias, str) else self.model_alias
-
-    @property
-    def templates(self) -> Mapping[str, str]:
-        """The prompt."""
-        return {"prompt": self.prompt}
 
 
 class Scored(Column):
@@ -216,8 +245,23 @@ class Scored(Column):
     @property
     def named(self) -> Sequence[tuple[str, str]]:
         """What is scored."""
+        return (*super().named, *self.targets)
+
+    @property
+    def targets(self) -> Sequence[tuple[str, str]]:
+        """(key, column) of what is scored."""
         target = [("candidates", self.candidates)] if self.candidates else []
         return (*target, *(("responses", name) for name in self.responses or ()))
+
+    @property
+    def reads_asked(self) -> bool:
+        """Whether it looks at what its texts were asked."""
+        return False
+
+    @property
+    def needs_asked(self) -> bool:
+        """Whether it cannot do without."""
+        return self.reads_asked
 
     def texts_scored(self, columns: Sequence[Column]) -> int:
         """Texts of one row."""
@@ -289,6 +333,22 @@ class Scope:
                 yield Problem(("responses", number), message)
             elif not self.may_be_text(name):
                 yield Problem(("responses", number), no_text(name))
+
+
+def dotted(at: At) -> str:
+    """A YAML path as a message shows it."""
+    return ".".join(map(str, at))
+
+
+def path_of(key: str) -> At:
+    """The YAML path of a key such as `messages.0.content`."""
+    return tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+
+
+def no_chat(name: str) -> str:
+    """The message about a column that was to hold chats."""
+    turn = f"{{role: user, content: '{{{{ {name} }}}}'}}"
+    return f"column {name!r} holds no chats; write a turn {turn} to send its text"
 
 
 def no_candidates(name: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from prefdata.recipe.contract import (
+    Asking,
     Column,
     Problem,
     Prompted,
@@ -14,9 +15,10 @@ from prefdata.recipe.contract import (
     Scored,
     check_is_object,
     no_text,
+    path_of,
     with_meta,
 )
-from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.questions import ASKED, own_question, question_of
 from prefdata.recipe.values import (
     META_SUFFIX,
     ColumnName,
@@ -35,6 +37,20 @@ def _check_weight(value: float) -> float:
 
 Digit = Annotated[int, Field(ge=0, le=9)]
 Weight = Annotated[float, AfterValidator(_check_weight)]
+
+
+RUBRIC = """\
+Below are a conversation and a reply to it.
+
+Conversation:
+{{ asked | transcript }}
+
+Reply:
+{{ response }}
+
+Rate the reply by one criterion alone: {{ criterion }}. {{ description }}
+Answer with a single digit from {{ lowest }} (worst) to {{ highest }} (best)."""
+"""The prompt of a rubric that has none."""
 
 
 class LlmJudge(Prompted):
@@ -69,7 +85,7 @@ class LlmJudge(Prompted):
 
     @property
     def named(self) -> Sequence[tuple[str, str]]:
-        return [("compare", name) for name in self.compare or ()]
+        return (*super().named, *(("compare", name) for name in self.compare or ()))
 
     @property
     def makes(self) -> tuple[str, ...]:
@@ -99,7 +115,7 @@ class LlmJudge(Prompted):
         if self.compare:
             return self.compare
         answers = {name for column in columns for name in column.answers}
-        texts = [name for name in compile_prompt(self.prompt).mentions if name in answers]
+        texts = [name for name in question_of(self).mentions if name in answers]
         return (texts[0], texts[1]) if len(texts) == 2 and self._names_a_winner else None
 
     @property
@@ -109,7 +125,7 @@ class LlmJudge(Prompted):
     def problems(self, scope: Scope) -> Iterator[Problem]:
         yield from check_is_object(self.output_format)
         yield from check_blindness(self)
-        read = compile_prompt(self.prompt).columns
+        read = question_of(self).columns
         for number, name in enumerate(self.compare or ()):
             if scope.has(name) and not scope.may_be_text(name):
                 yield Problem(("compare", number), no_text(name))
@@ -142,7 +158,8 @@ class LlmJudge(Prompted):
 class RewardModel(Scored, Prompted):
     """One raw score (no sigmoid) per text, by a reward model.
 
-    Its prompt is the user's turn as the reward model reads it.
+    It reads each text as the answer to what the text was asked, unless it has `prompt` or
+    `messages` of its own.
     """
 
     type: Literal["reward_model"]
@@ -151,11 +168,16 @@ class RewardModel(Scored, Prompted):
     """Weights of the model's attributes, in its order: the score is their weighted sum."""
 
     role: ClassVar[Role] = "reward"
+    may_inherit = True
     meaning = "raw scores by {aliases}, in the order of the texts, the higher the better"
 
     @property
     def makes(self) -> tuple[str, ...]:
         return with_meta(self.name) if self.weights else (self.name,)
+
+    @property
+    def reads_asked(self) -> bool:
+        return own_question(self) is None
 
     def requests(self, columns: Sequence[Column]) -> int:
         return self.texts_scored(columns)
@@ -164,9 +186,10 @@ class RewardModel(Scored, Prompted):
 class RubricJudge(Scored, Prompted):
     """A text model rates each text separately, by every criterion on a scale of integers.
 
-    Its prompt can use `response`, `criterion`, `description`, `lowest`, `highest` and the row's
-    columns. The score is the mean over the scale under the model's own probabilities (G-Eval,
-    arXiv 2303.16634), averaged over the criteria with `weights`.
+    Its prompt can use `response`, `criterion`, `description`, `lowest`, `highest`, `asked` (the
+    chat that the text answers) and the row's columns; there is a default. The score is the mean
+    over the scale under the model's own probabilities (G-Eval, arXiv 2303.16634), averaged over the
+    criteria with `weights`.
     """
 
     type: Literal["rubric_judge"]
@@ -179,8 +202,18 @@ class RubricJudge(Scored, Prompted):
     """Weights of the criteria; equal if left out."""
     max_retries: Retries = 2
 
-    inserted = frozenset(("response", "criterion", "description", "lowest", "highest"))
+    inserted = frozenset((ASKED, "response", "criterion", "description", "lowest", "highest"))
     meaning = "scores by {aliases} on the rubric's scale, in the order of the texts"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_prompt(cls, value: Any) -> Any:
+        is_bare = isinstance(value, dict) and value.get("prompt", value.get("messages")) is None
+        return {**value, "prompt": RUBRIC} if is_bare else value
+
+    @property
+    def reads_asked(self) -> bool:
+        return ASKED in question_of(self).columns
 
     @field_validator("scale")
     @classmethod
@@ -210,13 +243,17 @@ class RubricJudge(Scored, Prompted):
     def problems(self, scope: Scope) -> Iterator[Problem]:
         yield from super().problems(scope)
         yield from check_blindness(self)
-        if "response" not in compile_prompt(self.prompt).columns:
+        if "response" not in question_of(self).columns:
             message = "the prompt does not contain the text to be rated; add {{ response }} to it"
-            yield Problem(("prompt",), message)
+            yield Problem(("prompt" if self.messages is None else "messages",), message)
 
 
-class Verifier(Scored):
-    """One rule-based score per text: 1 right, 0 wrong, or what a function returns."""
+class Verifier(Scored, Asking):
+    """One rule-based score per text: 1 right, 0 wrong, or what a function returns.
+
+    A function finds in the row, as `asked`, the chat that the text answers, or the column's own
+    `prompt` or `messages`.
+    """
 
     type: Literal["verifier"]
     method: Literal["exact_match", "regex", "number", "function"]
@@ -227,6 +264,7 @@ class Verifier(Scored):
     function: Filled | None = None
     """`package.module:name`, called with (text, row) and returning a number (`function`)."""
 
+    may_inherit = True
     meaning = "scores by a rule, in the order of the texts: 1 right, 0 wrong"
 
     @model_validator(mode="after")
@@ -236,6 +274,8 @@ class Verifier(Scored):
             if (getattr(self, field) is not None) != (field == needed):
                 verb = "needs" if field == needed else "does not read"
                 raise ValueError(f"method {self.method!r} {verb} '{field}'")
+        if self.function is None and own_question(self) is not None:
+            raise ValueError(f"method {self.method!r} reads no prompt and no messages; remove them")
         compile_pattern(self.pattern or "")
         return self
 
@@ -248,6 +288,14 @@ class Verifier(Scored):
     def calls(self) -> str | None:
         return self.function
 
+    @property
+    def reads_asked(self) -> bool:
+        return self.function is not None and own_question(self) is None
+
+    @property
+    def needs_asked(self) -> bool:
+        return False
+
 
 def verdicts(schema: Mapping[str, Any], key: str) -> set[str]:
     """The values that a schema allows for a key of the verdict, in capitals; empty if any."""
@@ -257,10 +305,10 @@ def verdicts(schema: Mapping[str, Any], key: str) -> set[str]:
 
 def check_blindness(judge: Prompted) -> Iterator[Problem]:
     """A judge must not see which model wrote what."""
-    for name in sorted(compile_prompt(judge.prompt).columns):
+    for key, name in judge.references:
         if name.endswith(META_SUFFIX):
             message = (
                 f"a judge must not see which model wrote a text, and {name!r} contains that; "
                 "remove it from the prompt"
             )
-            yield Problem(("prompt",), message)
+            yield Problem(path_of(key), message)

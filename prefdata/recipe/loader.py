@@ -55,6 +55,7 @@ class LoadedRecipe:
         from_environment: texts of the recipe that hold values of the environment, each with the
             interpolation that stands for it in whatever is written.
         notes: what the user should know, one sentence each.
+        lines: where its keys stand in the file.
     """
 
     recipe: Recipe
@@ -62,10 +63,15 @@ class LoadedRecipe:
     folder: Path
     from_environment: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    lines: Lines = field(default_factory=lambda: Lines(None, None), compare=False, repr=False)
 
     def changed(self, **fields: Any) -> "LoadedRecipe":
         """The same recipe with other top-level fields, for a preview or a rehearsal."""
         return replace(self, recipe=self.recipe.model_copy(update=fields))
+
+    def place(self, at: At) -> str:
+        """Where a key of the recipe stands, for a message."""
+        return self.lines.place(at)
 
     def locate(self, path: str) -> str:
         """A path of the recipe as an existing absolute path, or unchanged if there is none."""
@@ -124,7 +130,7 @@ def _check(config: DictConfig, lines: Lines, folder: Path) -> LoadedRecipe:
         raise PrefdataError(explain(err, lines)) from err
     if problems := check_recipe(recipe, recipe.seed_fields):
         raise PrefdataError("\n".join(f"{lines.place(p.at)}: {p.message}" for p in problems))
-    return LoadedRecipe(recipe, _dump(raw, kept), folder, told, tuple(kept_in_rows(kept)))
+    return LoadedRecipe(recipe, _dump(raw, kept), folder, told, tuple(kept_in_rows(kept)), lines)
 
 
 def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -> PreferencePairs:

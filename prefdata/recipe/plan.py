@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefdata.recipe.contract import Column, Role
+from prefdata.recipe.origins import columns_read
 from prefdata.recipe.schema import Model, Recipe
 
 
@@ -68,11 +69,11 @@ def plan_passes(recipe: Recipe) -> list[Pass]:
         wanted = checkpoints_of(column, recipe)
         is_full = held and not wanted.keys() <= held.keys()
         if columns and (is_full or column.expands or columns[-1].expands):
-            passes.append(Pass(_levels(columns), held))
+            passes.append(Pass(_levels(columns, recipe), held))
             columns, held = [], {}
         columns.append(column)
         held = held | wanted
-    return [*passes, Pass(_levels(columns), held)] if columns else passes
+    return [*passes, Pass(_levels(columns, recipe), held)] if columns else passes
 
 
 def checkpoints_of(column: Column, recipe: Recipe) -> dict[str, Checkpoint]:
@@ -86,11 +87,11 @@ def roles_of(recipe: Recipe) -> dict[str, Role]:
     return {alias: column.role for column in recipe.columns for alias in column.aliases}
 
 
-def _levels(columns: Sequence[Column]) -> tuple[tuple[Column, ...], ...]:
+def _levels(columns: Sequence[Column], recipe: Recipe) -> tuple[tuple[Column, ...], ...]:
     levels: list[list[Column]] = []
     for column in columns:
         made = {name for c in (levels[-1] if levels else ()) for name in c.makes}
-        if not levels or column.calls or column.reads & made:
+        if not levels or column.calls or columns_read(column, recipe) & made:
             levels.append([])
         levels[-1].append(column)
     return tuple(tuple(level) for level in levels)

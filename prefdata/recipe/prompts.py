@@ -5,7 +5,7 @@ are never rendered a second time.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,13 +14,31 @@ import orjson
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.exceptions import SecurityError
 from jinja2.meta import find_referenced_templates, find_undeclared_variables
-from jinja2.nodes import Name
+from jinja2.nodes import (
+    Add,
+    And,
+    Concat,
+    CondExpr,
+    Expr,
+    Filter,
+    Getitem,
+    Name,
+    Node,
+    Or,
+    Output,
+    Slice,
+    TemplateData,
+)
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prefdata.errors import PrefdataError, RowError
+from prefdata.recipe.chats import is_chat, is_message, transcript
 
 _UNFIT = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 """What Jinja's filters and operators raise for a value they cannot take."""
+_WHOLE = ("default", "d", "e", "escape", "forceescape", "indent", "list", "replace", "reverse",
+          "safe", "string", "trim", "truncate", "upper", "lower", "wordwrap")  # fmt: skip
+"""Filters through which a value that is no text is still printed as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +48,15 @@ class Prompt:
     Attributes:
         columns: names of the columns it reads.
         mentions: the same, in the order in which the template first names them.
+        bare: the column that it prints and nothing else, as in `{{ prompt }}`.
+        printed: columns whose whole value it prints.
     """
 
     template: Template
     columns: frozenset[str]
     mentions: tuple[str, ...]
+    bare: str | None
+    printed: frozenset[str]
 
     def render(self, row: Mapping[str, Any]) -> str:
         """The text for one row; only the columns read are handed to the template.
@@ -63,6 +85,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, finalize=_as_text)
     environment.globals.clear()  # a column may be called `range` or `dict`
     environment.filters["tojson"] = _to_json  # Jinja's own escapes <, > and & for HTML
+    environment.filters["transcript"] = _transcript
     return environment
 
 
@@ -70,6 +93,11 @@ def _as_text(value: Any) -> Any:
     if value is None:  # a model would read the word None
         raise TypeError(
             "it prints a null value; write {% if x is not none %} around it, or {{ x or '' }}"
+        )
+    if is_chat(value) or is_message(value):
+        raise TypeError(
+            "it prints a chat, which a model would read as JSON in one turn; write 'messages:' to "
+            "send it turn by turn, or {{ column | transcript }} to print it, a line a turn"
         )
     # a list or a dict as a model knows it, not as Python prints it
     if isinstance(value, list | dict):
@@ -79,6 +107,13 @@ def _as_text(value: Any) -> Any:
 
 def _to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _transcript(value: Any) -> str:
+    try:
+        return transcript(value)
+    except RowError as err:
+        raise ValueError(f"transcript: {err.detail}") from err
 
 
 @cache
@@ -99,10 +134,47 @@ def compile_prompt(source: str) -> Prompt:
                 "the template includes, imports or extends another one, which is not "
                 "supported; write all of it in one place"
             )
-        return Prompt(environment.from_string(source), frozenset(columns), mentions)
+        printed = frozenset(_printed(tree)) & columns
+        bare = _bare(tree)
+        template = environment.from_string(source)
+        return Prompt(template, frozenset(columns), mentions, bare, printed)
     except TemplateSyntaxError as err:
         raise PrefdataError(
             f"the template is not valid Jinja: {err.message} (its line {err.lineno})"
         ) from err
     except TemplateError as err:
         raise PrefdataError(f"the template cannot be compiled: {err}") from err
+
+
+def _bare(tree: Node) -> str | None:
+    """The only name of a template that prints it and nothing else, blanks aside."""
+    parts = [part for node in tree.iter_child_nodes() for part in getattr(node, "nodes", [node])]
+    said = [p for p in parts if not (isinstance(p, TemplateData) and not p.data.strip())]
+    return said[0].name if len(said) == 1 and isinstance(said[0], Name) else None
+
+
+def _printed(tree: Node) -> Iterator[str]:
+    """Names whose whole value, and not a part of it, may come out."""
+    for output in tree.find_all(Output):
+        for node in output.nodes:
+            yield from _whole(node)
+
+
+def _whole(node: Expr) -> Iterator[str]:
+    parts: list[Expr | None] = []
+    match node:
+        case Name():
+            yield node.name
+        case CondExpr():
+            parts = [node.expr1, node.expr2]
+        case Or() | And() | Add():
+            parts = [node.left, node.right]
+        case Concat():
+            parts = [*node.nodes]
+        case Filter() if node.name in _WHOLE:
+            parts = [node.node, *node.args]
+        case Getitem() if isinstance(node.arg, Slice):
+            parts = [node.node]
+    for part in parts:
+        if part is not None:
+            yield from _whole(part)

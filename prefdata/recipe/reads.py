@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from prefdata.recipe.columns import GIVEN_COLUMNS
 from prefdata.recipe.contract import Column, Scored
 from prefdata.recipe.projection import DpoPreference, OutputProjection
+from prefdata.recipe.questions import ASKED, system_prompt_of
 from prefdata.recipe.schema import GIVEN, Recipe
 
 PROJECTED = (
@@ -42,6 +43,10 @@ def columns_needed(recipe: Recipe) -> dict[str, str]:
     for number, column in enumerate(recipe.columns):
         for key, name in column.references:
             needed.setdefault(name, f"columns.{number}.{key}")
+    asking = {alias for column in recipe.columns for alias in column.aliases}
+    for number, model in enumerate(recipe.models):
+        names = system_prompt_of(model).columns if model.alias in asking else ()
+        needed = dict.fromkeys(sorted(names), f"models.{number}.system_prompt") | needed
     for key, name in projected(recipe.output_projection):
         needed.setdefault(name, f"output_projection.{key}")
     return {name: at for name, at in needed.items() if name not in made}
@@ -51,7 +56,16 @@ def projected(projection: OutputProjection) -> Iterator[tuple[str, str]]:
     """(key of the projection, column it names)."""
     for key in PROJECTED:
         value = getattr(projection, key, None)
+        if key == "prompt_field" and value == ASKED:
+            continue
         yield from ((key, name) for name in ([value] if isinstance(value, str) else value or ()))
+
+
+def texts_of_rule(projection: OutputProjection) -> tuple[str, ...]:
+    """The columns whose texts are paired."""
+    if isinstance(projection, DpoPreference):
+        return projection.response_a_field, projection.response_b_field
+    return (projection.candidates,) if projection.candidates else projection.responses or ()
 
 
 def score_columns(recipe: Recipe) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from prefdata.errors import suggest
+from prefdata.recipe.chats import SystemPromptMode
 from prefdata.recipe.columns import AnyColumn
 from prefdata.recipe.projection import OutputProjection
 from prefdata.recipe.providers import CLIENTS, LOCAL_PROVIDERS
@@ -232,6 +233,14 @@ class Model(Frozen):
     engine: dict[str, Any] = {}
     """Passed on to the engine: dtype, max_model_len, max_num_seqs …"""
     system_prompt: str | None = None
+    """A template."""
+    system_prompt_mode: SystemPromptMode = "fill"
+    """Where a chat begins with a system message of its own: `fill` leaves that one alone, `prepend`
+    puts `system_prompt` before its text."""
+    system_role: Literal["auto", "merge", "error"] = "auto"
+    """Where system messages go if the chat template has no place for them: `auto` puts them at the
+    head of the user's turn, `error` stops before the start; `merge` does so whatever the template
+    says, as for a server whose template is not known."""
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_of_the_template)] = {}
     reasoning: Reasoning = "auto"
     """How thoughts are told from answers. `auto` reads the chat template; `none`, a mapping with

@@ -1,6 +1,6 @@
 """What a recipe will cost, before it runs: requests, tokens, GPU-hours, disk. Loads no model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +9,11 @@ from typing import Any
 
 from prefdata.engines.checkpoints import count_parameters, count_tokens
 from prefdata.errors import RowError
-from prefdata.recipe.contract import Column
+from prefdata.recipe.chats import Chat
+from prefdata.recipe.contract import Asking, Column
+from prefdata.recipe.origins import columns_read
 from prefdata.recipe.plan import Pass
-from prefdata.recipe.prompts import Prompt, compile_prompt
+from prefdata.recipe.questions import Question, SystemPrompt, question_of, system_prompt_of
 from prefdata.recipe.reads import all_columns
 from prefdata.recipe.schema import Recipe
 
@@ -54,7 +56,11 @@ class Estimate:
 
 
 def estimate_pass(
-    step: Pass, recipe: Recipe, rows: int, sample: list[Mapping[str, Any]], paths: Mapping[str, str]
+    step: Pass,
+    recipe: Recipe,
+    rows: int,
+    sample: Sequence[Mapping[str, Any]],
+    paths: Mapping[str, str],
 ) -> Estimate:
     """Estimate one pass.
 
@@ -84,26 +90,29 @@ def estimate_pass(
 
 
 def _prompt_tokens(
-    column: Column, recipe: Recipe, sample: list[Mapping[str, Any]], paths: Mapping[str, str]
+    column: Column, recipe: Recipe, sample: Sequence[Mapping[str, Any]], paths: Mapping[str, str]
 ) -> float | None:
     """Mean prompt tokens a request on the sample; 0 for CPU work, None if they cannot be known."""
     if not column.aliases:
         return 0.0
     if column.role != "text":
         return None
-    template = compile_prompt(column.templates["prompt"])
-    if not sample or not template.columns <= sample[0].keys():
+    names = columns_read(column, recipe) | column.inserted
+    if not isinstance(column, Asking) or not sample or not names <= sample[0].keys():
         return None
-    texts, path = list(_rendered(template, sample)), paths[column.aliases[0]]
-    if not texts or not Path(path).is_dir():  # asking the Hub could take minutes, offline
+    system, path = system_prompt_of(recipe.model(column.aliases[0])), paths[column.aliases[0]]
+    chats = list(_chats(question_of(column), system, sample))
+    if not chats or not Path(path).is_dir():  # asking the Hub could take minutes, offline
         return None
     try:
-        return mean(count_tokens(path, texts))
+        return mean(count_tokens(path, chats))
     except (OSError, ValueError):  # no tokenizer or no chat template there
         return None
 
 
-def _rendered(template: Prompt, sample: list[Mapping[str, Any]]) -> Iterator[str]:
+def _chats(
+    question: Question, system: SystemPrompt, sample: Sequence[Mapping[str, Any]]
+) -> Iterator[Chat]:
     for row in sample:
         with suppress(RowError):  # the run will reject it
-            yield template.render(row)
+            yield system.over(question.chat(row), row)

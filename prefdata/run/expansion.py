@@ -3,11 +3,10 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import orjson
 import pyarrow as pa
 
 from prefdata.errors import RowError
-from prefdata.rows import ID, REJECTS, Row, is_json, reject
+from prefdata.rows import ID, REJECTS, Row, reject, rows_of
 from prefdata.run.passes import rejects_of
 from prefdata.run.progress import Progress
 from prefdata.storage.folders import RowsWriter, count_rows, read_schema, read_tables
@@ -38,13 +37,12 @@ def run_expansion(
     ):
         for table in read_tables(source):
             parents, made, refused = [], [], []
-            for place, row in enumerate(table.to_pylist()):
+            for place, row in enumerate(rows_of(table)):
                 try:
                     new = children(row)
                 except RowError as err:
-                    before = row | {f.name: orjson.loads(row[f.name]) for f in schema if is_json(f)}
                     told = {"stage": name, "reason": err.reason, "detail": err.detail}
-                    refused.append(reject(before, **told))
+                    refused.append(reject(row, **told))
                     continue
                 parents += [place] * len(new)
                 made += new

@@ -14,12 +14,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import orjson
 import pyarrow as pa
 from datasets import IterableDataset, config
 
 from prefdata.errors import RowError
-from prefdata.rows import ID, REJECTS, Row, is_json, reject
+from prefdata.rows import ID, REJECTS, Row, is_json, json_array, reject, rows_of
 from prefdata.run.map_loop import MapLoop
 from prefdata.run.progress import Progress
 from prefdata.storage.folders import RowsWriter, read_schema, read_tables
@@ -115,15 +114,11 @@ def _rows(
 ) -> Callable[[], Iterator[Row]]:
     wanted = set(schema.names) if sweep.reads is None else sweep.reads | {ID}
     names = [name for name in schema.names if name in wanted]
-    coded = [field.name for field in schema if field.name in names and is_json(field)]
 
     def rows() -> Iterator[Row]:
         for table in read_tables(source):
             waiting.append(table)
-            for row in table.select(names).to_pylist():
-                for name in coded:
-                    row[name] = orjson.loads(row[name])
-                yield row
+            yield from rows_of(table.select(names))
 
     return rows
 
@@ -193,13 +188,14 @@ def _write(
     kept = [number for number, row in enumerate(made) if _REJECTED not in row]
     if len(kept) < len(made):
         lost = [n for n, row in enumerate(made) if _REJECTED in row]
-        refused = [_reject(table.slice(n, 1).to_pylist()[0], made[n], sweep) for n in lost]
+        refused = [_reject(rows_of(table.slice(n, 1))[0], made[n], sweep) for n in lost]
         rejects.write(pa.Table.from_pylist(refused, schema=REJECTS))
         table = table.take(pa.array(kept, pa.int64()))
     for field in sweep.fields:
         values: list[Any] = [made[number][field.name] for number in kept]
         if is_json(field):
-            values = [orjson.dumps(value).decode() for value in values]
+            table = table.append_column(field, json_array(values))
+            continue
         table = table.append_column(field, pa.array(values, field.type))
     rows.write(table)
 

@@ -5,9 +5,9 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -21,9 +21,11 @@ from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pairs.choose import choose_pairs
 from prefdata.pairs.files import write_jsonl
 from prefdata.pairs.verdicts import count_verdicts
+from prefdata.recipe.chats import ALL_ROLES, Roles
 from prefdata.recipe.loader import LoadedRecipe
+from prefdata.recipe.origins import columns_read
 from prefdata.recipe.plan import Pass
-from prefdata.recipe.reads import score_columns
+from prefdata.recipe.reads import all_columns, score_columns
 from prefdata.recipe.schema import Recipe
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import REJECTS
@@ -33,6 +35,7 @@ from prefdata.run.passes import Sweep, rejects_of, run_ahead, run_pass, window_f
 from prefdata.run.progress import Progress, show_progress
 from prefdata.run.shard_status import ShardStatus, write_status
 from prefdata.run.stage_folders import StageFolders
+from prefdata.run.system_messages import tell_of_system_messages
 from prefdata.seeds.seeds import Seeds, seeds_of
 from prefdata.stages import Tools, fields_of, make_expansion, make_stage
 from prefdata.storage.disk import Damaged, write_text
@@ -83,7 +86,7 @@ class Building:
     def load_seeds(self) -> Seeds:
         """All seeds; tells of those that cannot be used."""
         with self._timed("seeds"):
-            seeds = seeds_of(self.recipe, self.loaded.locate)
+            seeds = seeds_of(self.recipe, self.loaded.locate, self.loaded.place)
         for note in (*self.loaded.notes, *seeds.notes):
             self.say(note)
         for bad in seeds.rejects[:5]:
@@ -107,6 +110,9 @@ class Building:
         """Make every folder of the stages that is not there."""
         self.save_seeds(seeds, stages.folders[0])
         if not all(self.is_made(target) for _, _, target in stages.steps):
+            roles = self.fleet.template_roles
+            for note in tell_of_system_messages(self.recipe, seeds.table, roles):
+                self.say(note)
             self.fleet.check_health()
         for number, (step, source, target) in enumerate(stages.steps):
             self._passes = (number, len(stages.passes))
@@ -132,6 +138,7 @@ class Building:
             "rows": len(seeds) + sum(added.values()),
             "stages": [folder.name for folder in stages.folders],
             "shards": len(parts) or None,
+            "roles": _lacking(self.fleet.template_roles),
             **self.choose(list(stages.folders)),
         }
         return self.record(record, add_up([*parts, self.spent()]))
@@ -237,6 +244,8 @@ class Building:
                     rule,
                     scores=score_columns(self.recipe),
                     seed=self.recipe.seed,
+                    recipe=self.recipe,
+                    roles=self.fleet.template_roles,
                 )
             for split, place in self._copies().items():
                 write_jsonl(self.out / "pairs", split, place, columns=JSONL_COLUMNS)
@@ -247,6 +256,8 @@ class Building:
             "rejects": count_reasons(self.out / "rejects"),
             "drops": dict(choice.drops),
             "means": choice.means,
+            "prompt_field": choice.prompt_field,
+            "asked": choice.asked,
             "judges": count_verdicts(scored, self.recipe),
         }
 
@@ -280,11 +291,12 @@ class Building:
         text, reward = self.fleet.engines_of(step, group)
         models = {model.alias: model for model in self.recipe.models}
         recipe, folder = self.recipe, self.loaded.folder
-        prompt = recipe.output_projection.prompt_field
-        tools = Tools(recipe.seed, models, text, reward, folder, recipe.columns, prompt)
+        columns, prompt = all_columns(recipe), recipe.output_projection.prompt_field
+        roles = self.fleet.template_roles
+        tools = Tools(recipe.seed, models, text, reward, folder, columns, prompt, roles)
         levels = [[(c.name, make_stage(c, tools)) for c in level] for level in step.levels]
         fields = [field for column in step.columns for field in fields_of(column)]
-        return Sweep(levels, fields, _reads(step), window_for(self.fleet.gpus))
+        return Sweep(levels, fields, _reads(step, recipe), window_for(self.fleet.gpus))
 
     def _is_whole(self, folder: Path) -> bool:
         """Whether a step is finished; a damaged one is set aside, to be made again."""
@@ -318,16 +330,21 @@ class Building:
         self.seconds[name] = time.monotonic() - start
 
 
+def _lacking(roles: Mapping[str, Roles]) -> Record:
+    """Aliases whose templates do not know all roles, as `roles_of_record` reads them."""
+    return {alias: asdict(known) for alias, known in roles.items() if known != ALL_ROLES}
+
+
 def _rows_added(stages: StageFolders) -> dict[str, int]:
     """By how much each expansion has raised the number of rows."""
     return {s.name: rows_added(source, target) for s, source, target in stages.steps if s.expands}
 
 
-def _reads(step: Pass) -> frozenset[str] | None:
+def _reads(step: Pass, recipe: Recipe) -> frozenset[str] | None:
     """Columns that a pass reads; None for all of them, which a Python function may ask for."""
     if any(column.calls for column in step.columns):
         return None
-    named = frozenset[str]().union(*(column.reads for column in step.columns))
+    named = frozenset[str]().union(*(columns_read(column, recipe) for column in step.columns))
     # a part of a text shares its provenance, where it has one
     sources = (column.source + META_SUFFIX for column in step.columns if column.source)
     return named.union(sources)

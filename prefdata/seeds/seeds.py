@@ -3,7 +3,7 @@
 A line that cannot be used is a reject with its place, never a silent skip. Knows no stage.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,12 +12,16 @@ from types import MappingProxyType
 import numpy as np
 import pyarrow as pa
 
-from prefdata.errors import PrefdataError, suggest
+from prefdata.errors import PrefdataError, RowError, suggest
 from prefdata.fingerprint import copy_id, digest, row_id, sampling_seed
+from prefdata.recipe.chat_checks import chats_read, check_chats
+from prefdata.recipe.chats import is_chat, looks_like_chat, read_chat
+from prefdata.recipe.contract import At, dotted
 from prefdata.recipe.reads import columns_made, columns_needed
 from prefdata.recipe.schema import Recipe, SeedDataset
 from prefdata.recipe.values import OWN_ID
-from prefdata.rows import ID, Row, reject
+from prefdata.rows import ID, Row, reject, rows_of
+from prefdata.seeds.columns import chat_columns, chunk_table, join_chunks
 from prefdata.seeds.files import Line, kind_of, read_lines
 from prefdata.seeds.identity import says_nothing
 from prefdata.seeds.turns import Turns
@@ -47,15 +51,18 @@ class Seeds:
         return int(self.table.num_rows) + len(self.rejects)
 
 
-def seeds_of(recipe: Recipe, locate: Callable[[str], str]) -> Seeds:
-    """The seeds of a recipe; errors as for `load_seeds`.
+def seeds_of(
+    recipe: Recipe, locate: Callable[[str], str], place: Callable[[At], str] = dotted
+) -> Seeds:
+    """The seeds of a recipe; errors as for `load_seeds`, and where a chat would be flattened.
 
     Args:
         recipe: one that the loader has checked.
         locate: finds a path of the recipe, which may be relative to its file.
+        place: where a key of the recipe stands, for a message.
     """
     config = recipe.seed_dataset
-    return load_seeds(
+    seeds = load_seeds(
         config,
         [locate(path) for path in config.path or ()],
         needed=columns_needed(recipe),
@@ -64,7 +71,27 @@ def seeds_of(recipe: Recipe, locate: Callable[[str], str]) -> Seeds:
         seed=recipe.seed,
         inputs=recipe.inputs,
         prompt=recipe.output_projection.prompt_field,
+        chats=chats_read(recipe),
     )
+    chats = chat_columns(seeds.table)
+    problems = check_chats(recipe, chats, frozenset(seeds.table.column_names) - chats)
+    if problems:
+        raise PrefdataError("\n".join(f"{place(p.at)}: {p.message}" for p in problems))
+    if config.candidates is None:
+        seeds.notes.extend(_answered(seeds.table, sorted(chats & chats_read(recipe))))
+    return seeds
+
+
+def _answered(table: pa.Table, names: Iterable[str]) -> Iterator[str]:
+    """Told of chats that end with the answer which a model is to write."""
+    for name in names:
+        values = (row[name] for row in rows_of(table.select([name])))
+        chats = [read_chat(value) for value in values if is_chat(value)]
+        if count := sum(chat[-1]["role"] == "assistant" for chat in chats):
+            yield (
+                f"column {name!r}: {count:,} of {len(chats):,} chats end with a turn of the "
+                "assistant; where a model is to answer, that turn is left out"
+            )
 
 
 def load_seeds(
@@ -77,6 +104,7 @@ def load_seeds(
     made: Mapping[str, str] = MappingProxyType({}),
     inputs: Mapping[str, Scalar] = MappingProxyType({}),
     prompt: str | None = None,
+    chats: Collection[str] = (),
 ) -> Seeds:
     """Read, check, order and number the seeds.
 
@@ -93,12 +121,13 @@ def load_seeds(
         inputs: values that every row gets as columns unless the seeds have them; they are no part
             of a row's id, so that a row keeps what was drawn for it when a count changes.
         prompt: column that becomes the pairs' prompt; a line where it asks nothing is a reject.
+        chats: columns whose values are sent to models turn by turn where they are chats.
 
     Raises:
         PrefdataError: there is no such file, dataset, split or column, or not one usable row.
     """
     path = ", ".join(paths)
-    reading = _Reading(config, needed, prompt)
+    reading = _Reading(config, needed, prompt, chats)
     lines = _lines(config, paths, reading.notes) if config.rows is None else _inline(config.rows)
     bounds = [bound for bound in (config.limit, num_records) if bound is not None]
     stop_early = min(bounds, default=None) if config.strategy == "ordered" else None
@@ -163,8 +192,15 @@ def _inline(rows: Iterable[Row]) -> Iterator[Line]:
 class _Reading:
     """One pass over the lines: what has been seen of the columns, and what was refused."""
 
-    def __init__(self, config: SeedDataset, needed: Mapping[str, str], prompt: str | None) -> None:
+    def __init__(
+        self,
+        config: SeedDataset,
+        needed: Mapping[str, str],
+        prompt: str | None,
+        chats: Collection[str],
+    ) -> None:
         self._fields, self._needed, self._prompt = config.fields, needed, prompt
+        self._chats = chats
         self._kinds: dict[str, str] = {}
         self.rejects: list[Row] = []
         self.notes: list[str] = []
@@ -216,6 +252,11 @@ class _Reading:
             kind = kind_of(line.fields[name])
             if kind is not None and self._kinds.setdefault(name, kind) != kind:
                 return "field_type", f"{name!r} is {kind}, earlier rows have {self._kinds[name]}"
+            if name in self._chats and looks_like_chat(line.fields[name]):
+                try:
+                    read_chat(line.fields[name])
+                except RowError as err:
+                    return err.reason, f"{name!r}: {err.detail}"
         return None
 
     def _missing(self, name: str, fields: Row) -> str:
@@ -230,9 +271,7 @@ def _table(rows: Iterator[Row], wanted: int | None, path: str) -> pa.Table:
     rows = islice(rows, wanted)
     while chunk := list(islice(rows, CHUNK)):
         try:
-            names = list(dict.fromkeys(name for row in chunk for name in row))
-            columns = {name: pa.array([row.get(name) for row in chunk]) for name in names}
-            chunks.append(pa.table(columns))
+            chunks.append(chunk_table(chunk))
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as err:
             raise PrefdataError(
                 f"seed_dataset.path: {path}: {_culprit(chunk)} holds values of different types "
@@ -240,7 +279,7 @@ def _table(rows: Iterator[Row], wanted: int | None, path: str) -> pa.Table:
                 "name the columns you need with seed_dataset.fields, or give them one type"
             ) from err
     try:
-        return pa.concat_tables(chunks, promote_options="permissive") if chunks else pa.table({})
+        return join_chunks(chunks)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
         raise PrefdataError(
             f"seed_dataset.path: {path}: rows have columns of different types: {err}"
@@ -250,7 +289,7 @@ def _table(rows: Iterator[Row], wanted: int | None, path: str) -> pa.Table:
 def _culprit(chunk: list[Row]) -> str:
     for name in chunk[0]:
         try:
-            pa.array([row.get(name) for row in chunk])
+            chunk_table([{name: row.get(name)} for row in chunk])
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             return f"column {name!r}"
     return "a column"
@@ -259,7 +298,8 @@ def _culprit(chunk: list[Row]) -> str:
 def _ids(table: pa.Table) -> list[str]:
     """Ids in order; equal rows count their copies, so the n-th copy keeps its id in longer runs."""
     batches = table.to_batches(max_chunksize=CHUNK)
-    return _numbered(row_id(fields) for batch in batches for fields in batch.to_pylist())
+    tables = (pa.Table.from_batches([batch]) for batch in batches)
+    return _numbered(row_id(fields) for table in tables for fields in rows_of(table))
 
 
 def _numbered(contents: Iterable[str]) -> list[str]:

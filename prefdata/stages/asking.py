@@ -4,7 +4,7 @@ Shared by every stage that samples a text model; knows no engine but the protoco
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +14,9 @@ from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
 from prefdata.inference import Completion, Failure, Message, Sampling, TextRequest
+from prefdata.recipe.chats import ALL_ROLES, Chat, Roles, fit_roles
 from prefdata.recipe.contract import Column
+from prefdata.recipe.questions import Question, system_prompt_of
 from prefdata.recipe.schema import Model
 from prefdata.rows import Row, is_blank
 
@@ -31,8 +33,10 @@ class Tools:
         text: engine of each alias that a text column names.
         reward: engine of each alias that a reward column names.
         folder: where Python functions named by the recipe are sought.
-        columns: all columns of the recipe; a judge finds the two that it compares among them.
+        columns: all columns of the recipe, those of given candidates among them: a judge finds the
+            two that it compares among them, a scorer what the texts were asked.
         prompt: the column that becomes the pairs' prompt; a stage may not make it blank.
+        roles: leading roles that each alias's chat template knows; all of them where left out.
     """
 
     seed: int
@@ -42,6 +46,7 @@ class Tools:
     folder: Path = Path()
     columns: Sequence[Column] = ()
     prompt: str = ""
+    roles: Mapping[str, Roles] = field(default_factory=dict)
 
 
 class Asker:
@@ -61,41 +66,44 @@ class Asker:
         self.engine = tools.text[alias]
         self._seed, self._column, self._schema = tools.seed, column, schema
         self._sampling = _sampling(self.model)
-        system = self.model.system_prompt
-        self._opening: tuple[Message, ...] = (
-            ({"role": "system", "content": system},) if system else ()
-        )
+        self._system = system_prompt_of(self.model)
+        self._roles = tools.roles.get(alias, ALL_ROLES)
 
-    def request(self, row_id: str, prompt: str, sample: int = 0, retry: int = 0) -> TextRequest:
-        """The request for one sample; its seed comes from row, column, alias, sample and retry."""
-        return self.request_for(row_id, self._messages(prompt), sample, retry)
+    @property
+    def columns(self) -> frozenset[str]:
+        """Names of the columns that the model's system prompt reads."""
+        return self._system.columns
 
-    def requests(self, row_id: str, prompt: str, samples: int) -> list[TextRequest]:
-        """One request a sample; the messages are built once."""
-        messages = self._messages(prompt)
-        return [self.request_for(row_id, messages, sample) for sample in range(samples)]
+    def chat(self, question: Question, row: Row) -> Chat:
+        """The messages of a row under this model's system prompt, in roles that its template has.
 
-    def _messages(self, prompt: str) -> tuple[Message, ...]:
-        if is_blank(prompt):
+        A last turn of the assistant is the beginning of the answer.
+
+        Raises:
+            RowError: a template cannot be rendered for this row, or a value is no chat.
+        """
+        asked = question.chat(row)
+        if is_blank(asked[-1]["content"]) and "tool_calls" not in asked[-1]:
             raise RowError("empty_prompt", f"the prompt of column {self._column!r} is blank")
-        return (*self._opening, Message(role="user", content=prompt))
+        chat = fit_roles(self._system.over(asked, row), self._roles)
+        begun = question.beginning(row)
+        return (*chat, Message(role="assistant", content=begun)) if begun else chat
 
-    def request_for(
-        self, row_id: str, messages: tuple[Message, ...], sample: int, retry: int = 0
-    ) -> TextRequest:
-        """As `request`, for a chat that is already built."""
+    def request(self, row_id: str, chat: Chat, sample: int = 0, retry: int = 0) -> TextRequest:
+        """The request for one sample; its seed comes from row, column, alias, sample and retry."""
         own = self.model.inference_parameters.seed
         retries = ("retry", retry) if retry else ()
         seed = sampling_seed(
             self._seed, row_id, self._column, self.model.alias, sample, own, *retries
         )
         return TextRequest(
-            messages,
+            chat,
             self._sampling,
             seed,
             self._schema,
             self.model.chat_template_kwargs,
             self._top_logprobs,
+            continues=chat[-1]["role"] == "assistant",
         )
 
     def meta(self, request: TextRequest, outcome: Completion | Failure) -> Row:
@@ -132,20 +140,20 @@ class Said(Generic[Value]):
 async def ask_until(
     asker: Asker,
     row_id: str,
-    prompts: Sequence[str],
+    chats: Sequence[Chat],
     read: Callable[[Completion], Value],
     retries: int,
 ) -> list[Said[Value]]:
-    """Ask every prompt; what `read` refuses is asked again with a fresh seed, `retries` times.
+    """Ask every chat; what `read` refuses is asked again with a fresh seed, `retries` times.
 
     Raises:
         RowError: from `read`, of the last try.
     """
     found: dict[int, Said[Value]] = {}
-    spent = {number: (0, 0) for number in range(len(prompts))}
+    spent = {number: (0, 0) for number in range(len(chats))}
     for retry in range(retries + 1):
         left = [number for number in spent if number not in found]
-        requests = [asker.request(row_id, prompts[n], n, retry) for n in left]
+        requests = [asker.request(row_id, chats[n], n, retry) for n in left]
         completions = await answers(asker.engine, requests)
         for number, request, completion in zip(left, requests, completions, strict=True):
             before = spent[number]
@@ -158,9 +166,15 @@ async def ask_until(
             except RowError:
                 if retry == retries:
                     raise
-        if len(found) == len(prompts):
+        if len(found) == len(chats):
             break
     return [found[number] for number in spent]
+
+
+def whole_text(request: TextRequest, completion: Completion) -> str:
+    """The assistant's turn: what the request began, and what the model made of it."""
+    begun = request.messages[-1]["content"] if request.continues else ""
+    return begun + completion.text
 
 
 async def outcomes(

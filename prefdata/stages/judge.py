@@ -7,7 +7,7 @@ import orjson
 import pyarrow as pa
 
 from prefdata.recipe.judges import LlmJudge
-from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.questions import question_of
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, JUDGE_META, Row, field_of_schema
 from prefdata.stages.asking import Asker, Tools, ask_until
@@ -28,16 +28,16 @@ def judge_fields(column: LlmJudge) -> list[pa.Field]:
 
 def llm_judge(column: LlmJudge, tools: Tools) -> Stage:
     """One verdict a row; tokens are summed over the orders asked."""
-    prompt = compile_prompt(column.prompt)
+    question = question_of(column)
     asker = Asker(tools, column.model_alias, column.name, column.output_format)
     compared = column.swapped(tools.columns)
     read = reader(column.output_format)
 
     async def stage(row: Row) -> Row:
-        blind = blinded(row, prompt.columns)
+        blind = blinded(row, question.columns | asker.columns)
         orders = [blind, _swap(blind, compared)] if compared else [blind]
-        prompts = [prompt.render(order) for order in orders]
-        said = await ask_until(asker, row[ID], prompts, read, column.max_retries)
+        chats = [asker.chat(question, order) for order in orders]
+        said = await ask_until(asker, row[ID], chats, read, column.max_retries)
         verdicts = [one.value for one in said]
         meta = asker.meta(said[0].request, said[0].completion)
         meta["prompt_tokens"] = sum(one.prompt_tokens for one in said)

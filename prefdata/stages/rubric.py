@@ -7,10 +7,12 @@ import pyarrow as pa
 
 from prefdata.errors import RowError
 from prefdata.inference import Completion
+from prefdata.recipe.chats import Chat
 from prefdata.recipe.judges import RubricJudge
-from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.questions import ASKED, question_of
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, Row
+from prefdata.stages.asked import Asked
 from prefdata.stages.asking import Asker, Tools, ask_until
 from prefdata.stages.judge import blinded
 from prefdata.stages.scores import as_column, scorable, score_fields, texts_of
@@ -36,11 +38,12 @@ def rubric_fields(column: RubricJudge) -> list[pa.Field]:
 
 def rubric_judge(column: RubricJudge, tools: Tools) -> Stage:
     """One request for every text and criterion, all of a row in one call."""
-    prompt = compile_prompt(column.prompt)
-    names = prompt.columns.difference(column.inserted)
+    question = question_of(column)
+    asked = Asked(column, tools) if ASKED in question.columns else None
     lowest, highest = column.scale
     schema = {"type": "integer", "enum": list(range(lowest, highest + 1))}
     asker = Asker(tools, column.model_alias, column.name, schema, top_logprobs=TOP_LOGPROBS)
+    names = (question.columns | asker.columns).difference(column.inserted)
 
     def read(completion: Completion) -> float:
         return read_rating(completion, lowest, highest)
@@ -48,14 +51,13 @@ def rubric_judge(column: RubricJudge, tools: Tools) -> Stage:
     async def stage(row: Row) -> Row:
         texts, shown, rated = texts_of(column, row), blinded(row, names), scorable(column, row)
         shown |= {"lowest": lowest, "highest": highest}
-        prompts = [
-            prompt.render(
-                shown | {"response": texts[n], "criterion": name, "description": description}
-            )
+        known = asked.chats(row) if asked else [None for _ in texts]
+        chats = [
+            asker.chat(question, shown | _rated(texts[n], known[n], name, description))
             for n in rated
             for name, description in column.criteria.items()
         ]
-        said = iter(await ask_until(asker, row[ID], prompts, read, column.max_retries))
+        said = iter(await ask_until(asker, row[ID], chats, read, column.max_retries))
         ratings: list[dict[str, float] | None] = [None] * len(texts)
         for n in rated:
             ratings[n] = {name: next(said).value for name in column.criteria}
@@ -66,6 +68,11 @@ def rubric_judge(column: RubricJudge, tools: Tools) -> Stage:
         }
 
     return stage
+
+
+def _rated(text: str, chat: Chat | None, criterion: str, description: str) -> Row:
+    told = {"response": text, "criterion": criterion, "description": description}
+    return told if chat is None else told | {ASKED: [*chat]}
 
 
 def read_rating(completion: Completion, lowest: int, highest: int) -> float:

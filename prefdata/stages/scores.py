@@ -11,11 +11,13 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Failure, Message, ScoreRequest
+from prefdata.recipe.chats import ALL_ROLES, Chat, fit_roles
 from prefdata.recipe.contract import Scored
 from prefdata.recipe.judges import RewardModel, Verifier
-from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.questions import ASKED, own_question, system_prompt_of
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import Row, is_answer
+from prefdata.stages.asked import Asked
 from prefdata.stages.asking import Tools
 from prefdata.stages.functions import Function, load_function, raised
 from prefdata.stages.stage import Stage
@@ -45,15 +47,17 @@ def reward_fields(column: RewardModel) -> list[pa.Field]:
 
 
 def reward_model(column: RewardModel, tools: Tools) -> Stage:
-    """The raw logit per text, or the weighted sum of several; what is not finite becomes null."""
-    prompt, engine = compile_prompt(column.prompt), tools.reward[column.model_alias]
+    """The raw logit per text, or the weighted sum of several; what is not finite becomes null.
+
+    Each text is read as the answer to what it was asked, unless the column asks by itself.
+    """
+    engine, chats_of = tools.reward[column.model_alias], _chats(column, tools)
 
     async def stage(row: Row) -> Row:
-        asked: Message = {"role": "user", "content": prompt.render(row)}
         texts = texts_of(column, row)
-        scored = scorable(column, row)
+        scored, chats = scorable(column, row), chats_of(row)
         requests = [
-            ScoreRequest((asked, {"role": "assistant", "content": texts[n]})) for n in scored
+            ScoreRequest((*chats[n], Message(role="assistant", content=texts[n]))) for n in scored
         ]
         attributes: list[list[float]] = [[] for _ in texts]
         async for index, logits in engine.score(requests):
@@ -65,6 +69,14 @@ def reward_model(column: RewardModel, tools: Tools) -> Stage:
         return made
 
     return stage
+
+
+def _chats(column: RewardModel, tools: Tools) -> Callable[[Row], Sequence[Chat]]:
+    """A function that tells the chat before each text of a row, as the reward model reads it."""
+    roles = tools.roles.get(column.model_alias, ALL_ROLES)
+    system = system_prompt_of(tools.models[column.model_alias])
+    asked = Asked(column, tools, own_question(column))
+    return lambda row: [fit_roles(system.over(chat or (), row), roles) for chat in asked.chats(row)]
 
 
 def _total(column: RewardModel, attributes: Sequence[float]) -> float | None:
@@ -86,14 +98,27 @@ def _total(column: RewardModel, attributes: Sequence[float]) -> float | None:
 
 
 def verifier(column: Verifier, tools: Tools) -> Stage:
-    """1 or 0 per text, or what the recipe's function says, called for one row at a time."""
+    """1 or 0 per text, or what the recipe's function says, called for one row at a time.
+
+    A function finds what the text was asked in the row, as `asked`.
+    """
     check = _check(column, tools)
+    is_called = column.method == "function"
+    asked = Asked(column, tools, own_question(column)) if is_called else None
     # a function may take its time: in a thread, engines go on meanwhile and Ctrl-C is heard
     thread = ThreadPoolExecutor(1, "verifier") if column.method == "function" else None
 
     def scores_of(row: Row) -> list[float | None]:
         found, texts = set(scorable(column, row)), texts_of(column, row)
-        return [check(text, row) if n in found else None for n, text in enumerate(texts)]
+        chats = asked.chats(row) if asked else None
+
+        def score(place: int, text: str) -> float | None:
+            if chats is None:
+                return check(text, row)
+            chat = chats[place]
+            return check(text, row | {ASKED: None if chat is None else [*chat]})
+
+        return [score(n, text) if n in found else None for n, text in enumerate(texts)]
 
     async def stage(row: Row) -> Row:
         if thread is None:

@@ -14,10 +14,10 @@ from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
 from prefdata.inference import Completion, Failure, TextRequest
 from prefdata.recipe.columns import Candidates, LlmStructured, LlmText
-from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.questions import question_of
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import CANDIDATE, ID, TEXT_META, Row, field_of_schema
-from prefdata.stages.asking import Asker, Tools, answers, ask_until, outcomes
+from prefdata.stages.asking import Asker, Tools, answers, ask_until, outcomes, whole_text
 from prefdata.stages.stage import Stage
 
 _FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
@@ -30,15 +30,15 @@ def text_fields(column: LlmText) -> list[pa.Field]:
 
 def llm_text(column: LlmText, tools: Tools) -> Stage:
     """One completion a row, by a member of the pool that depends on the row and the seed alone."""
-    prompt = compile_prompt(column.prompt)
+    question = question_of(column)
     pool = [Asker(tools, alias, column.name) for alias in column.model_alias]
 
     async def stage(row: Row) -> Row:
         asker = pool[sampling_seed(tools.seed, row[ID], column.name, "pool") % len(pool)]
-        request = asker.request(row[ID], prompt.render(row))
+        request = asker.request(row[ID], asker.chat(question, row))
         [completion] = await answers(asker.engine, [request])
         return {
-            column.name: completion.text,
+            column.name: whole_text(request, completion),
             column.name + META_SUFFIX: asker.meta(request, completion),
         }
 
@@ -55,15 +55,14 @@ def candidates(column: Candidates, tools: Tools) -> Stage:
 
     All requests of a row that one engine serves go to it in one call, so that they stay adjacent.
     """
-    prompt = compile_prompt(column.prompt)
+    question = question_of(column)
     askers = [Asker(tools, alias, column.name) for alias in column.model_alias]
 
     async def stage(row: Row) -> Row:
-        text, made = prompt.render(row), []
+        made = []
         for asker in askers:
-            made += [
-                (asker, k, r) for k, r in enumerate(asker.requests(row[ID], text, column.samples))
-            ]
+            chat = asker.chat(question, row)
+            made += [(asker, k, asker.request(row[ID], chat, k)) for k in range(column.samples)]
         found: dict[int, Completion | Failure] = {}
         for engine in dict.fromkeys(asker.engine for asker in askers):
             mine = [number for number, (asker, _, _) in enumerate(made) if asker.engine is engine]
@@ -86,7 +85,7 @@ def _refuse_none(found: list[Completion | Failure]) -> None:
 def _candidate(
     asker: Asker, sample: int, request: TextRequest, outcome: Completion | Failure
 ) -> Row:
-    text = outcome.text if isinstance(outcome, Completion) else ""
+    text = whole_text(request, outcome) if isinstance(outcome, Completion) else ""
     return {"text": text, "sample": sample, **asker.meta(request, outcome)}
 
 
@@ -100,12 +99,14 @@ def structured_fields(column: LlmStructured) -> list[pa.Field]:
 
 def llm_structured(column: LlmStructured, tools: Tools) -> Stage:
     """One dict a row."""
-    prompt = compile_prompt(column.prompt)
+    question = question_of(column)
     asker = Asker(tools, column.model_alias, column.name, column.output_format)
     read = reader(column.output_format)
 
     async def stage(row: Row) -> Row:
-        [said] = await ask_until(asker, row[ID], [prompt.render(row)], read, column.max_retries)
+        [said] = await ask_until(
+            asker, row[ID], [asker.chat(question, row)], read, column.max_retries
+        )
         meta = asker.meta(said.request, said.completion) | {
             "prompt_tokens": said.prompt_tokens,
             "completion_tokens": said.completion_tokens,

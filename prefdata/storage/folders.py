@@ -9,11 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefdata.rows import Row, is_json
+from prefdata.rows import Row, rows_of
 from prefdata.storage.disk import Damaged, make_folder, publish, temporary_name
 
 ROWS_PER_GROUP = 10_000
@@ -215,10 +214,8 @@ def read_tables(
 
 def read_rows(folder: Path, *, stem: str | None = None) -> Iterator[Row]:
     """Rows as Python dicts, in order, of one stem or of all; columns of JSON texts are parsed."""
-    coded = [field.name for field in read_schema(folder) if is_json(field)]
     for table in read_tables(folder, stem=stem):
-        for row in table.to_pylist():
-            yield row | {name: orjson.loads(row[name]) for name in coded} if coded else row
+        yield from rows_of(table)
 
 
 def _files(folder: Path) -> list[Path]:

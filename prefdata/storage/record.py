@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pyarrow.compute as pc
 
+from prefdata.recipe.chats import Roles
 from prefdata.recipe.projection import DpoPreference
 from prefdata.recipe.schema import Recipe
 from prefdata.storage.disk import Damaged, sync, write_text
@@ -78,6 +79,11 @@ def lost_files(out: Path, record: Record) -> list[str]:
 
 def _size(file: Path) -> int | None:
     return file.stat().st_size if file.is_file() else None
+
+
+def roles_of_record(record: Record) -> dict[str, Roles]:
+    """Leading roles that the chat templates of a run knew, by alias; who knew all is left out."""
+    return {alias: Roles(**known) for alias, known in record.get("roles", {}).items()}
 
 
 def count_reasons(rejects: Path) -> dict[str, int]:

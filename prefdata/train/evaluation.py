@@ -13,14 +13,16 @@ from prefdata.engines.protocols import TextEngine
 from prefdata.errors import PrefdataError, RowError
 from prefdata.export import Export
 from prefdata.inference import Message
+from prefdata.pairs.prompts import PairPrompts
 from prefdata.recipe.contract import Scored
 from prefdata.recipe.schema import Model, Recipe, SeedDataset
-from prefdata.rows import ID, Row
+from prefdata.rows import ID, Row, rows_of
 from prefdata.run.finished import FinishedRun
 from prefdata.seeds.seeds import load_seeds
 from prefdata.stages import Tools, make_stage
 from prefdata.stages.asking import Asker, answers
 from prefdata.storage.folders import read_rows
+from prefdata.storage.record import roles_of_record
 from prefdata.train.trl_settings import Evaluation
 
 ANSWERS = "candidates"
@@ -49,10 +51,10 @@ def held_out_rows(
         PrefdataError: the file cannot serve, or no prompt is left.
     """
     recipe = _recipe(run)
-    field = recipe.output_projection.prompt_field
+    prompts = _prompts(run)
     trained = {_key(line["prompt"]) for line in _lines(data.train)}
     rows = _rows_of_file(recipe, settings.path) if settings.path else _test_rows(run, data)
-    kept = [row for row in rows if _key(row[field]) not in trained]
+    kept = [row for row in rows if _key(prompts.of_row(row)) not in trained]
     where = settings.path or "the run's test set"
     if len(kept) < len(rows):
         say(f"{where}: {len(rows) - len(kept):,} of {len(rows):,} prompts are trained on, and do not count")  # fmt: skip  # noqa: E501
@@ -101,6 +103,7 @@ async def _evaluate(
         {},
         run.loaded.folder if run.loaded else run.folder,
     )
+    prompts = _prompts(run)
     asker = Asker(tools, model.alias, "evaluation")
     rules = [
         rule.model_copy(update={"candidates": ANSWERS, "responses": None})
@@ -111,11 +114,11 @@ async def _evaluate(
     found: dict[str, list[float | None]] = {name: [] for name in stages}
 
     async def judge(row: Row) -> int:
-        prompt = row[recipe.output_projection.prompt_field]
+        prompt = prompts.of_row(row)
         try:
             async with gate:
                 chat = _messages(prompt)
-                requests = [asker.request_for(row[ID], chat, n) for n in range(samples)]
+                requests = [asker.request(row[ID], chat, n) for n in range(samples)]
                 completions = await answers(engine, requests)
             answered = row | {ANSWERS: [{"text": one.text} for one in completions]}
             for name, stage in stages.items():
@@ -145,7 +148,8 @@ async def _evaluate(
 
 
 def _rows_of_file(recipe: Recipe, path: str) -> list[Row]:
-    needed = {recipe.output_projection.prompt_field: "output_projection.prompt_field"}
+    prompts = PairPrompts(recipe.output_projection, recipe)
+    needed = dict.fromkeys(prompts.reads, "output_projection.prompt_field")
     for rule in verifiers_of(recipe):
         made = {ANSWERS, rule.candidates, *(rule.responses or ())}
         needed |= dict.fromkeys(rule.reads - made, rule.name)
@@ -157,8 +161,7 @@ def _rows_of_file(recipe: Recipe, path: str) -> list[Row]:
             f"{first['source']}: {first['reason']}: {first['detail']}; an evaluation wants every "
             "line, so mend it"
         )
-    rows: list[Row] = seeds.table.to_pylist()
-    return rows
+    return rows_of(seeds.table)
 
 
 def _test_rows(run: FinishedRun, data: Export) -> list[Row]:
@@ -177,6 +180,11 @@ def _messages(prompt: Any) -> tuple[Message, ...]:
 
 def _key(prompt: Any) -> bytes:
     return orjson.dumps(_messages(prompt), option=orjson.OPT_SORT_KEYS)
+
+
+def _prompts(run: FinishedRun) -> PairPrompts:
+    recipe = _recipe(run)
+    return PairPrompts(recipe.output_projection, recipe, roles_of_record(run.record))
 
 
 def _recipe(run: FinishedRun) -> Recipe:

@@ -4,6 +4,7 @@ Every engine is behind the journal. Knows neither rows nor stages.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,7 +20,9 @@ from prefdata.engines import (
 )
 from prefdata.engines.checkpoints import check_text_model, identify
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
+from prefdata.engines.template_file import read_template, roles_of_model
 from prefdata.fingerprint import ScoreKeys, TextKeys, digest, model_identity
+from prefdata.recipe.chats import Roles as ChatRoles
 from prefdata.recipe.contract import Role
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import Checkpoint, Pass, roles_of
@@ -94,6 +97,18 @@ class Fleet:
         finally:
             if self._journal is not None:
                 self._journal.close()
+
+    @cached_property
+    def template_roles(self) -> dict[str, ChatRoles]:
+        """Leading roles that the chat template of every alias in use knows, found by rendering."""
+        found = {}
+        for alias, role in self._roles.items():
+            model = self._loaded.recipe.model(alias)
+            is_here = self._loaded.recipe.endpoint(model) is None and not self._rehearse
+            path = self._loaded.locate(model.model)
+            template = read_template(model, path, fetch=True) if is_here else None
+            found[alias] = roles_of_model(model, template, is_finished=role == "reward")
+        return found
 
     @property
     def gpus(self) -> int:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.utils import logging
 
 from prefdata.errors import PrefdataError, RowError
-from prefdata.inference import Message
+from prefdata.inference import Message, TextRequest
 
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 TINY_PARAMETERS = 20_000_000
@@ -65,6 +65,13 @@ class ChatTokenizer:
         return str(
             self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         )
+
+
+def generation_arguments(request: TextRequest) -> dict[str, Any]:
+    """What the chat template is told of a request, besides its messages."""
+    begin = {"add_generation_prompt": not request.continues}
+    go_on = {"continue_final_message": True} if request.continues else {}
+    return {**begin, **go_on, **request.chat_template_kwargs}
 
 
 def apply_template(

@@ -12,7 +12,12 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from prefdata.engines.model_thread import Call, ModelThread
 from prefdata.engines.reasoning import Watch, open_reader
 from prefdata.engines.transformers.decoder import Decoder, Prompt, Sample
-from prefdata.engines.transformers.model import Checkpoint, LoadedModel, load_model
+from prefdata.engines.transformers.model import (
+    Checkpoint,
+    LoadedModel,
+    generation_arguments,
+    load_model,
+)
 from prefdata.engines.transformers.schema import SchemaCompiler
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion, Failure, TextRequest
@@ -134,9 +139,8 @@ class TransformersTextEngine:
         return list(prompts.values())
 
     def _encode(self, request: TextRequest) -> list[int] | Failure:
-        arguments = {"add_generation_prompt": True, **request.chat_template_kwargs}
         try:
-            ids = self._chats.encode(request.messages, arguments)
+            ids = self._chats.encode(request.messages, generation_arguments(request))
         except RowError as err:
             return Failure(err.reason, err.detail)
         room = self._chats.max_model_len

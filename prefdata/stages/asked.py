@@ -1,0 +1,45 @@
+"""What the texts of a row were asked, for those who score them. Asks nothing itself."""
+
+from prefdata.recipe.chats import Chat
+from prefdata.recipe.contract import Scored
+from prefdata.recipe.origins import Origin, alias_of, origin_of
+from prefdata.recipe.questions import Question
+from prefdata.rows import Row
+from prefdata.stages.asking import Tools
+
+
+class Asked:
+    """The chats that a column's texts answer, in the order of the texts."""
+
+    def __init__(self, column: Scored, tools: Tools, own: Question | None = None) -> None:
+        """Look up who wrote what `column` scores.
+
+        Args:
+            column: which scores.
+            tools: the recipe's columns and models.
+            own: what stands in the place of what the texts were asked.
+        """
+        self._column, self._own = column, own
+        names = [] if own else [name for _, name in column.targets]
+        self._origins = {name: origin_of(name, tools.columns, tools.models) for name in names}
+
+    def chats(self, row: Row) -> list[Chat | None]:
+        """A chat for each text of the row, system prompts included; None where nobody knows.
+
+        Raises:
+            RowError: as it was when the texts were made.
+        """
+        candidates, responses = self._column.candidates, self._column.responses or ()
+        if self._own is not None:
+            texts = row[candidates] if candidates else responses
+            return [self._own.chat(row)] * len(texts)
+        if candidates:
+            return self._of(candidates, row, [one.get("alias") for one in row[candidates]])
+        return [chat for name in responses for chat in self._of(name, row, [alias_of(row, name)])]
+
+    def _of(self, name: str, row: Row, aliases: list[str | None]) -> list[Chat | None]:
+        origin: Origin | None = self._origins[name]
+        if origin is None:
+            return [None for _ in aliases]
+        known = {alias: origin.asked(row, alias) for alias in dict.fromkeys(aliases)}
+        return [known[alias] for alias in aliases]
