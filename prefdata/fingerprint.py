@@ -25,7 +25,7 @@ EXCLUDED = {
     "num_records": "part of the seeds' own fingerprint: the ids say how many there are",
     "inputs": "likewise: their values are hashed with the ids",
     "seed_dataset": "likewise: the ids are hashes of the rows that were read",
-    "providers": "where a server is and how it is asked; its name and extra_body are identity",
+    "providers": "where a server is; its name, extra_body and parameters are identity",
     "models.provider": "which program runs the checkpoint; what it has answered stays valid",
     "models.skip_health_check": "a check before work starts",
     "models.trust_remote_code": "a permission; which code runs is told by the revision",
@@ -110,12 +110,13 @@ def model_identity(model: Model, checkpoint: str) -> str:
 
     Args:
         model: as in the recipe.
-        checkpoint: hash of the weights, or the commit of a Hub repository.
+        checkpoint: hash of the weights, or the commit of a Hub repository; adapter included.
     """
     engine = {k: v for k, v in model.engine.items() if f"models.engine.{k}" not in EXCLUDED}
     # what was answered before this was told apart by default stays valid
     told = [] if model.reasoning == "auto" else [model.model_dump(include={"reasoning"})]
-    return digest(checkpoint, engine, *told)
+    template = [] if model.chat_template is None else [{"chat_template": model.chat_template}]
+    return digest(checkpoint, engine, *told, *template)
 
 
 class TextKeys:

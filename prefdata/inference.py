@@ -65,6 +65,8 @@ class TextRequest:
         top_logprobs: how many of the likeliest first tokens are wanted with their
             log-probabilities, at most 20.
         tools: what the model may call, as JSON schemas in OpenAI's form.
+        adapter: folder of the LoRA weights that answer, on top of the engine's model; which they
+            are is part of the engine's identity, and so no part of a request's key.
         continues: the last message is the beginning of the answer, to be gone on from.
     """
 
@@ -76,6 +78,7 @@ class TextRequest:
     top_logprobs: int = 0
     tools: tuple[Mapping[str, Any], ...] = ()
     continues: bool = False
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoModelForCausalLM,
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -127,6 +129,33 @@ def write_reward_model(folder, counted, *, template, specials=(), eos=("<|end|>"
     return str(folder)
 
 
+def write_adapter(folder, model, state=0, **config):
+    """Write LoRA weights with which a model answers as if it had always seen one of its marks.
+
+    Args:
+        folder: where to.
+        model: a folder of `write_model`.
+        state: which of the marks of its `scripts`, in their order.
+        config: of peft's `LoraConfig`.
+    """
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    settings = {"r": 8, "lora_alpha": 8, "target_modules": ["v_proj", "o_proj"]} | config
+    adapted = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **settings))
+    attention = loaded.model.layers[0].self_attn
+    with torch.no_grad():
+        for layer in (attention.v_proj, attention.o_proj):
+            layer.lora_A["default"].weight.zero_()
+            layer.lora_B["default"].weight.zero_()
+        # every token brings a value along, which becomes the direction of the mark
+        last = attention.head_dim - 1
+        attention.v_proj.lora_A["default"].weight[0] = loaded.config.hidden_size**-0.5
+        attention.v_proj.lora_B["default"].weight[last, 0] = 1.0
+        attention.o_proj.lora_A["default"].weight[0, last] = 1.0
+        attention.o_proj.lora_B["default"].weight[loaded.config.vocab_size + state, 0] = 1.0
+    adapted.save_pretrained(folder)
+    return str(folder)
+
+
 def read_template(name):
     """The chat template of a real model: qwen3, deepseek_r1_distill, gptoss or gemma."""
     return (TEMPLATES / f"{name}.jinja").read_text()
@@ -172,21 +201,22 @@ def gpt_oss(folder, thought=THOUGHT, answer=ANSWER, scripts=None):
     )
 
 
-def gemma(folder, answer=ANSWER, scripts=None):
+def gemma(folder, answer=ANSWER, scripts=None, specials=()):
     """Knows no system role, and wants user and assistant to alternate."""
     return write_model(
         folder,
         {"\n": answer} | (scripts or {}),
         template=read_template("gemma"),
-        specials=("<start_of_turn>", "<end_of_turn>"),
+        specials=("<start_of_turn>", *specials),
         eos=("<end_of_turn>", "<eos>"),
         bos="<bos>",
     )
 
 
-def base(folder, answer=f" {ANSWER}", scripts=None):
+def base(folder, answer=f" {ANSWER}", scripts=None, specials=()):
     """Has no chat template: answers whatever ends in a colon."""
-    return write_model(folder, {":": answer} | (scripts or {}), eos=("<|endoftext|>",))
+    scripts = {":": answer} | (scripts or {})
+    return write_model(folder, scripts, eos=("<|endoftext|>",), specials=specials)
 
 
 def tool_caller(folder, call=CALL, answer=ANSWER):

@@ -104,8 +104,8 @@ class Server:
             message = f"Incorrect API key provided: {request.headers.get('Authorization')}"
             self._send(request, 401, {"error": {"message": message}})
         elif isinstance(fault, tuple):
-            status, headers = fault
-            message = f"told to fail, {request.headers.get('Authorization')}"
+            status, headers, *said = fault
+            message = said[0] if said else f"told to fail, {request.headers.get('Authorization')}"
             self._send(request, status, {"error": {"message": message}}, headers)
         elif isinstance(fault, dict):
             self._send(request, 200, fault)

@@ -20,7 +20,7 @@ ONLY_IN = {
     "llguidance": {"engines"},
     "typer": {"cli"},
     "trl": {"train"},
-    "peft": {"train"},
+    "peft": {"engines", "train"},
     "huggingface_hub": {"hub", "train"},
     "nemo_microservices": {"train"},
     "multiprocessing": {"workers"},

@@ -8,6 +8,7 @@ import scripted_models as models
 from scripted_models import ANSWER, THOUGHT
 
 from prefdata.engines.reasoning import Tags, part, part_text
+from prefdata.engines.transformers.model import Checkpoint
 from prefdata.engines.transformers.text import TransformersTextEngine
 from prefdata.errors import PrefdataError
 from prefdata.inference import Sampling, TextRequest
@@ -25,9 +26,8 @@ def ask(folder, *, reasoning="auto", schema=None, top_logprobs=0, kwargs=None, *
     asked = ({"role": "user", "content": "What is 2 plus 2?"},)
     given = Sampling(**{"temperature": 0.0, "max_tokens": 200} | sampling)
     request = TextRequest(asked, given, 1, schema, kwargs or {}, top_logprobs)
-    engine = TransformersTextEngine.load(
-        str(folder), revision=None, trust_remote_code=False, options={}, reasoning=reasoning
-    )
+    checkpoint = Checkpoint(str(folder), None, False)
+    engine = TransformersTextEngine.load(checkpoint, {}, reasoning=reasoning)
 
     async def first():
         return [outcome async for _, outcome in engine.generate([request])]

@@ -367,7 +367,7 @@ def test_a_byte_order_mark_does_no_harm(load):
     [
         ("num_records:", "num_record:", "r.yaml:3: num_record: there is no key 'num_record' here; did you mean 'num_records'? Known: columns, inputs, min_yield, models, num_records, output_dir,"),
         ("  fields: [", "  field: [", "r.yaml:6: seed_dataset.field: there is no key 'field' here; did you mean 'fields'? Known: candidates, fields, limit,"),
-        ("    model: org/lm", "    modell: org/lm", "r.yaml:9: models.0.modell: there is no key 'modell' here; did you mean 'model'? Known: alias, chat_template_kwargs,"),
+        ("    model: org/lm", "    modell: org/lm", "r.yaml:9: models.0.modell: there is no key 'modell' here; did you mean 'model'? Known: adapter, alias, chat_template,"),
         ("      temperature", "      temprature", "r.yaml:11: models.0.inference_parameters.temprature: there is no key 'temprature' here; did you mean 'temperature'? Known: max_tokens, min_p,"),
         ("  score: reward", "  scores: reward", "r.yaml:28: output_projection.scores: there is no key 'scores' here; did you mean 'score'? Known: agree, candidates, dedupe,"),
     ],

@@ -395,3 +395,31 @@ def test_plan_says_who_is_asked_and_what_is_loaded(remote):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert "asks         scripted at srv" in done.stdout
     assert "passes, 0 model loads" in done.stdout
+
+
+def test_parameters_go_under_the_names_that_the_server_knows(remote, server):
+    names = {"seed": None, "max_tokens": "max_completion_tokens"}
+    server.reply = lambda body: f"answer to {body['messages'][-1]}"
+    remote.recipe["providers"][0]["parameters"] = names
+    run(remote)
+    assert server.asked
+    for _, _, body in server.asked:
+        assert body["max_completion_tokens"] in (16, 32)
+        assert not {"seed", "max_tokens"} & body.keys()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+            r"parameters: \{max_tokens: max_completion_tokens\}",
+        ),
+        ("Unrecognized request argument: seed", r"parameters: \{seed: null\}, or its own name"),
+    ],
+    ids=["under another name", "unknown"],
+)
+def test_a_refused_parameter_is_named_with_the_key_for_it(remote, server, said, told):
+    server.faults.append((400, {}, said))
+    with pytest.raises(PrefdataError, match=told):
+        run(remote)

@@ -144,9 +144,7 @@ def load_text():
     engines = []
 
     def load(model, **options):
-        engine = TransformersTextEngine.load(
-            str(model), revision=None, trust_remote_code=False, options=options
-        )
+        engine = TransformersTextEngine.load(Checkpoint(str(model), None, False), options)
         engines.append(engine)
         return engine
 

@@ -66,8 +66,7 @@ def together(engine, *rows):
 
 def test_greedy_texts_and_their_counts_are_those_of_transformers(text):
     rows = [[request(question, temperature=0.0)] for question in QUESTIONS]
-    source = {"revision": None, "trust_remote_code": False, "options": {}}
-    reference = TransformersTextEngine.load(LM.model, **source)
+    reference = TransformersTextEngine.load(LM, {})
     try:
         assert together(text, *rows) == together(reference, *rows)
     finally:
@@ -139,8 +138,7 @@ def test_ratings_are_those_of_transformers(text):
     rows = [
         [replace(request(f"Rate from 1 to 5: {q}", 1, scale), top_logprobs=20)] for q in QUESTIONS
     ]
-    source = {"revision": None, "trust_remote_code": False, "options": {}}
-    reference = TransformersTextEngine.load(LM.model, **source)
+    reference = TransformersTextEngine.load(LM, {})
     try:
         expected = [read_rating(c, 1, 5) for [c] in together(reference, *rows)]
     finally:

@@ -196,6 +196,9 @@ def print_plan(loaded: LoadedRecipe) -> None:
             continue
         models = [checkpoint.model for checkpoint in step.checkpoints.values()]
         loads = [model.model for model in models if recipe.endpoint(model) is None]
+        aliases = {alias for column in step.columns for alias in column.aliases}
+        adapted = [m.adapter for m in recipe.models if m.alias in aliases and m.adapter]
+        loads += [f"adapter {adapter}" for adapter in adapted]
         asks = [f"{m.model} at {m.provider}" for m in models if recipe.endpoint(m) is not None]
         columns = ", then ".join(
             " + ".join(column.name for column in level) for level in step.levels

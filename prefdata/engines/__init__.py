@@ -47,6 +47,8 @@ def choose_engine(role: Role, model: Model, path: str, *, on_gpu: bool) -> str:
             reward model.
     """
     served = find_family(model, path).providers if role == "reward" else tuple(ENGINES)
+    if role == "reward" and model.adapter is not None:
+        served = _served_adapted(model)
     wanted = served if model.provider == "auto" else (model.provider,)
     usable = [name for name in wanted if _is_installed(ENGINES[name].package)]
     if not usable:
@@ -59,6 +61,15 @@ def choose_engine(role: Role, model: Model, path: str, *, on_gpu: bool) -> str:
     return max(usable, key=lambda name: ENGINES[name].for_gpus == on_gpu)
 
 
+def _served_adapted(model: Model) -> tuple[str, ...]:
+    if model.provider == "vllm":
+        raise PrefdataError(
+            f"model {model.alias!r}: vLLM runs no reward model with an adapter on top; set "
+            "provider: transformers, or merge the adapter into its base"
+        )
+    return ("transformers",)
+
+
 def count_gpus() -> int:
     """GPUs that torch sees; none is touched."""
     import torch
@@ -66,18 +77,22 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def open_text_engine(model: Model, path: str, engine: str) -> HostedText:
+def open_text_engine(
+    model: Model, path: str, engine: str, adapters: tuple[str, ...] = ()
+) -> HostedText:
     """Load a checkpoint to complete chats.
 
     Args:
         model: whose revision and engine options count.
         path: local folder or Hub id of the checkpoint.
         engine: the one that is to run it, a key of ENGINES.
+        adapters: folders with LoRA weights that requests may name.
 
     Raises:
-        PrefdataError: it is not there, or not a chat model, or an option is unknown.
+        PrefdataError: it is not there, or not a chat model, an option is unknown, or an adapter
+            does not fit.
     """
-    opened: HostedText = import_module(ENGINES[engine].module).open_text(model, path)
+    opened: HostedText = import_module(ENGINES[engine].module).open_text(model, path, adapters)
     return opened
 
 
@@ -97,7 +112,7 @@ def open_chat_template(model: Model) -> "ChatTemplate":
     from prefdata.engines.chat_template import ChatTemplate  # torch, only when needed
     from prefdata.engines.transformers.model import Checkpoint
 
-    return ChatTemplate(Checkpoint(model.model, model.revision, model.trust_remote_code))
+    return ChatTemplate(Checkpoint.of(model, model.model))
 
 
 def connect(endpoint: Endpoint) -> Connection:

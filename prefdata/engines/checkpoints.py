@@ -38,6 +38,11 @@ def identify(model: Model, path: str) -> str:
     counted = _COUNTED if has_weights else (*_COUNTED, *_OTHER_WEIGHTS)
     files = sorted(f for f in folder.iterdir() if f.suffix in counted)
     files += sorted(folder.glob("additional_chat_templates/*.jinja"))
+    return hash_content(files)
+
+
+def hash_content(files: Sequence[Path]) -> str:
+    """One hash of the names and contents of files."""
     large = [file for file in files if file.stat().st_size > WHOLE_FILE]
     hashes = dict(zip(large, hash_files(large), strict=True))
     hasher = blake2b(digest_size=16)

@@ -8,7 +8,7 @@ import asyncio
 import os
 import re
 import threading
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from json import JSONDecodeError
@@ -37,7 +37,7 @@ from prefdata.inference import (
     TextRequest,
 )
 from prefdata.recipe.contract import Role
-from prefdata.recipe.schema import Endpoint, Model
+from prefdata.recipe.schema import PARAMETERS, Endpoint, Model
 
 Result = TypeVar("Result")
 TOO_LARGE = 413
@@ -144,7 +144,13 @@ class RemoteText:
             "continue_final_message": request.continues or None,
         }
         told = {name: value for name, value in extra.items() if value is not None}
-        return body | {"extra_body": told}
+        return {"extra_body": _rename(body | told, self._server.endpoint.parameters)}
+
+
+def _rename(body: dict[str, Any], names: Mapping[Any, str | None]) -> dict[str, Any]:
+    """The parameters under the names that a server knows, without those that it refuses."""
+    called = {name: names.get(name, name) for name in body}
+    return {called: body[name] for name, called in called.items() if called is not None}
 
 
 class RemoteReward:
@@ -299,7 +305,7 @@ class _Server:
                     **parameters,
                 )
             except (OpenAIError, JSONDecodeError) as err:
-                raise self._explain(err, "response_format" in parameters) from err
+                raise self._explain(err, extra) from err
         if not isinstance(getattr(answer, "choices", None), list):
             raise PrefdataError(
                 f"{self._where} answers what is no completion: {self._cut(repr(answer))}; is it "
@@ -311,16 +317,13 @@ class _Server:
     def _submit(self, ask: Coroutine[Any, Any, Result]) -> Future[Result]:
         return asyncio.run_coroutine_threadsafe(ask, self._connection.loop)
 
-    def _explain(self, err: OpenAIError | JSONDecodeError, has_schema: bool) -> Exception:
+    def _explain(self, err: OpenAIError | JSONDecodeError, sent: Mapping[str, Any]) -> Exception:
         """What an error means: for the row, or for the run."""
         said, where = self._said(err), self._where
         status = err.status_code if isinstance(err, APIStatusError) else None
         if isinstance(err, BadRequestError | UnprocessableEntityError) or status == TOO_LARGE:
-            hint = (
-                "; if it knows no response_format: structured_outputs: false" if has_schema else ""
-            )
             self._refused += 1
-            message = f"{where} answers {status}: {said}{hint}"
+            message = f"{where} answers {status}: {said}{self._hint(said, sent)}"
             if self._refused >= ALL_REFUSED and not self._answered:
                 return PrefdataError(f"{message} (to the first {ALL_REFUSED} requests)")
             return RowError("refused_by_endpoint", message)
@@ -339,6 +342,21 @@ class _Server:
             f"{where} {what}, after up to {self.endpoint.max_retries} retries; what was answered "
             "is kept, and the same command goes on from there"
         )
+
+    def _hint(self, said: str, sent: Mapping[str, Any]) -> str:
+        """What a recipe can say to a server that refuses a parameter which was sent."""
+        named = [name for name in PARAMETERS if name in sent and re.search(rf"\b{name}\b", said)]
+        if named:
+            is_renamed = named[0] == "max_tokens" and "max_completion_tokens" in said
+            other = "max_completion_tokens" if is_renamed else "null"
+            return (
+                f"; if it does not know {named[0]}, give provider {self.endpoint.name!r} "
+                f"parameters: {{{named[0]}: {other}}}"
+                + ("" if is_renamed else ", or its own name for it")
+            )
+        if "response_format" in sent:
+            return "; if it knows no response_format: structured_outputs: false"
+        return ""
 
     def _said(self, err: Exception) -> str:
         cause = (

@@ -67,7 +67,7 @@ def read_template(model: Model, path: str, *, fetch: bool = False) -> TemplateFi
     """The template of a checkpoint; None where its files hold none.
 
     Args:
-        model: whose `chat_template_kwargs` it is given.
+        model: whose `chat_template_kwargs` it is given; its own `chat_template` wins.
         path: a folder or a Hub id.
         fetch: whether files of the Hub may be fetched; else only those on this machine count.
     """
@@ -83,6 +83,7 @@ def read_template(model: Model, path: str, *, fetch: bool = False) -> TemplateFi
         told = orjson.loads(file.read_bytes())
         tokens |= {key: _token(told[key]) for key in told if key.endswith("_token") and told[key]}
         text = _default(told.get("chat_template")) or text
+    text = model.chat_template or text
     return None if text is None else TemplateFile(path, text, tokens, model.chat_template_kwargs)
 
 

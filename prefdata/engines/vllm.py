@@ -15,6 +15,8 @@ from typing import Any, Generic, TypeVar
 
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
+from vllm.lora.peft_helper import PEFTHelper
+from vllm.lora.request import LoRARequest
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.usage.usage_lib import UsageContext
@@ -53,6 +55,7 @@ class _Job(Generic[Result]):
     params: SamplingParams | PoolingParams
     call: Call[Result | Failure]
     opening: Opening = "unsaid"
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,8 @@ class VllmTextEngine:
                 call.deliver(index, ids)
                 continue
             opening = self._reader.opening(ids)
-            jobs.append(_Job(index, ids, self._params(request, len(ids)), call, opening))
+            params = self._params(request, len(ids))
+            jobs.append(_Job(index, ids, params, call, opening, request.adapter))
         return jobs
 
     def _encode(self, request: TextRequest) -> list[int] | Failure:
@@ -289,9 +293,9 @@ class VllmRewardEngine:
         return tuple(last.float().flatten().tolist())
 
 
-def open_text(model: Model, path: str) -> VllmTextEngine:
-    """A TextEngine with the checkpoint at `path`."""
-    checkpoint = Checkpoint(path, model.revision, model.trust_remote_code)
+def open_text(model: Model, path: str, adapters: tuple[str, ...] = ()) -> VllmTextEngine:
+    """A TextEngine with the checkpoint at `path`, and adapters that requests may name."""
+    checkpoint = Checkpoint.of(model, path, adapters)
     return VllmTextEngine(checkpoint, model.engine, model.reasoning)
 
 
@@ -304,7 +308,7 @@ def open_reward(model: Model, path: str, family: Family) -> VllmRewardEngine:
     Raises:
         PrefdataError: they differ, or as from `VllmRewardEngine`.
     """
-    checkpoint = Checkpoint(path, model.revision, model.trust_remote_code)
+    checkpoint = Checkpoint.of(model, path)
     is_examined = not model.skip_health_check and "transformers" in family.providers
     reference = _reference(model, checkpoint, family) if is_examined else []
     engine = VllmRewardEngine(
@@ -358,6 +362,10 @@ class _Refill(Generic[Result]):
         self._checkpoint, self._task, self._options, self._read = checkpoint, task, options, read
         self._numbers = count()
         self._jobs: dict[str, _Job[Result]] = {}
+        self._adapters = {
+            folder: LoRARequest(f"adapter_{number}", number, folder)
+            for number, folder in enumerate(checkpoint.adapters, start=1)
+        }
 
     def start(self) -> None:
         """Load, and tell whoever waits for it how that went."""
@@ -367,6 +375,11 @@ class _Refill(Generic[Result]):
             self.ready.set_exception(err)
             raise
         config = self.engine.vllm_config
+        try:
+            self._load_adapters(config)
+        except PrefdataError as err:
+            self.ready.set_exception(err)
+            raise
         self.ready.set_result(
             Limits(config.model_config.max_model_len, config.scheduler_config.max_num_seqs)
         )
@@ -392,12 +405,31 @@ class _Refill(Generic[Result]):
     def _add(self, job: _Job[Result]) -> None:
         number = str(next(self._numbers))
         try:
-            self.engine.add_request(number, {"prompt_token_ids": job.ids}, job.params)
+            self.engine.add_request(
+                number,
+                {"prompt_token_ids": job.ids},
+                job.params,
+                lora_request=None if job.adapter is None else self._adapters[job.adapter],
+            )
         except REFUSALS as err:
             message = f"model {self._checkpoint.model!r}: vLLM refuses a request: {err}"
             job.call.fail(PrefdataError(message))
             return
         self._jobs[number] = job
+
+    def _load_adapters(self, config: Any) -> None:
+        for adapter in self._adapters.values():
+            try:
+                length = config.model_config.max_model_len
+                helper = PEFTHelper.from_local_dir(adapter.path, length)
+                helper.validate_legal(config.lora_config)
+                self.engine.add_lora(adapter)
+            except (OSError, TypeError, RuntimeError, *REFUSALS) as err:
+                raise PrefdataError(
+                    f"vLLM cannot run the adapter {adapter.path!r} on {self._checkpoint.model!r}: "
+                    f"{err}; set provider: transformers, or merge it into its base and name the "
+                    "merged folder as 'model'"
+                ) from err
 
     def _load(self) -> LLMEngine:
         arguments = engine_arguments(self._checkpoint, self._task, self._options)

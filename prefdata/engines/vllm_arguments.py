@@ -8,6 +8,7 @@ from transformers import AutoConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms import current_platform
 
+from prefdata.engines.adapters import choose_rank
 from prefdata.engines.transformers.model import Checkpoint
 from prefdata.errors import PrefdataError, suggest
 
@@ -22,6 +23,7 @@ OWNED = {
     "convert": "the column decides it",
     "data_parallel_size": "give --gpus, or --replicas on a CPU, instead",
     "disable_log_stats": "it is always on",
+    "enable_lora": "name the adapter's folder as 'model' or 'adapter' instead",
 }
 """Arguments that a recipe does not set under `engine`, each with the reason."""
 
@@ -46,6 +48,12 @@ def engine_arguments(
     }
     if task != "text":
         arguments |= {"runner": "pooling"}
+    if checkpoint.adapters:
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": len(checkpoint.adapters),
+            "max_lora_rank": choose_rank(checkpoint.adapters),
+        }
     if current_platform.is_cpu():
         arguments |= _cpu_defaults(checkpoint, options)
     return arguments | dict(options)

@@ -165,7 +165,7 @@ def _models(run: FinishedRun) -> list[Facts]:
         facts.append({
             "number": number,
             "alias": model.alias,
-            "model": shorten(run.tell(model.model), run.loaded.folder),
+            "model": shorten(run.tell(model.weights), run.loaded.folder),
             "hub": is_hub,
             "is_local": server is None and not is_hub,
             "revision": model.revision if server else checkpoint,

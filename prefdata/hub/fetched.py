@@ -27,6 +27,7 @@ from prefdata.recipe.contract import At
 from prefdata.recipe.environment import INTERPOLATION, texts_in
 from prefdata.recipe.loader import LoadedRecipe, load_recipe, override_path
 from prefdata.recipe.schema import Endpoint, Model, Recipe
+from prefdata.recipe.weights import is_file
 from prefdata.seeds.files import SUFFIXES
 
 SCHEME = "hf://"
@@ -123,6 +124,7 @@ class _Stranger:
         self._address, self._trust = address, trust_remote_code
         self.named = [override_path(override) for override in overrides]
         self._servers: list[str] = []
+        self._adapted: set[int] = set()
 
     def prepare(self, raw: dict[str, Any]) -> None:
         """Leave out its author's places; refuse what loading itself would act upon."""
@@ -135,11 +137,20 @@ class _Stranger:
                     f"{_dotted(at)}: it names a prompt_file, a file of this machine; a published "
                     f"recipe holds its prompts. Give {_dotted(at)}=…, or {_BY_HAND}"
                 )
+            if at[-1] == "chat_template" and is_file(text) and not self._is_named(at):
+                raise self._refusal(
+                    f"{_dotted(at)}: it names a file of this machine; a published recipe holds its "
+                    f"templates. Give {_dotted(at)}=…, or {_BY_HAND}"
+                )
             if INTERPOLATION.search(text) and not self._is_named(at):
                 raise self._refusal(
                     f"{_dotted(at)}: it holds '${{…}}', which would put variables of this machine "
                     f"into it; give {_dotted(at)}=…, or {_BY_HAND}"
                 )
+        models = raw.get("models")
+        if isinstance(models, list):
+            named = enumerate(models)
+            self._adapted = {n for n, m in named if isinstance(m, dict) and "adapter" in m}
         servers = raw.get("providers")
         if isinstance(servers, list):
             self._servers = [str(one.get("name")) for one in servers if isinstance(one, dict)]
@@ -184,11 +195,17 @@ class _Stranger:
             )
 
     def _check_model(self, number: int, model: Model, loaded: LoadedRecipe) -> None:
-        at: At = ("models", number, "model")
-        is_here = loaded.locate(model.model) != model.model
-        if not self._is_named(at) and (is_here or not _HUB_ID.fullmatch(model.model)):
-            what = "would be read on this machine" if is_here else "is no id of a model on the Hub"
-            raise self._refusal(f"{_dotted(at)}: {model.model!r} {what}; say {_dotted(at)}=…")
+        wanted: list[tuple[At, str]] = [(("models", number, "model"), model.model)]
+        if model.adapter is not None:
+            wanted.append((("models", number, "adapter"), model.adapter))
+        for at, name in wanted:
+            # an adapter that the recipe does not name has been named as the model
+            is_named = self._is_named(at if number in self._adapted else at[:2] + ("model",))
+            is_here = loaded.locate(name) != name
+            if not is_named and (is_here or not _HUB_ID.fullmatch(name)):
+                is_no = f"is no id of {'a model' if at[2] == 'model' else 'an adapter'} on the Hub"
+                what = "would be read on this machine" if is_here else is_no
+                raise self._refusal(f"{_dotted(at)}: {name!r} {what}; say {_dotted(at)}=…")
         self._check_revision(("models", number, "revision"), model.revision)
         for key, value in model.engine.items():
             at = ("models", number, "engine", key)

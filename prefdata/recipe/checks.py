@@ -98,7 +98,7 @@ def _check_providers(recipe: Recipe) -> Iterator[Problem]:
                 f"this machine, set models.{number}.provider=auto",
             )
         elif recipe.endpoint(model) is not None:
-            for key in ("engine", "revision", "trust_remote_code"):
+            for key in ("engine", "revision", "trust_remote_code", "adapter", "chat_template"):
                 if getattr(model, key):
                     message = (
                         f"provider {model.provider!r} is a server, so {key!r} has no effect; "

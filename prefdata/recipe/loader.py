@@ -31,9 +31,13 @@ from prefdata.recipe.projection import PreferencePairs
 from prefdata.recipe.providers import LOCAL_PROVIDERS
 from prefdata.recipe.schema import Recipe
 from prefdata.recipe.values import SettingsModel
+from prefdata.recipe.weights import read_model_files
 
 Settings = TypeVar("Settings", bound=SettingsModel)
-PATH_KEYS = ("seed_dataset.path", "models.*.model", "columns.*.prompt_file")
+PATH_KEYS = (
+    "seed_dataset.path", "models.*.model", "models.*.adapter", "models.*.chat_template",
+    "columns.*.prompt_file",
+)  # fmt: skip
 """Keys whose values may be files: in a recipe these are looked up beside it, then in the current
 folder; on the command line in the current folder first.
 """
@@ -122,6 +126,9 @@ def _check(config: DictConfig, lines: Lines, folder: Path) -> LoadedRecipe:
     kept = find_kept(config, raw)
     told = values_told(kept, raw)
     _read_prompts(raw, folder, lines)
+    for at, target in read_model_files(raw, lambda file: _locate(file, folder), lines):
+        if (interpolation := kept.pop(at, None)) is not None and target is not None:
+            kept[target] = interpolation
     for at, interpolation, value in _add_providers(raw):
         kept[at], told[value] = interpolation, interpolation
     try:

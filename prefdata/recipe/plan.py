@@ -21,9 +21,13 @@ class Checkpoint:
     def key(self) -> str:
         """Equal for two aliases that one loaded engine can serve."""
         facts: Mapping[str, Any] = self.model.model_dump(
-            include={"model", "revision", "provider", "engine", "trust_remote_code"}
-        )
-        return json.dumps([self.role, facts], sort_keys=True, default=str)
+            include={
+                "model", "revision", "provider", "engine", "trust_remote_code", "chat_template"
+            }
+        )  # fmt: skip
+        # a text engine is told of each request's adapter, a reward model is one with its own
+        own = [self.model.adapter] if self.role == "reward" and self.model.adapter else []
+        return json.dumps([self.role, facts, *own], sort_keys=True, default=str)
 
 
 @dataclass(frozen=True, slots=True)

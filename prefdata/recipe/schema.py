@@ -4,7 +4,7 @@ A field that does not change rows has no place here: it is a command-line flag.
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -185,6 +185,14 @@ class InferenceParameters(Frozen):
         return (value,) if isinstance(value, str) else value
 
 
+Parameter = Literal[
+    "temperature", "max_tokens", "seed", "top_p", "stop", "logprobs", "top_logprobs", "top_k",
+    "min_p", "repetition_penalty", "chat_template_kwargs",
+]  # fmt: skip
+"""What a server is sent besides the chat."""
+PARAMETERS: tuple[str, ...] = get_args(Parameter)
+
+
 class Endpoint(Frozen):
     """A server that speaks OpenAI's protocol, under a name that models use as their provider."""
 
@@ -204,6 +212,8 @@ class Endpoint(Frozen):
     """Whether the server can constrain an answer to a JSON schema (`response_format`)."""
     extra_body: dict[str, Any] = {}
     """Added to the body of every request."""
+    parameters: dict[Parameter, Filled | None] = {}
+    """Names under which the server knows parameters that are sent; null leaves one out."""
 
     @field_validator("provider_type")
     @classmethod
@@ -225,7 +235,9 @@ class Model(Frozen):
 
     alias: Filled
     model: Filled
-    """Hub id or local folder."""
+    """Hub id or local folder; the folder of a LoRA adapter stands for it and the base it names."""
+    adapter: Filled | None = None
+    """LoRA weights on top of `model`, a local folder or a Hub id; adapters of one base share it."""
     revision: str | None = None
     provider: Filled = "auto"
     """`auto`, `transformers` or `vllm` on this machine, or the name of an entry of `providers`."""
@@ -242,6 +254,8 @@ class Model(Frozen):
     head of the user's turn, `error` stops before the start; `merge` does so whatever the template
     says, as for a server whose template is not known."""
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_of_the_template)] = {}
+    chat_template: Filled | None = None
+    """A chat template in Jinja, or a file with one, in the place of the checkpoint's own."""
     reasoning: Reasoning = "auto"
     """How thoughts are told from answers. `auto` reads the chat template; `none`, a mapping with
     `begin` and `end`, or one with the `parser` of vLLM say it.
@@ -249,6 +263,11 @@ class Model(Frozen):
     trust_remote_code: bool = False
     skip_health_check: bool = False
     """Skip the check, before work starts, that the checkpoint exists."""
+
+    @property
+    def weights(self) -> str:
+        """The name of what answers: the adapter, where there is one, else the checkpoint."""
+        return self.adapter or self.model
 
 
 class Recipe(Frozen):

@@ -75,7 +75,7 @@ def find_policy(run: FinishedRun) -> Model | None:
     recipe = run.loaded.recipe
     used = answering_aliases(recipe)
     writers = [model for model in recipe.models if model.alias in used]
-    if len({(model.model, model.revision, recipe.endpoint(model)) for model in writers}) != 1:
+    if len({(m.weights, m.model, m.revision, recipe.endpoint(m)) for m in writers}) != 1:
         return None
     first = writers[0]
     if recipe.endpoint(first) is not None:

@@ -71,7 +71,7 @@ def find_local_paths(run: FinishedRun) -> list[str]:
     writers = {
         alias for column in run.recipe.columns if column.role == "text" for alias in column.aliases
     }
-    named = (model.model for model in run.recipe.models if model.alias in writers)
+    named = (model.weights for model in run.recipe.models if model.alias in writers)
     return sorted({path for path in named if Path(path).is_absolute()})
 
 

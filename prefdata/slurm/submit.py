@@ -115,7 +115,8 @@ def shards_submitted(out: Path) -> int | None:
 def _with_mounts(cluster: Cluster, loaded: LoadedRecipe, out: Path) -> Cluster:
     """With the folders that a container needs: of the run, of what the recipe names, the cache."""
     recipe = loaded.recipe
-    named = [model.model for model in recipe.models] + list(recipe.seed_dataset.path or ())
+    named = [name for m in recipe.models for name in (m.model, m.adapter) if name]
+    named += recipe.seed_dataset.path or ()
     places = [Path(loaded.locate(name)) for name in named]
     folders = {place if place.is_dir() else place.parent for place in places if place.is_absolute()}
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))

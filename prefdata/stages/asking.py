@@ -113,7 +113,7 @@ class Asker:
         calls = outcome.tool_calls
         return {
             "alias": self.model.alias,
-            "model": self.model.model,
+            "model": self.model.weights,
             "temperature": request.sampling.temperature,
             "seed": request.seed,
             "finish_reason": outcome.finish_reason,

@@ -34,7 +34,7 @@ def make_trainer(model: Model, settings: TrlSettings, data: Export, checkpoints:
     set_seed(settings.seed % 2**32)
     files = {"train": str(data.train)} | ({"test": str(data.test)} if data.test else {})
     pairs = datasets.load_dataset("json", data_files=files, cache_dir=str(checkpoints / "cache"))
-    checkpoint = Checkpoint(model.model, model.revision, model.trust_remote_code)
+    checkpoint = Checkpoint.of(model, model.model)
     tokenizer = load_tokenizer(checkpoint)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -96,8 +96,14 @@ def _start(run: FinishedRun, settings: TrlSettings) -> Model:
         )
     changes: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
     if settings.model is not None:
-        changes |= {"model": settings.model, "revision": settings.revision}
+        changes |= {"model": settings.model, "revision": settings.revision, "adapter": None}
     chosen = policy or Model(alias="policy", model=settings.model or "")
+    if chosen.adapter is not None and settings.model is None:
+        raise PrefdataError(
+            f"{run.folder}: its texts were written by the adapter {chosen.adapter}, and training "
+            "starts from whole weights; merge the adapter into its base and name the merged "
+            "folder with model=PATH"
+        )
     sampling = {
         name: value
         for name in ("temperature", "max_tokens")

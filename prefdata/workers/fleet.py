@@ -4,7 +4,7 @@ Every engine is behind the journal. Knows neither rows nor stages.
 """
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +18,7 @@ from prefdata.engines import (
     open_reward_engine,
     open_text_engine,
 )
+from prefdata.engines.adapters import check_peft, find_adapter, identify_adapter
 from prefdata.engines.checkpoints import check_text_model, identify
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.engines.template_file import read_template, roles_of_model
@@ -30,6 +31,7 @@ from prefdata.recipe.providers import ENGINES
 from prefdata.recipe.schema import Endpoint, Model
 from prefdata.storage.journal import Journal
 from prefdata.storage.journaled import JournaledReward, JournaledText, Work
+from prefdata.workers.adapted import Adapted, Base
 from prefdata.workers.machine import Machine
 from prefdata.workers.messages import Order
 from prefdata.workers.pool import Workers
@@ -68,11 +70,13 @@ class Fleet:
         self._loaded, self._rehearse, self._say = loaded, rehearse, say
         self._out, self._machine, self._is_idle = out, machine or Machine(), machine is None
         self._journal: Journal | None = None
-        self._engines: dict[str, JournaledText | JournaledReward] = {}
+        self._engines: dict[tuple[str, str | None], JournaledText | JournaledReward] = {}
+        self._bases: dict[str, Base] = {}
         self._known: dict[str, Checkpoint] = {}
         self.work = Work()
         self._roles = roles_of(loaded.recipe)
         self._connections: dict[str, Connection] = {}
+        self._adapters: dict[str, str] = {}
         self.checkpoints = {m.alias: self._identify(m) for m in loaded.recipe.models}
 
     @property
@@ -139,18 +143,20 @@ class Fleet:
         reward: dict[str, JournaledReward] = {}
         for model in self._loaded.recipe.models:
             for key, checkpoint in step.checkpoints.items():
-                if Checkpoint(checkpoint.role, model).key != key:
+                own = Checkpoint(checkpoint.role, model)
+                if own.key != key:
                     continue
-                if key not in self._engines:
-                    self._engines[key] = self._make(checkpoint)
-                    self._known[key] = checkpoint
-                engine = self._engines[key]
+                self._known.setdefault(key, checkpoint)
+                name = key, model.adapter
+                if name not in self._engines:
+                    self._engines[name] = self._make(own)
+                engine = self._engines[name]
                 if isinstance(engine, JournaledText):
                     text[model.alias] = engine
                 else:
                     reward[model.alias] = engine
         together = [self._known[key] for key in group]
-        for key, engine in self._engines.items():
+        for (key, _), engine in self._engines.items():
             engine.may_load = key in group
             if key not in group and not self._fit([*together, self._known[key]]):
                 engine.close()
@@ -198,7 +204,8 @@ class Fleet:
             return "scripted"
         endpoint = self._loaded.recipe.endpoint(model)
         if endpoint is not None:
-            asked = digest(endpoint.extra_body, endpoint.structured_outputs, size=4)
+            parameters = [endpoint.parameters] if endpoint.parameters else []
+            asked = digest(endpoint.extra_body, endpoint.structured_outputs, *parameters, size=4)
             return f"{endpoint.name}/{model.model} {asked}"
         path = self._loaded.locate(model.model)
         if model.alias in self._roles and not self._is_idle:
@@ -207,14 +214,22 @@ class Fleet:
             self._machine.places(model)
             if role == "text" and not model.skip_health_check:
                 check_text_model(model, path)
-        return identify(model, path)
+            if model.adapter is not None and self._engine(role, model) == "transformers":
+                check_peft(model)
+        identity = identify(model, path)
+        if model.adapter is None:
+            return identity
+        self._adapters[model.alias] = find_adapter(model, self._loaded.locate(model.adapter))
+        return digest(identity, identify_adapter(self._adapters[model.alias]))
 
     def _make(self, checkpoint: Checkpoint) -> JournaledText | JournaledReward:
         model = checkpoint.model
         identity = model_identity(model, self.checkpoints[model.alias])
         journal = self._open_journal()
         if checkpoint.role == "text":
-            return JournaledText(lambda: self._text(model), TextKeys(identity), journal, self.work)
+            base = self._bases.setdefault(checkpoint.key, Base(lambda: self._text(model)))
+            ask = partial(Adapted, base, self._adapters.get(model.alias))
+            return JournaledText(ask, TextKeys(identity), journal, self.work)
         keys = ScoreKeys(identity)
         return JournaledReward(lambda: self._reward(model), keys, journal, self.work)
 
@@ -227,7 +242,8 @@ class Fleet:
             return ScriptedText()
         if self._is_embedded("text", model):
             path = self._loaded.locate(model.model)
-            return open_text_engine(model, path, self._engine("text", model))
+            engine, adapters = self._engine("text", model), self._adapters_on(model)
+            return open_text_engine(model, path, engine, adapters)
         return self._workers("text", model)
 
     def _reward(self, model: Model) -> RewardEngine:
@@ -239,14 +255,28 @@ class Fleet:
             return ScriptedReward()
         if self._is_embedded("reward", model):
             path = self._loaded.locate(model.model)
-            return open_reward_engine(model, path, self._engine("reward", model))
+            engine = self._engine("reward", model)
+            return open_reward_engine(self._with_adapter(model), path, engine)
         return self._workers("reward", model)
 
     def _workers(self, role: Role, model: Model) -> Workers:
         path = self._loaded.locate(model.model)
-        order = Order(role, model, path, self._engine(role, model))
+        adapters = self._adapters_on(model) if role == "text" else ()
+        engine = self._engine(role, model)
+        order = Order(role, self._with_adapter(model), path, engine, adapters=adapters)
         places = self._machine.places(model)
         return Workers(order, places, self._out / "logs", self._say)
+
+    def _adapters_on(self, model: Model) -> tuple[str, ...]:
+        """Folders of all adapters that the loaded text model is to answer with."""
+        key = Checkpoint("text", model).key
+        aliases = [m for m in self._loaded.recipe.models if Checkpoint("text", m).key == key]
+        found = [self._adapters[m.alias] for m in aliases if m.alias in self._adapters]
+        return tuple(dict.fromkeys(found))
+
+    def _with_adapter(self, model: Model) -> Model:
+        """The model with the folder of its adapter as this machine has it."""
+        return model.model_copy(update={"adapter": self._adapters.get(model.alias)})
 
     def _open_journal(self) -> Journal:
         if self._journal is None:

@@ -17,6 +17,7 @@ class Order:
     path: str
     engine: str
     cores: tuple[int, ...] = ()
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

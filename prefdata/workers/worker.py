@@ -57,7 +57,7 @@ def serve(connection: Connection, open_engine: Opener) -> None:
 def open_engine(order: Order) -> tuple[Stream, int]:
     """Load the model; returns how to ask it, and its capacity."""
     if order.role == "text":
-        text = open_text_engine(order.model, order.path, order.engine)
+        text = open_text_engine(order.model, order.path, order.engine, order.adapters)
         return text.generate, text.capacity
     reward = open_reward_engine(order.model, order.path, order.engine)
     return reward.score, reward.capacity

@@ -8,17 +8,13 @@ from prefdata.engines.reward_families import Family
 from prefdata.recipe.schema import Model
 
 
-def open_text(model: Model, path: str) -> HostedText:
-    """A TextEngine with the checkpoint at `path`."""
+def open_text(model: Model, path: str, adapters: tuple[str, ...] = ()) -> HostedText:
+    """A TextEngine with the checkpoint at `path`, and adapters that requests may name."""
+    from prefdata.engines.transformers.model import Checkpoint
     from prefdata.engines.transformers.text import TransformersTextEngine
 
-    return TransformersTextEngine.load(
-        path,
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-        options=model.engine,
-        reasoning=model.reasoning,
-    )
+    checkpoint = Checkpoint.of(model, path, adapters)
+    return TransformersTextEngine.load(checkpoint, model.engine, reasoning=model.reasoning)
 
 
 def open_reward(model: Model, path: str, family: Family) -> HostedReward:
@@ -26,5 +22,5 @@ def open_reward(model: Model, path: str, family: Family) -> HostedReward:
     from prefdata.engines.transformers.model import Checkpoint
     from prefdata.engines.transformers.reward import TransformersRewardEngine
 
-    checkpoint = Checkpoint(path, model.revision, model.trust_remote_code)
+    checkpoint = Checkpoint.of(model, path, () if model.adapter is None else (model.adapter,))
     return TransformersRewardEngine.load(checkpoint, model.engine, reading=family.reading)

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import torch
 from llguidance import LLMatcher
@@ -69,11 +70,12 @@ class Sample:
 
 @dataclass(slots=True)
 class Prompt:
-    """A prompt and the samples that one call wants of it."""
+    """A prompt and the samples that one call wants of it; `adapter` is a folder or the base."""
 
     ids: list[int]
     call: Call[Completion | Failure]
     samples: list[Sample] = field(default_factory=list)
+    adapter: str | None = None
 
 
 @dataclass(slots=True)
@@ -182,7 +184,13 @@ class Decoder:
         # without a config all layers are full ones; sliding ones drop columns a shorter row needs
         cache = DynamicCache()
         # padding is to the right, where no token looks, so there is no mask
-        self._model(self._tensor(ids), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self._model(
+            self._tensor(ids),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **self._adapters(prompts),
+        )
         rows = ((i, _Row(prompt, s)) for i, prompt in enumerate(prompts) for s in prompt.samples)
         return _Ready(cache, deque(rows))
 
@@ -267,9 +275,17 @@ class Decoder:
             past_key_values=self._slots.cache,
             use_cache=True,
             logits_to_keep=1,
+            **self._adapters([row.prompt for row in self._rows]),
         )
         logits: Tensor = output.logits[:, -1].float()
         return logits
+
+    def _adapters(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """What tells peft the adapter of every row, where the model has any."""
+        names = self._loaded.adapters
+        if not names:
+            return {}
+        return {"adapter_names": [names[p.adapter] if p.adapter else "__base__" for p in prompts]}
 
     def _settle(self, i: int, settings: _Settings, allowed: Tensor | None) -> int:
         """The token of a draw that rounding could decide: its sequence is computed on its own."""
@@ -286,7 +302,8 @@ class Decoder:
         """Logits of a row's next token, computed without the others, (1, vocabulary)."""
         row = self._rows[i]
         ids = self._tensor([row.prompt.ids + row.sample.tokens])
-        logits: Tensor = self._model(ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+        output = self._model(ids, use_cache=False, logits_to_keep=1, **self._adapters([row.prompt]))
+        logits: Tensor = output.logits[:, -1].float()
         if allowed is not None and i in settings.constrained:
             logits.masked_fill_(~allowed[settings.constrained.index(i)], -torch.inf)
         return logits

@@ -1,8 +1,9 @@
 """Loading a checkpoint with transformers, and its chats as tokens. Runs no model."""
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers.utils import logging
 
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Message, TextRequest
+from prefdata.recipe.schema import Model
 
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 TINY_PARAMETERS = 20_000_000
@@ -21,11 +23,23 @@ TINY_PARAMETERS = 20_000_000
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where weights come from: the arguments every `from_pretrained` shares."""
+    """Where weights come from: the arguments every `from_pretrained` shares.
+
+    Attributes:
+        chat_template: in the place of the tokenizer's own.
+        adapters: folders with LoRA weights that requests may name.
+    """
 
     model: str
     revision: str | None
     trust_remote_code: bool
+    chat_template: str | None = None
+    adapters: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: Model, path: str, adapters: tuple[str, ...] = ()) -> "Checkpoint":
+        """The checkpoint of a recipe's model, at a path."""
+        return cls(path, model.revision, model.trust_remote_code, model.chat_template, adapters)
 
     @property
     def source(self) -> dict[str, Any]:
@@ -95,11 +109,16 @@ def apply_template(
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode on its device, and how its chats become tokens."""
+    """A model in evaluation mode on its device, and how its chats become tokens.
+
+    Attributes:
+        adapters: names that the model knows LoRA weights by, by their folder.
+    """
 
     model: PreTrainedModel
     chats: ChatTokenizer
     threads: int
+    adapters: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -148,10 +167,43 @@ def load_model(
             f"model {checkpoint.model!r}: its weights do not load: {err}; see that the files of "
             "the checkpoint are whole, or fetch it again"
         ) from err
-    _refuse_missing(checkpoint.model, report["missing_keys"], type(model).__name__)
+    kind = type(model).__name__
+    model, adapters = _adapt(model, checkpoint)
+    _refuse_missing(checkpoint.model, _not_in_adapters(model, report["missing_keys"]), kind)
     model.eval().to("cuda" if is_cuda else "cpu")
     chats = ChatTokenizer(checkpoint.model, tokenizer, max_model_len)
-    return LoadedModel(model, chats, threads=torch.get_num_threads())
+    return LoadedModel(model, chats, threads=torch.get_num_threads(), adapters=adapters)
+
+
+def _adapt(model: Any, checkpoint: Checkpoint) -> tuple[Any, dict[str, str]]:
+    """The model with its adapters on top, and their names by folder."""
+    if not checkpoint.adapters:
+        return model, {}
+    from peft import PeftModel
+
+    names = {folder: f"adapter_{number}" for number, folder in enumerate(checkpoint.adapters)}
+    for folder, name in names.items():
+        try:
+            with warnings.catch_warnings():
+                # such an adapter would run with random weights, or as if it were none
+                warnings.filterwarnings("error", message="Found missing adapter keys")
+                if isinstance(model, PeftModel):
+                    model.load_adapter(folder, adapter_name=name)
+                else:
+                    model = PeftModel.from_pretrained(model, folder, adapter_name=name)
+        except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as err:
+            raise PrefdataError(
+                f"adapter {folder!r} does not fit {checkpoint.model!r}: {err}; give the base that "
+                "it was trained on as 'model'"
+            ) from err
+    return model, names
+
+
+def _not_in_adapters(model: Any, missing: Iterable[str]) -> list[str]:
+    """Those weights that the base lacks and no adapter brings along."""
+    configs = getattr(model, "peft_config", {}).values()
+    brought = {name for config in configs for name in config.modules_to_save or ()}
+    return [name for name in missing if brought.isdisjoint(name.split("."))]
 
 
 def _check_options(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
@@ -197,10 +249,13 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
             f"model {name!r}: its tokenizer could not be loaded ({type(err).__name__}: {err}); "
             "check that its files are complete, or fetch the checkpoint again"
         ) from err
+    if checkpoint.chat_template is not None:
+        tokenizer.chat_template = checkpoint.chat_template
     if not tokenizer.chat_template:
         raise PrefdataError(
-            f"model {name!r}: its tokenizer has no chat template, so a chat cannot become tokens; "
-            "use an instruction-tuned checkpoint or add a chat_template to its tokenizer"
+            f"model {name!r}: its tokenizer has no chat template, as that of a base model, so a "
+            "chat cannot become tokens; give the model a chat_template (Jinja text or a file), or "
+            "name an instruction-tuned checkpoint"
         )
     return tokenizer
 

@@ -3,7 +3,7 @@
 import gc
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any
 
@@ -65,6 +65,9 @@ class TransformersRewardEngine:
         """
         auto_class = _AUTO_CLASSES[reading]
         loaded = load_model(auto_class, checkpoint, options, counts=("max_batch_tokens",))
+        if loaded.adapters:  # one at most, for good
+            whole: Any = loaded.model
+            loaded = replace(loaded, model=whole.merge_and_unload(), adapters={})
         size = options.get("max_batch_tokens", MAX_BATCH_TOKENS)
         return cls(loaded, max_batch_tokens=size, reading=reading)
 

@@ -65,29 +65,23 @@ class TransformersTextEngine:
     @classmethod
     def load(
         cls,
-        model: str,
-        *,
-        revision: str | None,
-        trust_remote_code: bool,
+        checkpoint: Checkpoint,
         options: Mapping[str, Any],
         reasoning: Reasoning = "auto",
     ) -> "TransformersTextEngine":
         """Load a checkpoint, onto the GPU if there is one.
 
         Args:
-            model: a folder or a Hub id.
-            revision: of the Hub repository.
-            trust_remote_code: run Python code that comes with the checkpoint.
+            checkpoint: a folder or a Hub id, its revision, whether its own code may run, adapters.
             options: `dtype` (default float32 on a CPU, the checkpoint's own on a GPU),
                 `max_model_len` (default all positions the model has),
                 `max_num_seqs` (default 64 on a CPU, 256 on a GPU).
             reasoning: as the recipe says how thoughts are marked.
 
         Raises:
-            PrefdataError: no such checkpoint, no language model, no chat template, or an option
-                that is not known.
+            PrefdataError: no such checkpoint, no language model, no chat template, an option that
+                is not known, or an adapter that does not fit.
         """
-        checkpoint = Checkpoint(model, revision, trust_remote_code)
         loaded = load_model(AutoModelForCausalLM, checkpoint, options, counts=("max_num_seqs",))
         _refuse_recurrent(loaded)
         return cls(
@@ -130,7 +124,7 @@ class TransformersTextEngine:
             if isinstance(ids, Failure):
                 call.deliver(index, ids)
                 continue
-            prompt = prompts.setdefault(tuple(ids), Prompt(ids, call))
+            prompt = prompts.setdefault(tuple(ids), Prompt(ids, call, adapter=request.adapter))
             limit = min(request.sampling.max_tokens, self._chats.max_model_len - len(ids))
             matcher = None if request.schema is None else self._schemas.start(request.schema)
             watch = Watch(self._reader, self._reader.opening(ids))

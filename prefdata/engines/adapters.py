@@ -1,0 +1,113 @@
+"""LoRA adapters: where their weights are, what they are, and whether an engine can run them."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from prefdata.engines.checkpoints import hash_content
+from prefdata.errors import PrefdataError
+from prefdata.fingerprint import digest
+from prefdata.recipe.schema import Model
+from prefdata.recipe.weights import ADAPTER_CONFIG
+
+FILES = (ADAPTER_CONFIG, "adapter_model.safetensors", "adapter_model.bin")
+_PLACES = ("base_model_name_or_path", "revision")
+"""Keys of an adapter's config that say where its base lies, not what the adapter is."""
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM's `max_lora_rank` may be."""
+
+
+def find_adapter(model: Model, path: str) -> str:
+    """The local folder of an adapter, fetched from the Hub if it is there.
+
+    Args:
+        model: whose adapter it is.
+        path: a folder or a Hub id.
+
+    Raises:
+        PrefdataError: there is none, or it is no LoRA adapter.
+    """
+    folder = Path(path) if Path(path).is_dir() else _fetch(model, path)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise PrefdataError(
+            f"model {model.alias!r}: {folder} holds no {ADAPTER_CONFIG}, so it is no adapter; give "
+            "the folder that peft's save_pretrained wrote"
+        )
+    kind = _config(folder).get("peft_type")
+    if kind != "LORA":
+        raise PrefdataError(
+            f"model {model.alias!r}: {folder} is a {kind} adapter, and only LORA ones can be run "
+            "on top of their base; merge it into the base and name the merged folder as 'model'"
+        )
+    return str(folder)
+
+
+def identify_adapter(folder: str) -> str:
+    """Content hash of an adapter's weights and configuration, wherever its base lies."""
+    config = {k: v for k, v in _config(Path(folder)).items() if k not in _PLACES}
+    weights = [Path(folder) / name for name in FILES[1:] if (Path(folder) / name).is_file()]
+    return digest(config, hash_content(weights))
+
+
+def check_peft(model: Model) -> None:
+    """Make sure that transformers can run an adapter.
+
+    Raises:
+        PrefdataError: peft is not installed.
+    """
+    if find_spec("peft") is None:
+        raise PrefdataError(
+            f"model {model.alias!r}: transformers runs adapters with the package peft, which is "
+            "not installed; run pip install peft, or set provider: vllm"
+        )
+
+
+def choose_rank(folders: tuple[str, ...]) -> int:
+    """The smallest `max_lora_rank` of vLLM that all these adapters fit.
+
+    Raises:
+        PrefdataError: one is larger than vLLM can hold.
+    """
+    configs = {folder: _config(Path(folder)) for folder in folders}
+    ranks = {f: max([c.get("r", 0), *(c.get("rank_pattern") or {}).values()])
+             for f, c in configs.items()}  # fmt: skip
+    largest = max(ranks, key=lambda folder: ranks[folder])
+    fitting = [rank for rank in RANKS if rank >= ranks[largest]]
+    if not fitting:
+        raise PrefdataError(
+            f"adapter {largest!r} has rank {ranks[largest]}, and vLLM holds {RANKS[-1]} at most; "
+            "set provider: transformers, or merge it into its base"
+        )
+    return fitting[0]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    file = folder / ADAPTER_CONFIG
+    try:
+        found: dict[str, Any] = orjson.loads(file.read_bytes())
+    except (OSError, ValueError) as err:
+        raise PrefdataError(
+            f"{file}: it cannot be read ({err}); copy or save the adapter again"
+        ) from err
+    return found
+
+
+def _fetch(model: Model, path: str) -> Path:
+    if path.startswith(("/", ".", "~")) or path.count("/") != 1:
+        raise PrefdataError(
+            f"model {model.alias!r}: there is no folder {path!r}; give the folder of an adapter or "
+            "a Hub id"
+        )
+    from transformers.utils.hub import cached_file  # slow; local adapters never need it
+
+    try:
+        for name in FILES[1:]:  # one of them is there
+            cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        return Path(str(cached_file(path, ADAPTER_CONFIG))).parent
+    except (OSError, ValueError) as err:
+        raise PrefdataError(
+            f"model {model.alias!r}: the adapter {path!r} is neither a local folder nor to be had "
+            f"from the Hub: {err}"
+        ) from err
