@@ -1,4 +1,4 @@
-"""The two ways a run says no: PrefdataError for the user, RowError for one row."""
+"""The two kinds of expected errors: PrefdataError for the user, RowError for one row."""
 
 import difflib
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ class RowError(Exception):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'? Known: …`, the question only where something is near."""
+    """`did you mean 'x'? Known: …`; the question only if a known name is similar."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1)
     question = f"did you mean {near[0]!r}? " if near else ""

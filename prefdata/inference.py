@@ -1,4 +1,4 @@
-"""What is asked of a model and what comes back. Knows no engine and no row."""
+"""Requests to a model and their results. Knows no engine and no row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class Sampling:
     Attributes:
         temperature: 0 means greedy.
         top_k: 0 means all tokens.
-        max_tokens: tokens of the completion, at most.
+        max_tokens: maximum number of completion tokens.
         stop: strings that end the completion and are not part of it.
         max_reasoning_tokens: of these, tokens of the thought, at most.
     """
@@ -59,10 +59,10 @@ class TextRequest:
 
     Attributes:
         messages: the chat so far; the engine renders it with the model's own chat template.
-        seed: decides the draw alone; the same request gives the same text in any batch.
+        seed: the only source of randomness; the same request gives the same text in any batch.
         schema: a JSON schema that the text must satisfy, or None for free text.
         chat_template_kwargs: passed to the chat template.
-        top_logprobs: how many of the likeliest first tokens are wanted with their
+        top_logprobs: how many of the most likely first tokens to return with their
             log-probabilities, at most 20.
         tools: what the model may call, as JSON schemas in OpenAI's form.
         adapter: folder of the LoRA weights that answer, on top of the engine's model; which they

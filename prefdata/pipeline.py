@@ -1,7 +1,7 @@
 """The whole journey: recipe -> seeds -> passes -> pairs, in one piece or in shards.
 
-A finished step is a folder named after a fingerprint of everything that went into it; an
-unfinished one is made again, and the journal answers what was answered before.
+A finished step is a folder named after a fingerprint of everything that went into it; an unfinished
+one is made again, and completions that are in the journal are not generated again.
 """
 
 import time
@@ -28,7 +28,9 @@ from prefdata.workers.machine import Machine
 from prefdata.workers.throughput import keep_pace
 
 PATIENCE = 30.0
-"""Seconds in which an earlier attempt at a shard has to end: it looks every two, and drains."""
+"""Seconds given to an earlier attempt at a shard to end: it checks every two, then finishes its
+requests.
+"""
 
 
 def build(
@@ -39,17 +41,17 @@ def build(
     rehearse: bool = False,
     say: Say = print,
 ) -> Record:
-    """Run a recipe, or go on where an earlier run of it stopped; returns what `run.json` holds.
+    """Run a recipe, or continue an earlier run of it; returns the content of `run.json`.
 
     Args:
         loaded: a checked recipe.
         out: the run folder; made if missing.
-        machine: what the models may use; the CPU, in this process, where left out.
+        machine: the devices that models may use; by default the CPU, in this process.
         rehearse: answer with the scripted engines, without loading a model.
-        say: told what the user should know, a line at a time.
+        say: called with each message for the user, one line at a time.
 
     Raises:
-        PrefdataError: the user can fix it; everything finished so far is kept.
+        PrefdataError: an error that the user can fix; everything finished so far is kept.
     """
     started = time.time()
     with (
@@ -83,13 +85,13 @@ def build_shard(
         loaded: a checked recipe.
         out: the folder of the whole run; the shard has a folder of its own in it.
         shard: which slice.
-        attempt: `job.restart`, two numbers; attempts with lower ones that still run are ended.
+        attempt: `job.restart`, two numbers; earlier attempts that still run are ended.
         machine: as for `build`, and so are the others.
         rehearse: as for `build`.
         say: as for `build`.
 
     Returns:
-        What the shard's `shard.json` holds.
+        The content of the shard's `shard.json`.
 
     Raises:
         PrefdataError: as from `build`.
@@ -126,12 +128,12 @@ def merge(
     rehearse: bool = False,
     say: Say = print,
 ) -> Record:
-    """Make of finished shards the run that one task would have made; row for row the same.
+    """Join finished shards into the run that a single task would have made; row for row the same.
 
     Args:
         loaded: the recipe of the shards.
         out: the folder of the run, with the shards in it.
-        count: how many shards there are; None for as many as the folder is divided into.
+        count: number of shards; None to read it from the folder.
         rehearse: whether they were rehearsed.
         say: as for `build`.
 

@@ -43,7 +43,9 @@ JUDGE_META = pa.struct(
 """`verdicts` are the raw answers as JSON, first order first; `agreed` is null if asked once."""
 
 EXPAND_META = pa.struct({"parent": pa.string(), "item": pa.int32(), "items": pa.int32()})
-"""Whose list an item stood in: the id of the row that had it, its place from 0, and how many."""
+"""Where an item comes from: the id of the row with the list, its position from 0, and the list's
+length.
+"""
 
 FINISHED = frozenset((None, "stop", "tool_calls"))
 """Finish reasons of a text that came to its end; None is unknown."""

@@ -414,7 +414,10 @@ def test_what_cannot_be_done_is_one_message(name, options, message, tmp_path):
 
 
 def test_what_is_no_finished_run_is_one_message(tmp_path):
-    for folder, why in ((tmp_path, "is no finished run"), (tmp_path / "x", "does not exist")):
+    for folder, why in (
+        (tmp_path, "does not contain a finished run"),
+        (tmp_path / "x", "does not exist"),
+    ):
         with pytest.raises(PrefdataError, match=why):
             export(folder)
 

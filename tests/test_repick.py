@@ -125,7 +125,9 @@ def test_a_wrong_rule_is_one_message(tmp_path, overrides, message):
 
 
 def test_a_missing_file_and_an_empty_one_are_named(tmp_path):
-    with pytest.raises(PrefdataError, match="no such run folder and no such file"):
+    with pytest.raises(
+        PrefdataError, match="not found; give a run folder or a file of scored candidates"
+    ):
         pick(tmp_path / "none.jsonl", tmp_path / "out")
     with pytest.raises(PrefdataError, match="no usable line; the first: scored.jsonl:1"):
         pick(write(tmp_path, b"{"), tmp_path / "out")
@@ -174,7 +176,7 @@ def test_columns_may_be_called_as_the_pairs_own(project):
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
-    with pytest.raises(PrefdataError, match="no finished run there"):
+    with pytest.raises(PrefdataError, match="no finished run"):
         pairs_of_run(tmp_path, [], tmp_path)
 
 

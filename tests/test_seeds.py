@@ -117,22 +117,22 @@ def test_a_saved_dataset_with_one_split_needs_none(tmp_path):
 
 
 def test_what_only_the_hub_reads_is_said_to_be_unread(lines):
-    assert "split, revision not read" in load(lines(*ABC), split="train", revision="v1").notes[0]
+    assert "split, revision ignored" in load(lines(*ABC), split="train", revision="v1").notes[0]
 
 
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("nowhere.jsonl", "there is no file 'nowhere.jsonl'"),
-        ("./nowhere", "there is no file './nowhere'"),
-        ("/nowhere/at/all", "there is no file '/nowhere/at/all'"),
-        ("*.jsonl", r"there is no file '\*.jsonl'"),
-        ("**x", "is no valid glob"),
-        ("empty", "the folder 'empty' holds no file of a known kind"),
-        ("notes.txt", "notes.txt is of no known kind; known endings: .jsonl"),
-        ("broken.parquet", "is no whole parquet file"),
-        ("broken.json", "is no valid JSON"),
-        ("scalar.json", "must hold a list of objects"),
+        ("nowhere.jsonl", "file not found: 'nowhere.jsonl'"),
+        ("./nowhere", "file not found: './nowhere'"),
+        ("/nowhere/at/all", "file not found: '/nowhere/at/all'"),
+        ("*.jsonl", r"file not found: '\*.jsonl'"),
+        ("**x", "is not a valid glob"),
+        ("empty", "the folder 'empty' has no file of a supported type"),
+        ("notes.txt", "the type of .*notes.txt is not supported; use one of: .jsonl"),
+        ("broken.parquet", "is truncated or corrupt, or not a parquet file"),
+        ("broken.json", "is not valid JSON"),
+        ("scalar.json", "must contain a list of objects"),
     ],
 )
 def test_a_path_that_leads_to_no_seeds_is_explained(
@@ -256,7 +256,7 @@ def test_a_csv_as_spreadsheets_and_pandas_write_it_is_read(file):
     seeds = load(file("s.csv", b"\xef\xbb\xbf" + text.encode()))
     assert seeds.table.column_names == ["id", "prompt", "note"]
     assert prompts(seeds) == ["é", "b"]
-    assert seeds.notes == ["s.csv: the column without a name (an index?) is left out"]
+    assert seeds.notes == ["s.csv: the column without a name (an index?) is ignored"]
 
 
 def test_a_csv_cell_may_be_long(file):
@@ -326,7 +326,7 @@ def test_id_never_replaces_a_source_id_that_is_there(lines):
 def test_a_seed_column_called_like_a_column_of_the_recipe_is_refused(lines):
     row = {"prompt": "x", "judge": "old"}
     made = {"judge": "columns.2", "judge__meta": "columns.2"}
-    with pytest.raises(PrefdataError, match=r"columns.2: the seeds have a column 'judge' already"):
+    with pytest.raises(PrefdataError, match=r"columns.2: the seeds already have a column 'judge'"):
         load(lines(row), made=made)
     assert prompts(load(lines(row), made=made, fields=("prompt",))) == ["x"]
 

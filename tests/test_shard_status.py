@@ -111,5 +111,5 @@ def test_another_division_is_refused(tmp_path, folders):
     from prefdata.run.shards import count_shards
 
     assert count_shards(tmp_path, default=9) == 4
-    with pytest.raises(PrefdataError, match="divided into 4 shards already, not into 8; leave out"):
+    with pytest.raises(PrefdataError, match="already divided into 4 shards, not into 8; leave out"):
         count_shards(tmp_path, 8)

@@ -112,7 +112,7 @@ def test_a_finished_shard_is_not_made_again(project):
 def test_missing_shards_are_named(project):
     shard_all(project, 4, numbers=[0, 2])
     with pytest.raises(
-        PrefdataError, match=r"of 4 shards 2 are not finished, or damaged: 1, 3; .*--shard 1/4"
+        PrefdataError, match=r"of 4 shards 2 are unfinished or damaged: 1, 3; .*--shard 1/4"
     ):
         merge(project.load(), project.folder / "sharded", 4, rehearse=True, say=print)
 
@@ -120,7 +120,7 @@ def test_missing_shards_are_named(project):
 def test_shards_of_another_recipe_are_not_merged(project):
     shard_all(project, 2)
     other = project.load("columns.0.samples=3")
-    with pytest.raises(PrefdataError, match="2 were made of other seeds, another recipe"):
+    with pytest.raises(PrefdataError, match="2 were made from other seeds, another recipe"):
         merge(other, project.folder / "sharded", 2, rehearse=True, say=print)
 
 
@@ -133,7 +133,7 @@ def test_another_pair_rule_needs_no_new_shards(project):
 
 @pytest.mark.parametrize("text", ["3/3", "4/3", "-1/3", "1", "a/b", "1/0", ""])
 def test_what_is_no_shard_is_one_message(text):
-    with pytest.raises(PrefdataError, match="give the number of the shard, from 0"):
+    with pytest.raises(PrefdataError, match="expected the number of the shard, from 0"):
         read_shard(text)
 
 
@@ -143,7 +143,7 @@ def test_the_number_of_shards_shows_in_the_folders(tmp_path):
     Shard(0, 4).folder(tmp_path).mkdir(parents=True)
     assert count_shards(tmp_path) == 4
     Shard(0, 8).folder(tmp_path).mkdir()
-    with pytest.raises(PrefdataError, match="several divisions, into 4 and into 8"):
+    with pytest.raises(PrefdataError, match="both 4-way and 8-way shards"):
         count_shards(tmp_path)
 
 
@@ -159,7 +159,7 @@ def test_a_finished_shard_that_has_lost_a_folder_is_made_whole(project):
     lost = next(stages.glob("2-*[0-9a-f]"))
     before = rows(stages, lost.name)
     shutil.rmtree(lost)
-    with pytest.raises(PrefdataError, match=r"of 2 shards 1 are not finished, or damaged: 1;"):
+    with pytest.raises(PrefdataError, match=r"of 2 shards 1 are unfinished or damaged: 1;"):
         merge(project.load(), out, 2, rehearse=True, say=print)
     record = build_shard(project.load(), out, Shard(1, 2), rehearse=True, say=print)
     assert record["requests"]["generated"] == 0
@@ -196,7 +196,9 @@ def test_rows_that_do_not_add_up_are_told_and_the_shard_is_not_finished(project)
     with RowsWriter(first, REJECTS) as rejects:
         refused = reject({"id": "x"}, stage="candidates", reason="lost", detail="")
         rejects.write(pa.Table.from_pylist([refused], schema=REJECTS))
-    with pytest.raises(PrefdataError, match="of 10 rows 11 are there, as when two processes"):
+    with pytest.raises(
+        PrefdataError, match="11 of 10 rows were found, which happens when two processes"
+    ):
         shard_all(project, 2, numbers=[0])
     assert not (folder / "shard.json").exists()
 

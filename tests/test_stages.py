@@ -384,7 +384,7 @@ def test_number_compares_the_last_number_of_the_text(text, reference, score):
 
 def test_number_needs_a_number_to_compare_with():
     made = column(type="verifier", method="number", reference="answer", responses=["a"])
-    with pytest.raises(RowError, match="reference: the reference 'many' is no number"):
+    with pytest.raises(RowError, match="reference: the reference 'many' is not a number"):
         run(made, {"a": "1", "answer": "many"})
 
 
@@ -449,7 +449,7 @@ def test_an_expression_is_cast(dtype, text, value):
 
 def test_an_expression_that_cannot_be_cast_is_a_row_error():
     made = column(type="expression", expression="{{ x }}", dtype="int")
-    with pytest.raises(RowError, match="expression: 'four' is no int"):
+    with pytest.raises(RowError, match="expression: 'four' is not of type int"):
         run(made, {"x": "four"})
 
 

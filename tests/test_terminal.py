@@ -85,7 +85,7 @@ def test_rejects_words_and_numbers_choose_what_is_printed(run):
 def test_a_folder_without_a_run_is_told(tmp_path):
     done = inspect(tmp_path)
     assert done.exit_code == 2
-    assert "is no finished run" in done.stderr
+    assert "does not contain a finished run" in done.stderr
 
 
 def test_a_terminal_gets_colours_and_wrapped_texts(run):

@@ -55,7 +55,7 @@ _SIDE = {
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What became of the scored rows.
+    """The result for the scored rows.
 
     Attributes:
         pairs: by split.
@@ -187,7 +187,7 @@ class _Picking:
                 row,
                 stage="pairs",
                 reason="prompt_differs",
-                detail=f"group of row {first[ID]} has another prompt",
+                detail=f"the group of row {first[ID]} has a different prompt",
             )
             for row in strangers
         ]

@@ -43,7 +43,7 @@ Reason = Literal[
 
 REASONS: dict[str, str] = {
     "single_candidate": "fewer than two candidates were given",
-    "no_partner": "delta: the other alias has no completion left to pair with",
+    "no_partner": "delta: the other alias has no completion left to pair with this one",
     "empty": "the text is empty or shows nothing",
     "no_score": "the score is missing, NaN or infinite",
     "truncated": "the text was cut off by max_tokens, or its thought never ended",
@@ -52,9 +52,9 @@ REASONS: dict[str, str] = {
     "below_min_chosen_score": "the chosen's score is worse than min_chosen_score",
     "tie": "the two are equally good",
     "below_min_margin": "the score difference is below min_margin",
-    "disagreement": "one of the scores prefers the rejected",
+    "disagreement": "one of the score columns prefers the rejected text",
     "length_ratio": "the longer text exceeds max_length_ratio times the shorter",
-    "over_max_pairs_per_prompt": "the prompt has enough pairs with larger margins",
+    "over_max_pairs_per_prompt": "max_pairs_per_prompt is reached by pairs with larger margins",
 }
 """Every reason with its meaning, in the order in which the rules are asked."""
 
@@ -183,7 +183,8 @@ def pick_by_verdict(
     Args:
         a: response A.
         b: response B.
-        winner: the judge's word: A, B or tie, in either case, surrounding whitespace ignored.
+        winner: the judge's verdict: A, B or tie, in upper or lower case, surrounding whitespace
+            ignored.
         rule: the recipe's projection.
         seed: of this prompt; draws the direction of a tie that is kept.
     """

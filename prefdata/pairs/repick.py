@@ -36,7 +36,7 @@ DEFAULTS = {
     "score": "score",
     "strategy": "best_vs_worst",
 }
-"""Rules of pairs where neither a recipe nor the command line names any."""
+"""The default pair rules where neither a recipe nor the command line gives any."""
 
 
 def pairs_of_run(run: Path, overrides: Sequence[str], out: Path) -> Record:
@@ -77,9 +77,10 @@ def pairs_of_file(
     seed: int,
     say: Say,
 ) -> Record:
-    """Choose pairs from a file of scored candidates; lines of equal group belong to one prompt.
+    """Choose pairs from a file of scored candidates; lines of a group share a prompt.
 
-    A group's first line says what its prompt is; lines that disagree, or lack a field, are rejects.
+    A group's first line sets its prompt; lines with a different prompt, or without a field, are
+    rejects.
 
     Args:
         file: one candidate a line; other fields are ignored but for alias, model, temperature,
@@ -88,14 +89,14 @@ def pairs_of_file(
         overrides: `key=value` of the pair rules; best_vs_worst where they name no strategy.
         out: gets candidates, pairs, rejects and run.json.
         seed: of draws, samples and splits.
-        say: told of bad lines.
+        say: called with messages about bad lines.
 
     Raises:
         PrefdataError: the file is missing or has no usable line, or a rule is wrong.
     """
     rule = validate_pair_rules(DEFAULTS, overrides)
     if not file.is_file():
-        raise PrefdataError(f"{file}: there is no such run folder and no such file")
+        raise PrefdataError(f"{file}: not found; give a run folder or a file of scored candidates")
     groups = Turns(fields)
     groups.read(read_lines(SeedDataset(path=(str(file),)), str(file), []))
     groups.check_fields(

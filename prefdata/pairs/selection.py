@@ -37,8 +37,8 @@ VERDICTS: dict[Verdict, str] = {
     "test": "kept, for evaluation; no other pair of this prompt is in train",
     "contradiction": "another row of the same prompt prefers the other text; both are dropped",
     "duplicate": "an earlier row has the same prompt, chosen and rejected",
-    "near_duplicate": "a prompt that stays has nearly the same words",
-    "over_max_pairs": "the seeded sample of max_pairs is full",
+    "near_duplicate": "another prompt, which is kept, has nearly the same words",
+    "over_max_pairs": "more pairs than max_pairs; not in the seeded sample",
 }
 """What can become of a pair, with its meaning, in the order in which the rules are asked."""
 

@@ -1,4 +1,4 @@
-"""How the judges of a run have judged: agreement of the two orders, position bias, ties."""
+"""Statistics of a run's judges: agreement of the two orders, position bias, ties."""
 
 from collections import Counter
 from pathlib import Path
@@ -19,8 +19,8 @@ def count_verdicts(scored: Path, recipe: Recipe) -> dict[str, Counts]:
 
     Returns:
         By column: `rows`; `agreed`, rows whose orders say the same; `ties`, rows that are a tie in
-        the end; `first`, `second` and `neither`, what single verdicts prefer by the place in which
-        the response was shown. An unbiased judge names first as often as second.
+        the end; `first`, `second` and `neither`, which response single verdicts prefer, by the
+        position in which it was shown. An unbiased judge names first as often as second.
     """
     present = set(read_schema(scored).names)
     return {

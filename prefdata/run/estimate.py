@@ -18,7 +18,7 @@ from prefdata.recipe.reads import all_columns
 from prefdata.recipe.schema import Recipe
 
 FLOPS = 300e12
-"""Useful bf16 FLOP/s assumed of one GPU: about 40 % of an H100's peak."""
+"""Assumed useful bf16 FLOP/s of one GPU: about 40 % of an H100's peak."""
 BYTES_PER_TOKEN = 4.5
 """Of text; typical of English under a large vocabulary."""
 COPIES = 3

@@ -14,7 +14,7 @@ from prefdata.storage.record import Record, read_record
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run folder whose record says that it is whole.
+    """A run folder with the record of a finished run.
 
     Attributes:
         loaded: its recipe; None where the pairs come from a file of scored candidates.
@@ -43,11 +43,11 @@ def open_run(folder: Path) -> FinishedRun:
     """Open a run folder.
 
     Raises:
-        PrefdataError: no finished run is there.
+        PrefdataError: the folder has no finished run.
     """
     record = read_record(folder)
     if record is None:
-        what = "is no finished run" if folder.is_dir() else "does not exist"
+        what = "does not contain a finished run" if folder.is_dir() else "does not exist"
         raise PrefdataError(
             f"{folder}: the folder {what} (there is no run.json); run `prefdata build` first"
         )

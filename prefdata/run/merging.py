@@ -29,7 +29,7 @@ class Part:
     Attributes:
         folder: its run folder.
         stages: the folders in it that the recipe asks for.
-        record: what its shard.json holds; empty where nothing whole vouches for it.
+        record: the content of its shard.json; empty if there is none that can be read.
     """
 
     folder: Path
@@ -63,7 +63,7 @@ def find_part(
 
 
 def write_shard_record(folder: Path, record: Record) -> Record:
-    """Vouch for a shard: written last."""
+    """Record that a shard is finished: written last."""
     write_text(folder / RECORD, orjson.dumps(record, option=orjson.OPT_INDENT_2).decode())
     return record
 
@@ -114,10 +114,10 @@ def find_parts(
     """
     parts = list(_parts(loaded, checkpoints, seeds, out, count))
     strange = [n for n, part in enumerate(parts) if part.record and not part.is_of_this_recipe]
-    what = "were made of other seeds, another recipe or other models: was an override left out?"
+    what = "were made from other seeds, another recipe or other models (was an override left out?):"
     _refuse(out, count, what, strange)
     missing = [n for n, part in enumerate(parts) if not part.is_finished]
-    _refuse(out, count, "are not finished, or damaged:", missing)
+    _refuse(out, count, "are unfinished or damaged:", missing)
     return parts
 
 

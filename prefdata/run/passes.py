@@ -42,7 +42,7 @@ class Sweep:
         fields: Arrow fields that the stages add, in order.
         reads: columns that the stages need; None for all.
         window: rows in flight at the same time.
-        slowest: told how long each row was in flight.
+        slowest: records how long each row was in flight.
     """
 
     levels: Sequence[Sequence[tuple[str, Stage]]]
@@ -53,7 +53,7 @@ class Sweep:
 
 
 def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> None:
-    """Ask what this model group can answer, for the journal; rows are not kept.
+    """Send the requests that this model group can answer, for the journal; rows are not kept.
 
     Raises:
         PrefdataError: as from the stages.

@@ -1,4 +1,4 @@
-"""How far a pass is: one live line on a terminal, plain lines elsewhere, on standard error."""
+"""The progress of a pass: one live line on a terminal, plain lines elsewhere, on standard error."""
 
 import sys
 import time
@@ -37,7 +37,7 @@ def show_progress(
         name: of the pass.
         total: its rows.
         work: what engines have done so far.
-        tell: told now and then how far the pass is.
+        tell: called now and then with the progress of the pass.
         stream: where the lines go; standard error by default.
     """
     stream = stream or sys.stderr

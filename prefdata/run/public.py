@@ -1,4 +1,4 @@
-"""What of recipe.yaml and run.json leaves the machine: no folder of it, no place to publish to.
+"""recipe.yaml and run.json as published: without folders of this machine or the target repository.
 
 A path inside the recipe's folder becomes relative to it, any other absolute path its last name.
 """

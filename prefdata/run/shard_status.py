@@ -1,4 +1,4 @@
-"""How far a shard is: left on the disk by its task, read by whoever asks. Makes no rows."""
+"""The progress of a shard: written to disk by its task, read by whoever asks. Makes no rows."""
 
 import time
 from collections.abc import Iterable
@@ -63,7 +63,7 @@ class ShardState:
 
 
 def write_status(folder: Path, status: ShardStatus) -> None:
-    """Leave word in the folder of a shard."""
+    """Write the status to the folder of a shard."""
     write_text(folder / _PROGRESS, orjson.dumps(asdict(status)).decode())
 
 

@@ -1,4 +1,4 @@
-"""Shards: which slice of the seeds one task makes, and where it lies. Runs nothing."""
+"""Shards: which slice of the seeds one task makes, and in which folder. Runs nothing."""
 
 import re
 from dataclasses import dataclass, replace
@@ -51,8 +51,8 @@ def read_shard(text: str) -> Shard:
     found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
     if found is None or not int(found[1]) < int(found[2]):
         raise PrefdataError(
-            f"--shard {text}: give the number of the shard, from 0, and how many there are, as in "
-            "0/64 for the first and 63/64 for the last"
+            f"--shard {text}: expected the number of the shard, from 0, and the number of "
+            "shards, as in 0/64 for the first and 63/64 for the last"
         )
     return Shard(int(found[1]), int(found[2]))
 
@@ -66,8 +66,8 @@ def count_shards(out: Path, wanted: int | None = None, *, default: int | None = 
         default: how many there are to be where there are none yet; None where there must be.
 
     Raises:
-        PrefdataError: there is none, the folders belong to several divisions, or to another one
-            than is wanted.
+        PrefdataError: there are no shards, or the folders are of several numbers of shards, or of
+            another number than `wanted`.
     """
     names = [folder.name for folder in sorted((out / FOLDER).glob("*-of-*"))]
     counts = sorted({int(found[2]) for name in names if (found := _NAME.fullmatch(name))})
@@ -81,16 +81,15 @@ def count_shards(out: Path, wanted: int | None = None, *, default: int | None = 
         return wanted
     if wanted is not None:
         raise PrefdataError(
-            f"{out / FOLDER}: the run is divided into {_named(counts)} shards already, not into "
-            f"{wanted}; leave out --shards, or delete that folder to begin again"
+            f"{out / FOLDER}: the run is already divided into {_named(counts)} shards, not "
+            f"into {wanted}; leave out --shards, or delete that folder to start again"
         )
     if len(counts) > 1:
         raise PrefdataError(
-            f"{out / FOLDER}: there are shards of several divisions, into {_named(counts)}; say "
-            "with --shards which one is meant"
+            f"{out / FOLDER}: found both {_named(counts, '-way')} shards; choose one with --shards"
         )
     return counts[0]
 
 
-def _named(counts: list[int]) -> str:
-    return " and into ".join(map(str, counts))
+def _named(counts: list[int], ending: str = "") -> str:
+    return " and ".join(f"{count}{ending}" for count in counts)

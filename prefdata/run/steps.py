@@ -1,6 +1,6 @@
 """One call of `build`: its seeds, passes, pairs and record, each made only if it is missing.
 
-`build.py` says in which order. Knows no command line and no cluster.
+`pipeline.py` has the order. Knows no command line and no cluster.
 """
 
 import platform
@@ -64,7 +64,7 @@ class Building:
 
     Attributes:
         started: when, in seconds since 1970.
-        is_shard: it makes one of several slices, and leaves word of how far it is.
+        is_shard: it makes one of several slices, and writes its progress to disk.
     """
 
     loaded: LoadedRecipe
@@ -84,7 +84,7 @@ class Building:
         return self.loaded.recipe
 
     def load_seeds(self) -> Seeds:
-        """All seeds; tells of those that cannot be used."""
+        """All seeds; reports those that cannot be used."""
         with self._timed("seeds"):
             seeds = seeds_of(self.recipe, self.loaded.locate, self.loaded.place)
         for note in (*self.loaded.notes, *seeds.notes):
@@ -153,9 +153,9 @@ class Building:
         lost = [count_rows(rejects_of(folder)) for folder in stages.folders]
         if (found := count_rows(stages.folders[-1]) + sum(lost)) != rows:
             raise PrefdataError(
-                f"{self.out}: of {rows:,} rows {found:,} are there, as when two processes have "
-                f"worked on them at the same time; delete {self.out / 'stages'} and run the same "
-                "command again: it is made anew, with what the journal holds"
+                f"{self.out}: {found:,} of {rows:,} rows were found, which happens when two "
+                f"processes write to one run at the same time; delete {self.out / 'stages'} "
+                "and run the same command again: the rows are made again from the journal"
             )
 
     def spent(self) -> Record:
@@ -187,14 +187,16 @@ class Building:
         try:
             record = read_record(self.out)
         except Damaged as err:
-            self.say(f"{err.finding}; it is written anew")
+            self.say(f"{err.finding}; it is written again")
             return None
         if record is None or record.get("fingerprint") != fingerprint:
             return None
         found = file_sizes(self.out, self._copies().values())
         lost = record["files"].items() - found.items()
         for name, size in sorted(lost):
-            self.say(f"{name}: {found.get(name, 0):,} bytes of {size:,} are there; it is made anew")
+            self.say(
+                f"{name}: it has {found.get(name, 0):,} bytes instead of {size:,}; it is made again"
+            )
         if record["files"] != found:
             return None
         self.say("nothing to do: this run is finished")
@@ -308,7 +310,7 @@ class Building:
             except Damaged as err:
                 aside = part.with_name(f"{part.name}.damaged-{int(time.time())}")
                 part.rename(aside)
-                self.say(f"{err.finding}; it is set aside as {aside.name} and made anew")
+                self.say(f"{err.finding}; it is renamed {aside.name} and made again")
                 return False
         return True
 

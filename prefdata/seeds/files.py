@@ -1,4 +1,4 @@
-"""Lines of seeds: from jsonl, json, csv, parquet, saved datasets and the Hub. Judges no column.
+"""Lines of seeds: from jsonl, json, csv, parquet, saved datasets and the Hub. Checks no column.
 
 A line that cannot be read is a Line with the reason; a file that cannot be read is an error.
 """
@@ -28,7 +28,7 @@ MAX_DEPTH = 100
 
 
 class Line(NamedTuple):
-    """One row as read: fields, or the reason why there are none."""
+    """One row as read: its fields, or the reason why it could not be read."""
 
     source: str
     fields: Row | None
@@ -38,10 +38,10 @@ class Line(NamedTuple):
 
 
 def read_lines(config: SeedDataset, path: str, notes: list[str]) -> Iterator[Line]:
-    """Every line of the seeds, readable or not; what the user should know goes to `notes`.
+    """Every line of the seeds, readable or not; notes for the user are appended to `notes`.
 
     Raises:
-        PrefdataError: there is no such file, dataset or split, or it is not whole.
+        PrefdataError: the file, dataset or split does not exist, or is incomplete.
     """
     local = Path(path)
     if (local / "state.json").exists() or (local / "dataset_dict.json").exists():
@@ -50,18 +50,18 @@ def read_lines(config: SeedDataset, path: str, notes: list[str]) -> Iterator[Lin
     if files:
         unread = [key for key in ("name", "split", "revision") if getattr(config, key) is not None]
         if unread:
-            notes.append(f"seed_dataset: {', '.join(unread)} not read: {path} is no Hub dataset")
+            notes.append(f"seed_dataset: {', '.join(unread)} ignored: {path} is not a Hub dataset")
         root = local if local.is_dir() else Path(os.path.commonpath([f.parent for f in files]))
         return (line for f in files for line in _lines_of_file(f, str(f.relative_to(root)), notes))
     if local.is_dir():
         raise PrefdataError(
-            f"seed_dataset.path: the folder {path!r} holds no file of a known kind "
-            f"({', '.join(SUFFIXES)})"
+            f"seed_dataset.path: the folder {path!r} has no file of a supported type "
+            f"({', '.join(SUFFIXES)}); give another path"
         )
     if local.is_absolute() or path.startswith(".") or local.suffix in SUFFIXES or _is_glob(path):
         raise PrefdataError(
-            f"seed_dataset.path: there is no file {path!r}; give a file ({', '.join(SUFFIXES)}), "
-            "a folder, a glob or the id of a Hub dataset"
+            f"seed_dataset.path: file not found: {path!r}; give a file "
+            f"({', '.join(SUFFIXES)}), a folder, a glob or the id of a Hub dataset"
         )
     return _lines_of_dataset(_from_hub(config, path), path)
 
@@ -83,7 +83,7 @@ def _files(local: Path) -> list[Path]:
         found = Path(place.anchor).glob(str(place.relative_to(place.anchor)))
         return sorted(f for f in found if f.is_file())
     except ValueError as err:
-        raise PrefdataError(f"seed_dataset.path: {local} is no valid glob: {err}") from err
+        raise PrefdataError(f"seed_dataset.path: {local} is not a valid glob: {err}") from err
 
 
 def _lines_of_file(file: Path, name: str, notes: list[str]) -> Iterator[Line]:
@@ -98,7 +98,7 @@ def _lines_of_file(file: Path, name: str, notes: list[str]) -> Iterator[Line]:
             yield from _parquet(file, name)
         case _:
             raise PrefdataError(
-                f"seed_dataset.path: {file} is of no known kind; known endings: "
+                f"seed_dataset.path: the type of {file} is not supported; use one of: "
                 f"{', '.join(SUFFIXES)}"
             )
 
@@ -140,7 +140,7 @@ def _object(value: Any, source: str) -> Line:
         source,
         None,
         "bad_line",
-        f"a row is a JSON object, this is {kind_of(value) or 'null'}",
+        f"a row must be a JSON object, but this is {kind_of(value) or 'null'}",
         shown,
     )
 
@@ -154,15 +154,15 @@ def _json(file: Path, name: str) -> Iterator[Line]:
         content = orjson.loads(raw)
     except orjson.JSONDecodeError as err:
         raise PrefdataError(
-            f"seed_dataset.path: {file} is no valid JSON: {err}; mend it, or use .jsonl"
+            f"seed_dataset.path: {file} is not valid JSON: {err}; fix it, or use .jsonl"
         ) from err
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         content = lists[0] if len(lists) == 1 else None
     if not isinstance(content, list):
         raise PrefdataError(
-            f"seed_dataset.path: {file} must hold a list of objects, or one object with one such "
-            "list"
+            f"seed_dataset.path: {file} must contain a list of objects, or one object with "
+            "one such list"
         )
     for number, value in enumerate(content, start=1):
         yield _object(value, f"{name}:item {number}")
@@ -200,7 +200,7 @@ def _check_header(names: Sequence[str], file: Path, notes: list[str]) -> None:
             "rename one"
         )
     if "" in names:
-        notes.append(f"{file.name}: the column without a name (an index?) is left out")
+        notes.append(f"{file.name}: the column without a name (an index?) is ignored")
 
 
 def _csv_row(row: dict[str | Any, Any], source: str) -> Line:
@@ -212,7 +212,7 @@ def _csv_row(row: dict[str | Any, Any], source: str) -> Line:
             source,
             None,
             "bad_line",
-            f"the header has {header} columns, this line another number",
+            f"the header has {header} columns, but this line has a different number",
             shown,
         )
     if not all(cell.isascii() or _is_utf8(cell) for cell in row.values()):
@@ -238,7 +238,9 @@ def _parquet(file: Path, name: str) -> Iterator[Line]:
                     number += 1
                     yield Line(f"{name}:row {number}", row)
     except pa.ArrowInvalid as err:
-        raise PrefdataError(f"seed_dataset.path: {file} is no whole parquet file: {err}") from err
+        raise PrefdataError(
+            f"seed_dataset.path: {file} is truncated or corrupt, or not a parquet file: {err}"
+        ) from err
 
 
 def _lines_of_dataset(dataset: Dataset, name: str) -> Iterator[Line]:
@@ -251,7 +253,7 @@ def _saved(config: SeedDataset, folder: Path) -> Dataset:
         return _one_split(load_from_disk(str(folder)), config, str(folder))
     except (OSError, ValueError) as err:  # pyarrow's ArrowInvalid is a ValueError
         raise PrefdataError(
-            f"seed_dataset.path: {folder} is no whole saved dataset: {err}"
+            f"seed_dataset.path: the saved dataset {folder} is incomplete or corrupt: {err}"
         ) from err
 
 
@@ -266,14 +268,14 @@ def _from_hub(config: SeedDataset, path: str) -> Dataset:
         )
     except DatasetNotFoundError as err:
         raise PrefdataError(
-            f"seed_dataset.path: {path!r} is neither here nor on the Hub (or it is private: "
-            f"log in with `hf auth login`): {err}"
+            f"seed_dataset.path: {path!r} was not found locally or on the Hub (or it is "
+            f"private: log in with `hf auth login`): {err}"
         ) from err
     # what `datasets` and the Hub raise for a network, a name, a script or a split they cannot use
     except (DatasetsError, OSError, ValueError, RuntimeError) as err:
         raise PrefdataError(
-            f"seed_dataset.path: there is no file {path!r} here, and as a dataset of the "
-            f"Hub it cannot be loaded: {err}"
+            f"seed_dataset.path: {path!r} was not found locally, and could not be loaded "
+            f"from the Hub: {err}"
         ) from err
     return _one_split(loaded, config, path)
 

@@ -38,8 +38,8 @@ class Seeds:
     Attributes:
         table: `id` and the seed columns, in the order of the run.
         rejects: rows of `rejects/` for lines that could not be used.
-        fingerprint: of all ids and rejects, so of everything that was read.
-        notes: what the user should know, one sentence each.
+        fingerprint: hash of all ids and rejects, that is, of everything that was read.
+        notes: messages for the user, one sentence each.
     """
 
     table: pa.Table
@@ -124,7 +124,7 @@ def load_seeds(
         chats: columns whose values are sent to models turn by turn where they are chats.
 
     Raises:
-        PrefdataError: there is no such file, dataset, split or column, or not one usable row.
+        PrefdataError: the file, dataset, split or column does not exist, or no row is usable.
     """
     path = ", ".join(paths)
     reading = _Reading(config, needed, prompt, chats)
@@ -149,8 +149,8 @@ def load_seeds(
     for name in table.column_names:
         if name in made:
             raise PrefdataError(
-                f"{made[name]}: the seeds have a column {name!r} already; rename yours, or name "
-                "the seed columns you need with seed_dataset.fields"
+                f"{made[name]}: the seeds already have a column {name!r}; rename yours, or "
+                "list only the seed columns you need in seed_dataset.fields"
             )
     order = np.arange(table.num_rows)
     if config.strategy == "shuffle":
@@ -176,7 +176,7 @@ def load_seeds(
 
 
 def _lines(config: SeedDataset, paths: Sequence[str], notes: list[str]) -> Iterator[Line]:
-    """Lines of all places; where two files have one name, their folder tells them apart."""
+    """Lines of all places; if two files have the same name, the name of their folder is added."""
     names = [Path(path).name for path in paths]
     for path in paths:
         is_shared = names.count(Path(path).name) > 1
@@ -229,12 +229,12 @@ class _Reading:
     def _rename_id(self, fields: Row) -> None:
         if self._fields is None and OWN_ID in fields:
             raise PrefdataError(
-                f"seed_dataset: {ID!r} is called {OWN_ID!r} here, as {ID!r} is the row's own key, "
-                f"but the seeds have {OWN_ID!r} too; name the columns you need with "
-                "seed_dataset.fields"
+                f"seed_dataset: the column {ID!r} would be renamed {OWN_ID!r}, as {ID!r} is "
+                f"the row's own key, but the seeds have {OWN_ID!r} too; list only the "
+                "columns you need in seed_dataset.fields"
             )
         fields[OWN_ID] = fields.pop(ID)
-        note = f"seed column {ID!r} is called {OWN_ID!r} here: {ID!r} is the row's own key"
+        note = f"seed column {ID!r} is renamed {OWN_ID!r}: {ID!r} is the row's own key"
         if note not in self.notes:
             self.notes.append(note)
 
@@ -263,7 +263,7 @@ class _Reading:
         if name in fields:
             return f"{name!r} is null"
         where = self._needed.get(OWN_ID if name == ID else name, "seed_dataset.fields")
-        return f"there is no {name!r}, which {where} reads; {suggest(name, fields)}"
+        return f"there is no field {name!r}, which {where} needs; {suggest(name, fields)}"
 
 
 def _table(rows: Iterator[Row], wanted: int | None, path: str) -> pa.Table:
@@ -274,15 +274,16 @@ def _table(rows: Iterator[Row], wanted: int | None, path: str) -> pa.Table:
             chunks.append(chunk_table(chunk))
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as err:
             raise PrefdataError(
-                f"seed_dataset.path: {path}: {_culprit(chunk)} holds values of different types "
-                f"({err}); "
-                "name the columns you need with seed_dataset.fields, or give them one type"
+                f"seed_dataset.path: {path}: {_culprit(chunk)} has values of different types "
+                f"({err}); list only the columns you need in seed_dataset.fields, or give "
+                "them one type"
             ) from err
     try:
         return join_chunks(chunks)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
         raise PrefdataError(
-            f"seed_dataset.path: {path}: rows have columns of different types: {err}"
+            f"seed_dataset.path: {path}: the same column has different types in different "
+            f"rows: {err}"
         ) from err
 
 

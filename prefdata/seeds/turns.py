@@ -1,4 +1,4 @@
-"""Scored candidates from elsewhere: lines in, one row a turn out. Reads no file, picks no pair."""
+"""Scored candidates from elsewhere: lines in, one row per turn out. Picks no pair."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -36,11 +36,12 @@ class Given:
 
 
 class Turns:
-    """Rows gathered from lines; a turn's first line says what its prompt is.
+    """Rows gathered from lines; the first line of a turn sets its prompt.
 
     Attributes:
         rows: by the id of the turn, which comes from the fields of `group_by` alone.
-        rejects: lines that lack a field, hold what cannot be used, or disagree about the prompt.
+        rejects: lines that lack a field, have a value that cannot be used, or have a different
+            prompt.
     """
 
     def __init__(self, fields: GivenCandidates) -> None:
@@ -158,7 +159,7 @@ def given(line: Row, names: GivenCandidates) -> Given:
 
 
 def _fitting(value: Any, kind: pa.DataType) -> Any:
-    """The value if it is of this type, else None: what is carried along may be missing."""
+    """The value if it is of this type, else None: these fields are optional."""
     if isinstance(value, bool):
         return None
     if pa.types.is_string(kind):

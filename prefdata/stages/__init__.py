@@ -1,4 +1,4 @@
-"""The kinds of column: what each adds, and the coroutine that makes it. One module a family."""
+"""The column types: the fields that each adds, and the coroutine that makes them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Tools:
-    """What a stage is given besides its column.
+    """What a stage gets in addition to its column.
 
     Attributes:
         seed: the recipe's.
@@ -128,7 +128,7 @@ class Asker:
 
 @dataclass(slots=True)
 class Said(Generic[Value]):
-    """What an answer says, the request that got it, and the tokens of all tries."""
+    """The parsed answer, its request, and the tokens of all attempts."""
 
     value: Value
     request: TextRequest
@@ -147,7 +147,7 @@ async def ask_until(
     """Ask every chat; what `read` refuses is asked again with a fresh seed, `retries` times.
 
     Raises:
-        RowError: from `read`, of the last try.
+        RowError: from `read`, for the last attempt.
     """
     found: dict[int, Said[Value]] = {}
     spent = {number: (0, 0) for number in range(len(chats))}

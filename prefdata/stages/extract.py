@@ -25,7 +25,7 @@ def extract(column: Extract, tools: Tools) -> Stage:
     async def stage(row: Row) -> Row:
         text, source = row[column.column], row.get(column.column + META_SUFFIX)
         if not isinstance(text, str):
-            raise RowError("not_extracted", f"{column.column!r} holds no text: {text!r}")
+            raise RowError("not_extracted", f"{column.column!r} contains no text: {text!r}")
         found = pattern.search(text)
         parts = {name: (found[name] or "").strip() if found else "" for name in groups}
         if found is None or not all(parts.values()):

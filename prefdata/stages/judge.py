@@ -1,4 +1,4 @@
-"""`llm_judge`: a verdict by a model, asked in both orders where it compares two responses."""
+"""`llm_judge`: a verdict by a model, asked in both orders if it compares two responses."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -19,7 +19,7 @@ _SWAPPED = {"A": "B", "B": "A"}
 
 
 def judge_fields(column: LlmJudge) -> list[pa.Field]:
-    """The verdict, and how it came to be."""
+    """The verdict, and how it was made."""
     return [
         field_of_schema(column.name, column.output_format),
         pa.field(column.name + META_SUFFIX, JUDGE_META),

@@ -1,4 +1,4 @@
-"""`expand`: the items of a list that a model wrote, however it wrote it."""
+"""`expand`: the items of a list that a model wrote, in any common format."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from prefdata.rows import EXPAND_META, ID, Row
 _MARK = re.compile(
     r"\(?\d{1,3}\\?[.)](?:\s+|$|(?=[^\W\d]))|[-*+\u2013\u2014](?:\s+|$)|[\u2022\u2023\u25aa\u25cf\u25e6]\s*"
 )
-"""A number or a bullet in front of an item; `-5`, `3.5` and a year are none."""
+"""A number or a bullet in front of an item; `-5`, `3.5` and a year are not."""
 _FENCED = re.compile(r"```(?:json)?\s*(\[.*\])\s*```", re.DOTALL)
 _QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019", "\u00ab\u00bb", "**", "__")
 
@@ -36,7 +36,7 @@ def expand(column: Expand) -> Callable[[Row], list[Row]]:
     def children(row: Row) -> list[Row]:
         text, meta = row[column.column], row.get(column.column + META_SUFFIX) or {}
         if not isinstance(text, str):
-            raise RowError("no_items", f"{column.column!r} holds no text: {text!r}")
+            raise RowError("no_items", f"{column.column!r} contains no text: {text!r}")
         found = find(text)
         if meta.get("finish_reason") == "length":  # the last item was cut off
             found = found[:-1]
@@ -45,7 +45,7 @@ def expand(column: Expand) -> Callable[[Row], list[Row]]:
             unlike.setdefault(item.casefold(), item)
         items = list(unlike.values())[: column.max_items]
         if not items:
-            raise RowError("no_items", f"{column.column!r} holds no item: {text!r}")
+            raise RowError("no_items", f"{column.column!r} contains no item: {text!r}")
         return [
             {
                 ID: digest(row[ID], column.name, item, size=10),
@@ -86,7 +86,7 @@ def _finder(column: Expand) -> Callable[[str], list[str]]:
 
 
 def _lines(text: str) -> list[str]:
-    """Lines with something on them; an introduction such as `Here are five:` is none."""
+    """Lines with something on them; an introduction such as `Here are five:` is skipped."""
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[1:] if len(lines) > 1 and lines[0].rstrip().endswith(":") else lines
 
@@ -96,7 +96,7 @@ def _json_items(text: str) -> list[str]:
     try:
         value: Any = orjson.loads(fenced[1] if fenced else text)
     except orjson.JSONDecodeError as err:
-        raise RowError("no_items", f"the text is no JSON ({err}): {text!r}") from err
+        raise RowError("no_items", f"the text is not valid JSON ({err}): {text!r}") from err
     if not isinstance(value, list) or not all(isinstance(v, str | int | float) for v in value):
-        raise RowError("no_items", f"the text is no JSON list of texts: {text!r}")
+        raise RowError("no_items", f"the text is not a JSON list of texts: {text!r}")
     return [str(item) for item in value]

@@ -1,4 +1,4 @@
-"""`rubric_judge`: each text rated by itself, by every criterion, on a scale of integers."""
+"""`rubric_judge`: each text rated separately, by every criterion, on a scale of integers."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from prefdata.stages.scores import as_column, scorable, score_fields, texts_of
 from prefdata.stages.stage import Stage
 
 TOP_LOGPROBS = 20
-"""As many first tokens as engines tell; a scale has ten at most."""
+"""The number of first tokens that engines return; a scale has at most ten values."""
 
 LEAST_MASS = 0.5
 """Probability that the scale must have; with less, the model was about to say something else."""
@@ -76,7 +76,7 @@ def _rated(text: str, chat: Chat | None, criterion: str, description: str) -> Ro
 
 
 def read_rating(completion: Completion, lowest: int, highest: int) -> float:
-    """The mean of the scale under the probabilities of the first token, or the number written.
+    """The mean of the scale under the first token's probabilities, or the number written.
 
     Where an engine tells probabilities, tokens that are no rating do not count (G-Eval, arXiv
     2303.16634, equation 1).
@@ -94,7 +94,10 @@ def read_rating(completion: Completion, lowest: int, highest: int) -> float:
         return math.fsum(rating * chance for rating, chance in chances.items()) / total
     written = _rating(completion.text, lowest, highest)
     if written is None:
-        raise RowError("no_rating", f"no number from {lowest} to {highest}: {completion.text!r}")
+        raise RowError(
+            "no_rating",
+            f"the answer is not a number from {lowest} to {highest}: {completion.text!r}",
+        )
     return float(written)
 
 

@@ -90,8 +90,8 @@ def _total(column: RewardModel, attributes: Sequence[float]) -> float | None:
         what = f"{len(weights)} weights" if column.weights else "no 'weights'"
         remedy = f"give {len(attributes)}" if len(attributes) > 1 else "remove them"
         raise PrefdataError(
-            f"column {column.name!r}: model {column.model_alias!r} gives {len(attributes)} numbers "
-            f"a text, and the column has {what}; {remedy}"
+            f"column {column.name!r}: model {column.model_alias!r} returns {len(attributes)} "
+            f"numbers per text, but the column has {what}; {remedy}"
         )
     total = math.fsum(w * a for w, a in zip(weights, attributes, strict=True))
     return total if math.isfinite(total) else None
@@ -168,7 +168,7 @@ def _same_number(text: str, reference: Any) -> bool:
     try:
         wanted = float(str(reference).replace(",", ""))
     except ValueError as err:
-        raise RowError("reference", f"the reference {reference!r} is no number") from err
+        raise RowError("reference", f"the reference {reference!r} is not a number") from err
     found = _NUMBER.findall(text)
     return bool(found) and math.isclose(float(found[-1].replace(",", "")), wanted, abs_tol=1e-12)
 

@@ -1,4 +1,4 @@
-"""`llm_text`, `candidates`, `llm_structured`: texts by a model, free or bound to a JSON schema."""
+"""`llm_text`, `candidates`, `llm_structured`: texts by a model, free or under a JSON schema."""
 
 import re
 from collections import Counter
@@ -24,7 +24,7 @@ _FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
 
 
 def text_fields(column: LlmText) -> list[pa.Field]:
-    """The text, and how it came to be."""
+    """The text, and how it was made."""
     return [pa.field(column.name, pa.string()), pa.field(column.name + META_SUFFIX, TEXT_META)]
 
 
@@ -90,7 +90,7 @@ def _candidate(
 
 
 def structured_fields(column: LlmStructured) -> list[pa.Field]:
-    """The dict, and how it came to be."""
+    """The dict, and how it was made."""
     return [
         field_of_schema(column.name, column.output_format),
         pa.field(column.name + META_SUFFIX, TEXT_META),
@@ -124,7 +124,10 @@ def reader(schema: Mapping[str, Any]) -> Callable[[Completion], Row]:
         value = parse(completion)
         if (problem := best_match(validator.iter_errors(value))) is not None:
             where = "".join(f"[{part!r}]" for part in problem.absolute_path)
-            detail = f"the answer breaks the schema: {where} {problem.message}: {completion.text!r}"
+            detail = (
+                f"the answer does not match the schema: {where} {problem.message}: "
+                f"{completion.text!r}"
+            )
             raise RowError("breaks_schema", detail)
         return value
 
@@ -144,7 +147,9 @@ def parse(completion: Completion) -> Row:
         if completion.finish_reason == "length":
             cut = f"the JSON was cut after {completion.completion_tokens} tokens; raise max_tokens"
             raise RowError("truncated", f"{cut}: {completion.text!r}") from err
-        raise RowError("not_json", f"the answer is no JSON ({err}): {completion.text!r}") from err
+        raise RowError(
+            "not_json", f"the answer is not valid JSON ({err}): {completion.text!r}"
+        ) from err
     if not isinstance(value, dict):
-        raise RowError("not_json", f"the answer is JSON but no object: {completion.text!r}")
+        raise RowError("not_json", f"the answer is JSON, but not an object: {completion.text!r}")
     return value

@@ -37,7 +37,7 @@ def expression(column: Expression, tools: Tools) -> Stage:
         try:
             return {column.name: cast(text)}
         except (ValueError, KeyError) as err:
-            raise RowError("expression", f"{text!r} is no {column.dtype}") from err
+            raise RowError("expression", f"{text!r} is not of type {column.dtype}") from err
 
     return stage
 
