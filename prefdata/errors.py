@@ -31,3 +31,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     question = f"did you mean {near[0]!r}? " if near else ""
     return f"{question}Known: {', '.join(names) or 'none'}"
+
+
+def install_command(extra: str | None) -> str:
+    """The command that installs an extra of pyproject.toml; prefdata is on no package index."""
+    return f"pip install '.{f'[{extra}]' if extra else ''}' in a clone of prefdata"

@@ -99,11 +99,11 @@ def test_a_rehearsal_writes_no_output_path(command, project):
         (["build", "RECIPE", "seed_dataset.path=nope.jsonl", "--rehearse"], "error: seed_dataset.path: file not found"),
         (["build", "RECIPE", "models.0.model=./nope"], "error: model 'hot': there is no folder"),
         (["build", "RECIPE", "--gpus", "8"], "error: --gpus 8: this process sees 0 GPUs"),
-        (["build", "RECIPE", "-n", "5"], "error: -n 5 is of --preview"),
+        (["build", "RECIPE", "-n", "5"], "error: -n 5 is for --preview"),
         (["plan", "RECIPE", "seed_dataset.path=nope.jsonl"], "error: seed_dataset.path: file not found"),
         (["plan", "RECIPE", "models.9.model=x"], "error: override 'models.9.model'"),
         (["pairs", "nowhere"], "error: nowhere: not found"),
-        (["pairs", "seeds.jsonl"], "error: seeds.jsonl: say with --out DIR where the pairs go"),
+        (["pairs", "seeds.jsonl"], "error: seeds.jsonl: for a file, the output folder is required; give it with --out DIR"),
         (["pairs", "."], "error: .: there is no finished run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -258,5 +258,5 @@ def test_a_signal_in_the_middle_of_a_run_exits_with_130_and_a_word(project, numb
     )  # fmt: skip
     said = process.stderr
     assert process.returncode == 130
-    assert "interrupted; the same command goes on where it stopped" in said.splitlines()
+    assert "interrupted; run the same command again to continue" in said.splitlines()
     assert "Traceback" not in said

@@ -1,6 +1,7 @@
 """The documents name what is there, and what they name is there."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import get_args
 
@@ -24,6 +25,8 @@ from prefdata.recipe.schema import (
 from prefdata.train.trl_settings import Evaluation, Lora, TrlSettings
 
 README = (ROOT / "README.md").read_text()
+COMMANDS = (ROOT / "docs" / "cli.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 REFERENCE = (ROOT / "docs" / "recipe.md").read_text()
 COLUMNS = get_args(get_args(AnyColumn)[0])
 PARTS = [
@@ -70,25 +73,37 @@ def test_every_choice_of_a_field_is_in_the_reference(choice):
                 assert f"`{value}`" in REFERENCE, f"{part.__name__}.{choice}: {value}"
 
 
-def test_every_command_and_option_is_in_the_readme():
+def test_every_command_and_option_is_in_the_page_of_commands():
     for name, command in get_command(app).commands.items():
-        assert f"`prefdata {name}" in README
-        for option in command.params:
-            flags = [flag for flag in option.opts if flag.startswith("--")]
-            assert all(f"`{flag}" in README or flag in README for flag in flags), (name, flags)
+        assert f"`prefdata {name} " in README
+        section = COMMANDS.split(f"\n## {name}\n")[1].split("\n## ")[0]
+        flags = [flag for option in command.params for flag in option.opts if flag[:2] == "--"]
+        assert [flag for flag in flags if f"`{flag}" not in section] == [], name
 
 
-def test_the_readme_lists_every_file_of_the_package():
-    listed = set(re.findall(r"^\| `([\w./]+)` \|", README, flags=re.MULTILINE))
-    folders = ("prefdata", "scripts", "recipes")
-    files = {
-        str(file.relative_to(ROOT))
-        for folder in folders
-        for file in (ROOT / folder).rglob("*")
-        if file.suffix in (".py", ".sh", ".yaml") and file.name != "__init__.py"
-    }
-    assert files - listed == set()
-    assert {name for name in listed if name.startswith(folders)} - files == set()
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_architecture_has_a_line_for_every_package():
+    packages = [file.parent.name for file in (ROOT / "prefdata").glob("*/__init__.py")]
+    assert [name for name in packages if f"| `prefdata/{name}/` | " not in ARCHITECTURE] == []
+    listed = re.findall(r"^\| `(prefdata/\w+)/` \|", ARCHITECTURE, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(f"prefdata/{name}" for name in packages)
+
+
+def test_every_install_line_names_extras_that_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "prefdata").rglob("*.py")]
+    for file in files:
+        text = file.read_text()
+        assert "pip install prefdata" not in text, file
+        assert "'prefdata[" not in text, file  # the name is on no index
+        named = re.findall(r"pip install '[^'\[]*\[([\w,]+)\]'", text)
+        named += re.findall(r"install_command\([\"'](\w+)", text)
+        assert {extra for group in named for extra in group.split(",")} <= set(extras), file
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: str(file.relative_to(ROOT)))

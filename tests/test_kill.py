@@ -365,7 +365,7 @@ def test_a_run_that_is_asked_to_stop_ends_soon_and_goes_on_later(models, sign, r
     with runs.signalled(name, sign, "journal text", 300) as process:
         error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 130, error
-    assert error.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
+    assert error.splitlines()[-1] == "interrupted; run the same command again to continue"
     assert not [path for path in runs.out(name).rglob(".*") if path.name.startswith(".")]
     finished = len(journal_of(runs.out(name)))
     assert 300 <= finished < len(journal_of(runs.reference))

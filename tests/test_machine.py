@@ -28,7 +28,7 @@ def test_a_parallel_size_that_does_not_divide_the_gpus_names_those_that_do():
     machine = Machine(tuple("01234567"))
     with pytest.raises(PrefdataError, match=r"one replica takes 3 GPUs .* one of 1, 2, 4, 8"):
         machine.places(model(tensor_parallel_size=3))
-    with pytest.raises(PrefdataError, match="whole number from 1"):
+    with pytest.raises(PrefdataError, match="whole number of at least 1"):
         machine.places(model(tensor_parallel_size="two"))
 
 
@@ -58,8 +58,8 @@ def test_cuda_visible_devices_is_respected(monkeypatch, listed, wanted, found):
     ("listed", "gpus", "replicas", "message"),
     [
         ("0,1", 8, None, r"sees 2 GPUs \(CUDA_VISIBLE_DEVICES='0,1'\); give --gpus 2"),
-        ("0,1", 2, 2, "--replicas 2 is for runs on a CPU"),
-        ("", None, 10_000, "a replica needs one"),
+        ("0,1", 2, 2, "--replicas 2 is only for runs on a CPU"),
+        ("", None, 10_000, "a replica needs at least one"),
     ],
 )
 def test_what_there_is_not_cannot_be_given(monkeypatch, listed, gpus, replicas, message):

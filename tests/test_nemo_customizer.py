@@ -650,7 +650,7 @@ def test_without_the_sdk_the_remedy_is_one_command(training, monkeypatch):
     for name in [n for n in sys.modules if n.startswith("prefdata.train.nemo_customizer.platform")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "nemo_microservices", None)
-    assert "pip install 'prefdata[nemo]'" in training.fails()
+    assert "pip install '.[nemo]'" in training.fails()
     assert "POST" in str(training.run(dry_run=True))
 
 

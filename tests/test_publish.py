@@ -477,7 +477,7 @@ def test_a_run_that_names_no_place_asks_for_one(hub, shell, run):
 def test_a_damaged_file_is_not_published(hub, shell, run):
     (file,) = (run / "pairs").glob("train-*")
     file.write_bytes(file.read_bytes()[:-100])
-    assert "damaged or cut short" in refused(shell, "publish", run, "--repo-id", NAME)
+    assert "damaged or truncated" in refused(shell, "publish", run, "--repo-id", NAME)
     assert hub.count("POST", "/commit/") == 0
 
 

@@ -166,7 +166,7 @@ def test_a_server_that_is_gone_for_good_stops_the_run_which_goes_on_later(remote
     server.faults.extend([None] * 10 + [(503, {})] * 40)
     overrides = ["providers.0.max_retries=1", "providers.0.max_parallel_requests=1"]
     with pytest.raises(
-        PrefdataError, match="answers 503.*after up to 1 retries.*goes on from there"
+        PrefdataError, match="status 503.*after up to 1 retries.*continues from there"
     ):
         run(remote, *overrides)
     server.faults.clear()
@@ -180,20 +180,22 @@ def test_a_server_that_is_gone_for_good_stops_the_run_which_goes_on_later(remote
 
 def test_a_server_that_is_not_there_is_one_message(remote, server):
     overrides = ["providers.0.endpoint=http://127.0.0.1:9/v1", "providers.0.max_retries=0"]
-    with pytest.raises(PrefdataError, match=r"'srv' \(http://127.0.0.1:9/v1\) cannot be reached"):
+    with pytest.raises(
+        PrefdataError, match=r"'srv' \(http://127.0.0.1:9/v1\) could not be reached"
+    ):
         run(remote, *overrides)
 
 
 def test_what_cannot_be_read_is_one_message(remote, server):
     server.faults.append("garbage")
-    with pytest.raises(PrefdataError, match="answers what cannot be read"):
+    with pytest.raises(PrefdataError, match="an answer that could not be read"):
         run(remote)
 
 
 @pytest.mark.parametrize("fault", ["page", {"error": {"code": 502}}, {"object": "list"}], ids=str)
 def test_what_is_no_completion_stops_the_run(remote, server, fault):
     server.faults.append(fault)
-    with pytest.raises(PrefdataError, match="answers what is no completion"):
+    with pytest.raises(PrefdataError, match="not a chat completion"):
         run(remote)
 
 
@@ -201,7 +203,7 @@ def test_a_server_that_refuses_every_request_stops_the_run(remote, server):
     # the first refusal of a row may cancel its other requests: no more than one a row is sure
     remote.write_seeds([{"prompt": f"question {n}", "answer": n} for n in range(12)])
     server.faults.extend([(400, {})] * 48)
-    with pytest.raises(PrefdataError, match=r"answers 400.*\(to the first 8 requests\)"):
+    with pytest.raises(PrefdataError, match=r"status 400.*\(for each of the first 8 requests\)"):
         run(remote, "models.0.skip_health_check=true")
 
 
@@ -229,7 +231,7 @@ def test_all_models_of_a_server_share_its_limit(remote, server):
 
 def test_a_parameter_that_the_server_refuses_stops_before_any_row(remote, server):
     server.faults.append((400, {}))
-    with pytest.raises(PrefdataError, match="model 'hot': provider 'srv'.*answers 400"):
+    with pytest.raises(PrefdataError, match="model 'hot': provider 'srv'.*status 400"):
         run(remote)
     assert len(server.asked) == 1
 

@@ -66,7 +66,7 @@ def test_a_language_model_named_as_a_reward_model_is_read_at_its_first_logit(tmp
 @pytest.mark.parametrize(
     ("architecture", "more", "message"),
     [
-        ("LlamaForCausalLM", {}, "ask it in an llm_judge column"),
+        ("LlamaForCausalLM", {}, "use it in an llm_judge column"),
         ("DebertaV2ForSequenceClassification", {}, "judge pairs with an llm_judge column"),
         ("INFORMForSequenceClassification", {}, "single-layer head"),
         ("LlamaForRewardModelWithGating", {}, "set trust_remote_code: true"),
@@ -170,5 +170,5 @@ def test_sixteen_bit_is_given_its_rounding():
 def test_a_chat_with_two_begin_tokens_is_refused():
     check_begin("m", [1, 5, 6], 1)
     check_begin("m", [5, 6], None)
-    with pytest.raises(PrefdataError, match="two begin tokens"):
+    with pytest.raises(PrefdataError, match="two begin-of-text tokens"):
         check_begin("m", [1, 1, 6], 1)

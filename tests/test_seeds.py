@@ -154,7 +154,7 @@ def test_a_hub_id_that_cannot_be_had_is_a_clear_error_soon(name, monkeypatch, tm
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "sleep", pytest.fail)  # nobody waits to try again
-    with pytest.raises(PrefdataError, match=f"there is no file '{name}' here, and as a dataset"):
+    with pytest.raises(PrefdataError, match=f"'{name}' was not found locally, and could not"):
         load(name)
 
 

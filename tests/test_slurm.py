@@ -401,7 +401,7 @@ exec {shutil.which("srun")} "$@"
     cluster.run("scancel", "--signal=USR1", "--batch", f"{array}_0")
     cluster.wait_for_merge(out)
     assert "--container-image=image" in (tmp_path / "asked").read_text()
-    assert "interrupted; the same command goes on" in log(out, 0)
+    assert "interrupted; run the same command again to continue" in log(out, 0)
     assert "goes back into the queue (exit code 130, asked to end: yes)" in log(out, 0)
     assert replayed(out) > 0
     assert_same(out, whole)

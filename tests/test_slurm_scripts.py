@@ -136,7 +136,7 @@ def test_a_finished_run_of_another_recipe_is_told_before_it_is_replaced(tmp_path
 def test_status_before_anything_is_submitted(tmp_path):
     slurm(RECIPE, "--out", tmp_path)
     assert "nothing was submitted for" in slurm(RECIPE, "--out", tmp_path, "--status")
-    assert "--status submits nothing" in slurm(
+    assert "--status does not submit anything" in slurm(
         RECIPE, "--out", tmp_path, "--status", "--submit", code=2
     )
 

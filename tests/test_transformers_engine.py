@@ -312,7 +312,7 @@ def test_a_prompt_that_fills_the_context_costs_its_own_request(random_lm, load_t
     engine = load_text(random_lm, max_model_len=20)
     [[failed, made]] = complete(engine, [request("rivers " * 30), request("list")])
     assert failed.reason == "prompt_too_long"
-    assert "the context holds 20" in failed.detail
+    assert "the context has room for 20" in failed.detail
     assert made.completion_tokens > 0
 
 
@@ -472,9 +472,9 @@ def test_an_option_that_cannot_be_met_is_refused(options, message, random_lm, lo
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(tmp_path, load_text, load_reward):
-    with pytest.raises(PrefdataError, match="there is no such folder"):
+    with pytest.raises(PrefdataError, match="there is no folder of that name"):
         load_text(tmp_path / "nothing")
-    with pytest.raises(PrefdataError, match="neither in a folder nor to be had"):
+    with pytest.raises(PrefdataError, match="was not found locally or on the Hub"):
         load_reward(tmp_path)
 
 
@@ -557,7 +557,7 @@ def test_a_chat_beyond_the_reward_model_costs_its_own_score(load_reward):
     chats = [chat("What is 1 plus 1?", "two " * 40), chat("What is 1 plus 1?", "two")]
     [[failed, logits]] = score(engine, chats)
     assert failed.reason == "too_long_to_score"
-    assert "the reward model holds 30" in failed.detail
+    assert "the reward model has room for 30" in failed.detail
     assert len(logits) == 1
 
 
@@ -594,5 +594,5 @@ def test_weights_that_are_cut_short_are_one_message(tmp_path):
         load_model(
             AutoModelForSequenceClassification, Checkpoint(str(folder), None, False), {}, counts=()
         )
-    with pytest.raises(PrefdataError, match=r"model.safetensors: damaged or cut short"):
+    with pytest.raises(PrefdataError, match=r"model.safetensors: damaged or truncated"):
         count_parameters(str(folder))

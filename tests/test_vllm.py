@@ -152,7 +152,7 @@ def test_ratings_are_those_of_transformers(text):
 def test_a_prompt_longer_than_the_context_is_a_bad_row(text):
     [[failed, fine]] = together(text, [request("again " * 2000), request(QUESTIONS[0])])
     assert failed.reason == "prompt_too_long"
-    assert "the context holds 1024" in failed.detail
+    assert "the context has room for 1024" in failed.detail
     assert fine.text
 
 
@@ -162,7 +162,7 @@ def test_the_context_bounds_a_text_too(text):
 
 
 def test_a_schema_that_vllm_refuses_is_the_users_and_harms_nobody_else(text):
-    with pytest.raises(PrefdataError, match="vLLM refuses a request"):
+    with pytest.raises(PrefdataError, match="vLLM refused a request"):
         together(text, [request(QUESTIONS[0], schema={"type": "object", "$ref": "#/nowhere"})])
     [[fine]] = together(text, [request(QUESTIONS[0])])
     assert fine.text
@@ -196,7 +196,7 @@ def test_samples_of_a_prompt_share_its_prefill(text):
     [
         ({"max_model_length": 100}, "did you mean 'max_model_len'"),
         ({"data_parallel_size": 2}, "give --gpus"),
-        ({"max_model_len": 100_000}, "does not load in vLLM"),
+        ({"max_model_len": 100_000}, "could not be loaded by vLLM"),
     ],
     ids=["unknown", "ours", "impossible"],
 )
@@ -231,7 +231,7 @@ def test_rewards_are_raw_and_those_of_transformers():
     long = ScoreRequest(({"role": "user", "content": "again " * 2000},))
     _, failed = asyncio.run(anext(engine.score([long])))
     assert failed.reason == "too_long_to_score"
-    assert "the reward model holds 1024" in failed.detail
+    assert "the reward model has room for 1024" in failed.detail
     engine.close()
     reference = TransformersRewardEngine.load(RM, {})
     theirs = asyncio.run(run(reference))

@@ -156,7 +156,7 @@ def test_a_run_that_is_asked_to_stop_leaves_nobody_behind_and_goes_on_later(
     family = descendants(run.pid)
     run.send_signal(sign)
     _, said = finish(run, code=130)
-    assert said.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
+    assert said.splitlines()[-1] == "interrupted; run the same command again to continue"
     assert not family & processes().keys()
     kept = journaled(out)
     assert 100 <= kept < 1920

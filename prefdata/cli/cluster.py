@@ -23,32 +23,35 @@ def slurm(
     recipe: RecipeFile,
     overrides: Overrides = None,
     out: Out = None,
-    nodes: Annotated[int, typer.Option(min=1, help="Tasks at the same time, a node each.")] = 1,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each node; 0: its CPU.")] = 8,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="Maximum number of tasks at the same time, one node each.")
+    ] = 1,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs per node; 0: run on the CPU.")] = 8,
     shards: Annotated[
-        int | None, typer.Option(min=1, help="Tasks in all; as many as nodes by default.")
+        int | None,
+        typer.Option(min=1, help="Number of shards, one task each; as many as nodes by default."),
     ] = None,
-    partition: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
-    time: Annotated[str | None, typer.Option(help="Limit of one task, as for sbatch.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Partition, as for sbatch.")] = None,
+    time: Annotated[str | None, typer.Option(help="Time limit of one task, as for sbatch.")] = None,
     merge_partition: Annotated[
-        str | None, typer.Option(help="Partition of the merge, which needs no GPU.")
+        str | None, typer.Option(help="Partition of the merge job, which needs no GPU.")
     ] = None,
-    account: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
+    account: Annotated[str | None, typer.Option(help="Partition, as for sbatch.")] = None,
     container: Annotated[
-        str | None, typer.Option(help="Image for srun --container-image (Pyxis).")
+        str | None, typer.Option(help="Container image for srun --container-image (Pyxis).")
     ] = None,
     sbatch_extra: Annotated[
         list[str] | None,
-        typer.Option(help="Another line of #SBATCH, say --qos=high; may be given several times."),
+        typer.Option(help="Another #SBATCH option, for example --qos=high; can be repeated."),
     ] = None,
     max_requeues: Annotated[
-        int, typer.Option(min=0, help="Times that one task may be started again.")
+        int, typer.Option(min=0, help="How often a failed task is started again.")
     ] = 20,
     submit: Annotated[
-        bool, typer.Option("--submit", help="Submit what is missing, and print the ids.")
+        bool, typer.Option("--submit", help="Submit the unfinished shards, and print the job ids.")
     ] = False,
     status: Annotated[
-        bool, typer.Option("--status", help="Tell how far the shards are, from their files.")
+        bool, typer.Option("--status", help="Show the progress of the shards, from their files.")
     ] = False,
     rehearse: Rehearse = False,
     no_publish: NoPublish = False,
@@ -57,11 +60,11 @@ def slurm(
     with exit_codes():
         if recipe.startswith("hf://"):
             raise PrefdataError(
-                f"{recipe}: every node would fetch it anew; bring it here first with "
-                "`hf download`, then give its path"
+                f"{recipe}: a recipe on the Hub would be downloaded by every node; download "
+                "it first with `hf download`, then give its local path"
             )
         if submit and status:
-            raise PrefdataError("--status submits nothing; leave out --submit, or --status")
+            raise PrefdataError("--status does not submit anything; leave out --submit or --status")
         loaded = load(recipe, overrides, out)
         from prefdata.run.shards import count_shards
         from prefdata.slurm.scripts import Cluster

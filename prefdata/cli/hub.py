@@ -15,15 +15,16 @@ def publish(
         str | None, typer.Option("--repo-id", help="owner/name; the recipe's by default.")
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(help="A branch, made where there is none; main by default.")
+        str | None, typer.Option(help="The branch; created if it does not exist, main by default.")
     ] = None,
     create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Propose it in a pull request, without a tag.")
+        bool, typer.Option("--create-pr", help="Open a pull request instead; no tag is made.")
     ] = False,
     private: Annotated[
         bool | None,
         typer.Option(
-            "--private/--public", help="Who may see a new dataset; the recipe's, else private."
+            "--private/--public",
+            help="Visibility of a new dataset; the recipe's by default, else private.",
         ),
     ] = None,
 ) -> None:
@@ -54,7 +55,7 @@ def publish_built(run: Path, settings: Any) -> None:
         _publish(run, PublishOptions(), settings)
     except PrefdataError as err:
         raise PrefdataError(
-            f"{err}. The run is finished and whole: `prefdata publish {run}` tries again"
+            f"{err}. The run itself is complete: run `prefdata publish {run}` to try again"
         ) from err
 
 

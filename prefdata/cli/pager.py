@@ -79,7 +79,9 @@ def page_rows(console: Console, shelf: Shelf, kind: str, ask: Ask) -> None:
         PrefdataError: there is no row.
     """
     if shelf.get(0) is None:
-        raise PrefdataError(f"there is no {kind} to show; search for other words, or another run")
+        raise PrefdataError(
+            f"there is no {kind} to show; search for other words, or open another run"
+        )
     place: int | None = 0
     while place is not None:
         print_row(console, f"{kind} {place + 1}", shelf.get(place) or {})
@@ -99,9 +101,9 @@ def _go_on(console: Console, shelf: Shelf, place: int, ask: Ask) -> int | None:
         if wanted is not None:
             return wanted
         if not said:
-            console.print("that was the last")
+            console.print("that was the last one")
             return None
-        console.print(f"there is nothing at {said!r}")
+        console.print(f"there is no row {said!r}")
 
 
 def _place(shelf: Shelf, place: int, said: str) -> int | None:

@@ -29,7 +29,7 @@ Overrides = Annotated[
     ),
 ]
 Out = Annotated[
-    Path | None, typer.Option(help="The run folder; wins over the recipe's output_dir.")
+    Path | None, typer.Option(help="The run folder; overrides the recipe's output_dir.")
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 Rehearse = Annotated[
@@ -39,7 +39,7 @@ Rehearse = Annotated[
     ),
 ]
 NoPublish = Annotated[
-    bool, typer.Option("--no-publish", help="Leave the Hub alone, whatever the recipe says.")
+    bool, typer.Option("--no-publish", help="Do not publish, whatever the recipe says.")
 ]
 
 DONE, BUG, FIXABLE, LOW_YIELD, INTERRUPTED = 0, 1, 2, 3, 130
@@ -68,7 +68,7 @@ def exit_codes() -> Iterator[Command]:
         say(f"error: {err}")
         raise typer.Exit(FIXABLE) from err
     except KeyboardInterrupt as err:
-        say("interrupted; the same command goes on where it stopped")
+        say("interrupted; run the same command again to continue")
         raise typer.Exit(INTERRUPTED) from err
     except (typer.Exit, click.ClickException):
         raise
@@ -115,7 +115,7 @@ def load(
         return load_fetched(recipe, given, trust_remote_code=trust_remote_code)
     if trust_remote_code:
         raise PrefdataError(
-            "--trust-remote-code is for recipes from the Hub; in a file of yours set "
+            "--trust-remote-code is only for recipes from the Hub; in a local recipe set "
             "trust_remote_code: true for the model"
         )
     from prefdata.recipe.loader import load_recipe  # yaml, pydantic: not needed for --help
@@ -133,5 +133,8 @@ def check_yield(record: dict[str, Any], min_yield: float) -> None:
     """Leave with a code of its own where too few rows have a pair."""
     share = record["prompts"] / record["rows"]
     if share < min_yield:
-        say(f"the yield is {share:.1%}, below min_yield {min_yield:.1%}: {record['prompts']:,} of {record['rows']:,} rows have a pair")  # fmt: skip  # noqa: E501
+        say(
+            f"the yield is {share:.1%}, below min_yield {min_yield:.1%}: {record['prompts']:,} "
+            f"of {record['rows']:,} rows have a pair"
+        )
         raise typer.Exit(LOW_YIELD)

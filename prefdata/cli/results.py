@@ -23,7 +23,7 @@ def pairs(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write; a run is rewritten in place by default.")
+        Path | None, typer.Option(help="Where to write; by default, a run is changed in place.")
     ] = None,
     group: Annotated[
         list[str] | None,
@@ -40,7 +40,7 @@ def pairs(
         str,
         typer.Option(help="FILE: field with its score; the lowest is the best with better=lower."),
     ] = "score",
-    seed: Annotated[int, typer.Option(help="FILE: seed of draws, samples and splits.")] = 0,
+    seed: Annotated[int, typer.Option(help="FILE: seed for random draws, samples and splits.")] = 0,
 ) -> None:
     """Choose pairs again, from a finished run or from scored candidates made elsewhere."""
     with exit_codes():
@@ -49,12 +49,16 @@ def pairs(
         from prefdata.recipe.schema import GivenCandidates
 
         if not source.exists():
-            raise PrefdataError(f"{source}: there is no such run folder and no such file")
+            raise PrefdataError(
+                f"{source}: not found; give a run folder or a file of scored candidates"
+            )
         if source.is_dir():
             record, folder = pairs_of_run(source, overrides or (), out or source), out or source
         else:
             if out is None:
-                raise PrefdataError(f"{source}: say with --out DIR where the pairs go")
+                raise PrefdataError(
+                    f"{source}: for a file, the output folder is required; give it with --out DIR"
+                )
             fields = GivenCandidates(
                 group_by=tuple(group or (prompt,)), prompt=prompt, text=text, score=score
             )
@@ -68,33 +72,39 @@ def pairs(
 def export(
     run: Run,
     formats: Annotated[
-        list[str], typer.Option("--format", help="A trainer's format; may be given several times.")
+        list[str], typer.Option("--format", help="The trainer's format; can be repeated.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Where to; <RUN>/exports/<format> by default.")
+        Path | None, typer.Option(help="Output folder; <RUN>/exports/<format> by default.")
     ] = None,
     test_size: Annotated[
         str | None,
         typer.Option(
-            help="Prompts in test, a count or a fraction; the run's own split by default, or 0.05 "
-            "(nemo_customizer: 0.2) where it has none."
+            help=(
+                "Prompts in test, a count or a fraction; by default the run's own split, or "
+                "0.05 (nemo_customizer: 0.2) if it has none."
+            )
         ),
     ] = None,
     max_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Tell how many pairs a trainer that cuts at this length spoils."),
+        typer.Option(
+            min=1,
+            help="Report how many pairs are longer than this, so that a trainer would cut them.",
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(help="Checkpoint to be trained; by default the one that wrote the texts."),
     ] = None,
     drop_too_long: Annotated[
-        bool, typer.Option("--drop-too-long", help="Leave out pairs above --max-tokens.")
+        bool,
+        typer.Option("--drop-too-long", help="Leave out pairs that are longer than --max-tokens."),
     ] = False,
     last_message_only: Annotated[
         bool,
         typer.Option(
-            "--last-message-only", help="nemo_customizer: the last message alone as the prompt."
+            "--last-message-only", help="nemo_customizer: use only the last message as the prompt."
         ),
     ] = False,
 ) -> None:
@@ -104,7 +114,10 @@ def export(
         from prefdata.export import ExportOptions, export_run
 
         if out is not None and len(formats) > 1:
-            raise PrefdataError("--out is the folder of one format; leave it out, or give one")
+            raise PrefdataError(
+                "--out is the folder of one format, but several formats are given; leave it "
+                "out, or give one format"
+            )
         options = ExportOptions(
             _test_size(test_size), max_tokens, tokenizer, drop_too_long, last_message_only
         )
@@ -115,7 +128,7 @@ def export(
 def report(
     run: Run,
     out: Annotated[
-        Path | None, typer.Option(help="The file; <RUN>/report.html by default.")
+        Path | None, typer.Option(help="Output file; <RUN>/report.html by default.")
     ] = None,
     compare: Annotated[
         Path | None, typer.Option(help="Another finished run, shown beside this one.")
@@ -135,10 +148,11 @@ def inspect(
         bool, typer.Option("--rejects", help="Rejects with their reasons, instead of pairs.")
     ] = False,
     search: Annotated[
-        str, typer.Option(help="Only rows that hold these words, in any text and any case.")
+        str,
+        typer.Option(help="Only rows that contain these words in any text, upper or lower case."),
     ] = "",
     rows: Annotated[
-        int | None, typer.Option("-n", min=1, help="Print so many and do not ask.")
+        int | None, typer.Option("-n", min=1, help="Print this many rows and do not ask.")
     ] = None,
 ) -> None:
     """Page through a run's pairs; where no terminal is, all are printed as plain text."""

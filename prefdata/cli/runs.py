@@ -28,23 +28,25 @@ def build(
     overrides: Overrides = None,
     out: Out = None,
     gpus: Annotated[
-        int | None, typer.Option(min=0, help="GPUs to use; 0: CPU; default: one if there is one.")
+        int | None, typer.Option(min=0, help="GPUs to use; 0: CPU; by default one if there is one.")
     ] = None,
     replicas: Annotated[
-        int | None, typer.Option(min=1, help="On a CPU: processes a model, sharing the cores.")
+        int | None,
+        typer.Option(min=1, help="On a CPU: number of processes per model; they share the cores."),
     ] = None,
     preview: Annotated[
-        bool, typer.Option("--preview", help="Show full records of a few rows, keep nothing.")
+        bool, typer.Option("--preview", help="Show a few rows in full, and keep nothing.")
     ] = False,
     rows: Annotated[
-        int | None, typer.Option("-n", min=1, help="Rows of the preview; 2 where left out.")
+        int | None, typer.Option("-n", min=1, help="Rows of the preview; 2 by default.")
     ] = None,
     rehearse: Rehearse = False,
     no_publish: NoPublish = False,
     trust_remote_code: Annotated[
         bool,
         typer.Option(
-            "--trust-remote-code", help="Let models of a recipe from the Hub bring their own code."
+            "--trust-remote-code",
+            help="Allow models of a recipe from the Hub to run their own code.",
         ),
     ] = False,
     shard: Annotated[
@@ -53,20 +55,21 @@ def build(
     ] = None,
     attempt: Annotated[
         str | None,
-        typer.Option(help="A name that no other attempt at the shard has; earlier ones are ended."),
+        typer.Option(help="Unique name of this attempt at the shard; earlier attempts are ended."),
     ] = None,
 ) -> None:
     """Build the dataset of a recipe; run again, it goes on where it stopped."""
     with exit_codes() as command:
         if rows and not preview:
             raise PrefdataError(
-                f"-n {rows} is of --preview; add it, or set num_records={rows} for a small run"
+                f"-n {rows} is for --preview; add --preview, or set num_records={rows} for a "
+                "small run"
             )
         loaded = load(recipe, overrides, out, trust_remote_code)
         if attempt and not shard:
-            raise PrefdataError("--attempt is of --shard; leave it out")
+            raise PrefdataError("--attempt is for --shard; leave it out")
         if preview and shard:
-            raise PrefdataError("--preview shows a few rows of the whole; leave out --shard")
+            raise PrefdataError("--preview shows a few of all rows; leave out --shard")
         if preview:
             _preview(loaded, rows or 2, rehearse, _find_machine(gpus, replicas, rehearse))
             return
@@ -99,7 +102,10 @@ def _build_shard(
 
     shard = read_shard(text)
     build_shard(loaded, out, shard, attempt=attempt, machine=machine, rehearse=rehearse, say=say)
-    say(f"shard {text} is finished, in {shard.folder(out)}; prefdata merge joins all of them")
+    say(
+        f"shard {text} is finished, in {shard.folder(out)}; run prefdata merge once all shards "
+        "are finished"
+    )
 
 
 def merge(
@@ -107,7 +113,8 @@ def merge(
     overrides: Overrides = None,
     out: Out = None,
     shards: Annotated[
-        int | None, typer.Option(min=1, help="How many there are; by default, as many as folders.")
+        int | None,
+        typer.Option(min=1, help="Number of shards; by default, as many as there are folders."),
     ] = None,
     rehearse: Rehearse = False,
     no_publish: NoPublish = False,

@@ -64,7 +64,8 @@ def _summary(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
     if tokens:
         yield (
             "tokens",
-            f"{tokens:,} completed, {tokens / seconds['total']:,.0f} a second over the whole run",
+            f"{tokens:,} completion tokens, {tokens / seconds['total']:,.0f} per second over "
+            "the whole run",
         )
     yield "time", f"{seconds['total']:.1f} s"
 
@@ -124,7 +125,10 @@ def _trained(result: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "steps", f"{training['steps']:,} in {training['seconds']:.1f} s"
     yield "loss", f"{training['loss']:.4f}"
     if (right := training.get("eval_rewards/accuracies")) is not None:
-        yield "test pairs", f"{right:.1%} get the higher implicit reward for the chosen"
+        yield (
+            "test pairs",
+            f"{right:.1%} of the pairs get a higher implicit reward for the chosen text",
+        )
     if "before" not in result:
         return
     before, after = result["before"]["scores"], result["after"]["scores"]
@@ -191,7 +195,7 @@ def print_plan(loaded: LoadedRecipe) -> None:
             rows = rows * most if rows and most else None
             console.print(f"pass {number}: {step.name}", style="bold", markup=False)
             console.print(
-                f"  makes        at most {most or '?'} rows of one, {_count(rows)} in all"
+                f"  makes        at most {most or '?'} rows per row, {_count(rows)} in all"
             )
             continue
         models = [checkpoint.model for checkpoint in step.checkpoints.values()]
@@ -219,9 +223,9 @@ def print_plan(loaded: LoadedRecipe) -> None:
     console.print(f"{len(steps)} passes, {len(distinct)} model loads")
     print_examples(loaded, sample[0])
     console.print(
-        "Completion tokens, GPU-hours and disk are upper bounds: every text as long as max_tokens, "
-        f"{FLOPS / 1e12:.0f} TFLOP/s a GPU. '?' needs texts that only the run "
-        "makes, lists that only it counts, or a checkpoint that is not on this machine.",
+        "Completion tokens, GPU-hours and disk are upper bounds: every text as long as "
+        f"max_tokens, {FLOPS / 1000000000000.0:.0f} TFLOP/s per GPU. '?' is known only after "
+        "the run, or needs a checkpoint that is not on this machine.",
         style="dim",
     )
 

@@ -24,22 +24,24 @@ def train(
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings: learning_rate=1e-6 epochs=2 …"),
     ] = None,
     backend: Annotated[
-        Backend, typer.Option(help="trl: DPO on this machine; nemo_customizer: a job there.")
+        Backend,
+        typer.Option(help="trl: DPO on this machine; nemo_customizer: a job on that platform."),
     ] = Backend.trl,
     settings: Annotated[
-        Path | None, typer.Option(help="Settings in YAML; KEY=VALUE goes on top.")
+        Path | None, typer.Option(help="YAML file with settings; KEY=VALUE overrides it.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to; <RUN>/trained/<backend> by default.")
+        Path | None, typer.Option(help="Output folder; <RUN>/trained/<backend> by default.")
     ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="nemo_customizer: write the files, print what would be sent."
+            "--dry-run",
+            help="nemo_customizer: write the files and print the requests without sending them.",
         ),
     ] = False,
     cancel: Annotated[
-        bool, typer.Option("--cancel", help="nemo_customizer: cancel the job that runs.")
+        bool, typer.Option("--cancel", help="nemo_customizer: cancel the running job.")
     ] = False,
 ) -> None:
     """Train a model on a run's pairs; run again, it goes on where it stopped."""
@@ -51,7 +53,9 @@ def train(
             _train_on_customizer(run, settings, overrides or [], folder, dry_run, cancel)
         else:
             if dry_run or cancel:
-                raise PrefdataError("--dry-run and --cancel are of nemo_customizer; remove them")
+                raise PrefdataError(
+                    "--dry-run and --cancel are only for nemo_customizer; remove them"
+                )
             from prefdata.cli.summary import print_training
             from prefdata.train.trl import train_trl
             from prefdata.train.trl_settings import TrlSettings

@@ -15,7 +15,7 @@ from prefdata.engines.protocols import (
     TextEngine,
 )
 from prefdata.engines.reward_families import find_family
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, install_command
 from prefdata.recipe.contract import Role
 from prefdata.recipe.providers import CLIENTS, ENGINES
 from prefdata.recipe.schema import Endpoint, Model
@@ -54,8 +54,8 @@ def choose_engine(role: Role, model: Model, path: str, *, on_gpu: bool) -> str:
     if not usable:
         found = ENGINES[wanted[0]]
         raise PrefdataError(
-            f"model {model.alias!r} needs {found.package}, which is not installed; in a clone of "
-            f"prefdata, run pip install '.[{found.extra}]'"
+            f"model {model.alias!r} needs {found.package}, which is not installed; run "
+            f"{install_command(found.extra)}"
             + (", or set provider: auto" if len(served) > len(wanted) else "")
         )
     return max(usable, key=lambda name: ENGINES[name].for_gpus == on_gpu)
@@ -125,8 +125,8 @@ def connect(endpoint: Endpoint) -> Connection:
     if not _is_installed(client.package):
         raise PrefdataError(
             f"provider {endpoint.name!r} is a server, and the package {client.package}, which "
-            "asks it, is not installed; in a clone of prefdata, run pip install "
-            f"'.[{client.extra}]'"
+            "asks it, is not installed; run "
+            f"{install_command(client.extra)}"
         )
     connection: Connection = import_module(client.module).connect(endpoint)
     return connection

@@ -52,8 +52,8 @@ class ChatTemplate:
         if not chat.startswith(asked):
             raise RowError(
                 "template_prefix",
-                f"the chat template of {self._name} renders the prompt alone in another way than "
-                "before an answer, so the two cannot be parted",
+                f"the chat template of {self._name} renders the prompt differently alone "
+                "than before an answer, so the two cannot be separated",
             )
         return asked, chat[len(asked) :]
 

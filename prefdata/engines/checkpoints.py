@@ -59,7 +59,8 @@ def _commit(model: Model, path: str) -> str:
     commit = extract_commit_hash(str(config_file(model, path)), None)
     if commit is None:
         raise PrefdataError(
-            f"model {model.alias!r}: the Hub cache of {path!r} names no commit; set 'revision'"
+            f"model {model.alias!r}: the Hub cache of {path!r} does not record a commit; set "
+            "'revision'"
         )
     return str(commit)
 
@@ -70,8 +71,8 @@ def config_file(model: Model, path: str) -> Path:
         return Path(path) / "config.json"
     if path.startswith((os.sep, ".", "~")) or path.count("/") > 1:
         raise PrefdataError(
-            f"model {model.alias!r}: there is no folder {path!r}; give an existing checkpoint or "
-            "a Hub id"
+            f"model {model.alias!r}: there is no folder {path!r}; give an existing "
+            "checkpoint or a Hub id"
         )
     from transformers.utils.hub import cached_file
 
@@ -79,8 +80,7 @@ def config_file(model: Model, path: str) -> Path:
         return Path(str(cached_file(path, "config.json", revision=model.revision)))
     except (OSError, ValueError) as err:
         raise PrefdataError(
-            f"model {model.alias!r}: {path!r} is neither a local folder nor to be had from the "
-            f"Hub: {err}"
+            f"model {model.alias!r}: {path!r} was not found locally or on the Hub: {err}"
         ) from err
 
 
@@ -122,9 +122,9 @@ def check_text_model(model: Model, path: str) -> None:
     if model.trust_remote_code or any(name.endswith(_TEXT) for name in architectures):
         return
     raise PrefdataError(
-        f"model {model.alias!r}: {path} is {', '.join(architectures) or 'of unknown kind'}, but "
-        f"the recipe uses it as a text model, one of *{', *'.join(_TEXT)}; name another model, or "
-        "set skip_health_check: true if this one can do it"
+        f"model {model.alias!r}: {path} is {', '.join(architectures) or 'of unknown type'}, "
+        f"but the recipe uses it as a text model, one of *{', *'.join(_TEXT)}; name another "
+        "model, or set skip_health_check: true if this one can generate text"
     )
 
 
@@ -139,7 +139,7 @@ def count_parameters(path: str) -> int | None:
                 total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
         except SafetensorError as err:
             raise PrefdataError(
-                f"{file}: damaged or cut short ({err}); copy or fetch the checkpoint again"
+                f"{file}: damaged or truncated ({err}); copy or download the checkpoint again"
             ) from err
     return total or None
 

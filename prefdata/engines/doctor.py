@@ -47,7 +47,9 @@ def compare(alias: str, mine: Sequence[Logits], reference: Sequence[Logits], dty
     values = [logit for logits in mine for logit in logits]
     advice = "set provider: transformers for it, and report the checkpoint"
     if not all(math.isfinite(value) for value in values):
-        raise PrefdataError(f"model {alias!r} gives scores that are no numbers: {values}; {advice}")
+        raise PrefdataError(
+            f"model {alias!r} returns scores that are not numbers: {values}; {advice}"
+        )
     if all(value in (0.0, 1.0) for value in values):
         raise PrefdataError(
             f"model {alias!r} scores every probe 0 or 1: a saturated sigmoid, which ranks nothing; "
@@ -55,7 +57,7 @@ def compare(alias: str, mine: Sequence[Logits], reference: Sequence[Logits], dty
         )
     if len({logits[0] for logits in mine}) == 1:
         raise PrefdataError(
-            f"model {alias!r} scores six different answers with {values[0]}; {advice}"
+            f"model {alias!r} gives six different answers the same score {values[0]}; {advice}"
         )
     largest = 1.0 if dtype == "float32" else max(1.0, *map(abs, values))
     allowed = TOLERANCES[dtype] * largest
@@ -63,9 +65,10 @@ def compare(alias: str, mine: Sequence[Logits], reference: Sequence[Logits], dty
         apart = max(abs(a - b) for a, b in zip(one, other, strict=True))
         if apart > allowed:
             raise PrefdataError(
-                f"model {alias!r}: vLLM scores the answer {request.messages[-1]['content']!r} with "
-                f"{one[0]:.4f}, transformers with {other[0]:.4f}: more than {allowed:.3g} apart "
-                f"in {dtype}, so one of them reads it wrongly; {advice}"
+                f"model {alias!r}: vLLM scores the answer "
+                f"{request.messages[-1]['content']!r} with {one[0]:.4f}, transformers with "
+                f"{other[0]:.4f}: they differ by more than {allowed:.3g} in {dtype}, so one "
+                f"of them is wrong; {advice}"
             )
 
 
@@ -77,6 +80,7 @@ def check_begin(alias: str, ids: Sequence[int], bos: int | None) -> None:
     """
     if bos is not None and list(ids[:2]) == [bos, bos]:
         raise PrefdataError(
-            f"model {alias!r}: its chats begin with two begin tokens ({list(ids[:4])} …); mend the "
-            "chat template or the tokenizer's add_bos_token of the checkpoint"
+            f"model {alias!r}: its chats begin with two begin-of-text tokens "
+            f"({list(ids[:4])} …); fix the chat template or the tokenizer's add_bos_token in "
+            "the checkpoint"
         )

@@ -42,9 +42,9 @@ from prefdata.recipe.schema import PARAMETERS, Endpoint, Model
 Result = TypeVar("Result")
 TOO_LARGE = 413
 REFUSED_FOR_GOOD = {
-    401: "the key is not accepted",
-    403: "the key may not use this model",
-    404: "there is no such model or address",
+    401: "the key was not accepted",
+    403: "the key has no access to this model",
+    404: "the model or the address was not found",
 }
 SEEDS = 2**31
 """Seeds are sent modulo this: not every server reads 64 bits."""
@@ -308,8 +308,8 @@ class _Server:
                 raise self._explain(err, extra) from err
         if not isinstance(getattr(answer, "choices", None), list):
             raise PrefdataError(
-                f"{self._where} answers what is no completion: {self._cut(repr(answer))}; is it "
-                "the address up to and with the version, as in https://host/v1?"
+                f"{self._where} returned something that is not a chat completion: "
+                f"{self._cut(repr(answer))}; check that the URL includes the version, as in https://host/v1"
             )
         self._answered += 1
         return answer
@@ -325,22 +325,22 @@ class _Server:
             self._refused += 1
             message = f"{where} answers {status}: {said}{self._hint(said, sent)}"
             if self._refused >= ALL_REFUSED and not self._answered:
-                return PrefdataError(f"{message} (to the first {ALL_REFUSED} requests)")
+                return PrefdataError(f"{message} (for each of the first {ALL_REFUSED} requests)")
             return RowError("refused_by_endpoint", message)
         if status in REFUSED_FOR_GOOD:
-            key = self.endpoint.api_key or "none is sent; name its variable with api_key"
+            key = self.endpoint.api_key or "none was sent; name its variable with api_key"
             return PrefdataError(
-                f"{where} answers {status} for model {self.model.model!r}: "
+                f"{where} returned status {status} for model {self.model.model!r}: "
                 f"{REFUSED_FOR_GOOD[status]} ({said}); key: {key}"
             )
-        what = f"answers {status}: {said}" if status else f"cannot be reached: {said}"
+        what = f"returned status {status}: {said}" if status else f"could not be reached: {said}"
         if isinstance(err, APITimeoutError):
             what = f"took longer than {self.endpoint.timeout:g} s"
         if not isinstance(err, APIStatusError | APIConnectionError):
-            what = f"answers what cannot be read: {said}"
+            what = f"returned an answer that could not be read: {said}"
         return PrefdataError(
-            f"{where} {what}, after up to {self.endpoint.max_retries} retries; what was answered "
-            "is kept, and the same command goes on from there"
+            f"{where} {what}, after up to {self.endpoint.max_retries} retries; finished "
+            "answers are kept, and the same command continues from there"
         )
 
     def _hint(self, said: str, sent: Mapping[str, Any]) -> str:

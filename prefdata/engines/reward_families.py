@@ -82,14 +82,16 @@ FAMILIES = (
         "PairRM",
         architectures=r"(DebertaV2.*|.*PairRM.*)",
         providers=(),
-        remedy="it compares two answers and scores none; judge pairs with an llm_judge column",
+        remedy=(
+            "it compares two answers and does not score one; judge pairs with an llm_judge column"
+        ),
         source="huggingface.co/llm-blender/PairRM, model card",
     ),
     Family(
         "a head of several layers (INF-ORM)",
         architectures=r"INFORMForSequenceClassification",
         providers=(),
-        remedy="its class is in its model card only; use a checkpoint with a single-layer head",
+        remedy="its class is only in its model card; use a checkpoint with a single-layer head",
         source="huggingface.co/infly/INF-ORM-Llama3.1-70B, model card: Usage",
     ),
     Family(
@@ -102,14 +104,14 @@ FAMILIES = (
         "value heads on a language model (GRM-sftreg)",
         architectures=r".*ForCausalLMWithValueHead",
         providers=(),
-        remedy="no engine loads its v_head; use the -rewardmodel-ft variant of the same model",
+        remedy="no engine can load its v_head; use the -rewardmodel-ft variant of the same model",
         source="huggingface.co/Ray2333/GRM-llama3-8B-sftreg, model card",
     ),
     Family(
         "generative judges and other language models",
         architectures=r".*(ForCausalLM|ForConditionalGeneration|LMHeadModel)",
         providers=(),
-        remedy="it has no head for scores and answers in words; ask it in an llm_judge column",
+        remedy="it has no head for scores and answers in text; use it in an llm_judge column",
         source="huggingface.co/docs/transformers, AutoModelForCausalLM",
     ),
 )
@@ -122,7 +124,7 @@ def find_family(model: Model, path: str) -> Family:
     Raises:
         PrefdataError: it cannot be served; the message says what to do.
     """
-    architectures = read_config(model, path).get("architectures") or ["of no known kind"]
+    architectures = read_config(model, path).get("architectures") or ["of unknown type"]
     family = next((f for f in FAMILIES if _matches(f, architectures, path)), None)
     name = ", ".join(architectures)
     if family is None and model.trust_remote_code:
@@ -135,13 +137,13 @@ def find_family(model: Model, path: str) -> Family:
         )
     if family.needs_code and not model.trust_remote_code:
         raise PrefdataError(
-            f"model {model.alias!r}: {path} is {name} ({family.name}), whose head is code that "
-            "comes with the checkpoint; read that code, then set trust_remote_code: true"
+            f"model {model.alias!r}: {path} is {name} ({family.name}), whose head is Python "
+            "code in the checkpoint; review that code, then set trust_remote_code: true"
         )
     if model.provider in ENGINES and model.provider not in family.providers:
         raise PrefdataError(
             f"model {model.alias!r}: {path} is {name} ({family.name}), which provider "
-            f"{model.provider} cannot read; set provider: {family.providers[0]}"
+            f"{model.provider} does not support; set provider: {family.providers[0]}"
         )
     return family
 

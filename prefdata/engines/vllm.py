@@ -153,7 +153,7 @@ class VllmTextEngine:
             return Failure(err.reason, err.detail)
         room = self.limits.max_model_len
         if len(ids) >= room:
-            detail = f"the prompt has {len(ids)} tokens, the context holds {room}"
+            detail = f"the prompt has {len(ids)} tokens, but the context has room for {room}"
             return Failure("prompt_too_long", detail)
         return ids
 
@@ -412,7 +412,7 @@ class _Refill(Generic[Result]):
                 lora_request=None if job.adapter is None else self._adapters[job.adapter],
             )
         except REFUSALS as err:
-            message = f"model {self._checkpoint.model!r}: vLLM refuses a request: {err}"
+            message = f"model {self._checkpoint.model!r}: vLLM refused a request: {err}"
             job.call.fail(PrefdataError(message))
             return
         self._jobs[number] = job
@@ -440,7 +440,7 @@ class _Refill(Generic[Result]):
             )
         except (OSError, *REFUSALS) as err:
             raise PrefdataError(
-                f"model {self._checkpoint.model!r} does not load in vLLM: {err}; mend its "
-                "'engine' options (max_model_len, gpu_memory_utilization, dtype), or set provider: "
-                "transformers"
+                f"model {self._checkpoint.model!r} could not be loaded by vLLM: {err}; fix "
+                "its 'engine' options (max_model_len, gpu_memory_utilization, dtype), or "
+                "set provider: transformers"
             ) from err

@@ -16,12 +16,12 @@ Task = Literal["text", "classify", "token_classify"]
 
 OWNED = {
     "model": "it is the recipe's 'model'",
-    "tokenizer": "it is the model's own",
+    "tokenizer": "it follows from the model",
     "revision": "it is the recipe's 'revision'",
-    "trust_remote_code": "it is a key of the model itself",
-    "runner": "the column decides it",
-    "convert": "the column decides it",
-    "data_parallel_size": "give --gpus, or --replicas on a CPU, instead",
+    "trust_remote_code": "it is a key of the model, not of 'engine'",
+    "runner": "it follows from the column",
+    "convert": "it follows from the column",
+    "data_parallel_size": "use --gpus instead, or --replicas on a CPU",
     "disable_log_stats": "it is always on",
     "enable_lora": "name the adapter's folder as 'model' or 'adapter' instead",
 }
@@ -65,9 +65,7 @@ def _check(options: Mapping[str, Any]) -> None:
         if name in OWNED:
             raise PrefdataError(f"engine option {name!r} cannot be set here: {OWNED[name]}")
         if name not in known:
-            raise PrefdataError(
-                f"engine option {name!r} means nothing to vLLM; {suggest(name, sorted(known))}"
-            )
+            raise PrefdataError(f"unknown vLLM option {name!r}; {suggest(name, sorted(known))}")
 
 
 def _cpu_defaults(checkpoint: Checkpoint, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from prefdata.engines.checkpoints import identify
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, install_command
 from prefdata.export import Export, ExportOptions, export_run
 from prefdata.fingerprint import digest
 from prefdata.recipe.schema import Model
@@ -76,8 +76,8 @@ def _check(settings: TrlSettings) -> None:
     for package in ("trl", *(("peft",) if settings.lora else ())):
         if find_spec(package) is None:
             raise PrefdataError(
-                f"the backend trl needs the package {package}, which is not installed; run pip "
-                "install 'prefdata[train]'"
+                f"the backend trl needs the package {package}, which is not installed; run "
+                f"{install_command('train')}"
             )
     if settings.batch_size % settings.micro_batch_size:
         raise PrefdataError(

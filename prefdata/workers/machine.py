@@ -45,9 +45,9 @@ class Machine:
         if len(self.gpus) % size:
             divisors = [n for n in range(1, len(self.gpus) + 1) if len(self.gpus) % n == 0]
             raise PrefdataError(
-                f"model {model.alias!r}: one replica takes {size} GPUs (tensor_parallel_size x "
-                f"pipeline_parallel_size), which does not divide the {len(self.gpus)} of this run; "
-                f"make it one of {', '.join(map(str, divisors))}, or change --gpus"
+                f"model {model.alias!r}: one replica takes {size} GPUs (tensor_parallel_size "
+                f"x pipeline_parallel_size), but {len(self.gpus)} GPUs cannot be divided by "
+                f"that; make it one of {', '.join(map(str, divisors))}, or change --gpus"
             )
         starts = range(0, len(self.gpus), size)
         return [Place(gpus=self.gpus[start : start + size]) for start in starts]
@@ -60,7 +60,8 @@ def gpus_of_one(model: Model) -> int:
     for part in parts:
         if type(part) is not int or part < 1:
             raise PrefdataError(
-                f"model {model.alias!r}: a parallel size is {part!r}; give a whole number from 1"
+                f"model {model.alias!r}: a parallel size is {part!r}; give a whole number of "
+                "at least 1"
             )
         size *= part
     return size
@@ -87,14 +88,15 @@ def find_machine(gpus: int | None, replicas: int | None) -> Machine:
         )
     if wanted and replicas is not None:
         raise PrefdataError(
-            f"--replicas {replicas} is for runs on a CPU; on GPUs the number of replicas follows "
-            "from --gpus and tensor_parallel_size; add --gpus 0 or leave --replicas out"
+            f"--replicas {replicas} is only for runs on a CPU; on GPUs the number of "
+            "replicas is --gpus divided by tensor_parallel_size; add --gpus 0 or leave "
+            "--replicas out"
         )
     cores = len(_cores())
     if replicas is not None and replicas > cores:
         raise PrefdataError(
-            f"--replicas {replicas}: this process has {cores} cores, and a replica needs one; give "
-            f"--replicas {cores}"
+            f"--replicas {replicas}: this process has {cores} cores, and a replica needs at "
+            f"least one; give --replicas {cores}"
         )
     return Machine(visible[:wanted], replicas or 1)
 

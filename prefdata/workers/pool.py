@@ -297,15 +297,15 @@ class Workers:
             slot.quarantine.extend(rows)
             self._fail_all(
                 PrefdataError(
-                    f"model {alias!r}: {slot.fruitless} workers died one after another {when} "
-                    f"({told}); what was finished is kept. The last of them said, in "
-                    f"{replica.log}:\n{replica.last_words()}"
+                    f"model {alias!r}: {slot.fruitless} workers in a row died {when} "
+                    f"({told}); finished answers are kept. The last lines of the last "
+                    f"worker, from {replica.log}:\n{replica.last_words()}"
                 )
             )
             return
         self._say(
-            f"a worker of {alias!r} died ({told}) with {len(rows)} rows; they are asked again (its "
-            f"output: {replica.log})"
+            f"a worker of {alias!r} died ({told}) with {len(rows)} rows; they are retried in "
+            f"smaller batches (its output: {replica.log})"
         )
         with self._lock:
             for row in rows:
@@ -313,7 +313,10 @@ class Workers:
                 if row.deaths < MAX_DEATHS:
                     slot.quarantine.append(row)
                 else:
-                    detail = f"{row.deaths} workers died while they had it, the last with it alone"
+                    detail = (
+                        f"{row.deaths} workers died while they had this row, the last one with "
+                        "only this row"
+                    )
                     failure = Failure("kills_workers", f"{detail} ({told})")
                     for index in row.requests:
                         row.call.deliver(index, failure)

@@ -104,7 +104,9 @@ def apply_template(
         return tokenizer.apply_chat_template(chat, return_dict=False, **options)
     except Exception as err:  # code of the checkpoint, given a chat and arguments of the user's
         why = str(err) if isinstance(err, jinja2.TemplateError) else f"{type(err).__name__}: {err}"
-        raise RowError("chat_template_refused", f"the chat template of {name} says: {why}") from err
+        raise RowError(
+            "chat_template_refused", f"the chat template of {name} raised an error: {why}"
+        ) from err
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,8 @@ def load_model(
         )
     except (OSError, ValueError, SafetensorError) as err:
         raise PrefdataError(
-            f"model {checkpoint.model!r}: its weights do not load: {err}; see that the files of "
-            "the checkpoint are whole, or fetch it again"
+            f"model {checkpoint.model!r}: its weights could not be loaded: {err}; check that "
+            "the files of the checkpoint are complete, or download it again"
         ) from err
     kind = type(model).__name__
     model, adapters = _adapt(model, checkpoint)
@@ -210,7 +212,7 @@ def _check_options(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for name, value in options.items():
         if name not in known:
             raise PrefdataError(
-                f"engine option {name!r} means nothing to the transformers engine, which knows "
+                f"unknown engine option {name!r}: the transformers engine has "
                 f"{', '.join(known)}; remove it or set provider: vllm"
             )
         if name == "dtype" and value not in DTYPES:
@@ -225,14 +227,13 @@ def _load_config(checkpoint: Checkpoint) -> Any:
     # asked for it, the Hub would answer with the rules for repository names
     if looks_local and not Path(name).is_dir():
         raise PrefdataError(
-            f"model {name!r}: there is no such folder; give an existing checkpoint or a Hub id"
+            f"model {name!r}: there is no folder of that name; give an existing checkpoint "
+            "or a Hub id"
         )
     try:
         return AutoConfig.from_pretrained(**checkpoint.source)
     except (OSError, ValueError) as err:
-        raise PrefdataError(
-            f"model {name!r} is neither in a folder nor to be had from the Hub: {err}"
-        ) from err
+        raise PrefdataError(f"model {name!r} was not found locally or on the Hub: {err}") from err
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
@@ -269,7 +270,7 @@ def _choose_length(name: str, config: Any, options: Mapping[str, Any]) -> int:
         )
     if trained is not None and wanted > trained:
         raise PrefdataError(
-            f"engine max_model_len is {wanted}, but {name!r} has positions for {trained}; lower it"
+            f"engine max_model_len is {wanted}, but {name!r} has only {trained} positions; lower it"
         )
     return wanted
 
@@ -277,6 +278,6 @@ def _choose_length(name: str, config: Any, options: Mapping[str, Any]) -> int:
 def _refuse_missing(name: str, missing: Iterable[str], task: str) -> None:
     if parts := sorted(missing):
         raise PrefdataError(
-            f"model {name!r} has no weights for {', '.join(parts[:3])}, so {task} would run with "
+            f"model {name!r} has no weights for {', '.join(parts[:3])}, so {task} would use "
             "random ones; give a checkpoint that was trained for this task"
         )

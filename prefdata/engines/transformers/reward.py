@@ -113,7 +113,7 @@ def encode_to_score(
         return Failure(err.reason, err.detail)
     room = chats.max_model_len
     if len(ids) > room:
-        detail = f"the chat has {len(ids)} tokens, the reward model holds {room}"
+        detail = f"the chat has {len(ids)} tokens, but the reward model has room for {room}"
         return Failure("too_long_to_score", detail)
     return ids
 

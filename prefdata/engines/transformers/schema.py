@@ -73,8 +73,8 @@ class SchemaCompiler:
         matcher = LLMatcher(self._load_tokenizer(), grammar)
         if matcher.is_error():
             raise PrefdataError(
-                f"the JSON schema cannot be enforced: {matcher.get_error()}; "
-                f"remove that from the schema {json.dumps(schema)}"
+                f"the JSON schema cannot be enforced: {matcher.get_error()}; remove that "
+                f"part from the schema {json.dumps(schema)}"
             )
         return matcher
 
@@ -83,8 +83,8 @@ class SchemaCompiler:
             tokenizer = self._tokenizer
             if not isinstance(tokenizer, PreTrainedTokenizerFast):
                 raise PrefdataError(
-                    "a JSON schema needs a fast tokenizer, and that of this model is a "
-                    f"{type(tokenizer).__name__}; set provider: vllm or leave the schema out"
+                    "a JSON schema needs a fast tokenizer, but this model has a "
+                    f"{type(tokenizer).__name__}; set provider: vllm or remove the schema"
                 )
             self._ll_tokenizer = from_tokenizer(
                 tokenizer, n_vocab=self.vocab_size, eos_token=self._eos_ids

@@ -139,7 +139,7 @@ class TransformersTextEngine:
             return Failure(err.reason, err.detail)
         room = self._chats.max_model_len
         if len(ids) >= room:
-            detail = f"the prompt has {len(ids)} tokens, the context holds {room}"
+            detail = f"the prompt has {len(ids)} tokens, but the context has room for {room}"
             return Failure("prompt_too_long", detail)
         return ids
 
@@ -153,7 +153,7 @@ def _refuse_recurrent(loaded: LoadedModel) -> None:
     layers = {type(layer) for layer in DynamicCache(config=loaded.model.config).layers}
     if loaded.model._is_stateful or layers - {DynamicLayer, DynamicSlidingWindowLayer}:
         raise PrefdataError(
-            f"model {loaded.chats.name!r} is a {type(loaded.model).__name__}, which keeps a "
+            f"model {loaded.chats.name!r} is a {type(loaded.model).__name__}, which has a "
             "recurrent state that this engine cannot batch; set provider: vllm"
         )
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, install_command
 from prefdata.storage.disk import hold_file
 from prefdata.train.nemo_customizer.payloads import (
     Plan,
@@ -148,8 +148,8 @@ def _platform(settings: CustomizerSettings, say: Say) -> Iterator["Platform"]:
         from prefdata.train.nemo_customizer.platform import connect
     except ImportError as err:
         raise PrefdataError(
-            "the backend nemo_customizer needs NVIDIA's SDK, which is not installed: "
-            "pip install 'prefdata[nemo]'"
+            "the backend nemo_customizer needs NVIDIA's SDK, which is not installed; run "
+            f"{install_command('nemo')}"
         ) from err
     with connect(settings, say) as platform:
         yield platform
