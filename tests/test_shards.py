@@ -209,5 +209,5 @@ def test_shards_are_merged_where_their_models_could_not_run(project):
     model = {"alias": "hot", "model": str(QUICKSTART / "models" / "lm"), "provider": "vllm"}
     project.recipe["models"][0] |= model | {"engine": {"tensor_parallel_size": 8}}
     project.recipe["models"][1]["model"] = str(QUICKSTART / "models" / "rm")
-    with pytest.raises(PrefdataError, match="of 2 shards 2 are not finished"):
+    with pytest.raises(PrefdataError, match="of 2 shards 2 are unfinished"):
         merge(project.load(), out, 2, say=print)

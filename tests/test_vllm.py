@@ -261,5 +261,5 @@ def test_a_reward_model_that_is_read_wrongly_is_refused(monkeypatch):
     monkeypatch.setattr(
         vllm, "PoolingParams", lambda **more: raw(**more | {"use_activation": True})
     )
-    with pytest.raises(PrefdataError, match="more than 0.001 apart in float32"):
+    with pytest.raises(PrefdataError, match="differ by more than 0.001 in float32"):
         open_reward_engine(Model(alias="grader", model=RM.model), RM.model, "vllm")
