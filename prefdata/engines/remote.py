@@ -323,7 +323,7 @@ class _Server:
         status = err.status_code if isinstance(err, APIStatusError) else None
         if isinstance(err, BadRequestError | UnprocessableEntityError) or status == TOO_LARGE:
             self._refused += 1
-            message = f"{where} answers {status}: {said}{self._hint(said, sent)}"
+            message = f"{where} returned status {status}: {said}{self._hint(said, sent)}"
             if self._refused >= ALL_REFUSED and not self._answered:
                 return PrefdataError(f"{message} (for each of the first {ALL_REFUSED} requests)")
             return RowError("refused_by_endpoint", message)
