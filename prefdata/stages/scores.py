@@ -20,10 +20,10 @@ from prefdata.rows import Row, is_answer
 from prefdata.stages.asked import Asked
 from prefdata.stages.asking import Tools
 from prefdata.stages.functions import Function, load_function, raised
+from prefdata.stages.numbers import last_number, read_number
 from prefdata.stages.stage import Stage
 
 Check = Callable[[str, Row], float | None]
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 
 
 def score_fields(column: Scored) -> list[pa.Field]:
@@ -165,12 +165,11 @@ def _check(column: Verifier, tools: Tools) -> Check:
 
 def _same_number(text: str, reference: Any) -> bool:
     """Whether the last number in the text is the reference, within 1e-9 of its size."""
-    try:
-        wanted = float(str(reference).replace(",", ""))
-    except ValueError as err:
-        raise RowError("reference", f"the reference {reference!r} is not a number") from err
-    found = _NUMBER.findall(text)
-    return bool(found) and math.isclose(float(found[-1].replace(",", "")), wanted, abs_tol=1e-12)
+    wanted = read_number(str(reference))
+    if wanted is None:
+        raise RowError("reference", f"the reference {reference!r} is not a number")
+    found = last_number(text)
+    return found is not None and math.isclose(found, wanted, abs_tol=1e-12)
 
 
 def _guarded(function: Function, column: Verifier) -> Check:
