@@ -1,21 +1,24 @@
 """The first look at a run's pairs: which ones leave, to which split, in which shape."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from prefdata.errors import PrefdataError, RowError
 from prefdata.export.conversation import Conversation, check_tokens, read_conversation
 from prefdata.export.formats import Format, Shape
 from prefdata.pairs.files import pairs_in_order
+from prefdata.pairs.selection import VERDICTS, PairFacts, select
 from prefdata.pairs.split import as_keys, hash_prompt, hash_text, is_held_out, number_keys
+from prefdata.recipe.projection import PairRules
 from prefdata.rows import Row
+from prefdata.seeds.identity import prompt_identity
 
 CHOSEN, REJECTED = 1, 2
 Measure = Callable[[Conversation], tuple[int, int]]
@@ -96,7 +99,8 @@ def survey(pairs: Path, form: Format, wanted: Wanted) -> Survey:
     Raises:
         PrefdataError: nothing would be left, or nothing for a split that the trainer needs.
     """
-    look = _Look(form, wanted, Lengths(wanted.max_tokens) if wanted.max_tokens else None)
+    lengths = Lengths(wanted.max_tokens) if wanted.max_tokens else None
+    look = _Look(form, wanted, lengths, _clashes(pairs, wanted))
     for split, row in pairs_in_order(pairs):
         look.add(split, row)
     if not look.places:
@@ -130,6 +134,8 @@ class _Look:
         """The next pair in order."""
         place = len(self._was_test)
         self._was_test.append(split == "test")
+        if place in self.left_out:
+            return
         try:
             pair = read_conversation(row)
             check_tokens(pair, self.wanted.special)
@@ -139,7 +145,8 @@ class _Look:
             self.left_out[place] = Fault(err.reason, err.detail)
             return
         self.places.append(place)
-        self._prompts += hash_prompt(_as_text(pair), self.wanted.seed)
+        prompt = _written_prompt(pair, self.wanted.shape)
+        self._prompts += hash_prompt(prompt, self.wanted.seed)
         self._keys |= dict.fromkeys(key for message in pair.prompt for key in message)
         self._is_single_turn &= pair.is_single_turn
         self._is_scored &= None not in (pair.chosen_score, pair.rejected_score)
@@ -158,13 +165,19 @@ class _Look:
         )
 
     def split(self) -> NDArray[np.bool_]:
-        """Whether each pair goes to test: the run's own split, or a new one by prompt."""
+        """Whether each pair goes to test: the run's own split, or a new one by prompt.
+
+        Where prompts that are cut stand on both sides of the run's own split, the new one is as
+        large.
+        """
         is_test, wanted = np.array(self._was_test), self.wanted.test_size
         numbers = number_keys(as_keys(self._prompts))
-        if wanted is not None or not is_test.any():
-            size = self.form.test_size if wanted is None else wanted
+        mine = is_test[self.places]
+        is_mixed = bool(np.intersect1d(numbers[mine], numbers[~mine]).size)
+        if wanted is not None or is_mixed or not is_test.any():
+            share = float(mine.mean()) if is_mixed else self.form.test_size
             is_test = np.zeros(len(is_test), dtype=np.bool_)
-            is_test[self.places] = is_held_out(numbers, size)
+            is_test[self.places] = is_held_out(numbers, share if wanted is None else wanted)
         if self.form.needs_test and not is_test[self.places].any():
             raise PrefdataError(
                 f"this format needs a test set, and of {len(np.unique(numbers))} prompts with "
@@ -179,12 +192,30 @@ class _Look:
 
 def answer_key(pair: Conversation, text: str) -> bytes:
     """16 bytes that stand for an answer to this prompt."""
-    return hash_text(f"{_as_text(pair)}\0{text}")
+    return hash_text(f"{prompt_identity([*pair.prompt])}\0{text}")
 
 
-def _as_text(pair: Conversation) -> str:
-    """The prompt as one canonical text."""
-    return orjson.dumps(pair.prompt, option=orjson.OPT_SORT_KEYS).decode()
+def _written_prompt(pair: Conversation, shape: Shape) -> str:
+    """The identity of the prompt as a trainer will see it."""
+    return prompt_identity([*(pair.prompt[-1:] if shape.last_message_only else pair.prompt)])
+
+
+def _clashes(pairs: Path, wanted: Wanted) -> dict[int, Fault]:
+    """Pairs that repeat or contradict each other once their prompts are cut, by place."""
+    places: list[int] = []
+
+    def facts() -> Iterator[PairFacts]:
+        for place, (_, row) in enumerate(pairs_in_order(pairs)):
+            with suppress(RowError):  # the look itself tells of it
+                pair = read_conversation(row)
+                prompt = _written_prompt(pair, wanted.shape)
+                places.append(place)
+                yield PairFacts(prompt, pair.chosen, pair.rejected, pair.margin)
+
+    if not wanted.shape.last_message_only:
+        return {}
+    found = zip(places, select(facts(), PairRules(), seed=wanted.seed), strict=True)
+    return {n: Fault(what, VERDICTS[what]) for n, what in found if what != "train"}
 
 
 def _measure(pair: Conversation, wanted: Wanted, lengths: Lengths | None) -> None:

@@ -1,10 +1,12 @@
 """The column types that judge, as the YAML states them: verdicts, scores, ratings, rules."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from prefdata.errors import PrefdataError
 from prefdata.recipe.contract import (
     Asking,
     Column,
@@ -19,6 +21,7 @@ from prefdata.recipe.contract import (
     with_meta,
 )
 from prefdata.recipe.questions import ASKED, own_question, question_of
+from prefdata.recipe.swaps import swap_of
 from prefdata.recipe.values import (
     META_SUFFIX,
     ColumnName,
@@ -146,13 +149,28 @@ class LlmJudge(Prompted):
                     "that key, or set 'both_orders: false'"
                 )
                 yield Problem(("output_format",), message)
-        elif self.compared(scope.columns) is None:
+        elif compared := self.compared(scope.columns):
+            yield from self._problems_of_swapping(compared, scope)
+        else:
             yield Problem(
                 (),
                 "both_orders is true, but the prompt does not name exactly two llm_text "
                 "columns; add 'compare: [first, second]', or set 'both_orders: false' to ask "
                 "once",
             )
+
+    def _problems_of_swapping(self, compared: tuple[str, str], scope: Scope) -> Iterator[Problem]:
+        """Columns made of one response that would tell in the second order which it is."""
+        read = question_of(self).columns
+        with suppress(PrefdataError):  # a template that cannot be compiled is told where it stands
+            for name, responses in swap_of(read, compared, scope.columns).stuck.items():
+                yield Problem(
+                    ("prompt",),
+                    f"in the second order {compared[0]!r} and {compared[1]!r} change places, but "
+                    f"column {name!r}, made from {' and '.join(map(repr, responses))}, has no "
+                    "counterpart in the prompt; show the same column of the other response too, "
+                    f"remove {name!r}, or set 'both_orders: false'",
+                )
 
 
 class RewardModel(Scored, Prompted):

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from prefdata.recipe.judges import LlmJudge
 from prefdata.recipe.questions import question_of
+from prefdata.recipe.swaps import swap_of
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, JUDGE_META, Row, field_of_schema
 from prefdata.stages.asking import Asker, Tools, ask_until
@@ -31,11 +32,12 @@ def llm_judge(column: LlmJudge, tools: Tools) -> Stage:
     question = question_of(column)
     asker = Asker(tools, column.model_alias, column.name, column.output_format)
     compared = column.swapped(tools.columns)
+    swap = swap_of(question.columns, compared, tools.columns) if compared else None
     read = reader(column.output_format)
 
     async def stage(row: Row) -> Row:
         blind = blinded(row, question.columns | asker.columns)
-        orders = [blind, _swap(blind, compared)] if compared else [blind]
+        orders = [blind, swap.apply(blind)] if swap else [blind]
         chats = [asker.chat(question, order) for order in orders]
         said = await ask_until(asker, row[ID], chats, read, column.max_retries)
         verdicts = [one.value for one in said]
@@ -58,11 +60,6 @@ def _text_alone(value: Any) -> Any:
     if isinstance(value, list) and value and isinstance(value[0], dict) and "text" in value[0]:
         return [{"text": one["text"]} for one in value]
     return value
-
-
-def _swap(row: Row, compared: tuple[str, str]) -> Row:
-    first, second = compared
-    return {**row, first: row[second], second: row[first]}
 
 
 def _settle(verdicts: list[Row], key: str) -> tuple[Row, bool | None]:
