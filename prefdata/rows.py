@@ -33,6 +33,9 @@ marks[1] + text is what the model wrote. `tool_calls` is JSON. A text that faile
 CANDIDATE = pa.struct([("text", pa.string()), ("sample", pa.int32()), *TEXT_META.fields])
 """One of the texts of a `candidates` column; `sample` counts from 0 for each alias."""
 
+STRUCTURED_META = pa.struct([*TEXT_META.fields, ("answer", pa.string())])
+"""`answer` is the whole answer as JSON where it has keys that the schema does not list."""
+
 JUDGE_META = pa.struct(
     [
         ("verdicts", pa.list_(pa.string())),
@@ -134,6 +137,9 @@ def _type_of_schema(schema: Mapping[str, Any]) -> pa.DataType | None:
         "boolean": pa.bool_(),
     }
     kind = schema.get("type")
+    if isinstance(kind, list):  # null is a value of every Arrow type
+        kinds = [one for one in kind if one != "null"]
+        return _type_of_schema({**schema, "type": kinds[0]}) if len(kinds) == 1 else None
     if kind in plain:
         return plain[kind]
     if kind is None and schema.get("enum") and all(isinstance(v, str) for v in schema["enum"]):
@@ -141,7 +147,7 @@ def _type_of_schema(schema: Mapping[str, Any]) -> pa.DataType | None:
     if kind == "array" and isinstance(schema.get("items"), Mapping):
         items = _type_of_schema(schema["items"])
         return items and pa.list_(items)
-    if kind == "object" and schema.get("properties") and not schema.get("additionalProperties"):
+    if kind == "object" and schema.get("properties") and not schema.get("additionalProperties", 1):
         types = {name: _type_of_schema(part) for name, part in schema["properties"].items()}
         return None if None in types.values() else pa.struct(types)
     return None

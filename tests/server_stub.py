@@ -125,6 +125,8 @@ class Server:
         message = {"role": "assistant"} | choice["message"]
         if fault == "no text":
             message["content"] = None
+        if fault == "surrogate":
+            message["content"] = "\ud83d"
         return {"index": 0, "finish_reason": reason} | choice | {"message": message}
 
     def _completion(self, body, choices):

@@ -31,6 +31,7 @@ REJECTED = {
     "422": ((422, {}), "refused_by_endpoint"),
     "no choice": ("no choice", "no_content"),
     "no text": ("no text", "no_content"),
+    "half a surrogate pair": ("surrogate", "broken_text"),
     "withheld": ("content_filter", "content_filter"),
 }
 

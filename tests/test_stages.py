@@ -14,6 +14,7 @@ from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion
 from prefdata.recipe.columns import AnyColumn
 from prefdata.recipe.schema import Model
+from prefdata.rows import is_json
 from prefdata.stages import STAGES, Tools, fields_of, make_expansion, make_stage
 from prefdata.stages.lists import clean_item
 
@@ -157,6 +158,72 @@ def test_an_answer_that_is_no_dict_is_a_row_error(reply, reason):
     with pytest.raises(RowError) as err:
         run(made, {"prompt": "p"}, tools(lambda request: reply))
     assert err.value.reason == reason
+
+
+NULLABLE = {
+    "type": "object",
+    "properties": {
+        "n": {"type": ["integer", "null"]},
+        "tags": {"type": "array", "items": {"type": ["string", "null"]}},
+    },
+    "required": ["n"],
+}  # fmt: skip
+
+
+def structured(schema, **fields):
+    return column("o", type="llm_structured", model_alias="hot", prompt="p", output_format=schema, **fields)  # fmt: skip  # noqa: E501
+
+
+@pytest.mark.parametrize("answer", ['{"n": 3, "tags": ["x", null]}', '{"n": null}'])
+def test_a_type_or_null_is_that_type(answer):
+    made = structured(NULLABLE)
+    [field, _] = fields_of(made)
+    assert field.type == pa.struct({"n": pa.int64(), "tags": pa.list_(pa.string())})
+    row = run(made, {"prompt": "p"}, tools(lambda request: answer))
+    assert pa.array([row["o"]], field.type).to_pylist()[0]["n"] == orjson.loads(answer)["n"]
+
+
+OPEN = {"type": "object", "properties": {"winner": {"type": "string"}}, "required": ["winner"]}
+TALKATIVE = '{"winner": "A", "because": {"of": "sums"}}'
+
+
+def test_engines_are_told_that_keys_which_a_schema_does_not_list_are_not_wanted():
+    seen = []
+    inner = {"type": "object", "properties": {"x": OPEN, "y": {"type": "array", "items": OPEN}}}
+    run(structured(inner), {"prompt": "p"}, tools(lambda r: seen.append(r.schema) or '{"x": {"winner": "A"}}'))  # fmt: skip  # noqa: E501
+    closed = {**OPEN, "additionalProperties": False}
+    assert seen[0]["properties"] == {"x": closed, "y": {"type": "array", "items": closed}}
+    assert seen[0]["additionalProperties"] is False
+
+
+def test_keys_that_come_all_the_same_are_kept_beside_the_column():
+    made = structured(OPEN)
+    row = run(made, {"prompt": "p"}, tools(lambda request: TALKATIVE))
+    assert row["o"] == {"winner": "A"}
+    assert orjson.loads(row["o__meta"]["answer"]) == orjson.loads(TALKATIVE)
+    row = run(made, {"prompt": "p"}, tools(lambda request: '{"winner": "B"}'))
+    assert row["o__meta"]["answer"] is None
+
+
+def test_a_schema_that_allows_more_keys_makes_a_column_of_json_with_all_of_them():
+    made = structured({**OPEN, "additionalProperties": True})
+    assert is_json(fields_of(made)[0])
+    assert run(made, {"prompt": "p"}, tools(lambda r: TALKATIVE))["o"] == orjson.loads(TALKATIVE)
+
+
+def test_a_verdict_keeps_what_else_the_judge_has_written():
+    made = column("judge", **JUDGE, output_format=OPEN, both_orders=False)
+    row = run(made, {"a": "x", "b": "y"}, tools(lambda r: TALKATIVE), COMPARED)
+    assert row["judge"] == {"winner": "A"}
+    assert orjson.loads(row["judge__meta"]["verdicts"][0]) == orjson.loads(TALKATIVE)
+
+
+def test_an_integer_that_no_column_holds_breaks_the_schema():
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    with pytest.raises(RowError) as err:
+        run(structured(schema), {"prompt": "p"}, tools(lambda r: '{"n": 9223372036854775808}'))
+    assert err.value.reason == "breaks_schema"
+    assert "more than 64 bits" in err.value.detail
 
 
 def verdict(answers):

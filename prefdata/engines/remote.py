@@ -107,6 +107,7 @@ class RemoteText:
         said, reason = choice.message, _ENDS.get(choice.finish_reason, choice.finish_reason)
         thought = _thought(said)
         _refuse_nothing(said, reason, thought)
+        _refuse_broken(said.content, thought)
         usage = answer.usage  # some servers do not count
         asked = (usage.prompt_tokens or 0) if usage else 0
         made = (usage.completion_tokens or 0) if usage else 0
@@ -415,6 +416,20 @@ def _refuse_nothing(message: Any, reason: str, thought: str | None) -> None:
         raise RowError("no_content", f"the server sent no text ({reason})")
 
 
+def _refuse_broken(*texts: str | None) -> None:
+    """Tell texts from what only looks like one: JSON can spell half of a surrogate pair.
+
+    Raises:
+        RowError: UTF-8 cannot hold it, so no file can.
+    """
+    for text in texts:
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError as err:
+            detail = f"the answer contains half of a surrogate pair, which is not text: {err}"
+            raise RowError("broken_text", detail) from err
+
+
 def _reasoning_tokens(usage: Any) -> int:
     details = getattr(usage, "completion_tokens_details", None)
     return int(getattr(details, "reasoning_tokens", None) or 0)
@@ -423,4 +438,6 @@ def _reasoning_tokens(usage: Any) -> int:
 def _first_logprobs(choice: Any) -> dict[str, float] | None:
     if choice.logprobs is None or not choice.logprobs.content:
         return None
-    return {one.token: one.logprob for one in choice.logprobs.content[0].top_logprobs}
+    # a token may be a part of a character, which a server may spell as half of a surrogate pair
+    told = choice.logprobs.content[0].top_logprobs
+    return {one.token.encode(errors="replace").decode(): one.logprob for one in told}

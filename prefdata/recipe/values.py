@@ -62,7 +62,8 @@ def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
         isinstance(p, dict) for p in properties.values()
     ):
         raise ValueError("'properties' must map each key of the answer to its own schema")
-    if not isinstance(required, list) or (properties and set(required) - properties.keys()):
+    is_list = isinstance(required, list) and all(isinstance(name, str) for name in required)
+    if not is_list or (properties and set(required) - properties.keys()):
         raise ValueError(f"'required' is {required!r}; list only keys that 'properties' has")
     if not isinstance(schema.get("enum", []), list):
         raise ValueError(f"'enum' is {schema['enum']!r}; give a list of values")
@@ -80,7 +81,35 @@ def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-JsonSchema = Annotated[dict[str, Any], AfterValidator(_check_schema)]
+def _check_whole(schema: dict[str, Any]) -> dict[str, Any]:
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import Draft202012Validator, validator_for
+
+    _check_schema(schema)
+    try:
+        validator_for(schema, Draft202012Validator).check_schema(schema)
+    except SchemaError as err:
+        at = ".".join(map(str, err.absolute_path)) or "its top level"
+        raise ValueError(f"this is not a valid JSON schema: {at}: {err.message}") from err
+    return schema
+
+
+def _close(schema: dict[str, Any]) -> dict[str, Any]:
+    """Let no object have keys that its schema does not list, unless the schema says so.
+
+    Every engine is then bound to the same answers, and none has a key without a column.
+    """
+    closed = dict(schema)
+    if isinstance(properties := schema.get("properties"), dict):
+        closed["properties"] = {name: _close(part) for name, part in properties.items()}
+        closed.setdefault("additionalProperties", False)
+    if isinstance(schema.get("items"), dict):
+        closed["items"] = _close(schema["items"])
+    return closed
+
+
+JsonSchema = Annotated[dict[str, Any], AfterValidator(_check_whole), AfterValidator(_close)]
+"""A JSON schema. Objects that list properties have no others, unless `additionalProperties`."""
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:

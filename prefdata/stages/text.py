@@ -16,7 +16,7 @@ from prefdata.inference import Completion, Failure, TextRequest
 from prefdata.recipe.columns import Candidates, LlmStructured, LlmText
 from prefdata.recipe.questions import question_of
 from prefdata.recipe.values import META_SUFFIX
-from prefdata.rows import CANDIDATE, ID, TEXT_META, Row, field_of_schema
+from prefdata.rows import CANDIDATE, ID, STRUCTURED_META, TEXT_META, Row, field_of_schema
 from prefdata.stages.asking import Asker, Tools, answers, ask_until, outcomes, whole_text
 from prefdata.stages.stage import Stage
 
@@ -93,7 +93,7 @@ def structured_fields(column: LlmStructured) -> list[pa.Field]:
     """The dict, and how it was made."""
     return [
         field_of_schema(column.name, column.output_format),
-        pa.field(column.name + META_SUFFIX, TEXT_META),
+        pa.field(column.name + META_SUFFIX, STRUCTURED_META),
     ]
 
 
@@ -111,6 +111,8 @@ def llm_structured(column: LlmStructured, tools: Tools) -> Stage:
             "prompt_tokens": said.prompt_tokens,
             "completion_tokens": said.completion_tokens,
         }
+        answer = parse(said.completion)
+        meta["answer"] = None if answer == said.value else orjson.dumps(answer).decode()
         return {column.name: said.value, column.name + META_SUFFIX: meta}
 
     return stage
@@ -121,7 +123,7 @@ def reader(schema: Mapping[str, Any]) -> Callable[[Completion], Row]:
     validator = validator_for(schema)(schema)
 
     def read(completion: Completion) -> Row:
-        value = parse(completion)
+        value: Row = _listed(parse(completion), schema)
         if (problem := best_match(validator.iter_errors(value))) is not None:
             where = "".join(f"[{part!r}]" for part in problem.absolute_path)
             detail = (
@@ -129,9 +131,33 @@ def reader(schema: Mapping[str, Any]) -> Callable[[Completion], Row]:
                 f"{completion.text!r}"
             )
             raise RowError("breaks_schema", detail)
+        if _is_beyond(value):
+            detail = f"the answer has an integer of more than 64 bits: {completion.text!r}"
+            raise RowError("breaks_schema", detail)
         return value
 
     return read
+
+
+def _listed(value: Any, schema: Any) -> Any:
+    """What the schema lists of an answer that nothing has bound to it."""
+    if not isinstance(schema, Mapping):
+        return value
+    if isinstance(value, list):
+        return [_listed(part, schema.get("items")) for part in value]
+    if not isinstance(value, dict):
+        return value
+    parts = schema.get("properties", {})
+    is_closed = schema.get("additionalProperties") is False
+    kept = {name: part for name, part in value.items() if name in parts or not is_closed}
+    return {name: _listed(part, parts.get(name)) for name, part in kept.items()}
+
+
+def _is_beyond(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return any(map(_is_beyond, parts))
+    return isinstance(value, int) and value >= 2**63  # orjson reads up to 64 bits without a sign
 
 
 def parse(completion: Completion) -> Row:
