@@ -11,7 +11,7 @@ import re
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +82,8 @@ class _Staying:
         """Whether the text is near none that stays; then it stays, too."""
         text = np.sort(self._hashes[start:end])
         rare = self._rarest_first(text)
-        if any(_jaccard(text, self._texts[other]) >= _REACHED for other in self._like(text, rare)):
+        others = [self._texts[number] for number in self._like(text, rare)]
+        if others and _most_alike(text, others) >= _NEAR - _SLACK:
             return False
         number = len(self._texts)
         self._texts.append(text)
@@ -108,7 +109,7 @@ class _Staying:
         ordered = others[np.lexsort((others, counts))[:count]].tolist()
         return [*([None] * alone), *ordered]
 
-    def _like(self, text: Numbers, rare: list[int | None]) -> Iterator[int]:
+    def _like(self, text: Numbers, rare: list[int | None]) -> set[int]:
         """Texts that share a rare shingle and are long enough."""
         first = bisect_left(self._sizes, _NEAR * len(text) - _SLACK)
         found: set[int] = set()
@@ -116,11 +117,10 @@ class _Staying:
             if shingle is not None and shingle in self._with:
                 others = self._with[shingle]
                 found.update(others[bisect_left(others, first) :])
-        yield from sorted(found)
+        return found
 
 
 _NEAR = NEAR_DUPLICATE_JACCARD
-_REACHED = _NEAR - _SLACK
 
 
 def _beyond(size: int, share: float) -> int:
@@ -128,7 +128,10 @@ def _beyond(size: int, share: float) -> int:
     return size - math.ceil(share * size - _SLACK) + 1
 
 
-def _jaccard(text: Numbers, other: Numbers) -> float:
-    at = np.minimum(np.searchsorted(text, other), len(text) - 1)
-    both = int(np.count_nonzero(text[at] == other))
-    return both / (len(text) + len(other) - both)
+def _most_alike(text: Numbers, others: Sequence[Numbers]) -> float:
+    """The highest Jaccard similarity of a text and any other, all of them sorted."""
+    sizes = np.fromiter(map(len, others), dtype=np.int64)
+    joined = np.concatenate(others)
+    at = np.minimum(text.searchsorted(joined), len(text) - 1)
+    both = np.add.reduceat(text[at] == joined, np.cumsum(sizes) - sizes, dtype=np.int64)
+    return float((both / (len(text) + sizes - both)).max())
