@@ -144,7 +144,7 @@ class TextKeys:
         hasher.update(orjson.dumps(request.messages))
         hasher.update(request.seed.to_bytes(8))
         if request.tools:
-            hasher.update(b"tools" + _canonical(request.tools))
+            hasher.update(b"tools" + _written(request.tools))
         return hasher.hexdigest()  # type: ignore[no-any-return]
 
     def _hash(self, request: TextRequest) -> Any:

@@ -1,6 +1,7 @@
 from dataclasses import fields, replace
 
 import pytest
+from conftest import ROOT
 from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
@@ -284,7 +285,10 @@ OTHER_PART = {
     "schema": [{}, SCHEMA, {**SCHEMA, "required": ["winner"]}],
     "chat_template_kwargs": [{"thinking": True}, {"thinking": False}],
     "top_logprobs": [1, 20],
-    "tools": [({"type": "function", "function": {"name": n}},) for n in ("look", "add")],
+    "tools": [
+        *(({"type": "function", "function": {"name": n}},) for n in ("look", "add")),
+        ({"function": {"name": "add"}, "type": "function"},),
+    ],
     "continues": [True],
 }  # fmt: skip
 
@@ -298,6 +302,14 @@ def test_every_part_of_a_request_changes_its_key():
     others = [replace(REQUEST, **{part: v}) for part, values in OTHER_PART.items() for v in values]
     found = {keys.key(request) for request in [REQUEST, *others]}
     assert len(found) == 1 + len(others)
+
+
+def test_the_page_about_keys_names_every_input():
+    page = (ROOT / "docs" / "identity.md").read_text()
+    asked, scored = page.split("## Inputs of `score`")
+    for kind, part in ((TextRequest, asked), (ScoreRequest, scored)):
+        assert [f.name for f in fields(kind) if f"| `{f.name}` |" not in part] == []
+    assert [field.name for field in fields(Sampling) if f"`{field.name}`" not in asked] == []
 
 
 def test_equal_requests_have_equal_keys_whoever_asks():
