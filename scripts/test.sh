@@ -6,5 +6,6 @@ bash scripts/install.sh dev
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-# a process a core; those that start a Slurm of their own are in test_slurm.sh
-.venv/bin/pytest -n auto --maxprocesses 8 --dist worksteal -m "not slurm" "$@"
+# a process a core, files whole; those that start a Slurm of their own are in test_slurm.sh
+.venv/bin/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
+  -m "not slurm" "$@"

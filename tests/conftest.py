@@ -1,16 +1,26 @@
 """A small recipe to start from, and the folder of the models that ship."""
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
 import pytest
 import yaml
+from filelock import FileLock
 
 from prefdata.recipe.loader import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart"
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: what comes last is short, and processes end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 class Project:
@@ -79,3 +89,26 @@ def quickstart_models():
 
 def hear_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job inherits it ignored
+
+
+@pytest.fixture(scope="session")
+def quickstart_run(tmp_path_factory):
+    """The folder of the quickstart's run, built by the real command, once for all processes.
+
+    Its output lies beside it. Whoever changes something there works on a copy.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder, is_done = root / "quickstart", root / "quickstart" / "done"
+    command = [sys.executable, "-m", "prefdata", "build", "recipes/quickstart/recipe.yaml"]
+    with FileLock(root / "quickstart.lock"):
+        if not is_done.exists():
+            done = subprocess.run(
+                [*command, "--out", folder / "run"], cwd=ROOT, capture_output=True, text=True,
+                check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            (folder / "printed").write_text(done.stdout)
+            is_done.touch()
+    return folder / "run"

@@ -43,7 +43,7 @@ class Drawer:
         Args:
             base: a recipe, to which columns and pair rules are added that are drawn.
         """
-        if self._random.random() < 0.2:
+        if self._random.random() < 0.1:
             return self.value(SCHEMA)
         made = copy.deepcopy(base)
         self._names = ["prompt", "answer", *(column["name"] for column in made["columns"])]
@@ -56,7 +56,7 @@ class Drawer:
                 self._names += [column["name"]] * 2
             made["columns"].insert(self._random.randint(0, len(made["columns"])), column)
         rules = self.value(SCHEMA["properties"]["output_projection"])
-        if isinstance(rules, dict) and self._random.random() < 0.7:
+        if isinstance(rules, dict) and self._random.random() < 0.9:
             rules = made["output_projection"] | rules
         made["output_projection"] = rules
         return made
@@ -89,7 +89,8 @@ class Drawer:
     def _number(self, schema, depth):
         low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
         high = schema.get("maximum", schema.get("exclusiveMaximum", low + 2))
-        return self._random.choice([low, high, round(self._random.uniform(low, high), 2)])
+        between = round(self._random.uniform(low, high), 2)
+        return self._random.choice([low, high, between, between, between])
 
     def _string(self, schema, depth):
         if self._random.random() < 0.95:
@@ -107,8 +108,11 @@ class Drawer:
     def _object(self, schema, depth):
         known, needed = schema.get("properties", {}), schema.get("required", [])
         made = {}
+        optional = [name for name in known if name not in needed]
+        count = min(len(optional), self._random.choice([0, 0, 1, 1, 2, 3]))
+        chosen = {*needed, *self._random.sample(optional, count)}
         for name, part in known.items():
-            if name in needed or self._random.random() < 0.1:
+            if name in chosen:
                 likely = LIKELY | {"model_alias": self._aliases}
                 self._strings = likely.get(name, self._names)
                 made[name] = self.value(part, depth + 1)

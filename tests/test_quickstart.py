@@ -18,11 +18,10 @@ def prefdata(*arguments, cwd=ROOT):
 
 
 @pytest.fixture(scope="module")
-def quickstart(tmp_path_factory):
-    out = tmp_path_factory.mktemp("quickstart") / "run"
-    done = prefdata("build", "recipes/quickstart/recipe.yaml", "--out", out)
-    assert done.returncode == 0, done.stderr
-    return out, orjson.loads((out / "run.json").read_bytes()), done
+def quickstart(quickstart_run):
+    """Folder, record and printed summary."""
+    record = orjson.loads((quickstart_run / "run.json").read_bytes())
+    return quickstart_run, record, quickstart_run.with_name("printed").read_text()
 
 
 def test_chosen_is_right_at_least_50_points_more_often_than_rejected(quickstart):
@@ -41,7 +40,7 @@ def test_every_seed_of_the_quickstart_is_accounted_for(quickstart):
 
 
 def test_the_quickstart_prints_its_summary(quickstart):
-    printed = quickstart[2].stdout
+    printed = quickstart[2]
     for word in ("seeds", "candidates", "pairs", "rejects", "mean right", "tokens", "time"):
         assert word in printed
 
@@ -53,7 +52,7 @@ def test_one_checkpoint_behind_two_aliases_is_loaded_once(quickstart):
 def test_the_quickstart_again_finds_its_work_done(quickstart):
     done = prefdata("build", "recipes/quickstart/recipe.yaml", "--out", quickstart[0])
     assert "nothing to do" in done.stderr
-    assert done.stdout == quickstart[2].stdout
+    assert done.stdout == quickstart[2]
 
 
 def test_a_part_of_the_quickstart_has_the_same_texts(quickstart, tmp_path):

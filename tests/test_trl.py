@@ -1,6 +1,7 @@
 """TRL itself: it reads the exports, its loss covers the answers alone, its training helps."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,11 +39,8 @@ def exported(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def quickstart(tmp_path_factory):
-    out = tmp_path_factory.mktemp("quickstart") / "run"
-    command = [sys.executable, "-m", "prefdata", "build", QUICKSTART / "recipe.yaml", "--out", out]
-    subprocess.run(command, check=True, capture_output=True)
-    return out
+def quickstart(quickstart_run, tmp_path_factory):
+    return shutil.copytree(quickstart_run, tmp_path_factory.mktemp("quickstart") / "run")
 
 
 def settings(*overrides):
@@ -142,7 +140,7 @@ def test_a_finished_training_is_not_repeated(quickstart, tmp_path):
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(quickstart, tmp_path):
-    told = ["learning_rate=5e-5", "batch_size=8", "epochs=4", "save_steps=10",
+    told = ["learning_rate=5e-5", "batch_size=8", "epochs=1", "save_steps=10",
             "evaluation.samples=1", "evaluation.limit=4"]  # fmt: skip
     train_trl(quickstart, settings(*told), tmp_path / "whole", say=print)
     command = [sys.executable, "-m", "prefdata", "train", str(quickstart), *told,
