@@ -347,7 +347,7 @@ def test_a_prompt_that_lacks_what_was_asked_is_told_in_one_sentence(chats):
     chats.recipe["columns"][0]["prompt"] = "{{ prompt }}"
     rows, record = pairs_of(chats)
     assert record["asked"] == {"pairs": len(rows), "system": len(rows)}
-    told = tell_of_prompts(record["asked"], record["prompt_field"])
+    told = tell_of_prompts(record)
     assert "a system prompt" in told
     assert "prompt_field: asked" in told
 

@@ -45,7 +45,7 @@ def _summary(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "pairs", f"{splits or 0} from {record['prompts']:,} prompts"
     yield "rejects", f"{sum(record['rejects'].values()):,}"
     yield from ((f"  {reason}", f"{count:,}") for reason, count in record["rejects"].items())
-    if told := tell_of_prompts(record.get("asked", {}), record.get("prompt_field", "prompt")):
+    if told := tell_of_prompts(record):
         yield "asked", told
     yield from (
         (f"left out, {reason}", f"{count:,}") for reason, count in sorted(record["drops"].items())

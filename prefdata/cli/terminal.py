@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from prefdata.recipe.chats import is_chat
+
 SHORT = 60
 """Characters of a text that still stands on the line of its name."""
 STYLES = {"prompt": "cyan", "chosen": "green", "rejected": "red", "reason": "yellow"}
@@ -63,8 +65,20 @@ def _print_list(console: Console, heading: Text, values: list[Any], depth: int) 
         _print_text(console, heading, ", ".join(str(value) for value in values), "", depth)
         return
     _print(console, heading, depth)
+    if is_chat(values):
+        _print_fields(console, map(_turn, values), depth + 1)
+        return
     numbered = ((f"{number}", value) for number, value in enumerate(values, start=1))
     _print_fields(console, numbered, depth + 1)
+
+
+def _turn(message: Mapping[str, Any]) -> tuple[str, Any]:
+    """A message under its role: its text, or all that it has."""
+    role = str(message.get("role") or message["from"])
+    text = message.get("content", message.get("value"))
+    more = {k: v for k, v in message.items() if k not in ("role", "from", "content", "value")}
+    kept = {key: value for key, value in more.items() if value not in (None, [])}
+    return role, {"content": text} | kept if kept else text
 
 
 def _print_text(console: Console, heading: Text, text: str, style: str, depth: int) -> None:

@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from prefdata.hub.card_columns import describe_columns
 from prefdata.hub.card_figures import PairFigures, Spread, measure_pairs
 from prefdata.hub.content import Content
+from prefdata.pairs.prompts import tell_of_prompts
 from prefdata.recipe.publication import Publish
 from prefdata.recipe.schema import Model
 from prefdata.run.finished import FinishedRun
@@ -130,6 +131,7 @@ def _facts(run: FinishedRun, settings: Publish, contents: Contents, tag: str) ->
         "tag": tag,
         "license": settings.license,
         "record": record,
+        "asked": tell_of_prompts(record),
         "recipe": recipe,
         "rule": {k: run.tell(v) for k, v in recipe.output_projection.model_dump().items()}
         if recipe

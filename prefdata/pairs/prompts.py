@@ -132,8 +132,10 @@ class PairPrompts:
         return known[name, alias]
 
 
-def tell_of_prompts(told: Told, prompt_field: str) -> str | None:
-    """One sentence on pairs whose prompt is not what was asked; None where all of them are."""
+def tell_of_prompts(record: Mapping[str, Any]) -> str | None:
+    """One sentence on a run's pairs whose prompt is not what was asked; None where all are."""
+    told: Told = record.get("asked", {})
+    prompt_field = record.get("prompt_field", "prompt")
     if not told.get("pairs"):
         return None
     if told.get("part"):

@@ -13,7 +13,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,6 +20,7 @@ from markupsafe import Markup
 
 from prefdata.errors import PrefdataError
 from prefdata.recipe.projection import DpoPreference
+from prefdata.recipe.questions import ASKED
 from prefdata.recipe.reads import score_columns
 from prefdata.report.biases import length_warnings
 from prefdata.report.cells import Numbers, Panel
@@ -37,9 +37,10 @@ from prefdata.report.figures import (
 from prefdata.report.panels import EXCERPT, key_figures, make_panels
 from prefdata.report.sides import Lengths, Wins, sides_of
 from prefdata.report.spreads import Grid, Range, Spreading, numbers
-from prefdata.rows import ID
+from prefdata.rows import ID, rows_of
 from prefdata.run.finished import FinishedRun, open_run
 from prefdata.run.public import make_public_recipe
+from prefdata.seeds.identity import words_of
 from prefdata.storage.disk import disk_errors, whole_file
 from prefdata.storage.folders import read_tables
 
@@ -187,12 +188,16 @@ def _excerpts(run: FinishedRun, source: Sources, wanted: set[str]) -> dict[str, 
     """Beginnings of prompts, by row."""
     found: dict[str, str] = {}
     ids = pa.array(sorted(wanted), pa.string())
-    for table in _candidates(run, [ID, source.prompt]):
-        mine = table.filter(pc.is_in(table[ID], ids))
-        for row in mine.to_pylist():
-            prompt = row[source.prompt]
-            text = prompt if isinstance(prompt, str) else orjson.dumps(prompt, default=str).decode()
-            found[row[ID]] = text if len(text) <= EXCERPT else f"{text[:EXCERPT]}…"
+    if source.prompt == ASKED:  # no column: only the pairs have it
+        key, prompt = "row_id", "prompt"
+        tables = read_tables(run.folder / "pairs", columns=[key, prompt])
+    else:
+        key, prompt = ID, source.prompt
+        tables = _candidates(run, [key, prompt])
+    for table in tables:
+        for row in rows_of(table.filter(pc.is_in(table[key], ids))):
+            text = words_of(row[prompt])
+            found[row[key]] = text if len(text) <= EXCERPT else f"{text[:EXCERPT]}…"
     return found
 
 

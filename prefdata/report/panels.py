@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from prefdata.pairs.prompts import tell_of_prompts
 from prefdata.report.biases import judges_cell, length_cell, margins_cell, wins_cell
 from prefdata.report.cells import (
     Cell,
@@ -88,7 +89,9 @@ def _funnel(run: Numbers) -> Cell:
                 Table(("reason", "left out"), rows),
             )
         )
-    return Cell(summary, [chart], tables)
+    asked = tell_of_prompts(record)
+    warnings = [f"{asked[0].upper()}{asked[1:]}."] if asked else []
+    return Cell(summary, [chart], tables, warnings)
 
 
 def _scores(run: Numbers) -> Cell:
