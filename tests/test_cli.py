@@ -171,7 +171,32 @@ def test_a_preview_shows_two_records_by_default(command):
     assert "row 2" in done.stdout and "row 3" not in done.stdout
 
 
+def test_a_preview_shows_a_request_of_every_column_as_its_model_will_read_it(command, project):
+    for n, name in enumerate(("lm", "rm")):
+        project.recipe["models"][n]["model"] = str(QUICKSTART / "models" / name)
+    done = command("build", "RECIPE", "--preview", "--rehearse", "-n", "1")
+    asked = "<|begin|><|user|>Answer: question 0<|end|><|assistant|>"
+    assert f"candidates asks hot, as the model reads it:\n{asked}\n" in done.stdout
+    assert "reward asks grader, as the model reads it:\n<|begin|><|user|>question 0" in done.stdout
+
+
 # Plan
+
+
+def test_a_plan_shows_a_request_as_its_model_will_read_it(command, project):
+    project.recipe["models"][0]["model"] = str(QUICKSTART / "models" / "lm")
+    project.recipe["models"][0]["system_prompt"] = "Be brief."
+    done = command("plan", "RECIPE")
+    asked = "<|system|>Be brief.<|end|><|user|>Answer: question 0<|end|><|assistant|>"
+    assert f"candidates asks hot, as the model reads it:\n<|begin|>{asked}\n" in done.stdout
+
+
+def test_a_plan_shows_the_messages_that_a_server_will_get(command, project):
+    project.recipe["providers"] = [{"name": "srv", "endpoint": "http://localhost:1/v1"}]
+    project.recipe["models"][0]["provider"] = "srv"
+    done = command("plan", "RECIPE")
+    assert "candidates asks hot, as messages:" in done.stdout
+    assert '"content": "Answer: question 0"' in done.stdout
 
 
 def test_a_plan_shows_passes_loads_and_requests_and_runs_nothing(command, project):

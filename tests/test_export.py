@@ -440,3 +440,39 @@ def test_a_test_size_that_is_none_is_one_message(size, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "test_size" in done.stderr
+
+
+def written_with(project, *arguments):
+    """A run whose answers were written by one alias for each of these template arguments."""
+    models = project.recipe["models"]
+    first, grader = models
+    project.recipe["models"] = [
+        *({**first, "alias": f"m{n}", "chat_template_kwargs": a} for n, a in enumerate(arguments)),
+        grader,
+    ]
+    project.recipe["columns"][0]["model_alias"] = [f"m{n}" for n in range(len(arguments))]
+    run = project.folder / "run"
+    build(project.load(), run, rehearse=True, say=lambda line: None)
+    return run
+
+
+@pytest.mark.parametrize("name", ["trl", "trl_kto"])
+def test_what_the_chat_template_was_given_travels_to_trainers_that_read_it(project, name):
+    run = written_with(project, {"enable_thinking": False}, {"enable_thinking": False})
+    lines = lines_of(export(run, name))
+    assert {orjson.dumps(line["chat_template_kwargs"]) for line in lines} == {
+        b'{"enable_thinking":false}'
+    }
+
+
+def test_what_a_format_cannot_say_of_the_chat_template_is_said_to_the_user(project):
+    said = []
+    export(written_with(project, {"enable_thinking": False}), "nemo_rl", said)
+    assert [line for line in said if "enable_thinking" in line]
+
+
+def test_arguments_that_differ_between_the_models_are_in_no_line_and_this_is_said(project):
+    said = []
+    made = export(written_with(project, {"enable_thinking": False}, {}), "trl", said)
+    assert all("chat_template_kwargs" not in line for line in lines_of(made))
+    assert [line for line in said if "differ" in line]

@@ -426,3 +426,27 @@ def test_a_refused_parameter_is_named_with_the_key_for_it(remote, server, said, 
     server.faults.append((400, {}, said))
     with pytest.raises(PrefdataError, match=told):
         run(remote)
+
+
+def test_a_chat_reaches_the_server_turn_by_turn_and_an_answer_begun_is_continued(remote, server):
+    chat = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "2+2?"},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "and 3+3?"},
+    ]
+    remote.write_seeds([{"prompt": chat, "answer": 6}])
+    remote.recipe["models"][0]["skip_health_check"] = True
+    column = remote.recipe["columns"][0]
+    column.pop("prompt")
+    column["messages"] = "prompt"
+    run(remote)
+    assert [body["messages"] for _, _, body in server.asked] == [chat] * 4
+    begun = {"role": "assistant", "content": "It is"}
+    column["messages"] = [{"chat": "prompt"}, begun]
+    run(remote, out="begun")
+    bodies = [body for _, _, body in server.asked[4:]]
+    assert [body["messages"] for body in bodies] == [[*chat, begun]] * 4
+    assert all(body["continue_final_message"] is True for body in bodies)
+    assert all(body["add_generation_prompt"] is False for body in bodies)
+    assert all(text.startswith("It is") for text in texts(remote, "begun").popitem()[1])

@@ -112,7 +112,7 @@ def open_chat_template(model: Model) -> "ChatTemplate":
     from prefdata.engines.chat_template import ChatTemplate  # torch, only when needed
     from prefdata.engines.transformers.model import Checkpoint
 
-    return ChatTemplate(Checkpoint.of(model, model.model))
+    return ChatTemplate(Checkpoint.of(model, model.model), model.chat_template_kwargs)
 
 
 def connect(endpoint: Endpoint) -> Connection:

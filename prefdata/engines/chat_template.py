@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from prefdata.engines.transformers.model import Checkpoint, apply_template, load_tokenizer
@@ -17,17 +18,20 @@ class ChatTemplate:
         special: finds a special token of the tokenizer in a text.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, arguments: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         """Load the tokenizer.
 
         Args:
             checkpoint: of the model.
+            arguments: what the recipe gives to the template.
 
         Raises:
             PrefdataError: there is none, or it has no chat template.
         """
         self._tokenizer: Any = load_tokenizer(checkpoint)
-        self._name = checkpoint.model
+        self._name, self._arguments = checkpoint.model, arguments
         tokens = [token for token in self._tokenizer.all_special_tokens if token.strip()]
         self.special = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
 
@@ -58,4 +62,6 @@ class ChatTemplate:
         return asked, chat[len(asked) :]
 
     def _apply(self, messages: Messages, **options: Any) -> Any:
-        return apply_template(self._name, self._tokenizer, messages, **options)
+        return apply_template(
+            self._name, self._tokenizer, messages, **{**self._arguments, **options}
+        )

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -19,7 +19,8 @@ from prefdata.export.conversation import Conversation, read_conversation
 from prefdata.export.formats import FORMATS, Format, Record, Shape
 from prefdata.export.survey import Survey, Wanted, answer_key, survey
 from prefdata.pairs.files import SPLITS, pairs_in_order
-from prefdata.recipe.schema import Model
+from prefdata.recipe.reads import answering_aliases
+from prefdata.recipe.schema import Model, Recipe
 from prefdata.run.finished import FinishedRun, find_policy, open_run
 from prefdata.storage.disk import disk_errors, hold, make_folder, publish, temporary_name
 
@@ -97,6 +98,8 @@ def export_run(
         found = survey(run / "pairs", form, wanted)
         export = _write(finished, name, folder, found)
     _tell(export, say)
+    if (told := _tell_of_arguments(finished.recipe, name)) is not None:
+        say(told)
     return export
 
 
@@ -114,7 +117,9 @@ def _wanted(run: FinishedRun, name: str, options: ExportOptions) -> Wanted:
         raise PrefdataError("--drop-too-long asks for a length; say with --max-tokens which")
     if options.last_message_only and name != "nemo_customizer":
         raise PrefdataError("--last-message-only is of nemo_customizer; remove it")
-    shape = Shape(last_message_only=options.last_message_only)
+    shape = Shape(
+        last_message_only=options.last_message_only, arguments=_only(_arguments(run.recipe))
+    )
     wanted = Wanted(options.test_size, run.seed, shape)
     if options.tokenizer is None and options.max_tokens is None:
         return wanted
@@ -127,6 +132,36 @@ def _wanted(run: FinishedRun, name: str, options: ExportOptions) -> Wanted:
         max_tokens=options.max_tokens,
         drop_too_long=options.drop_too_long,
     )
+
+
+def _arguments(recipe: Recipe | None) -> list[dict[str, Any]]:
+    """What the chat templates of the models that wrote answers were given, each of it once."""
+    aliases = sorted(answering_aliases(recipe)) if recipe else []
+    found: list[dict[str, Any]] = []
+    for alias in aliases:
+        told = recipe.model(alias).chat_template_kwargs if recipe else {}
+        found += [] if told in found else [told]
+    return found
+
+
+def _only(told: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return told[0] if len(told) == 1 and told[0] else None
+
+
+def _tell_of_arguments(recipe: Recipe | None, name: str) -> str | None:
+    """What of chat_template_kwargs the files do not carry."""
+    told = _arguments(recipe)
+    if len(told) > 1:
+        return (
+            "chat_template_kwargs differ between the models that wrote the answers, so the files "
+            "carry none; what the trainer's template is given holds for all of them"
+        )
+    if told and told[0] and not FORMATS[name].has_arguments:
+        return (
+            f"the answers were written with chat_template_kwargs {orjson.dumps(told[0]).decode()}; "
+            "a line of this format cannot say so: give the trainer's chat template the same"
+        )
+    return None
 
 
 def _tokenizer(run: FinishedRun, options: ExportOptions) -> Model:

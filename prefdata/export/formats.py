@@ -27,6 +27,8 @@ class Shape:
         is_scored: whether every pair has scores, and not a verdict alone.
         last_message_only: whether prompts are to be cut to their last message.
         render: of the model to be trained, for the format that wants texts.
+        arguments: what the chat template was given when the answers were written, where the
+            trainer's rendering is to be given the same.
     """
 
     keys: tuple[str, ...] = ("role", "content")
@@ -34,6 +36,7 @@ class Shape:
     is_scored: bool = True
     last_message_only: bool = False
     render: Render | None = None
+    arguments: Record | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Format:
         test_size: share of prompts in test where neither the run nor the user says.
         needs_test: whether the trainer refuses to start without test lines.
         is_once: whether equal lines are written once; those with both labels not at all.
+        has_arguments: whether a line can say what its trainer gives to the chat template.
     """
 
     records: Callable[[Conversation, Shape], list[Record]]
@@ -57,6 +61,7 @@ class Format:
     test_size: float = 0.05
     needs_test: bool = False
     is_once: bool = False
+    has_arguments: bool = False
 
 
 def _trl(pair: Conversation, shape: Shape) -> list[Record]:
@@ -67,6 +72,7 @@ def _trl(pair: Conversation, shape: Shape) -> list[Record]:
             "prompt": _messages(pair, shape),
             "chosen": [_answer(pair.chosen)],
             "rejected": [_answer(pair.rejected)],
+            **_arguments(shape),
             **_scores(pair, shape, "chosen_score", "rejected_score", "margin"),
         }
     ]
@@ -77,7 +83,7 @@ def _trl_kto(pair: Conversation, shape: Shape) -> list[Record]:
         raise RowError("tie", "chosen and rejected are equally good, so neither has a label")
     prompt = _messages(pair, shape)
     return [
-        {"prompt": prompt, "completion": [_answer(text)], "label": label}
+        {"prompt": prompt, "completion": [_answer(text)], "label": label, **_arguments(shape)}
         for text, label in ((pair.chosen, True), (pair.rejected, False))
     ]
 
@@ -210,6 +216,11 @@ def _check_system(pair: Conversation) -> None:
         raise RowError("turns", "in this layout a system message comes before all others")
 
 
+def _arguments(shape: Shape) -> Record:
+    """The column that TRL's trainers give to the chat template of a line."""
+    return {"chat_template_kwargs": shape.arguments} if shape.arguments else {}
+
+
 def _scores(pair: Conversation, shape: Shape, *names: str) -> Record:
     return {name: getattr(pair, name) for name in names} if shape.is_scored else {}
 
@@ -223,8 +234,8 @@ _CUSTOMIZER = Format(
     needs_test=True,
 )
 FORMATS: dict[str, Format] = {
-    "trl": Format(_trl, configurations.trl),
-    "trl_kto": Format(_trl_kto, configurations.trl_kto, is_once=True),
+    "trl": Format(_trl, configurations.trl, has_arguments=True),
+    "trl_kto": Format(_trl_kto, configurations.trl_kto, is_once=True, has_arguments=True),
     "nemo_rl": Format(_nemo_rl, configurations.nemo_rl),
     "nemo_rl_binary": Format(_nemo_rl_binary, configurations.nemo_rl_binary),
     "nemo_customizer": _CUSTOMIZER,
@@ -240,7 +251,7 @@ FORMATS: dict[str, Format] = {
     ),
     "nemo_aligner": Format(_nemo_aligner, configurations.nemo_aligner),
     "axolotl": Format(_axolotl, configurations.axolotl),
-    "axolotl_passthrough": Format(_trl, configurations.axolotl_passthrough),
+    "axolotl_passthrough": Format(_trl, configurations.axolotl_passthrough, has_arguments=True),
     "llama_factory": Format(_llama_factory, configurations.llama_factory),
     "openrlhf": Format(_openrlhf, configurations.openrlhf),
     "ms_swift": Format(_ms_swift, configurations.ms_swift),
