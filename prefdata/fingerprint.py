@@ -116,7 +116,8 @@ def model_identity(model: Model, checkpoint: str) -> str:
     # what was answered before this was told apart by default stays valid
     told = [] if model.reasoning == "auto" else [model.model_dump(include={"reasoning"})]
     template = [] if model.chat_template is None else [{"chat_template": model.chat_template}]
-    return digest(checkpoint, engine, *told, *template)
+    parser = [] if model.tool_parser is None else [{"tool_parser": model.tool_parser}]
+    return digest(checkpoint, engine, *told, *template, *parser)
 
 
 class TextKeys:

@@ -60,7 +60,7 @@ VERDICTS = {"type": "dpo_preference"}
 # column is set in every column that has it.
 OTHER_MODEL = {
     "alias": "b", "model": "n", "revision": "v2", "engine": {"dtype": "float32"},
-    "adapter": "a", "chat_template": "{{ messages }}",
+    "adapter": "a", "chat_template": "{{ messages }}", "tool_parser": "hermes",
     "system_prompt": "Be kind.", "system_prompt_mode": "prepend", "system_role": "merge",
     "chat_template_kwargs": {"thinking": True}, "reasoning": "none",
     "inference_parameters": {
@@ -71,7 +71,8 @@ OTHER_MODEL = {
 OTHER_COLUMN = {
     "name": "other", "type": "other", "model_alias": "b", "prompt": "q",
     "messages": (Turn(chat="prompt"),),
-    "output_format": {**SCHEMA, "title": "x"}, "compare": ("x", "y"), "winner_field": "best",
+    "tools": "answer", "output_format": {**SCHEMA, "title": "x"}, "compare": ("x", "y"),
+    "winner_field": "best",
     "both_orders": False, "samples": 3, "candidates": "d", "responses": ("x", "y"),
     "method": "number", "reference": "answer", "pattern": "y", "function": "m:f",
     "expression": "y", "dtype": "int", "values": ("x",), "max_retries": 5, "weights": (1.0, 2.0),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefdata.errors import PrefdataError
-from prefdata.inference import Completion
+from prefdata.inference import Completion, ToolCall
 from prefdata.recipe.values import Reasoning, ReasoningParser, ReasoningTags
 
 
@@ -66,6 +66,7 @@ class Answer:
             two texts around the thought make it.
         rest: what stands behind the thought, special tokens included: here calls are sought.
         finish_reason: as of the completion, or `truncated`, or `empty`.
+        tool_calls: those that were found in `rest`.
     """
 
     text: str
@@ -74,6 +75,7 @@ class Answer:
     reasoning_tokens: int = 0
     marks: tuple[str, str] | None = None
     rest: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def complete(
         self,
@@ -91,6 +93,7 @@ class Answer:
             self.reasoning,
             self.reasoning_tokens,
             self.marks,
+            self.tool_calls,
         )
 
 
@@ -192,7 +195,7 @@ class Reader:
             return self._read_channels(ids, finish_reason, stops)
         if self.form is None:
             text = cut(self.decode(ids), stops)
-            return Answer(text, finish_reason, rest=text)
+            return Answer(text, finish_reason, rest=cut(self.decode(ids, is_raw=True), stops))
         raw = self.decode(ids, is_raw=True)
         is_open = opening == "open"
         answer = part(raw, self.form, is_open=is_open, finish_reason=finish_reason)

@@ -35,6 +35,7 @@ from prefdata.inference import (
     Sampling,
     ScoreRequest,
     TextRequest,
+    ToolCall,
 )
 from prefdata.recipe.contract import Role
 from prefdata.recipe.schema import PARAMETERS, Endpoint, Model
@@ -115,6 +116,9 @@ class RemoteText:
         spec = self._server.model.reasoning
         read = part_sent(said.content or "", thought, spec, reason)
         read = replace(read, reasoning_tokens=_reasoning_tokens(usage))
+        if calls := _calls(said):
+            ended = "tool_calls" if read.finish_reason in ("stop", "empty") else read.finish_reason
+            read = replace(read, tool_calls=calls, finish_reason=ended)
         return read.complete(asked, made, first)
 
     def _parameters(self, request: TextRequest) -> dict[str, Any]:
@@ -124,6 +128,8 @@ class RemoteText:
             "max_tokens": sampling.max_tokens,
             "seed": request.seed % SEEDS,
         }
+        if request.tools:
+            body["tools"] = [dict(tool) for tool in request.tools]
         if sampling.top_p != 1:
             body["top_p"] = sampling.top_p
         if sampling.stop:
@@ -146,6 +152,18 @@ class RemoteText:
         }
         told = {name: value for name, value in extra.items() if value is not None}
         return {"extra_body": _rename(body | told, self._server.endpoint.parameters)}
+
+
+def _calls(said: Any) -> tuple[ToolCall, ...]:
+    """The calls of a server's answer."""
+    return tuple(
+        {
+            "id": one.id or f"call_{number}",
+            "type": "function",
+            "function": {"name": one.function.name, "arguments": one.function.arguments or "{}"},
+        }
+        for number, one in enumerate(getattr(said, "tool_calls", None) or ())
+    )
 
 
 def _rename(body: dict[str, Any], names: Mapping[Any, str | None]) -> dict[str, Any]:

@@ -27,10 +27,12 @@ from prefdata.engines.model_thread import Call, ModelThread
 from prefdata.engines.protocols import RewardEngine
 from prefdata.engines.reasoning import Opening
 from prefdata.engines.reward_families import Family, Reading
+from prefdata.engines.tool_calls import find_parser, read_calls
 from prefdata.engines.transformers.model import (
     ChatTokenizer,
     Checkpoint,
     generation_arguments,
+    has_same_chat,
     load_tokenizer,
 )
 from prefdata.engines.transformers.reward import TransformersRewardEngine, encode_to_score
@@ -55,7 +57,7 @@ class _Job(Generic[Result]):
     params: SamplingParams | PoolingParams
     call: Call[Result | Failure]
     opening: Opening = "unsaid"
-    adapter: str | None = None
+    request: TextRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,12 @@ class VllmTextEngine:
     """Completes chats; what arrives while others run joins them at the next step."""
 
     def __init__(
-        self, checkpoint: Checkpoint, options: Mapping[str, Any], reasoning: Reasoning = "auto"
+        self,
+        checkpoint: Checkpoint,
+        options: Mapping[str, Any],
+        reasoning: Reasoning = "auto",
+        *,
+        tool_parser: str | None = None,
     ) -> None:
         """Load a checkpoint and wait until it is ready.
 
@@ -78,11 +85,13 @@ class VllmTextEngine:
             checkpoint: folder or Hub id, revision, whether its own code may run.
             options: the recipe's `engine:` keys, names and meanings of vLLM's `EngineArgs`.
             reasoning: as the recipe says how thoughts are marked.
+            tool_parser: name of what finds calls in an answer.
 
         Raises:
             PrefdataError: an unknown option, no such checkpoint, no chat template, no room.
         """
         tokenizer = load_tokenizer(checkpoint)
+        self._parser = find_parser(tool_parser, tokenizer, prefer_vllm=True)
         self._reader, told = open_vllm_reader(reasoning, checkpoint.model, tokenizer)
         self._work = _Refill(checkpoint, "text", told | dict(options), self._read)
         self._thread: ModelThread[_Job[Completion], Completion | Failure] = ModelThread(
@@ -132,18 +141,14 @@ class VllmTextEngine:
         jobs: list[_Job[Completion]] = []
         ids: list[int] | Failure = []
         for index, request in enumerate(requests):
-            before = requests[index - 1]
-            is_known = index > 0 and (request.messages, request.chat_template_kwargs) == (
-                before.messages,
-                before.chat_template_kwargs,
-            )
+            is_known = index > 0 and has_same_chat(request, requests[index - 1])
             ids = ids if is_known else self._encode(request)
             if isinstance(ids, Failure):
                 call.deliver(index, ids)
                 continue
             opening = self._reader.opening(ids)
             params = self._params(request, len(ids))
-            jobs.append(_Job(index, ids, params, call, opening, request.adapter))
+            jobs.append(_Job(index, ids, params, call, opening, request))
         return jobs
 
     def _encode(self, request: TextRequest) -> list[int] | Failure:
@@ -191,6 +196,8 @@ class VllmTextEngine:
         elif reason == "stop" and ids:  # the token that ends it
             ids = ids[:-1]
         answer = self._reader.read(ids, opening=job.opening, finish_reason=reason, stops=stops)
+        if job.request is not None:
+            answer = read_calls(answer, self._parser, job.request.tools, reason)
         told = made.logprobs[answer.reasoning_tokens :] if made.logprobs else []
         first = self._first_logprobs(told[0]) if told else None
         return answer.complete(len(job.ids), len(made.token_ids), first or None)
@@ -296,7 +303,7 @@ class VllmRewardEngine:
 def open_text(model: Model, path: str, adapters: tuple[str, ...] = ()) -> VllmTextEngine:
     """A TextEngine with the checkpoint at `path`, and adapters that requests may name."""
     checkpoint = Checkpoint.of(model, path, adapters)
-    return VllmTextEngine(checkpoint, model.engine, model.reasoning)
+    return VllmTextEngine(checkpoint, model.engine, model.reasoning, tool_parser=model.tool_parser)
 
 
 def open_reward(model: Model, path: str, family: Family) -> VllmRewardEngine:
@@ -409,13 +416,18 @@ class _Refill(Generic[Result]):
                 number,
                 {"prompt_token_ids": job.ids},
                 job.params,
-                lora_request=None if job.adapter is None else self._adapters[job.adapter],
+                lora_request=self._adapter(job.request),
             )
         except REFUSALS as err:
             message = f"model {self._checkpoint.model!r}: vLLM refused a request: {err}"
             job.call.fail(PrefdataError(message))
             return
         self._jobs[number] = job
+
+    def _adapter(self, request: TextRequest | None) -> LoRARequest | None:
+        if request is None or request.adapter is None:
+            return None
+        return self._adapters[request.adapter]
 
     def _load_adapters(self, config: Any) -> None:
         for adapter in self._adapters.values():

@@ -16,6 +16,7 @@ _SIDES = {
     "sample": "number of the sample, from 0 for each alias",
     "finish_reason": "`stop`, or `length` where `max_tokens` cut it",
     "completion_tokens": "length of {side} in tokens of that model's tokenizer",
+    "tool_calls": "calls of tools in {side}, as JSON; null where there are none",
     "scores": "every score of {side}, raw",
 }
 _PAIRS = {

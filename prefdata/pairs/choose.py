@@ -25,6 +25,7 @@ from prefdata.pairs.picking import (
     is_score,
     pick_by_verdict,
     pick_pairs,
+    said,
 )
 from prefdata.pairs.prompts import PairPrompts
 from prefdata.pairs.ranking import combine_ranks
@@ -35,7 +36,7 @@ from prefdata.recipe.reads import projected
 from prefdata.recipe.schema import Recipe
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, is_answer, is_blank, is_json, reject
-from prefdata.seeds.identity import bare, prompt_identity, says_nothing, words_of
+from prefdata.seeds.identity import prompt_identity, says_nothing, words_of
 from prefdata.storage.disk import temporary_name
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema
 
@@ -48,6 +49,7 @@ _SIDE = {
     "sample": pa.int32(),
     "finish_reason": pa.string(),
     "completion_tokens": pa.int32(),
+    "tool_calls": pa.string(),
 }
 """What is kept of each side, as `chosen_<name>` and `rejected_<name>`; `chosen_scores` and
 `rejected_scores` hold every score column."""
@@ -231,7 +233,11 @@ class _Picking:
 def _facts(pair: Row) -> PairFacts:
     prompt = pair["prompt"]
     return PairFacts(
-        prompt_identity(prompt), pair["chosen"], pair["rejected"], pair["margin"], words_of(prompt)
+        prompt_identity(prompt),
+        said(pair["chosen"], pair["chosen_tool_calls"]),
+        said(pair["rejected"], pair["rejected_tool_calls"]),
+        pair["margin"],
+        words_of(prompt),
     )
 
 
@@ -249,6 +255,7 @@ def _candidates(
     for one, total in zip(described, totals, strict=True):
         candidate = Candidate(
             text=one["text"],
+            tool_calls=one.get("tool_calls"),
             score=total,
             alias=one["alias"],
             sample=one["sample"],
@@ -287,7 +294,7 @@ def _combined(described: Sequence[Row], rule: PreferencePairs) -> list[float | N
     the first uncut one.
     """
     weights = rule.score if isinstance(rule.score, dict) else {}
-    texts = [bare(one["text"]) if _may_be_ranked(one, rule) else "" for one in described]
+    texts = [_said(one) if _may_be_ranked(one, rule) else "" for one in described]
     stands_for: dict[str, int] = {}
     for number, text in enumerate(texts):
         before = described[stands_for[text]] if text in stands_for else None
@@ -303,7 +310,11 @@ def _may_be_ranked(one: Row, rule: PreferencePairs) -> bool:
     reason = one["finish_reason"]
     is_whole = is_answer(reason) and (reason != "length" or rule.truncated_rejected)
     has_all = all(is_score(one["scores"][name]) for name in rule.scores)
-    return is_whole and has_all and not is_blank(one["text"])
+    return is_whole and has_all and not is_blank(_said(one))
+
+
+def _said(one: Row) -> str:
+    return said(one["text"], one.get("tool_calls"))
 
 
 def _responses(
@@ -316,10 +327,11 @@ def _responses(
         rated = {score: (row[score] or {}).get(name) for score in scores}
         candidate = Candidate(
             text=row[name] or "",
+            tool_calls=meta.get("tool_calls"),
             score=_turned(rated.get(rule.score or ""), rule),
             finish_reason=meta.get("finish_reason"),
         )
-        told = {"alias": None} | meta
+        told = {"alias": None, "tool_calls": None} | meta
         sides[id(candidate)] = told | {"scores": rated, "row": row, "column": name}
         made.append(candidate)
     return made[0], made[1], sides

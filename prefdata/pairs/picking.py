@@ -19,6 +19,8 @@ from itertools import chain, combinations, product
 from operator import attrgetter
 from typing import Literal, NamedTuple, TypeGuard
 
+import orjson
+
 from prefdata.recipe.projection import DpoPreference, PairRules, PreferencePairs
 from prefdata.rows import is_answer
 from prefdata.seeds.identity import bare
@@ -62,6 +64,19 @@ REASONS: dict[str, str] = {
 _LARGEST_SCORE = 1e100
 
 
+def said(text: str, tool_calls: str | None) -> str:
+    """What an answer says: the bare text, and names and arguments of its calls as written.
+
+    Args:
+        text: the answer, without its calls.
+        tool_calls: as JSON, in OpenAI's form; their ids tell nothing.
+    """
+    if not tool_calls:
+        return bare(text)
+    made = [one["function"] for one in orjson.loads(tool_calls)]
+    return bare("\n".join((text, *(f"{one['name']}({one['arguments']})" for one in made))))
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One completion of the prompt, its score and where it came from.
@@ -74,6 +89,7 @@ class Candidate:
         finish_reason: `length` means that `max_tokens` cut the text off; None is unknown. What is
             no end, such as `content_filter`, takes part in no pair.
         scores: by column, where `score` is made of several.
+        tool_calls: the calls behind the text, as JSON.
     """
 
     text: str
@@ -84,6 +100,12 @@ class Candidate:
     sample: int = 0
     finish_reason: str | None = None
     scores: Mapping[str, float | None] = field(default_factory=dict)
+    tool_calls: str | None = None
+
+    @property
+    def said(self) -> str:
+        """What tells it apart from others: the bare text, and its calls."""
+        return said(self.text, self.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +254,8 @@ def _pick_delta(candidates: Sequence[Candidate], rule: PreferencePairs) -> Picke
     strong = _usable(strong, drops, scored=scored, may_be_cut=False)
     weak = _usable(weak, drops, scored=scored, may_be_cut=rule.truncated_rejected)
     # With disjoint sides no pair can repeat or contradict another.
-    written_by_strong = {bare(candidate.text) for candidate in strong}
-    rejectable = [one for one in weak if bare(one.text) not in written_by_strong]
+    written_by_strong = {candidate.said for candidate in strong}
+    rejectable = [one for one in weak if one.said not in written_by_strong]
     _count(drops, "identical", len(weak) - len(rejectable))
     _count(drops, "no_partner", abs(len(strong) - len(rejectable)))
     if not strong or not rejectable:
@@ -249,7 +271,7 @@ def _usable(
     """Valid candidates in order, each text once: its first copy, or the first uncut one."""
     by_text: dict[str, Candidate] = {}
     for candidate in candidates:
-        text = bare(candidate.text)
+        text = candidate.said
         if not is_answer(candidate.finish_reason):
             drops[str(candidate.finish_reason)] += 1
         elif not text:

@@ -20,6 +20,7 @@ from prefdata.recipe.contract import (
     with_meta,
 )
 from prefdata.recipe.judges import LlmJudge, RewardModel, RubricJudge, Verifier
+from prefdata.recipe.tools import Tools
 from prefdata.recipe.values import (
     META_SUFFIX,
     NAME,
@@ -31,7 +32,20 @@ from prefdata.recipe.values import (
 )
 
 
-class LlmText(Prompted):
+class Calling(Prompted):
+    """A column whose model may call tools."""
+
+    tools: Tools | None = None
+    """What it may call: a column with the tools of each row, or a list of them."""
+
+    @property
+    def named(self) -> Sequence[tuple[str, str]]:
+        """The column with the tools, too."""
+        own = [("tools", self.tools)] if isinstance(self.tools, str) else []
+        return (*super().named, *own)
+
+
+class LlmText(Calling):
     """One completion, a string."""
 
     type: Literal["llm_text"]
@@ -80,7 +94,7 @@ class LlmStructured(Prompted):
         return check_is_object(self.output_format)
 
 
-class Candidates(Prompted):
+class Candidates(Calling):
     """`samples` completions from every alias, as a list of structs."""
 
     type: Literal["candidates"]

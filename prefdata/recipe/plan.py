@@ -22,7 +22,8 @@ class Checkpoint:
         """Equal for two aliases that one loaded engine can serve."""
         facts: Mapping[str, Any] = self.model.model_dump(
             include={
-                "model", "revision", "provider", "engine", "trust_remote_code", "chat_template"
+                "model", "revision", "provider", "engine", "trust_remote_code", "chat_template",
+                "tool_parser"
             }
         )  # fmt: skip
         # a text engine is told of each request's adapter, a reward model is one with its own

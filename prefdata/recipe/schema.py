@@ -254,6 +254,9 @@ class Model(Frozen):
     head of the user's turn, `error` stops before the start; `merge` does so whatever the template
     says, as for a server whose template is not known."""
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_of_the_template)] = {}
+    tool_parser: Filled | None = None
+    """What makes calls of an answer: the name of a parser of vLLM's; `hermes`, `llama3_json` and
+    `openai` are known without it. Servers send calls by themselves."""
     chat_template: Filled | None = None
     """A chat template in Jinja, or a file with one, in the place of the checkpoint's own."""
     reasoning: Reasoning = "auto"

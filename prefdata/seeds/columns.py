@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from prefdata.recipe.chats import is_chat
+from prefdata.recipe.tools import is_tools
 from prefdata.rows import JSON_FIELD, Row, is_json, json_array, rows_of
 
 
@@ -61,7 +62,9 @@ def _column(name: str, values: list[Any]) -> tuple[pa.Field, pa.Array]:
 
 
 def _is_rich(value: Any) -> bool:
-    """Whether a value is a chat whose messages have more than plain texts and numbers."""
+    """Whether a value is tools, or a chat whose messages have more than texts and numbers."""
+    if is_tools(value):
+        return True
     return is_chat(value) and any(
         isinstance(part, list | Mapping) for turn in value for part in turn.values()
     )

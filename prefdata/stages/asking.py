@@ -89,7 +89,14 @@ class Asker:
         begun = question.beginning(row)
         return (*chat, Message(role="assistant", content=begun)) if begun else chat
 
-    def request(self, row_id: str, chat: Chat, sample: int = 0, retry: int = 0) -> TextRequest:
+    def request(
+        self,
+        row_id: str,
+        chat: Chat,
+        sample: int = 0,
+        retry: int = 0,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> TextRequest:
         """The request for one sample; its seed comes from row, column, alias, sample and retry."""
         own = self.model.inference_parameters.seed
         retries = ("retry", retry) if retry else ()
@@ -103,6 +110,7 @@ class Asker:
             self._schema,
             self.model.chat_template_kwargs,
             self._top_logprobs,
+            tools=tuple(tools),
             continues=chat[-1]["role"] == "assistant",
         )
 

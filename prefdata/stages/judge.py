@@ -9,6 +9,7 @@ import pyarrow as pa
 from prefdata.recipe.judges import LlmJudge
 from prefdata.recipe.questions import question_of
 from prefdata.recipe.swaps import swap_of
+from prefdata.recipe.tools import with_calls
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, JUDGE_META, Row, field_of_schema
 from prefdata.stages.asking import Asker, Tools, ask_until
@@ -53,13 +54,14 @@ def llm_judge(column: LlmJudge, tools: Tools) -> Stage:
 
 def blinded(row: Row, names: Iterable[str]) -> Row:
     """The columns named, of candidates only the texts: a judge must not know who wrote what."""
-    return {name: _text_alone(row[name]) for name in names}
+    return {name: _text_alone(row[name], row.get(name + META_SUFFIX)) for name in names}
 
 
-def _text_alone(value: Any) -> Any:
+def _text_alone(value: Any, meta: Any) -> Any:
+    """A value without what tells who wrote it; calls are printed behind their text."""
     if isinstance(value, list) and value and isinstance(value[0], dict) and "text" in value[0]:
-        return [{"text": one["text"]} for one in value]
-    return value
+        return [{"text": with_calls(one["text"], one)} for one in value]
+    return with_calls(value, meta) if isinstance(value, str) and meta else value
 
 
 def _settle(verdicts: list[Row], key: str) -> tuple[Row, bool | None]:

@@ -15,7 +15,7 @@ from prefdata.rows import ID, Row
 from prefdata.stages.asked import Asked
 from prefdata.stages.asking import Asker, Tools, ask_until
 from prefdata.stages.judge import blinded
-from prefdata.stages.scores import as_column, scorable, score_fields, texts_of
+from prefdata.stages.scores import as_column, readable_texts, scorable, score_fields
 from prefdata.stages.stage import Stage
 
 TOP_LOGPROBS = 20
@@ -49,7 +49,11 @@ def rubric_judge(column: RubricJudge, tools: Tools) -> Stage:
         return read_rating(completion, lowest, highest)
 
     async def stage(row: Row) -> Row:
-        texts, shown, rated = texts_of(column, row), blinded(row, names), scorable(column, row)
+        texts, shown, rated = (
+            readable_texts(column, row),
+            blinded(row, names),
+            scorable(column, row),
+        )
         shown |= {"lowest": lowest, "highest": highest}
         known = asked.chats(row) if asked else [None for _ in texts]
         chats = [

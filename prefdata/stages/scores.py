@@ -3,7 +3,7 @@
 import asyncio
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ from prefdata.recipe.chats import ALL_ROLES, Chat, fit_roles
 from prefdata.recipe.contract import Scored
 from prefdata.recipe.judges import RewardModel, Verifier
 from prefdata.recipe.questions import ASKED, own_question, system_prompt_of
+from prefdata.recipe.tools import calls_of, with_calls
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import Row, is_answer
 from prefdata.stages.asked import Asked
@@ -54,11 +55,9 @@ def reward_model(column: RewardModel, tools: Tools) -> Stage:
     engine, chats_of = tools.reward[column.model_alias], _chats(column, tools)
 
     async def stage(row: Row) -> Row:
-        texts = texts_of(column, row)
+        texts, metas = texts_of(column, row), metas_of(column, row)
         scored, chats = scorable(column, row), chats_of(row)
-        requests = [
-            ScoreRequest((*chats[n], Message(role="assistant", content=texts[n]))) for n in scored
-        ]
+        requests = [ScoreRequest((*chats[n], _answer(texts[n], metas[n]))) for n in scored]
         attributes: list[list[float]] = [[] for _ in texts]
         async for index, logits in engine.score(requests):
             attributes[scored[index]] = [] if isinstance(logits, Failure) else list(logits)
@@ -69,6 +68,13 @@ def reward_model(column: RewardModel, tools: Tools) -> Stage:
         return made
 
     return stage
+
+
+def _answer(text: str, meta: Mapping[str, Any]) -> Message:
+    """An answer as a turn, its calls beside the text."""
+    calls = calls_of(meta)
+    message = Message(role="assistant", content=text)
+    return Message(**message, tool_calls=list(calls)) if calls else message
 
 
 def _chats(column: RewardModel, tools: Tools) -> Callable[[Row], Sequence[Chat]]:
@@ -109,7 +115,7 @@ def verifier(column: Verifier, tools: Tools) -> Stage:
     thread = ThreadPoolExecutor(1, "verifier") if column.method == "function" else None
 
     def scores_of(row: Row) -> list[float | None]:
-        found, texts = set(scorable(column, row)), texts_of(column, row)
+        found, texts = set(scorable(column, row)), readable_texts(column, row)
         chats = asked.chats(row) if asked else None
 
         def score(place: int, text: str) -> float | None:
@@ -139,11 +145,21 @@ def texts_of(column: Scored, row: Row) -> list[str]:
 
 def scorable(column: Scored, row: Row) -> list[int]:
     """Places of the texts that are there: what failed has no score, and is shown to no judge."""
-    if column.candidates:
-        metas = row[column.candidates]
-    else:
-        metas = [row.get(name + META_SUFFIX) or {} for name in column.responses or ()]
+    metas = metas_of(column, row)
     return [n for n, meta in enumerate(metas) if is_answer(meta.get("finish_reason"))]
+
+
+def metas_of(column: Scored, row: Row) -> list[Row]:
+    """How each text came to be, in order."""
+    if column.candidates:
+        return [*row[column.candidates]]
+    return [row.get(name + META_SUFFIX) or {} for name in column.responses or ()]
+
+
+def readable_texts(column: Scored, row: Row) -> list[str]:
+    """What a column scores, the calls of each text printed behind it."""
+    made = zip(texts_of(column, row), metas_of(column, row), strict=True)
+    return [with_calls(text, meta) for text, meta in made]
 
 
 def as_column(column: Scored, scores: Sequence[Any]) -> Any:

@@ -13,8 +13,9 @@ from jsonschema.validators import validator_for
 from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
 from prefdata.inference import Completion, Failure, TextRequest
-from prefdata.recipe.columns import Candidates, LlmStructured, LlmText
+from prefdata.recipe.columns import Calling, Candidates, LlmStructured, LlmText
 from prefdata.recipe.questions import question_of
+from prefdata.recipe.tools import ToolList, read_tools
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import CANDIDATE, ID, STRUCTURED_META, TEXT_META, Row, field_of_schema
 from prefdata.stages.asking import Asker, Tools, answers, ask_until, outcomes, whole_text
@@ -35,7 +36,8 @@ def llm_text(column: LlmText, tools: Tools) -> Stage:
 
     async def stage(row: Row) -> Row:
         asker = pool[sampling_seed(tools.seed, row[ID], column.name, "pool") % len(pool)]
-        request = asker.request(row[ID], asker.chat(question, row))
+        chat, given = asker.chat(question, row), tools_of(column, row)
+        request = asker.request(row[ID], chat, tools=given)
         [completion] = await answers(asker.engine, [request])
         return {
             column.name: whole_text(request, completion),
@@ -59,10 +61,13 @@ def candidates(column: Candidates, tools: Tools) -> Stage:
     askers = [Asker(tools, alias, column.name) for alias in column.model_alias]
 
     async def stage(row: Row) -> Row:
-        made = []
+        made, given = [], tools_of(column, row)
         for asker in askers:
             chat = asker.chat(question, row)
-            made += [(asker, k, asker.request(row[ID], chat, k)) for k in range(column.samples)]
+            made += [
+                (asker, k, asker.request(row[ID], chat, k, tools=given))
+                for k in range(column.samples)
+            ]
         found: dict[int, Completion | Failure] = {}
         for engine in dict.fromkeys(asker.engine for asker in askers):
             mine = [number for number, (asker, _, _) in enumerate(made) if asker.engine is engine]
@@ -72,6 +77,15 @@ def candidates(column: Candidates, tools: Tools) -> Stage:
         return {column.name: [_candidate(*made[n], found[n]) for n in range(len(made))]}
 
     return stage
+
+
+def tools_of(column: Calling, row: Row) -> ToolList:
+    """What the model may call for a row.
+
+    Raises:
+        RowError: `tools`; the row holds no list of them.
+    """
+    return read_tools(row[column.tools] if isinstance(column.tools, str) else column.tools)
 
 
 def _refuse_none(found: list[Completion | Failure]) -> None:

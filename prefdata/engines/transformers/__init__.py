@@ -14,7 +14,9 @@ def open_text(model: Model, path: str, adapters: tuple[str, ...] = ()) -> Hosted
     from prefdata.engines.transformers.text import TransformersTextEngine
 
     checkpoint = Checkpoint.of(model, path, adapters)
-    return TransformersTextEngine.load(checkpoint, model.engine, reasoning=model.reasoning)
+    return TransformersTextEngine.load(
+        checkpoint, model.engine, reasoning=model.reasoning, tool_parser=model.tool_parser
+    )
 
 
 def open_reward(model: Model, path: str, family: Family) -> HostedReward:

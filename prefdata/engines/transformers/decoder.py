@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from prefdata.engines.model_thread import Call
 from prefdata.engines.reasoning import Reader, Watch
+from prefdata.engines.tool_calls import Parser, read_calls
 from prefdata.engines.transformers.batching import pick_batch
 from prefdata.engines.transformers.kv_slots import KVSlots
 from prefdata.engines.transformers.model import LoadedModel
@@ -120,6 +121,7 @@ class Decoder:
         schemas: SchemaCompiler,
         eos_ids: frozenset[int],
         reader: Reader,
+        parser: Parser | None = None,
         *,
         max_num_seqs: int,
         rounding: float | None,
@@ -131,12 +133,14 @@ class Decoder:
             schemas: made for the same tokenizer.
             eos_ids: tokens that end a completion.
             reader: parts thoughts from answers.
+            parser: finds calls in answers.
             max_num_seqs: rows of the batch.
             rounding: how far a batch may move a logit, as a share of the largest of its row;
                 draws that this could decide are settled alone. None to accept them.
         """
         self._loaded, self._model, self._device = loaded, loaded.model, loaded.device
         self._chats, self._reader, self._rounding = loaded.chats, reader, rounding
+        self._parser = parser
         self._schemas, self._eos_ids, self._max_num_seqs = schemas, eos_ids, max_num_seqs
         self._slots = KVSlots(max_num_seqs, loaded.device)
         self._waiting: deque[Prompt] = deque()
@@ -402,6 +406,7 @@ class Decoder:
             finish_reason=reason,
             stops=sample.sampling.stop,
         )
+        answer = read_calls(answer, self._parser, sample.request.tools, reason)
         counts = len(row.prompt.ids), len(sample.tokens)
         row.prompt.call.deliver(sample.index, answer.complete(*counts, sample.first_logprobs))
 

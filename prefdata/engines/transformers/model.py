@@ -1,8 +1,11 @@
 """Loading a checkpoint with transformers, and its chats as tokens. Runs no model."""
 
+import json
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from prefdata.inference import Message, TextRequest
 from prefdata.recipe.schema import Model
 
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
+_PRINTED = re.compile(r"arguments\s*\|\s*tojson")
+_TEXTS = re.compile(r"arguments\s+is\s+(not\s+)?(string|mapping)")
 TINY_PARAMETERS = 20_000_000
 
 
@@ -85,7 +90,15 @@ def generation_arguments(request: TextRequest) -> dict[str, Any]:
     """What the chat template is told of a request, besides its messages."""
     begin = {"add_generation_prompt": not request.continues}
     go_on = {"continue_final_message": True} if request.continues else {}
-    return {**begin, **go_on, **request.chat_template_kwargs}
+    tools = {"tools": [dict(tool) for tool in request.tools]} if request.tools else {}
+    return {**begin, **go_on, **tools, **request.chat_template_kwargs}
+
+
+def has_same_chat(one: TextRequest, other: TextRequest) -> bool:
+    """Whether two requests are rendered alike."""
+    return one.messages == other.messages and generation_arguments(one) == generation_arguments(
+        other
+    )
 
 
 def apply_template(
@@ -100,6 +113,8 @@ def apply_template(
         RowError: the template refuses the chat.
     """
     chat: Any = [dict(message) for message in messages]
+    if any(message.get("tool_calls") for message in chat) and wants_objects(tokenizer):
+        chat = [_with_objects(message) for message in chat]
     try:
         return tokenizer.apply_chat_template(chat, return_dict=False, **options)
     except Exception as err:  # code of the checkpoint, given a chat and arguments of the user's
@@ -107,6 +122,25 @@ def apply_template(
         raise RowError(
             "chat_template_refused", f"the chat template of {name} raised an error: {why}"
         ) from err
+
+
+def wants_objects(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a chat template prints the arguments of calls as JSON, and would quote a text."""
+    template = tokenizer.chat_template
+    text = template if isinstance(template, str) else " ".join((template or {}).values())
+    return bool(_PRINTED.search(text)) and not _TEXTS.search(text)
+
+
+def _with_objects(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with arguments as objects, where they are JSON."""
+    calls = []
+    for call in message.get("tool_calls") or ():
+        function = dict(call.get("function") or call)
+        if isinstance(function.get("arguments"), str):
+            with suppress(json.JSONDecodeError):
+                function["arguments"] = json.loads(function["arguments"])
+        calls.append({**call, "function": function} if "function" in call else function)
+    return {**message, "tool_calls": calls} if calls else message
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from prefdata.engines.model_thread import Call, ModelThread
 from prefdata.engines.reasoning import Watch, open_reader
+from prefdata.engines.tool_calls import find_parser
 from prefdata.engines.transformers.decoder import Decoder, Prompt, Sample
 from prefdata.engines.transformers.model import (
     Checkpoint,
     LoadedModel,
     generation_arguments,
+    has_same_chat,
     load_model,
 )
 from prefdata.engines.transformers.schema import SchemaCompiler
@@ -36,7 +38,12 @@ class TransformersTextEngine:
     """
 
     def __init__(
-        self, loaded: LoadedModel, *, max_num_seqs: int, reasoning: Reasoning = "auto"
+        self,
+        loaded: LoadedModel,
+        *,
+        max_num_seqs: int,
+        reasoning: Reasoning = "auto",
+        tool_parser: str | None = None,
     ) -> None:
         """Run a model that is already loaded; it belongs to the engine from now on.
 
@@ -55,6 +62,7 @@ class TransformersTextEngine:
             self._schemas,
             eos_ids,
             self._reader,
+            find_parser(tool_parser, loaded.chats.tokenizer),
             max_num_seqs=max_num_seqs,
             rounding=measure_rounding(loaded.model) if is_precise else None,
         )
@@ -68,6 +76,7 @@ class TransformersTextEngine:
         checkpoint: Checkpoint,
         options: Mapping[str, Any],
         reasoning: Reasoning = "auto",
+        tool_parser: str | None = None,
     ) -> "TransformersTextEngine":
         """Load a checkpoint, onto the GPU if there is one.
 
@@ -77,6 +86,7 @@ class TransformersTextEngine:
                 `max_model_len` (default all positions the model has),
                 `max_num_seqs` (default 64 on a CPU, 256 on a GPU).
             reasoning: as the recipe says how thoughts are marked.
+            tool_parser: name of what finds calls in an answer.
 
         Raises:
             PrefdataError: no such checkpoint, no language model, no chat template, an option that
@@ -88,6 +98,7 @@ class TransformersTextEngine:
             loaded,
             max_num_seqs=options.get("max_num_seqs", MAX_NUM_SEQS[loaded.device.type]),
             reasoning=reasoning,
+            tool_parser=tool_parser,
         )
 
     async def generate(
@@ -116,15 +127,17 @@ class TransformersTextEngine:
         self, requests: Sequence[TextRequest], call: Call[Completion | Failure]
     ) -> list[Prompt]:
         """One job per distinct prompt."""
-        prompts: dict[tuple[int, ...], Prompt] = {}
+        prompts: dict[tuple[Any, ...], Prompt] = {}
         ids: list[int] | Failure = []
         for index, request in enumerate(requests):
-            if index == 0 or not _has_same_chat(request, requests[index - 1]):
+            if index == 0 or not has_same_chat(request, requests[index - 1]):
                 ids = self._encode(request)
             if isinstance(ids, Failure):
                 call.deliver(index, ids)
                 continue
-            prompt = prompts.setdefault(tuple(ids), Prompt(ids, call, adapter=request.adapter))
+            prompt = prompts.setdefault(
+                (request.adapter, *ids), Prompt(ids, call, adapter=request.adapter)
+            )
             limit = min(request.sampling.max_tokens, self._chats.max_model_len - len(ids))
             matcher = None if request.schema is None else self._schemas.start(request.schema)
             watch = Watch(self._reader, self._reader.opening(ids))
@@ -142,10 +155,6 @@ class TransformersTextEngine:
             detail = f"the prompt has {len(ids)} tokens, but the context has room for {room}"
             return Failure("prompt_too_long", detail)
         return ids
-
-
-def _has_same_chat(one: TextRequest, other: TextRequest) -> bool:
-    return one.messages == other.messages and one.chat_template_kwargs == other.chat_template_kwargs
 
 
 def _refuse_recurrent(loaded: LoadedModel) -> None:

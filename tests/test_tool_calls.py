@@ -1,0 +1,178 @@
+"""Calls of tools: found in answers, kept as written, told apart, scored and exported as calls."""
+
+import json
+
+import orjson
+import pytest
+from scripted_models import (
+    CALL,
+    WEATHER,
+    gpt_oss,
+    qwen3,
+    read_template,
+    tool_caller,
+    write_reward_model,
+)  # fmt: skip
+from server_stub import Server, call_tools
+
+from prefdata.engines.tool_calls import as_written, find_parser, members
+from prefdata.errors import PrefdataError
+from prefdata.pairs.picking import said
+from prefdata.pipeline import build
+from prefdata.storage.folders import read_rows
+
+ARGUMENTS = '{"city": "Paris", "days":2}'
+OTHER_CALL = CALL.replace("Paris", "Rome")
+HARMONY_CALL = (
+    "<|channel|>analysis<|message|>Look it up.<|end|><|start|>assistant<|channel|>commentary "
+    f"to=functions.weather <|constrain|>json<|message|>{ARGUMENTS}<|call|>"
+)
+
+
+def policy(project, model, *, samples=1, temperature=0.0, tools=(WEATHER,), **keys):
+    """The project asks a model that may call tools; the verifier counts Paris."""
+    project.recipe["models"] = [
+        {
+            "alias": "m",
+            "model": model,
+            "inference_parameters": {"temperature": temperature, "max_tokens": 64},
+            **keys,
+        }
+    ]
+    candidates, score = project.recipe["columns"]
+    candidates |= {"model_alias": "m", "samples": samples, "prompt": "{{ prompt }}"}
+    candidates["tools"] = tools if isinstance(tools, str) else list(tools)
+    del score["model_alias"], score["prompt"]
+    score |= {"type": "verifier", "method": "regex", "pattern": "Paris"}
+
+
+def build_it(project):
+    record = build(project.load(), project.folder / "run", say=lambda line: None)
+    rows = [*read_rows(project.folder / "run" / "stages" / record["stages"][-1])]
+    return record, rows
+
+
+def first_candidate(project):
+    return build_it(project)[1][0]["candidates"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "left"),
+    [
+        ("hermes", f"Sure.\n{CALL}", "Sure."),
+        ("hermes", CALL.replace("</tool_call>", ""), ""),
+        ("llama3_json", f'{{"name": "weather", "parameters": {ARGUMENTS}}}', ""),
+        ("openai", HARMONY_CALL.partition("<|end|>")[2], ""),
+    ],
+    ids=["behind a text", "not closed", "json alone", "harmony"],
+)
+def test_arguments_are_kept_exactly_as_written(name, text, left):
+    found = find_parser(name, None)(text, [WEATHER])
+    assert found.calls == (("weather", ARGUMENTS),)
+    assert found.text == left
+
+
+@pytest.mark.parametrize("name", ["hermes", "llama3_json", "openai"])
+@pytest.mark.parametrize("text", ["Nothing.", '<tool_call>\n{"name": </tool_call>', "{}"])
+def test_what_is_no_call_stays_text(name, text):
+    found = find_parser(name, None)(text, [WEATHER])
+    assert (found.text, found.calls) == (text, ())
+
+
+def test_members_of_an_object_are_told_as_they_are_spelled():
+    assert members('{ "a" : 1.50,"b":{"c":[1,  2]} }') == {"a": "1.50", "b": '{"c":[1,  2]}'}
+
+
+def test_arguments_that_a_parser_spelled_anew_are_found_in_the_text():
+    assert as_written(f"x {{}} {ARGUMENTS}", '{"days": 2, "city": "Paris"}') == ARGUMENTS
+    assert as_written("no JSON", '{"a": 1}') == '{"a": 1}'
+
+
+def test_calls_with_other_ids_say_the_same():
+    first, second = (
+        json.dumps([{"id": name, "function": {"name": "f", "arguments": "{}"}}]) for name in "ab"
+    )
+    assert said("Hi", first) == said("Hi", second) != said("Hi", None)
+
+
+def test_an_answer_of_calls_alone_is_a_candidate(project, tmp_path):
+    policy(project, tool_caller(tmp_path / "model"), tool_parser="hermes")
+    made = first_candidate(project)
+    [call] = orjson.loads(made["tool_calls"])
+    assert (made["text"], made["finish_reason"]) == ("", "tool_calls")
+    assert call["function"] == {"name": "weather", "arguments": ARGUMENTS}
+
+
+def test_harmony_calls_are_kept_beside_the_thought(project, tmp_path):
+    policy(project, gpt_oss(tmp_path / "model", scripts={"t": HARMONY_CALL}), tool_parser="openai")
+    made = first_candidate(project)
+    assert (made["reasoning"], made["finish_reason"]) == ("Look it up.", "tool_calls")
+    [call] = orjson.loads(made["tool_calls"])
+    assert call["function"]["arguments"] == ARGUMENTS
+
+
+def test_without_tools_or_without_a_parser_the_text_stays(project, tmp_path):
+    policy(project, tool_caller(tmp_path / "model"))
+    made = first_candidate(project)
+    assert (made["text"], made["tool_calls"]) == (CALL, None)
+
+
+def test_a_parser_that_nobody_has_is_refused_before_the_first_row(project, tmp_path):
+    policy(project, tool_caller(tmp_path / "model"), tool_parser="hermse", provider="transformers")
+    with pytest.raises(PrefdataError, match="no tool_parser 'hermse'"):
+        build_it(project)
+
+
+def test_tools_of_a_row_keep_their_own_keys(project, tmp_path):
+    other = {
+        "type": "function",
+        "function": {"name": "add", "parameters": {"properties": {"a": {}}}},
+    }
+    seeds = [{"prompt": "q", "answer": 1, "tools": [WEATHER]},
+             {"prompt": "r", "answer": 2, "tools": [other]}]  # fmt: skip
+    project.write_seeds(seeds)
+    project.recipe["seed_dataset"] = {"path": "seeds.jsonl"}
+    policy(project, tool_caller(tmp_path / "model"), tools="tools", tool_parser="hermes")
+    _, rows = build_it(project)
+    assert [row["tools"] for row in rows] == [[WEATHER], [other]]
+
+
+def test_pairs_are_of_calls_where_the_answers_are(project, tmp_path):
+    model = qwen3(tmp_path / "model", scripts={"\n": (CALL, OTHER_CALL)})
+    policy(project, model, samples=6, temperature=1.0, tool_parser="hermes")
+    record, _ = build_it(project)
+    pairs = [*read_rows(project.folder / "run" / "pairs")]
+    assert record["pairs"]["train"] + record["pairs"]["test"] > 0
+    for pair in pairs:
+        chosen, rejected = (orjson.loads(pair[f"{s}_tool_calls"]) for s in ("chosen", "rejected"))
+        assert "Paris" in chosen[0]["function"]["arguments"]
+        assert "Rome" in rejected[0]["function"]["arguments"]
+
+
+def test_a_server_is_sent_the_tools_and_its_calls_are_kept(project):
+    server = Server(lambda body: call_tools(("weather", ARGUMENTS)))
+    try:
+        project.recipe["providers"] = [{"name": "srv", "endpoint": server.address}]
+        policy(project, "x", provider="srv")
+        made = first_candidate(project)
+    finally:
+        server.close()
+    assert server.asked[-1][2]["tools"] == [WEATHER]
+    [call] = orjson.loads(made["tool_calls"])
+    assert (call["function"]["arguments"], made["finish_reason"]) == (ARGUMENTS, "tool_calls")
+
+
+def test_a_reward_model_reads_the_calls_under_its_template(project, tmp_path):
+    model = qwen3(tmp_path / "model", scripts={"\n": (CALL, OTHER_CALL)})
+    policy(project, model, samples=6, temperature=1.0, tool_parser="hermes")
+    grader = write_reward_model(tmp_path / "rm", "P", template=read_template("qwen3"))
+    project.recipe["models"].append({"alias": "grader", "model": grader})
+    score = project.recipe["columns"][1]
+    del score["method"], score["pattern"]
+    score |= {"type": "reward_model", "model_alias": "grader"}
+    _, rows = build_it(project)
+    for row in rows:
+        scores = dict(zip((c["tool_calls"] for c in row["candidates"]), row["reward"], strict=True))
+        if len(scores) == 2:
+            paris, rome = (next(s for c, s in scores.items() if w in c) for w in ("Paris", "Rome"))
+            assert paris > rome
