@@ -85,8 +85,9 @@ OTHER_PROJECTION = {
     "response_a_field": "x", "response_b_field": "y", "judge_field": "j", "winner_field": "best",
     "candidates": "d", "score": "right", "strategy": "exhaustive", "k": 2, "strong": "a",
     "weak": "b", "min_margin": 0.5, "margin_unit": "z_score", "min_chosen_score": 0.5,
-    "max_pairs_per_prompt": 2, "group_by": "turn", "responses": ("x", "y"), "agree": True,
+    "max_pairs_per_prompt": 2, "group_by": ("turn",), "responses": ("x", "y"), "agree": True,
     "keep": ("text",), "reward": "margin", "order_by": "margin", "order_group": "text",
+    "better": "lower",
 }  # fmt: skip
 
 
