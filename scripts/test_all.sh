@@ -24,16 +24,16 @@ lane() { # SCRIPT...: one suite after another
   return $failed
 }
 
-# one .venv serves three suites: it is complete before the first of them begins
-for extra in dev dev,browser; do
-  bash scripts/install.sh "$extra" </dev/null || exit
-done
-
-lanes=()
-lane test.sh & lanes+=($!)
+lanes=() failed=0
 lane install_vllm.sh test_trainers.sh test_vllm.sh & lanes+=($!)
-lane test_slurm.sh test_browser.sh & lanes+=($!) # Slurm's tests mostly wait
-failed=0
+# one .venv serves the other suites: it is complete before the first of them begins
+if bash scripts/install.sh dev </dev/null && bash scripts/install.sh dev,browser </dev/null; then
+  lane test.sh & lanes+=($!)
+  lane test_slurm.sh test_browser.sh & lanes+=($!) # Slurm's tests mostly wait
+else
+  echo "install.sh: exit code $?" >"$logs/install.sh.end"
+  failed=1
+fi
 for pid in "${lanes[@]}"; do
   wait "$pid" || failed=1
 done

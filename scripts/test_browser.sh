@@ -12,4 +12,6 @@ if ! command -v chromium >/dev/null; then
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
 fi
-.venv/bin/pytest -m browser "$@"
+# only the files that have such tests: to import all of them takes a while
+mapfile -t files < <(grep -l mark.browser tests/test_*.py)
+.venv/bin/pytest -m browser "${files[@]}" "$@"
