@@ -16,6 +16,8 @@ from prefdata.export import FORMATS, ExportOptions, export_run
 from prefdata.export.conversation import TEMPLATE_TOKEN
 from prefdata.pairs.repick import pairs_of_file
 from prefdata.pipeline import build
+from prefdata.rows import is_blank
+from prefdata.seeds.identity import bare, prompt_identity
 
 LM = str(QUICKSTART / "models" / "lm")
 SCORES = {"chosen_score": 3.1, "rejected_score": 0.4, "margin": 2.7}
@@ -179,18 +181,18 @@ def test_prompts_of_one_file_have_one_shape(tmp_path):
 
 
 TEXTS = st.text(min_size=1, max_size=12).filter(
-    lambda text: text.strip() and not TEMPLATE_TOKEN.search(text)
+    lambda text: not is_blank(text) and not TEMPLATE_TOKEN.search(text)
 )
 ROWS = st.tuples(
     st.one_of(TEXTS, TEXTS.map(lambda text: [*DIALOGUE[:1], {"role": "user", "content": text}])),
     TEXTS,
     TEXTS,
-).filter(lambda row: row[1].strip() != row[2].strip())
+).filter(lambda row: bare(row[1]) != bare(row[2]))
 
 
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=15, deadline=None)
-@given(rows=st.lists(ROWS, min_size=3, max_size=6, unique_by=lambda row: str(row[0])))
+@given(rows=st.lists(ROWS, min_size=3, max_size=6, unique_by=lambda row: prompt_identity(row[0])))
 def test_what_every_format_promises(name, tmp_path_factory, rows):
     run = make_run(tmp_path_factory.mktemp("property"), rows)
     exported = export(run, name, test_size=0.34)
