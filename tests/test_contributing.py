@@ -111,7 +111,7 @@ class Echo:
         pass
 
 
-def open_text(model, path):
+def open_text(model, path, adapters):
     return Echo()
 """,
         ),

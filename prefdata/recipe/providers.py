@@ -12,8 +12,8 @@ class LocalEngine:
     """An engine that runs checkpoints on this machine.
 
     Attributes:
-        module: imported when a model is loaded. It has `open_text(model, path)` and
-            `open_reward(model, path, family)`, which return a `HostedText` and a `HostedReward`.
+        module: imported when a model is loaded. It has `open_text(model, path, adapters)`, which
+            returns a `HostedText`, and `open_reward(model, path, family)`, a `HostedReward`.
         package: what must be installed for it besides what prefdata always needs.
         extra: the extra of prefdata that installs the package.
         for_gpus: whether `auto` prefers it where there are GPUs, or where there are none.
