@@ -17,11 +17,13 @@ from prefdata.run.merging import (
     withdraw_shard_record,
     write_shard_record,
 )
+from prefdata.run.places import check_places
 from prefdata.run.shards import Shard, count_shards
 from prefdata.run.stage_folders import make_stage_folders
 from prefdata.run.steps import Building, Say
 from prefdata.storage.disk import disk_errors, hold
 from prefdata.storage.fence import fence, read_attempt
+from prefdata.storage.ownership import claim_folder, hold_run
 from prefdata.storage.record import Record
 from prefdata.workers.fleet import Fleet
 from prefdata.workers.machine import Machine
@@ -39,6 +41,7 @@ def build(
     *,
     machine: Machine | None = None,
     rehearse: bool = False,
+    force: bool = False,
     say: Say = print,
 ) -> Record:
     """Run a recipe, or continue an earlier run of it; returns the content of `run.json`.
@@ -48,15 +51,17 @@ def build(
         out: the run folder; made if missing.
         machine: the devices that models may use; by default the CPU, in this process.
         rehearse: answer with the scripted engines, without loading a model.
+        force: replace a file of the user's where the recipe writes one; never one that it reads.
         say: called with each message for the user, one line at a time.
 
     Raises:
         PrefdataError: an error that the user can fix; everything finished so far is kept.
     """
     started = time.time()
+    check_places(loaded, out, is_forced=force)
     with (
         disk_errors(out),
-        hold(out),
+        hold_run(out),
         Fleet(loaded, out, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
         keep_pace(fleet.work) as pace,
     ):
@@ -65,6 +70,7 @@ def build(
         stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
         if finished := run.finished(pairs_fingerprint(stages.fingerprint, loaded.recipe)):
             return finished
+        run.make_readable(seeds, stages, out)
         run.run_passes(seeds, stages)
         return run.conclude(seeds, stages)
 
@@ -77,6 +83,7 @@ def build_shard(
     attempt: str | None = None,
     machine: Machine | None = None,
     rehearse: bool = False,
+    force: bool = False,
     say: Say = print,
 ) -> Record:
     """Make one slice of the rows, up to their scores; `merge` makes pairs of all slices.
@@ -88,6 +95,7 @@ def build_shard(
         attempt: `job.restart`, two numbers; earlier attempts that still run are ended.
         machine: as for `build`, and so are the others.
         rehearse: as for `build`.
+        force: as for `build`.
         say: as for `build`.
 
     Returns:
@@ -97,6 +105,9 @@ def build_shard(
         PrefdataError: as from `build`.
     """
     started = time.time()
+    check_places(loaded, out, is_forced=force)
+    with disk_errors(out):
+        claim_folder(out)
     here = shard.folder(out)
     with (
         disk_errors(here),
@@ -112,10 +123,11 @@ def build_shard(
         if part.is_finished:
             say(f"nothing to do: shard {shard.name} is finished")
             return part.record
+        whole = make_stage_folders(loaded, fleet.checkpoints, everything.fingerprint, out)
+        run.make_readable(everything, whole, out)
         withdraw_shard_record(here)
         run.run_passes(seeds, part.stages)
         run.check_rows(seeds, part.stages)
-        whole = make_stage_folders(loaded, fleet.checkpoints, everything.fingerprint, out)
         named = {"fingerprint": part.stages.fingerprint, "run": whole.fingerprint}
         return write_shard_record(here, run.spent() | named)
 
@@ -126,6 +138,7 @@ def merge(
     count: int | None = None,
     *,
     rehearse: bool = False,
+    force: bool = False,
     say: Say = print,
 ) -> Record:
     """Join finished shards into the run that a single task would have made; row for row the same.
@@ -135,15 +148,17 @@ def merge(
         out: the folder of the run, with the shards in it.
         count: number of shards; None to read it from the folder.
         rehearse: whether they were rehearsed.
+        force: as for `build`.
         say: as for `build`.
 
     Raises:
         PrefdataError: a shard is missing or unfinished, or was made by another recipe.
     """
     started = time.time()
+    check_places(loaded, out, is_forced=force)
     with (
         disk_errors(out),
-        hold(out),
+        hold_run(out),
         Fleet(loaded, out, machine=None, rehearse=rehearse, say=say) as fleet,
         keep_pace(fleet.work) as pace,
     ):

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prefdata.cli.program import Run, exit_codes, say
+from prefdata.cli.program import Run, exit_codes, say, tell_stale
 from prefdata.errors import PrefdataError
 
 
@@ -64,3 +64,4 @@ def _publish(run: Path, options: Any, settings: Any = None) -> None:
     from prefdata.hub.publish import publish_run
 
     print_publication(publish_run(run, options, settings=settings, say=say))
+    tell_stale(run)

@@ -42,6 +42,11 @@ NoPublish = Annotated[
     bool, typer.Option("--no-publish", help="Do not publish, whatever the recipe says.")
 ]
 
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace a file of yours that is in the way."),
+]
+
 DONE, BUG, FIXABLE, LOW_YIELD, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -127,6 +132,14 @@ def run_folder(loaded: Any, rehearse: bool) -> Path:
     """Where the run lies; that of a rehearsal beside the real one."""
     folder = Path(loaded.recipe.output_dir)
     return folder.with_name(folder.name + "-rehearsal") if rehearse else folder
+
+
+def tell_stale(run: Path) -> None:
+    """Say what lies beside a run's pairs and was made of earlier ones."""
+    from prefdata.run.stale import find_stale
+
+    for line in find_stale(run):
+        say(line)
 
 
 def check_yield(record: dict[str, Any], min_yield: float) -> None:

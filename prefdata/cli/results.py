@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from prefdata.cli.program import Run, exit_codes, say
+from prefdata.cli.program import Force, Run, exit_codes, say, tell_stale
 from prefdata.errors import PrefdataError
 
 
@@ -41,6 +41,7 @@ def pairs(
         typer.Option(help="FILE: field with its score; the lowest is the best with better=lower."),
     ] = "score",
     seed: Annotated[int, typer.Option(help="FILE: seed for random draws, samples and splits.")] = 0,
+    force: Force = False,
 ) -> None:
     """Choose pairs again, from a finished run or from scored candidates made elsewhere."""
     with exit_codes():
@@ -53,7 +54,8 @@ def pairs(
                 f"{source}: not found; give a run folder or a file of scored candidates"
             )
         if source.is_dir():
-            record, folder = pairs_of_run(source, overrides or (), out or source), out or source
+            folder = out or source
+            record = pairs_of_run(source, overrides or (), folder, force=force)
         else:
             if out is None:
                 raise PrefdataError(
@@ -62,11 +64,12 @@ def pairs(
             fields = GivenCandidates(
                 group_by=tuple(group or (prompt,)), prompt=prompt, text=text, score=score
             )
-            record, folder = (
-                pairs_of_file(source, fields, overrides or (), out, seed=seed, say=say),
-                out,
+            folder = out
+            record = pairs_of_file(
+                source, fields, overrides or (), out, seed=seed, say=say, force=force
             )
         print_summary(record, folder)
+        tell_stale(folder)
 
 
 def export(
@@ -123,6 +126,7 @@ def export(
         )
         for name in formats:
             print_export(export_run(run, name, options, out, say=say))
+        tell_stale(run)
 
 
 def report(
@@ -133,13 +137,15 @@ def report(
     compare: Annotated[
         Path | None, typer.Option(help="Another finished run, shown beside this one.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Write one HTML file with a run's figures, pairs and rejects. It needs no network."""
     with exit_codes():
         from prefdata.cli.summary import print_report
         from prefdata.report import make_report
 
-        print_report(make_report(run, out, compare=compare))
+        print_report(make_report(run, out, compare=compare, is_forced=force))
+        tell_stale(run)
 
 
 def inspect(

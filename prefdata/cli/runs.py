@@ -9,6 +9,7 @@ import typer
 
 from prefdata.cli.hub import check_hub, publish_built
 from prefdata.cli.program import (
+    Force,
     NoPublish,
     Out,
     Overrides,
@@ -19,6 +20,7 @@ from prefdata.cli.program import (
     load,
     run_folder,
     say,
+    tell_stale,
 )
 from prefdata.errors import PrefdataError
 
@@ -42,6 +44,7 @@ def build(
     ] = None,
     rehearse: Rehearse = False,
     no_publish: NoPublish = False,
+    force: Force = False,
     trust_remote_code: Annotated[
         bool,
         typer.Option(
@@ -80,28 +83,41 @@ def build(
         if rehearse:
             loaded = loaded.changed(output_path=None)
         if shard:
-            _build_shard(loaded, folder, shard, attempt, machine=machine, rehearse=rehearse)
+            _build_shard(
+                loaded, folder, shard, attempt, machine=machine, rehearse=rehearse, force=force
+            )
             return
         publish = None if rehearse or no_publish else loaded.recipe.publish
         if publish is not None:
             check_hub(publish)
-        record = run(loaded, folder, machine=machine, rehearse=rehearse, say=say)
+        record = run(loaded, folder, machine=machine, rehearse=rehearse, force=force, say=say)
         from prefdata.cli.summary import print_summary
 
         print_summary(record, folder)
+        tell_stale(folder)
         check_yield(record, loaded.recipe.min_yield)
         if publish is not None:
             publish_built(folder, publish)
 
 
 def _build_shard(
-    loaded: Any, out: Path, text: str, attempt: str | None, *, machine: Any, rehearse: bool
+    loaded: Any,
+    out: Path,
+    text: str,
+    attempt: str | None,
+    *,
+    machine: Any,
+    rehearse: bool,
+    force: bool,
 ) -> None:
     from prefdata.pipeline import build_shard
     from prefdata.run.shards import read_shard
 
     shard = read_shard(text)
-    build_shard(loaded, out, shard, attempt=attempt, machine=machine, rehearse=rehearse, say=say)
+    build_shard(
+        loaded, out, shard, attempt=attempt, machine=machine, rehearse=rehearse, force=force,
+        say=say,
+    )  # fmt: skip
     say(
         f"shard {text} is finished, in {shard.folder(out)}; run prefdata merge once all shards "
         "are finished"
@@ -118,6 +134,7 @@ def merge(
     ] = None,
     rehearse: Rehearse = False,
     no_publish: NoPublish = False,
+    force: Force = False,
 ) -> None:
     """Make of finished shards the run that one task would have made, row for row."""
     with exit_codes() as command:
@@ -128,8 +145,9 @@ def merge(
         command.folder = folder = run_folder(loaded, rehearse)
         if rehearse:
             loaded = loaded.changed(output_path=None)
-        record = join(loaded, folder, shards, rehearse=rehearse, say=say)
+        record = join(loaded, folder, shards, rehearse=rehearse, force=force, say=say)
         print_summary(record, folder)
+        tell_stale(folder)
         check_yield(record, loaded.recipe.min_yield)
         publish = None if rehearse or no_publish else loaded.recipe.publish
         if publish is not None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from prefdata.cli.program import Run, exit_codes, say
+from prefdata.cli.program import Run, exit_codes, say, tell_stale
 from prefdata.errors import PrefdataError
 
 
@@ -40,6 +40,9 @@ def train(
             help="nemo_customizer: write the files and print the requests without sending them.",
         ),
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what was trained there on other pairs.")
+    ] = False,
     cancel: Annotated[
         bool, typer.Option("--cancel", help="nemo_customizer: cancel the running job.")
     ] = False,
@@ -50,7 +53,7 @@ def train(
 
         folder = out or run / "trained" / backend.value
         if backend is Backend.nemo_customizer:
-            _train_on_customizer(run, settings, overrides or [], folder, dry_run, cancel)
+            _train_on_customizer(run, settings, overrides or [], folder, dry_run, cancel, force)
         else:
             if dry_run or cancel:
                 raise PrefdataError(
@@ -61,11 +64,18 @@ def train(
             from prefdata.train.trl_settings import TrlSettings
 
             chosen = load_settings(TrlSettings, settings, overrides or ())
-            print_training(train_trl(run, chosen, folder, say=say), folder)
+            print_training(train_trl(run, chosen, folder, force=force, say=say), folder)
+        tell_stale(run)
 
 
 def _train_on_customizer(
-    run: Path, file: Path | None, overrides: list[str], out: Path, dry_run: bool, cancel: bool
+    run: Path,
+    file: Path | None,
+    overrides: list[str],
+    out: Path,
+    dry_run: bool,
+    cancel: bool,
+    force: bool,
 ) -> None:
     from prefdata.recipe.environment import mask
     from prefdata.recipe.loader import load_settings
@@ -83,4 +93,4 @@ def _train_on_customizer(
     if cancel:
         cancel_customizer(settings, out, say=tell)
     else:
-        train_on_customizer(run, settings, out, dry_run=dry_run, say=tell)
+        train_on_customizer(run, settings, out, dry_run=dry_run, force=force, say=tell)

@@ -2,8 +2,8 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from hashlib import file_digest
 from importlib.metadata import version
@@ -22,9 +22,18 @@ from prefdata.pairs.files import SPLITS, pairs_in_order
 from prefdata.recipe.reads import answering_aliases
 from prefdata.recipe.schema import Model, Recipe
 from prefdata.run.finished import FinishedRun, find_policy, open_run
-from prefdata.storage.disk import disk_errors, hold, make_folder, publish, temporary_name
+from prefdata.storage.disk import (
+    disk_errors,
+    hold,
+    make_folder,
+    publish,
+    sweep_beside,
+    temporary_name,
+)
+from prefdata.storage.record import identify_pairs
 
 Say = Callable[[str], None]
+MANIFEST = "export.json"
 LEFT_OUT = "left_out.jsonl"
 
 
@@ -94,7 +103,9 @@ def export_run(
     form, finished, folder = FORMATS[name], open_run(run), out or run / "exports" / name
     _check_place(folder)
     wanted = _wanted(finished, name, options)
-    with disk_errors(folder), hold(folder.parent):
+    is_inside = folder.resolve().is_relative_to(run.resolve())
+    sweep_beside(folder)
+    with disk_errors(folder), hold(run) if is_inside else nullcontext():
         found = survey(run / "pairs", form, wanted)
         export = _write(finished, name, folder, found)
     _tell(export, say)
@@ -105,11 +116,21 @@ def export_run(
 
 def _check_place(folder: Path) -> None:
     """Replace what an export has made, and nothing else."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "export.json").is_file():
+    found = {f.relative_to(folder).as_posix() for f in folder.rglob("*")} if folder.is_dir() else ()
+    if strange := sorted(set(found) - _files_of(folder / MANIFEST, found)):
         raise PrefdataError(
-            f"{folder}: the folder has something else in it than an export, which would be "
-            "replaced; name a new folder with --out"
+            f"{folder}: the folder has something else in it than an export ({strange[0]}), which "
+            "would be replaced; name a new folder with --out"
         )
+
+
+def _files_of(manifest: Path, found: Collection[str]) -> set[str]:
+    """Files that an export has made, by what it says of itself."""
+    try:
+        told = orjson.loads(manifest.read_bytes())
+        return set(told.get("files", found))  # the first exports did not say
+    except (OSError, ValueError, AttributeError, TypeError):
+        return set()
 
 
 def _wanted(run: FinishedRun, name: str, options: ExportOptions) -> Wanted:
@@ -272,11 +293,13 @@ def _manifest(export: Export, run: FinishedRun, folder: Path) -> bytes:
         "format": export.format,
         "prefdata": version("prefdata"),
         "run": run.record.get("fingerprint"),
+        "pairs": identify_pairs(run.folder, run.record),
         "lines": export.lines,
         "left_out": export.left_out,
         "lines_left_out": export.lines_left_out,
         "lengths": export.lengths,
         "sha256": {name: _hash(folder / name) for name in names},
+        "files": [*sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*")), MANIFEST],
     }
     return orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 

@@ -21,11 +21,15 @@ from prefdata.hub.access import Patience, Say, answers, check_token, refusals
 from prefdata.hub.publishing import Publication, PublishOptions
 from prefdata.hub.read_back import read_back
 from prefdata.hub.upload import FOLDERS, REPORT, Upload, pack
+from prefdata.pairs.readable import add_configs
 from prefdata.recipe.publication import Publish, check_repo_id
 from prefdata.report.page import write_report
 from prefdata.run.finished import FinishedRun, open_run
 from prefdata.run.public import find_local_paths
-from prefdata.storage.disk import disk_errors, hold, write_text
+from prefdata.run.stale import report_pairs
+from prefdata.storage.disk import disk_errors
+from prefdata.storage.ownership import check_file, hold_run, write_own
+from prefdata.storage.record import identify_pairs
 
 MAIN = "main"
 MARKS = {"run.json", "pairs"}
@@ -60,12 +64,13 @@ def publish_run(
     finished = open_run(run)
     settings = _settle(finished, settings, options)
     _check_run(finished)
+    check_file(run / "README.md", run)
     place = _Place(settings, options.create_pr, patience, say)
-    with refusals(settings.repo_id), disk_errors(run), hold(run):
+    with refusals(settings.repo_id), disk_errors(run), hold_run(run):
         place.open()
-        _renew_report(run)
+        _renew_report(finished)
         upload = pack(finished, settings)
-        write_text(run / "README.md", upload.card)
+        write_own(run / "README.md", run, add_configs(upload.card, run))
         for path in find_local_paths(finished):
             say(
                 f"the rows name {path} as this machine does (columns like chosen_model); name a "
@@ -124,11 +129,11 @@ def _check_run(run: FinishedRun) -> None:
         )
 
 
-def _renew_report(run: Path) -> None:
-    """Write the run's page, unless it is there and younger than the record."""
-    page, record = run / REPORT, run / "run.json"
-    if not page.is_file() or page.stat().st_mtime_ns < record.stat().st_mtime_ns:
-        write_report(run, page)
+def _renew_report(run: FinishedRun) -> None:
+    """Write the run's page, unless one on these pairs is there."""
+    page = run.folder / REPORT
+    if report_pairs(page) != identify_pairs(run.folder, run.record):
+        write_report(run.folder, page, is_held=True)
 
 
 @dataclass

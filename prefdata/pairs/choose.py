@@ -104,7 +104,7 @@ def choose_pairs(
     prompts = PairPrompts(rule, recipe, roles)
     picking = _Picking(scored, rule, scores, seed, prompts)
     try:
-        with RowsWriter(picks, _pair_schema(scored, rule, scores, prompts)) as writer:
+        with RowsWriter(picks, pair_schema(read_schema(scored), rule, scores, prompts)) as writer:
             selection = select(picking.facts(writer, rejects), rule, seed=seed)
         order = None
         if isinstance(rule, PreferencePairs) and rule.order_by is not None:
@@ -370,10 +370,17 @@ def _pair_row(
     return row
 
 
-def _pair_schema(
-    scored: Path, rule: Projection, scores: Sequence[str], prompts: PairPrompts
+def pair_schema(
+    before: pa.Schema, rule: Projection, scores: Sequence[str], prompts: PairPrompts
 ) -> pa.Schema:
-    before = read_schema(scored)
+    """The schema of pairs.
+
+    Args:
+        before: of the scored rows.
+        rule: of the pairs.
+        scores: columns with a score for each side.
+        prompts: what the pairs' prompts are.
+    """
     fields = [
         pa.field(ID, pa.string()),
         pa.field("row_id", pa.string()),

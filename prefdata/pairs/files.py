@@ -11,12 +11,14 @@ import orjson
 import pyarrow as pa
 
 from prefdata.pairs.selection import VERDICTS, Verdict
+from prefdata.recipe.schema import Recipe
 from prefdata.rows import ID, REJECTS, Row, is_json, reject
-from prefdata.storage.disk import whole_file
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema, read_tables
+from prefdata.storage.ownership import own_file
 from prefdata.storage.tables import reorder
 
 SPLITS = ("train", "test")
+JSONL_COLUMNS = ("prompt", "chosen", "rejected")
 
 
 def pairs_in_order(pairs: Path) -> Iterator[tuple[str, Row]]:
@@ -128,9 +130,21 @@ class _Mean:
         return self.total / self.count
 
 
-def write_jsonl(pairs: Path, split: str, place: Path, *, columns: Sequence[str]) -> None:
-    """Write one split as JSON lines with these columns alone, whole or not at all."""
-    with whole_file(place) as file:
+def copies_of(recipe: Recipe) -> dict[str, Path]:
+    """JSONL files that a recipe asks for, by split."""
+    if recipe.output_path is None:
+        return {}
+    place = Path(recipe.output_path).absolute()
+    splits = {"train": place}
+    if recipe.output_projection.test_size:
+        splits["test"] = place.with_name(f"{place.stem}.test{place.suffix}")
+    return splits
+
+
+def write_jsonl(out: Path, split: str, place: Path) -> None:
+    """Write one split of a run's pairs as JSON lines, texts alone, whole or not at all."""
+    pairs, columns = out / "pairs", JSONL_COLUMNS
+    with own_file(place, out) as file:
         coded = [field.name for field in read_schema(pairs) if is_json(field)]
         for table in read_tables(pairs, columns=columns, stem=split):
             for row in table.to_pylist():

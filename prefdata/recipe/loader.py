@@ -60,6 +60,7 @@ class LoadedRecipe:
             interpolation that stands for it in whatever is written.
         notes: what the user should know, one sentence each.
         lines: where its keys stand in the file.
+        files: that were read: the recipe's own, and those with prompts.
     """
 
     recipe: Recipe
@@ -68,6 +69,7 @@ class LoadedRecipe:
     from_environment: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     lines: Lines = field(default_factory=lambda: Lines(None, None), compare=False, repr=False)
+    files: tuple[Path, ...] = ()
 
     def changed(self, **fields: Any) -> "LoadedRecipe":
         """The same recipe with other top-level fields, for a preview or a rehearsal."""
@@ -116,16 +118,17 @@ def load_recipe(
             lines.overridden.append(_override(config, override))
         if is_saved:
             let_stand(config)
-        return _check(config, lines, path.parent.absolute())
+        return _check(config, lines, path.absolute())
     except PrefdataError as err:
         raise PrefdataError(mask(str(err), "\n".join((text, *overrides)))) from err
 
 
-def _check(config: DictConfig, lines: Lines, folder: Path) -> LoadedRecipe:
+def _check(config: DictConfig, lines: Lines, file: Path) -> LoadedRecipe:
+    folder = file.parent
     raw = _resolve(config, lines)
     kept = find_kept(config, raw)
     told = values_told(kept, raw)
-    _read_prompts(raw, folder, lines)
+    files = (file, *_read_prompts(raw, folder, lines))
     for at, target in read_model_files(raw, lambda file: _locate(file, folder), lines):
         if (interpolation := kept.pop(at, None)) is not None and target is not None:
             kept[target] = interpolation
@@ -137,7 +140,8 @@ def _check(config: DictConfig, lines: Lines, folder: Path) -> LoadedRecipe:
         raise PrefdataError(explain(err, lines)) from err
     if problems := check_recipe(recipe, recipe.seed_fields):
         raise PrefdataError("\n".join(f"{lines.place(p.at)}: {p.message}" for p in problems))
-    return LoadedRecipe(recipe, _dump(raw, kept), folder, told, tuple(kept_in_rows(kept)), lines)
+    notes = tuple(kept_in_rows(kept))
+    return LoadedRecipe(recipe, _dump(raw, kept), folder, told, notes, lines, files)
 
 
 def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -> PreferencePairs:
@@ -200,8 +204,9 @@ def _locate(path: str, beside: Path) -> str:
     return str(_home(path)) if path.startswith("~/") else path
 
 
-def _read_prompts(raw: dict[str, Any], folder: Path, lines: "Lines") -> None:
+def _read_prompts(raw: dict[str, Any], folder: Path, lines: "Lines") -> list[Path]:
     """Put the text of every column's `prompt_file` where its `prompt` is expected."""
+    files: list[Path] = []
     columns = raw.get("columns")
     for number, column in enumerate(columns if isinstance(columns, list) else ()):
         if not isinstance(column, dict) or "prompt_file" not in column:
@@ -212,13 +217,15 @@ def _read_prompts(raw: dict[str, Any], folder: Path, lines: "Lines") -> None:
         if not isinstance(file, str):
             raise PrefdataError(f"{at}: expected the path of a file (found {shown(file)})")
         try:
-            text = Path(_locate(file, folder)).read_text(encoding="utf-8-sig")
+            files.append(Path(_locate(file, folder)))
+            text = files[-1].read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as err:
             raise PrefdataError(
                 f"{at}: {file!r} cannot be read ({err}); relative paths are looked up beside "
                 "the recipe"
             ) from err
         column["prompt"] = text.removesuffix("\n")
+    return files
 
 
 def _add_providers(raw: dict[str, Any]) -> Iterator[tuple[At, str, str]]:

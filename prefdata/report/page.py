@@ -5,6 +5,7 @@ Reads the run twice: once for ranges, once for figures; then its pairs go into t
 
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -40,9 +41,11 @@ from prefdata.report.spreads import Grid, Range, Spreading, numbers
 from prefdata.rows import ID, rows_of
 from prefdata.run.finished import FinishedRun, open_run
 from prefdata.run.public import make_public_recipe
+from prefdata.run.stale import is_report
 from prefdata.seeds.identity import words_of
-from prefdata.storage.disk import disk_errors, whole_file
+from prefdata.storage.disk import disk_errors, hold, whole_file
 from prefdata.storage.folders import read_tables
+from prefdata.storage.record import identify_pairs
 
 SCRIPTS = ("vendor/chart.umd.min.js", "vendor/diff.min.js", "report.js")
 LICENCES = ("vendor/chart.LICENSE.md", "vendor/diff.LICENSE")
@@ -65,25 +68,40 @@ class Report:
     warnings: list[str]
 
 
-def write_report(run: Path, out: Path | None = None, *, compare: Path | None = None) -> Path:
+def write_report(
+    run: Path, out: Path | None = None, *, compare: Path | None = None, is_held: bool = False
+) -> Path:
     """Write the report of a finished run and say where it is.
 
     Args:
         run: its folder.
         out: the file; `report.html` in the run by default.
         compare: another run, to be shown beside it.
+        is_held: this process writes in the run folder already.
 
     Raises:
         PrefdataError: no finished run is there, or the file cannot be written.
     """
-    return make_report(run, out, compare=compare).file
+    return make_report(run, out, compare=compare, is_held=is_held).file
 
 
-def make_report(run: Path, out: Path | None = None, *, compare: Path | None = None) -> Report:
-    """As `write_report`; returns what a user wants to be told."""
+def make_report(
+    run: Path,
+    out: Path | None = None,
+    *,
+    compare: Path | None = None,
+    is_forced: bool = False,
+    is_held: bool = False,
+) -> Report:
+    """As `write_report`, or in the place of a file of the user's; returns what a user is told."""
     place = out or run / "report.html"
     if place.is_dir():
         raise PrefdataError(f"{place}: a folder lies there; name a file with --out")
+    if place.exists() and not (is_report(place) or is_forced):
+        raise PrefdataError(
+            f"{place}: it is there already, and is no report of prefdata; name another file with "
+            "--out, or replace it with --force"
+        )
     opened = [open_run(folder) for folder in ([run] if compare is None else [run, compare])]
     names = _names([one.folder for one in opened])
     sources = [_sources(one) for one in opened]
@@ -91,7 +109,8 @@ def make_report(run: Path, out: Path | None = None, *, compare: Path | None = No
     panels = make_panels(found)
     pairs = [take_excerpt(one.folder / "pairs") for one in opened]
     rejects = [take_excerpt(one.folder / "rejects", most_bytes=REJECT_BYTES) for one in opened]
-    with disk_errors(place), whole_file(place) as file:
+    inside = place.resolve().is_relative_to(run.resolve()) and not is_held
+    with disk_errors(place), hold(run) if inside else nullcontext(), whole_file(place) as file:
         for part in _page(opened, found, panels, pairs, rejects):
             file.write(part.encode())
     warnings = [warning for one in found for warning in length_warnings(one.lengths)]
@@ -222,6 +241,7 @@ def _page(
     )
     return environment.get_template("report.html.jinja").generate(
         runs=found,
+        identity=identify_pairs(runs[0].folder, runs[0].record),
         figures=_side_by_side(found),
         recipes=[_recipe(run) for run in runs],
         started=[_date(run.record) for run in runs],

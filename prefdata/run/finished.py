@@ -9,7 +9,7 @@ from prefdata.recipe.loader import LoadedRecipe, load_recipe
 from prefdata.recipe.reads import answering_aliases
 from prefdata.recipe.schema import Model, Recipe
 from prefdata.storage.disk import Damaged
-from prefdata.storage.record import Record, read_record
+from prefdata.storage.record import CUT_SHORT, Record, is_table, lost_files, read_record
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,21 @@ def open_run(folder: Path) -> FinishedRun:
     """
     record = read_record(folder)
     if record is None:
+        if (folder / CUT_SHORT).is_file():
+            raise PrefdataError(
+                f"{folder}: the choice of pairs was cut short; run `prefdata pairs {folder}` again"
+            )
         what = "does not contain a finished run" if folder.is_dir() else "does not exist"
         raise PrefdataError(
             f"{folder}: the folder {what} (there is no run.json); run `prefdata build` first"
         )
     if missing := {"pairs", "prompts", "rejects", "rows"} - record.keys():
         raise Damaged(folder / "run.json", f"it does not hold {', '.join(sorted(missing))}")
+    if lost := [name for name in lost_files(folder, record) if is_table(name)]:
+        raise PrefdataError(
+            f"{folder}: {lost[0]} is not as run.json tells: it is of another state of the run, or "
+            "damaged; run the command that made the run again"
+        )
     if not (folder / "recipe.yaml").is_file():
         if "projection" not in record:  # only `prefdata pairs FILE` makes runs without a recipe
             raise PrefdataError(

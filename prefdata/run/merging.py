@@ -95,7 +95,7 @@ def find_finished(
 ) -> Finished:
     """Look at all shards, and at the merged run."""
     with Fleet(loaded, out, machine=None, rehearse=rehearse, say=say) as fleet:
-        seeds = seeds_of(loaded.recipe, loaded.locate, loaded.place)
+        seeds = seeds_of(loaded.recipe, loaded.locate, loaded.place, out)
         parts = _parts(loaded, fleet.checkpoints, seeds, out, count)
         shards = frozenset(number for number, part in enumerate(parts) if part.is_finished)
         stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)

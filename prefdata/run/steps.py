@@ -19,7 +19,8 @@ import pyarrow as pa
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pairs.choose import choose_pairs
-from prefdata.pairs.files import write_jsonl
+from prefdata.pairs.files import copies_of, write_jsonl
+from prefdata.pairs.readable import make_readable, write_readme
 from prefdata.pairs.verdicts import count_verdicts
 from prefdata.recipe.chats import ALL_ROLES, Roles
 from prefdata.recipe.loader import LoadedRecipe
@@ -38,13 +39,15 @@ from prefdata.run.stage_folders import StageFolders
 from prefdata.run.system_messages import tell_of_system_messages
 from prefdata.seeds.seeds import Seeds, seeds_of
 from prefdata.stages import Tools, fields_of, make_expansion, make_stage
-from prefdata.storage.disk import Damaged, write_text
+from prefdata.storage.disk import Damaged
 from prefdata.storage.folders import RowsWriter, count_rows, link_folder, read_tables
+from prefdata.storage.ownership import write_own
 from prefdata.storage.record import (
     Record,
     count_candidates,
     count_reasons,
     file_sizes,
+    is_table,
     read_record,
     withdraw_record,
     write_record,
@@ -53,7 +56,6 @@ from prefdata.workers.fleet import Fleet
 from prefdata.workers.throughput import Throughput
 
 Say = Callable[[str], None]
-JSONL_COLUMNS = ("prompt", "chosen", "rejected")
 VERSIONS = ("datasets", "llguidance", "pyarrow", "torch", "transformers")
 """Packages whose version can matter to the rows."""
 
@@ -86,14 +88,26 @@ class Building:
     def load_seeds(self) -> Seeds:
         """All seeds; reports those that cannot be used."""
         with self._timed("seeds"):
-            seeds = seeds_of(self.recipe, self.loaded.locate, self.loaded.place)
-        for note in (*self.loaded.notes, *seeds.notes):
+            seeds = seeds_of(self.recipe, self.loaded.locate, self.loaded.place, self.out)
+        for note in seeds.notes:
             self.say(note)
         for bad in seeds.rejects[:5]:
             self.say(f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects")
         if len(seeds.rejects) > 5:
             self.say(f"… and {len(seeds.rejects) - 5:,} more bad seeds, all in rejects")
         return seeds
+
+    def make_readable(self, seeds: Seeds, stages: StageFolders, out: Path) -> None:
+        """See that `load_dataset` can read the run folder; tell what the recipe makes of it."""
+        columns = [column for step in stages.passes for column in step.columns]
+        fields = [field for column in columns for field in fields_of(column)]
+        scored = pa.schema([*seeds.table.schema, *fields])
+        rule = self.recipe.output_projection
+        make_readable(
+            out, scored, rule, score_columns(self.recipe), self.recipe, self.fleet.template_roles
+        )
+        for note in self.loaded.notes:
+            self.say(note)
 
     def save_seeds(self, seeds: Seeds, folder: Path) -> None:
         """Write the seeds as the first stage, unless they are there."""
@@ -191,15 +205,22 @@ class Building:
             return None
         if record is None or record.get("fingerprint") != fingerprint:
             return None
-        found = file_sizes(self.out, self._copies().values())
-        lost = record["files"].items() - found.items()
-        for name, size in sorted(lost):
+        found, copies = file_sizes(self.out), copies_of(self.recipe)
+        told = {name: size for name, size in record["files"].items() if is_table(name)}
+        for name, size in sorted(told.items() - found.items()):
             self.say(
                 f"{name}: it has {found.get(name, 0):,} bytes instead of {size:,}; it is made again"
             )
-        if record["files"] != found:
+        if told != found:
             return None
-        self.say("nothing to do: this run is finished")
+        is_missing = not all(place.is_file() for place in copies.values())
+        if is_missing or record["files"] != file_sizes(self.out, copies.values()):
+            for split, place in copies.items():
+                write_jsonl(self.out, split, place)
+                self.say(f"{place}: written; the run itself was finished")
+            record = write_record(self.out, record, copies.values())
+        else:
+            self.say("nothing to do: this run is finished")
         self.keep_recipe()
         return record
 
@@ -233,6 +254,7 @@ class Building:
         """Write candidates, pairs, rejects and the JSONL copies; returns their counts."""
         scored, rule = folders[-1], self.recipe.output_projection
         withdraw_record(self.out)
+        write_readme(self.out, has_test=False)  # until there is one again
         with self._timed("pairs"):
             link_folder(scored, self.out / "candidates")
             with RowsWriter(self.out / "rejects", REJECTS) as rejects:
@@ -249,8 +271,9 @@ class Building:
                     recipe=self.recipe,
                     roles=self.fleet.template_roles,
                 )
-            for split, place in self._copies().items():
-                write_jsonl(self.out / "pairs", split, place, columns=JSONL_COLUMNS)
+            for split, place in copies_of(self.recipe).items():
+                write_jsonl(self.out, split, place)
+            write_readme(self.out)
         return {
             "candidates": count_candidates(scored, self.recipe),
             "pairs": choice.pairs,
@@ -270,11 +293,11 @@ class Building:
             "versions": {name: version(name) for name in VERSIONS if find_spec(name)},
             "python": platform.python_version(),
         }
-        return write_record(self.out, record | spent | versions, self._copies().values())
+        return write_record(self.out, record | spent | versions, copies_of(self.recipe).values())
 
     def keep_recipe(self) -> None:
         """Write recipe.yaml, which may say anew where to publish what is finished."""
-        write_text(self.out / "recipe.yaml", self.loaded.resolved)
+        write_own(self.out / "recipe.yaml", self.out, self.loaded.resolved)
 
     def _progress(
         self, name: str, source: Path, *, group: tuple[int, int] = (0, 1)
@@ -313,16 +336,6 @@ class Building:
                 self.say(f"{err.finding}; it is renamed {aside.name} and made again")
                 return False
         return True
-
-    def _copies(self) -> dict[str, Path]:
-        """JSONL files that the recipe asks for, by split."""
-        if self.recipe.output_path is None:
-            return {}
-        place = Path(self.recipe.output_path)
-        splits = {"train": place}
-        if self.recipe.output_projection.test_size:
-            splits["test"] = place.with_name(f"{place.stem}.test{place.suffix}")
-        return splits
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -20,6 +20,7 @@ from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from prefdata.errors import PrefdataError
 from prefdata.recipe.schema import SeedDataset
 from prefdata.rows import Row
+from prefdata.storage.ownership import is_own
 
 BATCH = 10_000
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -37,8 +38,13 @@ class Line(NamedTuple):
     raw: str = ""
 
 
-def read_lines(config: SeedDataset, path: str, notes: list[str]) -> Iterator[Line]:
+def read_lines(
+    config: SeedDataset, path: str, notes: list[str], out: Path | None = None
+) -> Iterator[Line]:
     """Every line of the seeds, readable or not; notes for the user are appended to `notes`.
+
+    Files that prefdata has made, for the run in `out` or another, are no seeds where a folder or
+    a glob finds them.
 
     Raises:
         PrefdataError: the file, dataset or split does not exist, or is incomplete.
@@ -46,7 +52,12 @@ def read_lines(config: SeedDataset, path: str, notes: list[str]) -> Iterator[Lin
     local = Path(path)
     if (local / "state.json").exists() or (local / "dataset_dict.json").exists():
         return _lines_of_dataset(_saved(config, local), path)
-    files = _files(local)
+    files, found = seed_files(local, out), seed_files(local)
+    if len(files) < len(found):
+        notes.append(
+            f"seed_dataset.path: {path}: {len(found) - len(files)} files of runs of prefdata are "
+            "there, and are not read"
+        )
     if files:
         unread = [key for key in ("name", "split", "revision") if getattr(config, key) is not None]
         if unread:
@@ -70,9 +81,24 @@ def _is_glob(path: str) -> bool:
     return any(c in path for c in "*?[")
 
 
-def _files(local: Path) -> list[Path]:
+def seed_files(local: Path, out: Path | None = None) -> list[Path]:
+    """Files of seeds, in order.
+
+    Args:
+        local: a file, a folder or a glob.
+        out: the run folder; what runs have made is left out where it is given.
+    """
     if local.is_file():
         return [local]
+    found = _find(local)
+    if out is None or not found:
+        return found
+    run = out.resolve()
+    root = local.resolve() if local.is_dir() else Path(found[0].anchor)
+    return [file for file in found if not is_own(file.resolve(), root, run)]
+
+
+def _find(local: Path) -> list[Path]:
     if local.is_dir():
         inside = ((f, f.relative_to(local).parts) for f in local.rglob("*") if f.suffix in SUFFIXES)
         return sorted(f for f, parts in inside if not any(p.startswith(".") for p in parts))

@@ -52,7 +52,10 @@ class Seeds:
 
 
 def seeds_of(
-    recipe: Recipe, locate: Callable[[str], str], place: Callable[[At], str] = dotted
+    recipe: Recipe,
+    locate: Callable[[str], str],
+    place: Callable[[At], str] = dotted,
+    out: Path | None = None,
 ) -> Seeds:
     """The seeds of a recipe; errors as for `load_seeds`, and where a chat would be flattened.
 
@@ -60,6 +63,7 @@ def seeds_of(
         recipe: one that the loader has checked.
         locate: finds a path of the recipe, which may be relative to its file.
         place: where a key of the recipe stands, for a message.
+        out: the run folder; the recipe's own where left out.
     """
     config = recipe.seed_dataset
     seeds = load_seeds(
@@ -72,6 +76,7 @@ def seeds_of(
         inputs=recipe.inputs,
         prompt=recipe.output_projection.prompt_field,
         chats=chats_read(recipe),
+        out=out or Path(recipe.output_dir),
     )
     chats = chat_columns(seeds.table)
     problems = check_chats(recipe, chats, frozenset(seeds.table.column_names) - chats)
@@ -105,6 +110,7 @@ def load_seeds(
     inputs: Mapping[str, Scalar] = MappingProxyType({}),
     prompt: str | None = None,
     chats: Collection[str] = (),
+    out: Path | None = None,
 ) -> Seeds:
     """Read, check, order and number the seeds.
 
@@ -122,13 +128,16 @@ def load_seeds(
             of a row's id, so that a row keeps what was drawn for it when a count changes.
         prompt: column that becomes the pairs' prompt; a line where it asks nothing is a reject.
         chats: columns whose values are sent to models turn by turn where they are chats.
+        out: the run folder, whose files are no seeds.
 
     Raises:
         PrefdataError: the file, dataset, split or column does not exist, or no row is usable.
     """
     path = ", ".join(paths)
     reading = _Reading(config, needed, prompt, chats)
-    lines = _lines(config, paths, reading.notes) if config.rows is None else _inline(config.rows)
+    lines = (
+        _lines(config, paths, reading.notes, out) if config.rows is None else _inline(config.rows)
+    )
     bounds = [bound for bound in (config.limit, num_records) if bound is not None]
     stop_early = min(bounds, default=None) if config.strategy == "ordered" else None
     if config.candidates is None:
@@ -175,12 +184,14 @@ def load_seeds(
     return Seeds(table, reading.rejects, fingerprint, reading.notes)
 
 
-def _lines(config: SeedDataset, paths: Sequence[str], notes: list[str]) -> Iterator[Line]:
+def _lines(
+    config: SeedDataset, paths: Sequence[str], notes: list[str], out: Path | None
+) -> Iterator[Line]:
     """Lines of all places; if two files have the same name, the name of their folder is added."""
     names = [Path(path).name for path in paths]
     for path in paths:
         is_shared = names.count(Path(path).name) > 1
-        for line in read_lines(config, path, notes):
+        for line in read_lines(config, path, notes, out):
             place = f"{Path(path).parent.name}/{line.source}" if is_shared else line.source
             yield line._replace(source=place)
 

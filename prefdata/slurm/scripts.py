@@ -10,7 +10,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from prefdata.run.shards import FOLDER
-from prefdata.storage.disk import make_folder, write_text
+from prefdata.storage.disk import make_folder
+from prefdata.storage.ownership import check_file, claim_folder, write_own
 
 _OURS = ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN")
 """Variables whose value here counts in a container, whatever its image says."""
@@ -90,15 +91,19 @@ def write_scripts(
         "max_requeues": cluster.max_requeues,
         "command": _command(cluster, "build", [*words, "--gpus", str(cluster.gpus)]),
     }
+    for script in (scripts.array, scripts.merge):
+        if script is not None:
+            check_file(script, out)
+    claim_folder(out)
     if scripts.array is not None:
-        _write(scripts.array, common | array)
+        _write(scripts.array, out, common | array)
     merged = [*words, *(() if cluster.is_published else ("--no-publish",))]
     options = [option for option in cluster.options if not option.startswith(_GPU_OPTIONS)]
     if cluster.merge_partition:
         options = [option for option in options if not option.startswith(("--partition", "-p"))]
         options.append(f"--partition={cluster.merge_partition}")
     merge = {"options": options, "command": _command(cluster, "merge", merged)}
-    _write(scripts.merge, common | merge)
+    _write(scripts.merge, out, common | merge)
     return scripts
 
 
@@ -135,12 +140,12 @@ def _before(cluster: Cluster) -> list[str]:
     return [f"export HF_HOME={shlex.quote(cluster.cache)}", cores]
 
 
-def _write(place: Path, values: dict[str, object]) -> None:
+def _write(place: Path, out: Path, values: dict[str, object]) -> None:
     environment = Environment(
         loader=PackageLoader("prefdata.slurm", "."),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
     template = environment.get_template(f"{place.name}.j2")
-    write_text(place, template.render(values))
+    write_own(place, out, template.render(values))
     place.chmod(0o755)

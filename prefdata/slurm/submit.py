@@ -10,6 +10,7 @@ from pathlib import Path
 from prefdata.errors import PrefdataError
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.merging import find_finished
+from prefdata.run.places import check_places
 from prefdata.run.shard_status import STATES, ShardState, forget_attempts, look_at_shards
 from prefdata.slurm.jobs import (
     Jobs,
@@ -54,6 +55,7 @@ def run_on_slurm(
     Raises:
         PrefdataError: the recipe cannot run, or Slurm is not here or refuses.
     """
+    check_places(loaded, out)
     with disk_errors(out):
         finished = find_finished(loaded, out, cluster.shards, rehearse=rehearse, say=say)
         if finished.is_merged:

@@ -4,14 +4,16 @@ Everything is written under a temporary name beside its place, brought to the di
 Knows no format and no stage.
 """
 
+import ctypes
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -20,6 +22,9 @@ from typing import BinaryIO, NamedTuple
 from prefdata.errors import PrefdataError
 
 LOCK = ".lock"
+_TEMPORARY = re.compile(r"\.(?P<name>.+)@(?P<host>.+)-(?P<process>\d+)-[0-9a-f]{8}\.(?:tmp|old)")
+_SWEPT = ("exports", "slurm", "stages")
+"""Folders of a run in which something is written under temporary names."""
 _FULL = "free some space"
 _ELSEWHERE = "choose another folder with --out"
 _FIXABLE = {
@@ -37,6 +42,8 @@ _FIXABLE = {
     errno.EIO: ("the disk or its server failed", "see that it works"),
     errno.ESTALE: ("the file server has lost the file", "see that the folder is mounted"),
 }
+_HERE, _SWAP = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, 524}
 """What file systems without locks answer; 524 is the kernel's ENOTSUPP (Lustre, some NFS)."""
 
@@ -158,26 +165,40 @@ def _is_current(handle: int, file: Path) -> bool:
 
 
 def sweep(folder: Path, *, is_alone: bool) -> None:
-    """Remove temporary files and folders from a folder and those in it.
+    """Remove temporary files and folders from a run folder; nobody else's have such names.
+
+    What a kill has taken out of its place, and nothing has replaced, goes back.
 
     Args:
         folder: where to look.
         is_alone: nobody else writes there; otherwise only what dead processes of this host left
             is removed.
     """
-    for pattern in (".*.tmp", "*/.*.tmp"):
-        for path in folder.glob(pattern):
-            if is_alone or _is_left_over(path):
+    for place in (folder, *(folder / name for name in _SWEPT)):
+        for path in sorted(place.glob(".*@*-*-*.*")):
+            found = _TEMPORARY.fullmatch(path.name)
+            if found is None or not (is_alone or _is_left_over(path)):
+                continue
+            whole = path.with_name(found["name"])
+            if path.suffix == ".old" and not whole.exists():
+                path.rename(whole)
+            else:
                 _remove(path)
 
 
+def sweep_beside(place: Path) -> None:
+    """Remove what dead processes of this host have left of one file or folder, wherever it is."""
+    for path in place.parent.glob(f".{escape(place.name)}@*"):
+        if _is_left_over(path):
+            _remove(path)
+
+
 def _is_left_over(path: Path) -> bool:
-    host, _, process = path.name.removesuffix(".tmp").rpartition("@")[2].rpartition("-")
-    host, _, process = host.rpartition("-")
-    if host != socket.gethostname() or not process.isdigit():
+    found = _TEMPORARY.fullmatch(path.name)
+    if found is None or found["host"] != socket.gethostname():
         return False
     try:
-        os.kill(int(process), 0)
+        os.kill(int(found["process"]), 0)
     except ProcessLookupError:
         return True
     except PermissionError:  # it lives and is somebody else's
@@ -202,21 +223,35 @@ def temporary_name(place: Path) -> Path:
 def publish(temporary: Path, place: Path) -> None:
     """Give a finished file or folder its name, in the place of what had it.
 
-    A kill between the two renames of a folder leaves nothing under its name, never a part. Where
-    several processes publish one folder at the same time, one of them has the last word.
+    Where the file system can exchange two folders, there is one under the name at any time;
+    elsewhere a kill between two renames leaves none, and never a part. Where several processes
+    publish one folder at the same time, one of them has the last word.
     """
     if temporary.is_dir():
         for file in temporary.rglob("*"):
             sync(file)
     sync(temporary)
+    if temporary.is_dir() and place.is_dir() and _exchange(temporary, place):
+        sync(place.parent)
+        _remove(temporary)
+        return
     replaced = []
     while not _replace(temporary, place):
-        replaced.append(temporary_name(place))
+        replaced.append(temporary_name(place).with_suffix(".old"))
         with suppress(FileNotFoundError):  # somebody else has moved it away
             place.rename(replaced[-1])
     for old in replaced:
         _remove(old)
     sync(place.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Give two folders each other's name in one step; whether that is possible here."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # glibc since 2.28
+    if rename is None:
+        return False
+    names = (os.fsencode(one.absolute()), os.fsencode(other.absolute()))
+    return rename(_HERE, names[0], _HERE, names[1], _SWAP) == 0  # type: ignore[no-any-return]
 
 
 def _replace(temporary: Path, place: Path) -> bool:
@@ -253,16 +288,21 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def whole_file(place: Path) -> Iterator[BinaryIO]:
-    """A file to write; it appears under its name when the context is left without an exception."""
+def whole_file(place: Path, *, before: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
+    """A file to write; it appears under its name when the context is left without an exception.
+
+    Args:
+        place: the file.
+        before: called with the finished file, before it gets its name.
+    """
     make_folder(place.parent)
-    for path in place.parent.glob(f".{escape(place.name)}@*.tmp"):
-        if _is_left_over(path):  # `place` may lie outside of the run folder
-            _remove(path)
+    sweep_beside(place)  # which may lie outside of the run folder
     temporary = temporary_name(place)
     try:
         with temporary.open("wb") as file:
             yield file
+        if before is not None:
+            before(temporary)
         publish(temporary, place)
     finally:
         with suppress(OSError):  # a read-only file system refuses even this

@@ -92,7 +92,8 @@ class _Output:
             self._files.append(self._folder / f"{self._stem}-{len(self._files):05d}.parquet")
             self._writer = pq.ParquetWriter(self._files[-1], self._schema, write_page_checksum=True)
             self._in_file = 0
-        self._writer.write_table(group)
+        if group.num_rows:  # `datasets` loads a file without row groups, not one with an empty one
+            self._writer.write_table(group)
         self._in_file += group.num_rows
         if self._in_file >= ROWS_PER_FILE:
             self._close()

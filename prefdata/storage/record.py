@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from prefdata.storage.folders import count_rows, read_tables
 
 FOLDERS = ("candidates", "pairs", "rejects")
 Record = dict[str, Any]
+CUT_SHORT = "run.before.json"
+"""The record of a run whose pairs are being chosen again."""
 
 
 def read_record(out: Path, name: str = "run.json") -> Record | None:
@@ -38,8 +42,23 @@ def read_record(out: Path, name: str = "run.json") -> Record | None:
 
 def withdraw_record(out: Path) -> None:
     """Say that the folder is being changed: until the next record it holds no finished run."""
+    (out / CUT_SHORT).unlink(missing_ok=True)
     (out / "run.json").unlink(missing_ok=True)
     sync(out)
+
+
+def set_aside_record(out: Path) -> None:
+    """Withdraw it while pairs are chosen again; after a kill the next choice goes on from it."""
+    with suppress(FileNotFoundError):  # set aside by one that was cut short
+        (out / "run.json").replace(out / CUT_SHORT)
+        sync(out)
+
+
+def restore_record(out: Path) -> None:
+    """Take back what was set aside, if the pairs are still those that it tells of."""
+    before = read_record(out, CUT_SHORT)
+    if before is not None and before.get("pairs_sha256") == _hash_pairs(out):
+        (out / CUT_SHORT).replace(out / "run.json")
 
 
 def write_record(out: Path, record: Record, copies: Iterable[Path] = ()) -> Record:
@@ -50,11 +69,25 @@ def write_record(out: Path, record: Record, copies: Iterable[Path] = ()) -> Reco
     lost = record["rows"] - record["prompts"] - sum(record["rejects"].values())
     if lost:
         raise AssertionError(f"{lost} of {record['rows']} rows are neither in pairs nor in rejects")
-    record = record | {"files": file_sizes(out, copies)}
+    record = record | {"files": file_sizes(out, copies), "pairs_sha256": _hash_pairs(out)}
     text = orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()
     write_text(out / "run.json", text)
+    (out / CUT_SHORT).unlink(missing_ok=True)
     written: Record = orjson.loads(text)
     return written
+
+
+def identify_pairs(out: Path, record: Record) -> str:
+    """Which pairs a run has, by their files; what is made of them notes it."""
+    return str(record.get("pairs_sha256") or _hash_pairs(out))
+
+
+def _hash_pairs(out: Path) -> str:
+    hasher = sha256()
+    for file in sorted((out / "pairs").glob("*.parquet")):
+        with file.open("rb") as content:
+            hasher.update(file.name.encode() + file_digest(content, "sha256").digest())
+    return hasher.hexdigest()
 
 
 def file_sizes(out: Path, copies: Iterable[Path] = ()) -> dict[str, int]:
@@ -70,6 +103,11 @@ def file_sizes(out: Path, copies: Iterable[Path] = ()) -> dict[str, int]:
         for file in [*files, *copies]
         if (size := _size(file)) is not None
     }
+
+
+def is_table(name: str) -> bool:
+    """Whether a published file is one of rows, not a copy that the recipe wants besides."""
+    return Path(name).parts[0] in FOLDERS
 
 
 def lost_files(out: Path, record: Record) -> list[str]:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.export import ExportOptions, export_run
+from prefdata.run.finished import open_run
+from prefdata.run.stale import check_training
 from prefdata.train.nemo_customizer.settings import CustomizerSettings
 from prefdata.train.nemo_customizer.train import TrainingFiles, train_customizer
 
@@ -18,6 +20,7 @@ def train_on_customizer(
     out: Path,
     *,
     dry_run: bool = False,
+    force: bool = False,
     say: Say = print,
 ) -> dict[str, Any]:
     """Write `out/data/`, then upload, submit, wait and deploy as the settings say.
@@ -27,6 +30,7 @@ def train_on_customizer(
         settings: of the user.
         out: gets the files and train.json.
         dry_run: print what would be sent, and connect to nothing.
+        force: replace what was sent from there of other pairs.
         say: told of every step.
 
     Returns:
@@ -37,6 +41,7 @@ def train_on_customizer(
     """
     kind = settings.hyperparameters.training_type
     is_cut = kind == "dpo" and not settings.use_full_message_history
+    check_training(run, open_run(run).record, out, is_forced=force)
     options = ExportOptions(last_message_only=is_cut)
     data = export_run(run, FORMATS[kind], options, out / "data", say=say)
     if data.test is None:

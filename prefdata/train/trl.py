@@ -18,15 +18,19 @@ from prefdata.fingerprint import digest
 from prefdata.recipe.schema import Model
 from prefdata.rows import Row
 from prefdata.run.finished import FinishedRun, find_policy, open_run
+from prefdata.run.stale import check_training
 from prefdata.storage.disk import disk_errors, hold, publish, temporary_name, write_text
 from prefdata.train.evaluation import evaluate, held_out_rows, verifiers_of
 from prefdata.train.trl_settings import TrlSettings
 
 Say = Callable[[str], None]
 Result = dict[str, Any]
+MADE = ("checkpoints", "model", "adapter")
 
 
-def train_trl(run: Path, settings: TrlSettings, out: Path, *, say: Say = print) -> Result:
+def train_trl(
+    run: Path, settings: TrlSettings, out: Path, *, force: bool = False, say: Say = print
+) -> Result:
     """Train on a run's pairs; run again, it goes on where it stopped.
 
     The folder gets `data/` (the pairs as TRL reads them), `model/` (weights and tokenizer; with
@@ -36,6 +40,7 @@ def train_trl(run: Path, settings: TrlSettings, out: Path, *, say: Say = print) 
         run: folder of a finished run.
         settings: of the user.
         out: where to.
+        force: replace what was trained there on other pairs.
         say: told of every step.
 
     Raises:
@@ -44,10 +49,13 @@ def train_trl(run: Path, settings: TrlSettings, out: Path, *, say: Say = print) 
     _check(settings)
     _take_one_gpu()
     finished = open_run(run)
+    _check_place(out)
+    check_training(run, finished.record, out, is_forced=force)
     model = _start(finished, settings)
     data = export_run(run, "trl", _data_options(model, settings), out / "data", say=say)
     with disk_errors(out), hold(out):
         result = _begin(out, settings, model, data)
+        _save(out, result)  # which says whose folder it is
         if "finished" in result:
             say(f"nothing to do: {out / 'train.json'} is finished")
             return result
@@ -64,6 +72,20 @@ def train_trl(run: Path, settings: TrlSettings, out: Path, *, say: Say = print) 
         result["finished"] = time.time()
         _save(out, result)
     return result
+
+
+def _check_place(out: Path) -> None:
+    """Replace what a training has made, and nothing else."""
+    try:
+        is_ours = orjson.loads((out / "train.json").read_bytes()).get("backend") == "trl"
+    except (OSError, ValueError, AttributeError):
+        is_ours = False
+    there = [out / name for name in (*MADE, "train.json") if (out / name).exists()]
+    if there and not is_ours:
+        raise PrefdataError(
+            f"{there[0]}: it is there already, and no training with TRL has made it; name a new "
+            "folder with --out"
+        )
 
 
 def _take_one_gpu() -> None:
@@ -138,7 +160,7 @@ def _begin(out: Path, settings: TrlSettings, model: Model, data: Export) -> Resu
         before: Result = orjson.loads(file.read_bytes())
         if before.get("fingerprint") == fingerprint:
             return before
-    for name in ("checkpoints", "model", "adapter"):
+    for name in MADE:
         shutil.rmtree(out / name, ignore_errors=True)
     packages = ("trl", "transformers", "torch", "peft", "accelerate")
     return {

@@ -1,0 +1,92 @@
+"""A run folder that `load_dataset` reads at any time: its README.md, and empty tables at first."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from prefdata.pairs.choose import Projection, pair_schema
+from prefdata.pairs.prompts import PairPrompts
+from prefdata.recipe.chats import Roles
+from prefdata.recipe.schema import Recipe
+from prefdata.rows import REJECTS
+from prefdata.storage.folders import RowsWriter
+from prefdata.storage.ownership import TABLES, write_own
+
+README = "README.md"
+_MARK = "---\n"
+
+
+def make_readable(
+    out: Path,
+    scored: pa.Schema,
+    rule: Projection,
+    scores: Sequence[str],
+    recipe: Recipe | None = None,
+    roles: Mapping[str, Roles] | None = None,
+) -> None:
+    """Write README.md and empty tables where there are none yet.
+
+    Args:
+        out: the run folder.
+        scored: the schema that scored rows will have.
+        rule: of the pairs.
+        scores: columns with a score for each side of a pair.
+        recipe: as for `choose_pairs`.
+        roles: likewise.
+    """
+    kinds = {
+        "candidates": ("rows", scored),
+        "pairs": ("train", pair_schema(scored, rule, scores, PairPrompts(rule, recipe, roles))),
+        "rejects": ("rows", REJECTS),
+    }
+    for name in TABLES:
+        stem, schema = kinds[name]
+        if not (out / name).exists():
+            with RowsWriter(out / name, schema, stem=stem):
+                pass
+    if not (out / README).exists():
+        write_readme(out)
+
+
+def write_readme(out: Path, *, has_test: bool | None = None) -> None:
+    """Write README.md: which files `load_dataset` reads.
+
+    Args:
+        out: the run folder.
+        has_test: whether pairs have a test split; None for what is there.
+    """
+    head = yaml.safe_dump({"configs": [_config(out, name, has_test) for name in ("pairs", "candidates", "rejects")]}, sort_keys=False)  # fmt: skip  # noqa: E501
+    write_own(
+        out / README,
+        out,
+        f"{_MARK}{head}{_MARK}\n# {out.absolute().name}\n\nMade by prefdata {version('prefdata')}; "
+        "`run.json` is there when the run is finished. `load_dataset` of this folder reads "
+        "`pairs`, and `candidates` and `rejects` by their names.\n",
+    )
+
+
+def add_configs(card: str, out: Path) -> str:
+    """The card with the configurations that it leaves out because they have no rows."""
+    _, head, prose = card.split(_MARK, 2)
+    told: dict[str, Any] = yaml.safe_load(head)
+    names = {config["config_name"] for config in told["configs"]}
+    missing = [_config(out, name, None) for name in TABLES if name not in names]
+    if not missing:
+        return card
+    told["configs"] += missing
+    head = yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
+    return f"{_MARK}{head}{_MARK}{prose}"
+
+
+def _config(out: Path, name: str, has_test: bool | None) -> dict[str, Any]:
+    splits = {"train": "train" if name == "pairs" else "rows"}
+    if name == "pairs":
+        is_split = any((out / name).glob("test-*")) if has_test is None else has_test
+        splits |= {"test": "test"} if is_split else {}
+    files = [{"split": split, "path": f"{name}/{stem}-*"} for split, stem in splits.items()]
+    default = {"default": True} if name == "pairs" else {}
+    return {"config_name": name, **default, "data_files": files}

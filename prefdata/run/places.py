@@ -1,0 +1,56 @@
+"""Where a run reads and writes: checked before any work, so that nothing of the user's is lost."""
+
+from pathlib import Path
+
+from prefdata.errors import PrefdataError
+from prefdata.pairs.files import copies_of
+from prefdata.recipe.loader import LoadedRecipe
+from prefdata.seeds.files import seed_files
+from prefdata.storage.ownership import Input, check_file, check_folder
+
+
+def check_places(loaded: LoadedRecipe, out: Path, *, is_forced: bool = False) -> None:
+    """See that a run may be made in a folder, and its copies where the recipe wants them.
+
+    Raises:
+        PrefdataError: what is there is the user's.
+    """
+    inputs = inputs_of(loaded)
+    check_folder(out, inputs, is_forced=is_forced)
+    for place in copies_of(loaded.recipe).values():
+        check_file(place, out, inputs, is_forced=is_forced)
+        if not place.resolve().is_relative_to(out.resolve()):
+            _check_beside_seeds(place, loaded)
+
+
+def inputs_of(loaded: LoadedRecipe) -> list[Input]:
+    """Files and folders of this machine that a recipe reads."""
+    found = [Input(file, "the recipe, or a prompt of it") for file in loaded.files]
+    for path in loaded.recipe.seed_dataset.path or ():
+        place = Path(loaded.locate(path))
+        if place.is_file():
+            found.append(Input(place, "a file of the seeds"))
+        elif not place.is_dir():
+            found += [Input(file, "a file of the seeds") for file in seed_files(place)]
+    for model in loaded.recipe.models:
+        place = Path(loaded.locate(model.model))
+        if loaded.recipe.endpoint(model) is None and place.exists():
+            found.append(Input(place, f"the folder of the model {model.alias!r}", is_whole=True))
+    for column in loaded.recipe.columns:
+        module = (column.calls or "").partition(":")[0]
+        file = loaded.folder.joinpath(*module.split(".")).with_suffix(".py") if module else None
+        if file is not None and file.is_file():
+            found.append(Input(file, f"the module of column {column.name!r}"))
+    return found
+
+
+def _check_beside_seeds(place: Path, loaded: LoadedRecipe) -> None:
+    """A copy that the next run would read as seeds."""
+    for path in loaded.recipe.seed_dataset.path or ():
+        folder = Path(loaded.locate(path))
+        is_inside = folder.is_dir() and place.resolve().is_relative_to(folder.resolve())
+        if is_inside or (any(c in path for c in "*?[") and place.absolute().match(str(folder))):
+            raise PrefdataError(
+                f"output_path: {place} lies among the seeds ({path}), and would be read as one; "
+                "choose another place"
+            )
