@@ -16,6 +16,7 @@ import pytest
 from prefdata.errors import PrefdataError
 from prefdata.pipeline import build
 from prefdata.storage.disk import publish, temporary_name
+from prefdata.storage.ownership import LEDGER, claim_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("candidates", "pairs", "rejects")

@@ -124,3 +124,10 @@ def test_local_links_of_the_documents_lead_somewhere():
 
 def test_the_quickstart_has_200_prompts_of_its_own():
     assert len((QUICKSTART / "prompts.jsonl").read_text().splitlines()) >= 200
+
+
+def test_every_test_that_the_threat_model_names_is_there():
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "security.md").read_text())
+    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    assert len(named) > 20
+    assert [name for name in named if f"def {name}(" not in tests] == []

@@ -190,7 +190,6 @@ def test_whoever_is_alone_removes_all_that_was_left(tmp_path):
     for host, process in ((socket.gethostname(), os.getpid()), ("elsewhere", 1)):
         (tmp_path / "stages" / left_by(host, process)).mkdir()
         (tmp_path / left_by(host, process)).write_text("half")
-    (tmp_path / ".rows.123.tmp").mkdir()
     save(tmp_path / "stages" / "1-a", "1")
     with hold(tmp_path):
         assert names(tmp_path) == [LOCK, "stages"]

@@ -684,6 +684,14 @@ DANGEROUS = {
         {"models": [MODEL | {"model": "here/lm"}], "columns": [TEXT]},
         "'here/lm' would be read on this machine",
     ),
+    "a template's file": (
+        {"models": [MODEL | {"chat_template": "/etc/hostname"}], "columns": [TEXT]},
+        "models.0.chat_template: it names a file of this machine",
+    ),
+    "an adapter's folder": (
+        {"models": [MODEL | {"adapter": "here/lm"}], "columns": [TEXT]},
+        "models.0.adapter: 'here/lm' would be read on this machine",
+    ),
     "a revision that is a path": (
         {"models": [MODEL | {"revision": "../../../etc/hostname"}], "columns": [TEXT]},
         "models.0.revision: '../../../etc/hostname' is no name of a branch",

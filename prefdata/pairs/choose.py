@@ -99,7 +99,7 @@ def choose_pairs(
         recipe: who asked for the texts; None for candidates from elsewhere.
         roles: leading roles that each alias's chat template knows; all of them where left out.
     """
-    _check_columns(read_schema(scored), rule)
+    check_columns(read_schema(scored), rule)
     picks = temporary_name(pairs.with_name("picks"))
     prompts = PairPrompts(rule, recipe, roles)
     picking = _Picking(scored, rule, scores, seed, prompts)
@@ -120,7 +120,7 @@ def choose_pairs(
     return Choice(kept.pairs, len(kept.rows), drops, means, rule.prompt_field, dict(prompts.told))
 
 
-def _check_columns(found: pa.Schema, rule: Projection) -> None:
+def check_columns(found: pa.Schema, rule: Projection) -> None:
     """Raise PrefdataError for a column of the rule that the rows lack; seeds show theirs late."""
     for key, name in projected(rule):
         if name not in found.names:

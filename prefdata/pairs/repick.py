@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
-from prefdata.pairs.choose import choose_pairs
+from prefdata.pairs.choose import check_columns, choose_pairs
 from prefdata.pairs.files import copies_of, write_jsonl
 from prefdata.pairs.readable import make_readable, write_readme
 from prefdata.recipe.chats import Roles
@@ -137,6 +137,7 @@ def pairs_of_file(
     for bad in groups.rejects[:5]:
         say(f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects")
     table = groups.table()
+    check_columns(table.schema, rule)
     with disk_errors(out), hold_run(out):
         make_readable(out, table.schema, rule, ["score"])
         with RowsWriter(out / "candidates", table.schema) as writer:

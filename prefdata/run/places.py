@@ -36,6 +36,9 @@ def inputs_of(loaded: LoadedRecipe) -> list[Input]:
         place = Path(loaded.locate(model.model))
         if loaded.recipe.endpoint(model) is None and place.exists():
             found.append(Input(place, f"the folder of the model {model.alias!r}", is_whole=True))
+        adapter = Path(loaded.locate(model.adapter)) if model.adapter else None
+        if adapter is not None and adapter.exists():
+            found.append(Input(adapter, f"the adapter of {model.alias!r}", is_whole=True))
     for column in loaded.recipe.columns:
         module = (column.calls or "").partition(":")[0]
         file = loaded.folder.joinpath(*module.split(".")).with_suffix(".py") if module else None
