@@ -29,6 +29,7 @@ from nemo_microservices.types.deployment.model_deployment_create_params import (
 from nemo_microservices.types.namespace_create_params import NamespaceCreateParams
 from nemo_microservices.types.shared import PaginationData
 from pydantic import TypeAdapter, ValidationError
+from waiting import PATIENCE
 
 EARLY = "2026-01-01T00:00:00Z"
 HUB = "/v1/hf"
@@ -125,7 +126,7 @@ class Platform:
             return _send(request, 504, {"detail": "no answer in time"})
         if fault == "accept, hang":
             self.hanging.set()
-            threading.Event().wait(30)
+            threading.Event().wait(PATIENCE)
             return _drop(request)
         return _send(request, status, answer)
 

@@ -22,6 +22,7 @@ from types import SimpleNamespace
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from waiting import PATIENCE
 
 WRITE, READ, OTHER, FINE, NONE = "hf_write", "hf_read", "hf_other", "hf_fine", ""
 TOKENS = {WRITE: ("user", "write"), READ: ("user", "read"), OTHER: ("other", "write"),
@@ -232,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(length // 2 if length else 1000)
         self.fault.reached.set()
         if self.fault.what == "hang":
-            self.fault.free.wait(60)
+            self.fault.free.wait(PATIENCE)
         self._cut()
 
     def _cut(self):

@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 from server_stub import KEY, Server
 from test_recipe import RL_PREF
+from waiting import PATIENCE
 
 from prefdata.errors import PrefdataError
 from prefdata.pipeline import build
@@ -274,7 +275,7 @@ def test_the_key_is_sent_and_stands_nowhere(remote, server):
     done = subprocess.run(
         [*command, "--out", str(remote.folder / "run")],
         env=os.environ | {"SRV_KEY": KEY, "OPENAI_LOG": "debug", "TERM": "dumb"},
-        cwd=ROOT, capture_output=True, text=True, timeout=100,
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     written = [file for file in (remote.folder / "run").rglob("*") if file.is_file()]
@@ -395,7 +396,7 @@ def test_a_server_without_structured_outputs_is_asked_again_until_it_fits(remote
 
 def test_plan_says_who_is_asked_and_what_is_loaded(remote):
     command = [sys.executable, "-m", "prefdata", "plan", str(remote.write())]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert "asks         scripted at srv" in done.stdout
     assert "passes, 0 model loads" in done.stdout
 

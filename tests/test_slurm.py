@@ -28,7 +28,7 @@ def count(text, row):
     time.sleep(float(os.environ.get("SLOW", 0)))
     return len(text)
 """
-PATIENCE = 240
+PATIENCE = 600
 
 
 class Cluster:
