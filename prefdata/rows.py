@@ -50,13 +50,13 @@ EXPAND_META = pa.struct({"parent": pa.string(), "item": pa.int32(), "items": pa.
 length.
 """
 
-FINISHED = frozenset((None, "stop", "tool_calls"))
-"""Finish reasons of a text that came to its end; None is unknown."""
+ENDS = ("stop", "tool_calls")
+"""Finish reasons of a text that came to its end."""
 
 
 def is_answer(finish_reason: str | None) -> bool:
-    """Whether there is a text to score: a whole one, or one that was cut off."""
-    return finish_reason in FINISHED or finish_reason == "length"
+    """Whether there is a text to score: a whole one, or one that was cut off; None is unknown."""
+    return finish_reason in (None, "length", *ENDS)
 
 
 REJECTS = pa.schema(

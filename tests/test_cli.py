@@ -140,6 +140,14 @@ def test_a_yield_below_the_wanted_one_exits_with_3_and_keeps_everything(command,
     assert command("build", "RECIPE", "--rehearse", f"min_yield={len(pairs) / 20}").exit_code == 0
 
 
+def test_a_run_without_a_pair_exits_with_3_and_names_the_commonest_reason(command, project):
+    done = command("build", "RECIPE", "--rehearse", "output_projection.min_margin=1000")
+    assert done.exit_code == 3, done.output
+    assert "no row has a pair; the commonest reason: pairs: below_min_margin (20 rows)" in (
+        done.stderr
+    )
+
+
 def test_what_the_seeds_have_to_say_is_said_on_stderr(command, project):
     project.write_seeds([{"prompt": "q", "answer": 1}, b"{broken"])
     done = command("build", "RECIPE", "--rehearse", "num_records=3")

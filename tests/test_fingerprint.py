@@ -88,6 +88,7 @@ OTHER_PROJECTION = {
     "max_pairs_per_prompt": 2, "group_by": ("turn",), "responses": ("x", "y"), "agree": True,
     "keep": ("text",), "reward": "margin", "order_by": "margin", "order_group": "text",
     "better": "lower",
+    "reasoning": "keep",
 }  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 import asyncio
 import signal
 import threading
+from itertools import count
 
 import pyarrow as pa
 import pytest
 
 from prefdata.engines.scripted import ScriptedText
-from prefdata.errors import RowError
+from prefdata.errors import PrefdataError, RowError
 from prefdata.fingerprint import TextKeys
 from prefdata.inference import Sampling, TextRequest
 from prefdata.rows import JSON_FIELD
@@ -145,11 +146,22 @@ def test_a_reject_keeps_what_was_made_before_it(tmp_path):
 
 
 def test_every_row_may_be_rejected(tmp_path):
+    numbers = count()
+
     async def stage(row):
-        raise RowError("all", "none is good")
+        raise RowError(f"reason {next(numbers) % 2}", "none is good")
 
     rows, rejects = run(tmp_path, [[("x", stage)]], [field("x")], count=1500)
     assert (len(rows), len(rejects)) == (0, 1500)
+
+
+def test_rows_that_all_fail_for_one_reason_stop_the_run(tmp_path):
+    async def stage(row):
+        raise RowError("all", "none is good")
+
+    with pytest.raises(PrefdataError, match="'x': the first 16 rows all fail for one reason, all"):
+        run(tmp_path, [[("x", stage)]], [field("x")], count=1500)
+    assert len(run(tmp_path, [[("x", stage)]], [field("x")], count=15)[1]) == 15
 
 
 def test_no_rows_make_whole_folders(tmp_path):

@@ -298,6 +298,11 @@ def test_the_key_is_sent_and_stands_nowhere(remote, server):
         ("models.0.provider=srw", "there is no provider 'srw'; did you mean 'srv'?"),
         ("models.0.engine={dtype: float32}", "is a server, so 'engine' has no effect"),
         ("models.0.revision=main", "is a server, so 'revision' has no effect"),
+        ("models.0.reasoning={parser: qwen3}", "is a server, which has its own reasoning parser"),
+        (
+            "models.0.inference_parameters.max_reasoning_tokens=5",
+            "servers bound thoughts in different ways",
+        ),
     ],
 )
 def test_a_provider_that_cannot_be_used_is_told_without_telling_secrets(remote, override, message):

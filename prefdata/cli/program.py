@@ -145,6 +145,11 @@ def tell_stale(run: Path) -> None:
 def check_yield(record: dict[str, Any], min_yield: float) -> None:
     """Leave with a code of its own where too few rows have a pair."""
     share = record["prompts"] / record["rows"]
+    if not record["prompts"]:
+        reasons = record["rejects"] or {"there are no rows": 0}
+        reason = max(reasons, key=lambda name: reasons[name])
+        say(f"no row has a pair; the commonest reason: {reason} ({reasons[reason]:,} rows)")
+        raise typer.Exit(LOW_YIELD)
     if share < min_yield:
         say(
             f"the yield is {share:.1%}, below min_yield {min_yield:.1%}: {record['prompts']:,} "

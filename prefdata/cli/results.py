@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -104,6 +104,12 @@ def export(
         bool,
         typer.Option("--drop-too-long", help="Leave out pairs that are longer than --max-tokens."),
     ] = False,
+    reasoning: Annotated[
+        str | None,
+        typer.Option(
+            help="keep or drop the thoughts before the answers; as the run says by default."
+        ),
+    ] = None,
     last_message_only: Annotated[
         bool,
         typer.Option(
@@ -122,11 +128,25 @@ def export(
                 "out, or give one format"
             )
         options = ExportOptions(
-            _test_size(test_size), max_tokens, tokenizer, drop_too_long, last_message_only
+            _test_size(test_size),
+            max_tokens,
+            tokenizer,
+            drop_too_long,
+            last_message_only,
+            _reasoning(reasoning),
+            may_be_text=True,
         )
         for name in formats:
             print_export(export_run(run, name, options, out, say=say))
         tell_stale(run)
+
+
+def _reasoning(told: str | None) -> Literal["keep", "drop"] | None:
+    if told == "keep" or told == "drop":
+        return told  # type: ignore[return-value, unused-ignore]
+    if told is not None:
+        raise PrefdataError(f"--reasoning is {told!r}; give keep or drop")
+    return None
 
 
 def report(

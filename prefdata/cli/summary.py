@@ -24,6 +24,12 @@ if TYPE_CHECKING:  # what a build and a plan need none of
     from prefdata.hub.publishing import Publication
     from prefdata.report import Report
 
+DETAIL = 200
+"""Characters of a failure's message that the summary repeats."""
+_THOUGHTS = {
+    "keep": "kept: trainers are given them, too (export --reasoning drop: answers alone)",
+    "drop": "dropped: trainers are given answers alone (export --reasoning keep: them, too)",
+}
 SAMPLE = 200
 """Seed rows on which `plan` measures prompts."""
 
@@ -50,6 +56,11 @@ def _summary(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield from (
         (f"left out, {reason}", f"{count:,}") for reason, count in sorted(record["drops"].items())
     )
+    yield from _ended(record.get("outcomes", {}))
+    for reason, detail in record.get("failures", {}).items():
+        yield f"first {reason}", detail if len(detail) <= DETAIL else detail[:DETAIL] + "…"
+    if record.get("reasoning"):
+        yield "reasoning", _THOUGHTS[record["reasoning"]]
     for name, (chosen, rejected) in record["means"].items():
         yield (
             f"mean {name}",
@@ -68,6 +79,15 @@ def _summary(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
             "the whole run",
         )
     yield "time", f"{seconds['total']:.1f} s"
+
+
+def _ended(outcomes: dict[str, dict[str, dict[str, int]]]) -> Iterable[tuple[str, str]]:
+    """How texts ended, where not all have come to their end."""
+    for name, aliases in outcomes.items():
+        for alias, counts in aliases.items():
+            if counts.keys() - {"stop"}:
+                told = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+                yield f"{name} by {alias}", told
 
 
 def _judged(name: str, counts: dict[str, int]) -> Iterable[tuple[str, str]]:

@@ -35,13 +35,13 @@ class ChatTemplate:
         tokens = [token for token in self._tokenizer.all_special_tokens if token.strip()]
         self.special = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
 
-    def measure(self, prompt: Messages, answers: Iterable[str]) -> tuple[int, int]:
+    def measure(self, prompt: Messages, answers: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
         """Tokens of the prompt as it is asked, and of it with the longer answer.
 
         Raises:
             RowError: the template refuses the chat.
         """
-        chats = [[*prompt, {"role": "assistant", "content": text}] for text in answers]
+        chats = [[*prompt, answer] for answer in answers]
         whole = max(len(self._apply(chat, tokenize=True)) for chat in chats)
         return len(self._apply(prompt, tokenize=True, add_generation_prompt=True)), whole
 
@@ -60,6 +60,35 @@ class ChatTemplate:
                 "than before an answer, so the two cannot be separated",
             )
         return asked, chat[len(asked) :]
+
+    def answer(self, prompt: Messages, message: Mapping[str, Any]) -> str:
+        """What follows the prompt, as it is asked, once the answer's message is rendered with it.
+
+        Raises:
+            RowError: as from `render`.
+        """
+        asked = self._apply(prompt, tokenize=False, add_generation_prompt=True)
+        chat = self._apply([*prompt, message], tokenize=False)
+        if not chat.startswith(asked):
+            raise RowError(
+                "template_prefix",
+                f"the chat template of {self._name} renders the prompt alone in another way than "
+                "before an answer",
+            )
+        return str(chat[len(asked) :])
+
+    def plain_prompt(self, prompt: Messages) -> str | None:
+        """The prompt as a text that has the tokens of the chat; None where no text has."""
+        asked = self._apply(prompt, tokenize=False, add_generation_prompt=True)
+        ids = list(self._apply(prompt, tokenize=True, add_generation_prompt=True))
+        for text in (asked, asked.removeprefix(self._tokenizer.bos_token or "")):
+            if list(self._tokenizer(text)["input_ids"]) == ids:
+                return str(text)
+        return None
+
+    def count(self, text: str) -> int:
+        """Tokens of a text that is not rendered."""
+        return len(self._tokenizer(text)["input_ids"])
 
     def _apply(self, messages: Messages, **options: Any) -> Any:
         return apply_template(

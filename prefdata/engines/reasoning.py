@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefdata.errors import PrefdataError
-from prefdata.inference import Completion, ToolCall
+from prefdata.inference import Completion, TextRequest, ToolCall
 from prefdata.recipe.values import Reasoning, ReasoningParser, ReasoningTags
 
 
@@ -121,6 +121,11 @@ def find_form(reasoning: Reasoning, template: str, name: str) -> Form | None:
         return Harmony()
     told = [tags for tags in TAGS if tags.end in template or tags.begin in template]
     return told[0] if told else None
+
+
+def prefill_of(request: TextRequest) -> str | None:
+    """The beginning of the answer that a request brings along."""
+    return request.messages[-1]["content"] if request.continues else None
 
 
 def open_reader(reasoning: Reasoning, name: str, tokenizer: Any) -> "Reader":

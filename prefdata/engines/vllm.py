@@ -25,7 +25,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from prefdata.engines.doctor import PROBES, check_begin, compare
 from prefdata.engines.model_thread import Call, ModelThread
 from prefdata.engines.protocols import RewardEngine
-from prefdata.engines.reasoning import Opening
+from prefdata.engines.reasoning import Opening, prefill_of
 from prefdata.engines.reward_families import Family, Reading
 from prefdata.engines.tool_calls import find_parser, read_calls
 from prefdata.engines.transformers.model import (
@@ -146,7 +146,7 @@ class VllmTextEngine:
             if isinstance(ids, Failure):
                 call.deliver(index, ids)
                 continue
-            opening = self._reader.opening(ids)
+            opening = self._reader.opening(ids, prefill_of(request))
             params = self._params(request, len(ids))
             jobs.append(_Job(index, ids, params, call, opening, request))
         return jobs

@@ -1,8 +1,9 @@
 """A pair as the conversation that a trainer sees, or the reason why it should see none."""
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from prefdata.errors import RowError
 from prefdata.rows import ID, Row
@@ -22,6 +23,22 @@ TEMPLATE_TOKEN = re.compile("|".join(_TOKENS))
 
 
 @dataclass(frozen=True, slots=True)
+class Thought:
+    """What a model thought before it answered.
+
+    Attributes:
+        marks: what stands before it, and between it and the answer; None where unknown.
+    """
+
+    text: str
+    marks: tuple[str, str] | None
+
+    def written(self, answer: str) -> str | None:
+        """Thought and answer as the model wrote them; None where that is unknown."""
+        return None if self.marks is None else self.marks[0] + self.text + self.marks[1] + answer
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """One pair.
 
@@ -31,6 +48,9 @@ class Conversation:
         rejected: another text for the same turn.
         chosen_score: raw score, None where the pair was judged and not scored.
         margin: of the scores, None as above.
+        chosen_thought: what was thought before chosen.
+        chosen_keys: of the message of chosen, besides role and content.
+        plain_prompt: the prompt rendered, for answers that are not to be rendered either.
     """
 
     id: str
@@ -41,6 +61,11 @@ class Conversation:
     rejected_score: float | None = None
     margin: float | None = None
     is_tie: bool = False
+    chosen_thought: Thought | None = None
+    rejected_thought: Thought | None = None
+    chosen_keys: Mapping[str, str] = field(default_factory=dict)
+    rejected_keys: Mapping[str, str] = field(default_factory=dict)
+    plain_prompt: str | None = None
 
     @property
     def is_single_turn(self) -> bool:
@@ -51,7 +76,13 @@ class Conversation:
     def texts(self) -> list[str]:
         """Every text of every turn."""
         asked = [message["content"] for message in self.prompt if message.get("content")]
-        return [*asked, self.chosen, self.rejected]
+        thoughts = [one.text for one in (self.chosen_thought, self.rejected_thought) if one]
+        return [*asked, self.chosen, self.rejected, *thoughts]
+
+    def answer(self, side: Literal["chosen", "rejected"]) -> Message:
+        """One of the answers as a turn of the assistant."""
+        keys = self.chosen_keys if side == "chosen" else self.rejected_keys
+        return {"role": "assistant", "content": getattr(self, side), **keys}
 
 
 def read_conversation(row: Row) -> Conversation:
@@ -71,6 +102,8 @@ def read_conversation(row: Row) -> Conversation:
         rejected_score=row["rejected_score"],
         margin=row["margin"],
         is_tie=bool(row["is_tie"]),
+        chosen_thought=_read_thought(row, "chosen"),
+        rejected_thought=_read_thought(row, "rejected"),
     )
     _check(conversation)
     return conversation
@@ -99,6 +132,11 @@ def check_tokens(conversation: Conversation, special: re.Pattern[str] | None) ->
 def _read_message(message: Message) -> Message:
     """Without the nulls that a table puts where other rows have a key."""
     return {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
+
+
+def _read_thought(row: Row, side: str) -> Thought | None:
+    text, marks = row.get(f"{side}_reasoning"), row.get(f"{side}_reasoning_marks")
+    return None if text is None else Thought(text, (marks[0], marks[1]) if marks else None)
 
 
 def _check(conversation: Conversation) -> None:

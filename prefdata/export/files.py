@@ -3,21 +3,23 @@
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import orjson
 
 from prefdata.engines import open_chat_template
-from prefdata.errors import PrefdataError, suggest
+from prefdata.errors import PrefdataError, RowError, suggest
 from prefdata.export.configurations import Place
 from prefdata.export.conversation import Conversation, read_conversation
 from prefdata.export.formats import FORMATS, Format, Record, Shape
 from prefdata.export.survey import Survey, Wanted, answer_key, survey
+from prefdata.export.thoughts import Way, carry, choose_way
 from prefdata.pairs.files import SPLITS, pairs_in_order
 from prefdata.recipe.reads import answering_aliases
 from prefdata.recipe.schema import Model, Recipe
@@ -31,6 +33,9 @@ from prefdata.storage.disk import (
     temporary_name,
 )
 from prefdata.storage.record import identify_pairs
+
+if TYPE_CHECKING:  # torch, only when needed
+    from prefdata.engines.chat_template import ChatTemplate
 
 Say = Callable[[str], None]
 MANIFEST = "export.json"
@@ -49,6 +54,9 @@ class ExportOptions:
             texts by default.
         drop_too_long: leave out what would be cut, instead of telling how much that is.
         last_message_only: cut prompts to their last message (`nemo_customizer`).
+        reasoning: whether the thoughts go along; None as the run says.
+        may_be_text: whether prompts and answers may leave as rendered texts, where the chat
+            template would drop the thoughts.
     """
 
     test_size: int | float | None = None
@@ -56,6 +64,8 @@ class ExportOptions:
     tokenizer: str | Model | None = None
     drop_too_long: bool = False
     last_message_only: bool = False
+    reasoning: Literal["keep", "drop"] | None = None
+    may_be_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,7 @@ class Export:
         left_out: pairs that stayed behind, by reason; they are in left_out.jsonl.
         lines_left_out: of a format that has an answer a line, by reason.
         configuration: what the trainer is told, by file name.
+        reasoning: in which way the thoughts went along; None where they stayed behind.
     """
 
     format: str
@@ -81,6 +92,7 @@ class Export:
     lines_left_out: dict[str, int]
     configuration: dict[str, str]
     lengths: dict[str, int] | None
+    reasoning: Way | None = None
 
 
 def export_run(
@@ -106,8 +118,9 @@ def export_run(
     is_inside = folder.resolve().is_relative_to(run.resolve())
     sweep_beside(folder)
     with disk_errors(folder), hold(run) if is_inside else nullcontext():
-        found = survey(run / "pairs", form, wanted)
-        export = _write(finished, name, folder, found)
+        way = _choose_way(finished, name, options, say)
+        found = survey(run / "pairs", form, _with_thoughts(wanted, finished, options, way))
+        export = _write(finished, name, folder, found, way)
     _tell(export, say)
     if (told := _tell_of_arguments(finished.recipe, name)) is not None:
         say(told)
@@ -149,7 +162,7 @@ def _wanted(run: FinishedRun, name: str, options: ExportOptions) -> Wanted:
         wanted,
         shape=replace(shape, render=template.render),
         special=template.special,
-        measure=lambda pair: template.measure(pair.prompt, (pair.chosen, pair.rejected)),
+        measure=partial(_measure, template),
         max_tokens=options.max_tokens,
         drop_too_long=options.drop_too_long,
     )
@@ -185,9 +198,18 @@ def _tell_of_arguments(recipe: Recipe | None, name: str) -> str | None:
     return None
 
 
+def _measure(template: "ChatTemplate", pair: Conversation) -> tuple[int, int]:
+    """Tokens of the prompt, and of it with its longer answer."""
+    if pair.plain_prompt is not None:
+        whole = (template.count(pair.plain_prompt + text) for text in (pair.chosen, pair.rejected))
+        return template.count(pair.plain_prompt), max(whole)
+    return template.measure(pair.prompt, (pair.answer("chosen"), pair.answer("rejected")))
+
+
 def _tokenizer(run: FinishedRun, options: ExportOptions) -> Model:
     if isinstance(options.tokenizer, str):
-        return Model(alias="tokenizer", model=options.tokenizer)
+        arguments = _only(_arguments(run.recipe)) or {}
+        return Model(alias="tokenizer", model=options.tokenizer, chat_template_kwargs=arguments)
     model = options.tokenizer or find_policy(run)
     if model is None:
         raise PrefdataError(
@@ -197,7 +219,60 @@ def _tokenizer(run: FinishedRun, options: ExportOptions) -> Model:
     return model
 
 
-def _write(run: FinishedRun, name: str, folder: Path, found: Survey) -> Export:
+def _choose_way(run: FinishedRun, name: str, options: ExportOptions, say: Say) -> Way | None:
+    """In which way the thoughts go along; None where they stay behind.
+
+    Raises:
+        PrefdataError: they are wanted, and cannot go.
+    """
+    wanted = options.reasoning or run.record.get("reasoning")
+    rule = run.recipe.output_projection.reasoning if run.recipe else None
+    is_said = options.reasoning or rule
+    if wanted != "keep":
+        return None
+    ways = tuple(w for w in FORMATS[name].ways if w != "text" or options.may_be_text)
+    why = "the format has no place for them"
+    if ways:
+        why, way = _first_way(run, options, ways)
+        if way is not None:
+            return way
+    if is_said:
+        raise PrefdataError(
+            f"{name}: the thoughts of the pairs cannot be kept: {why}; export --reasoning drop "
+            "leaves them out"
+        )
+    say(f"{name}: the thoughts of the pairs are left out: {why}")
+    return None
+
+
+def _first_way(
+    run: FinishedRun, options: ExportOptions, ways: tuple[Way, ...]
+) -> tuple[str, Way | None]:
+    """Why not, or the way in which the first pair with thoughts goes."""
+    try:
+        template = open_chat_template(_tokenizer(run, options))
+    except PrefdataError as err:
+        return str(err), None
+    for _, row in pairs_in_order(run.folder / "pairs"):
+        with suppress(RowError):
+            pair = read_conversation(row)
+            if pair.chosen_thought and pair.rejected_thought:
+                why = "rendered by the chat template, they are not what the model has written"
+                return why, choose_way(pair, template, ways)
+    return "no pair has them on both sides", None
+
+
+def _with_thoughts(
+    wanted: Wanted, run: FinishedRun, options: ExportOptions, way: Way | None
+) -> Wanted:
+    if way is None:
+        return wanted
+    template = open_chat_template(_tokenizer(run, options))
+    carried = partial(carry, template=template, way=way)
+    return replace(wanted, shape=replace(wanted.shape, carry=carried))
+
+
+def _write(run: FinishedRun, name: str, folder: Path, found: Survey, way: Way | None) -> Export:
     form, temporary = FORMATS[name], temporary_name(folder)
     try:
         with _Files(temporary, form, bool(found.left_out)) as files:
@@ -212,7 +287,7 @@ def _write(run: FinishedRun, name: str, folder: Path, found: Survey) -> Export:
         left_out = Counter(fault.reason for fault in found.left_out.values())
         export = Export(
             name, folder, folder / form.train, test, files.lines, dict(left_out),
-            dict(lines_left_out), configuration, lengths,
+            dict(lines_left_out), configuration, lengths, way,
         )  # fmt: skip
         for file, text in configuration.items():
             (temporary / file).write_text(text, encoding="utf-8")
@@ -257,7 +332,8 @@ def _write_pairs(pairs: Path, form: Format, found: Survey, files: _Files) -> Cou
         if place in found.left_out:
             files.write("left_out", found.left_out[place]._asdict() | row)
             continue
-        split, pair = "test" if found.is_test[place] else "train", read_conversation(row)
+        split = "test" if found.is_test[place] else "train"
+        pair = found.shape.prepare(read_conversation(row))
         records = form.records(pair, found.shape)
         for record in once.choose(pair, records) if form.is_once else records:
             files.write(split, record)
@@ -298,6 +374,7 @@ def _manifest(export: Export, run: FinishedRun, folder: Path) -> bytes:
         "left_out": export.left_out,
         "lines_left_out": export.lines_left_out,
         "lengths": export.lengths,
+        "reasoning": export.reasoning,
         "sha256": {name: _hash(folder / name) for name in names},
         "files": [*sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*")), MANIFEST],
     }

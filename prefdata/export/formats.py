@@ -6,13 +6,16 @@ against its documentation; docs/training.md says which.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from prefdata.errors import RowError
 from prefdata.export import configurations
 from prefdata.export.conversation import Conversation, Message
+from prefdata.export.thoughts import KEYS, Carry, Way
 
 Record = dict[str, Any]
+Side = Literal["chosen", "rejected"]
+SIDES: tuple[Side, Side] = ("chosen", "rejected")
 Render = Callable[[tuple[Message, ...], str], tuple[str, str]]
 """(prompt, answer) as texts with the turn tokens of a chat template in them."""
 
@@ -29,6 +32,7 @@ class Shape:
         render: of the model to be trained, for the format that wants texts.
         arguments: what the chat template was given when the answers were written, where the
             trainer's rendering is to be given the same.
+        carry: puts the thoughts into a pair; None where they stay behind.
     """
 
     keys: tuple[str, ...] = ("role", "content")
@@ -37,6 +41,15 @@ class Shape:
     last_message_only: bool = False
     render: Render | None = None
     arguments: Record | None = None
+    carry: Carry | None = None
+
+    def prepare(self, pair: Conversation) -> Conversation:
+        """The pair as it leaves: with its thoughts, where they are carried.
+
+        Raises:
+            RowError: they cannot be.
+        """
+        return self.carry(pair) if self.carry is not None else pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,7 @@ class Format:
         needs_test: whether the trainer refuses to start without test lines.
         is_once: whether equal lines are written once; those with both labels not at all.
         has_arguments: whether a line can say what its trainer gives to the chat template.
+        ways: in which it carries thoughts, the best first.
     """
 
     records: Callable[[Conversation, Shape], list[Record]]
@@ -62,6 +76,7 @@ class Format:
     needs_test: bool = False
     is_once: bool = False
     has_arguments: bool = False
+    ways: tuple[Way, ...] = ()
 
 
 def _trl(pair: Conversation, shape: Shape) -> list[Record]:
@@ -69,9 +84,9 @@ def _trl(pair: Conversation, shape: Shape) -> list[Record]:
     return [
         {
             "id": pair.id,
-            "prompt": _messages(pair, shape),
-            "chosen": [_answer(pair.chosen)],
-            "rejected": [_answer(pair.rejected)],
+            "prompt": _messages(pair, shape) if pair.plain_prompt is None else pair.plain_prompt,
+            "chosen": _completion(pair, "chosen"),
+            "rejected": _completion(pair, "rejected"),
             **_arguments(shape),
             **_scores(pair, shape, "chosen_score", "rejected_score", "margin"),
         }
@@ -81,16 +96,22 @@ def _trl(pair: Conversation, shape: Shape) -> list[Record]:
 def _trl_kto(pair: Conversation, shape: Shape) -> list[Record]:
     if pair.is_tie:
         raise RowError("tie", "chosen and rejected are equally good, so neither has a label")
-    prompt = _messages(pair, shape)
+    prompt = _messages(pair, shape) if pair.plain_prompt is None else pair.plain_prompt
     return [
-        {"prompt": prompt, "completion": [_answer(text)], "label": label, **_arguments(shape)}
-        for text, label in ((pair.chosen, True), (pair.rejected, False))
+        {
+            "prompt": prompt,
+            "completion": _completion(pair, side),
+            "label": side == "chosen",
+            **_arguments(shape),
+        }
+        for side in SIDES
     ]
 
 
 def _nemo_rl(pair: Conversation, shape: Shape) -> list[Record]:
-    ranked = ((0, pair.chosen), (1, pair.rejected))
-    completions = [{"rank": rank, "completion": [_answer(text)]} for rank, text in ranked]
+    completions = [
+        {"rank": rank, "completion": [_answer(pair, side)]} for rank, side in enumerate(SIDES)
+    ]
     return [{"context": _messages(pair, shape), "completions": completions}]
 
 
@@ -108,8 +129,8 @@ def _nemo_customizer(pair: Conversation, shape: Shape) -> list[Record]:
 def _nemo_aligner(pair: Conversation, shape: Shape) -> list[Record]:
     _check_system(pair)
     prompt: Any = _plain(pair)
-    chosen: Any = _answer(pair.chosen)
-    rejected: Any = _answer(pair.rejected)
+    chosen: Any = _answer(pair, "chosen")
+    rejected: Any = _answer(pair, "rejected")
     if shape.render is not None:
         prompt, chosen = shape.render(pair.prompt, pair.chosen)
         _, rejected = shape.render(pair.prompt, pair.rejected)
@@ -124,8 +145,8 @@ def _axolotl(pair: Conversation, shape: Shape) -> list[Record]:
     return [
         {
             "messages": _plain(pair),
-            "chosen": _answer(pair.chosen),
-            "rejected": _answer(pair.rejected),
+            "chosen": _answer(pair, "chosen"),
+            "rejected": _answer(pair, "rejected"),
         }
     ]
 
@@ -155,7 +176,7 @@ def _openrlhf(pair: Conversation, shape: Shape) -> list[Record]:
 
 def _ms_swift(pair: Conversation, shape: Shape) -> list[Record]:
     _check_system(pair)
-    messages = [*_messages(pair, shape), _answer(pair.chosen, shape)]
+    messages = [*_messages(pair, shape), _answer(pair, "chosen", shape)]
     scores = _scores(pair, shape, "margin")
     return [{"messages": messages, "rejected_response": pair.rejected} | scores]
 
@@ -164,22 +185,22 @@ def _open_instruct(pair: Conversation, shape: Shape) -> list[Record]:
     prompt = _messages(pair, shape)
     return [
         {
-            "chosen": [*prompt, _answer(pair.chosen, shape)],
-            "rejected": [*prompt, _answer(pair.rejected, shape)],
+            "chosen": [*prompt, _answer(pair, "chosen", shape)],
+            "rejected": [*prompt, _answer(pair, "rejected", shape)],
         }
     ]
 
 
 def _openai(pair: Conversation, shape: Shape) -> list[Record]:
-    return [{"messages": [*_messages(pair, shape), _answer(pair.chosen, shape)]}]
+    return [{"messages": [*_messages(pair, shape), _answer(pair, "chosen", shape)]}]
 
 
 def _openai_preference(pair: Conversation, shape: Shape) -> list[Record]:
     return [
         {
             "input": {"messages": _messages(pair, shape)},
-            "preferred_output": [_answer(pair.chosen)],
-            "non_preferred_output": [_answer(pair.rejected)],
+            "preferred_output": [_answer(pair, "chosen")],
+            "non_preferred_output": [_answer(pair, "rejected")],
         }
     ]
 
@@ -188,10 +209,15 @@ def _messages(pair: Conversation, shape: Shape) -> list[Record]:
     return [{key: message.get(key) for key in shape.keys} for message in pair.prompt]
 
 
-def _answer(text: str, shape: Shape | None = None) -> Record:
+def _answer(pair: Conversation, side: Side, shape: Shape | None = None) -> Record:
     """A turn of the assistant; with the keys of the prompt's where both share a list."""
-    said = {"role": "assistant", "content": text}
+    said = pair.answer(side)
     return said if shape is None else {key: said.get(key) for key in shape.keys}
+
+
+def _completion(pair: Conversation, side: Side) -> Any:
+    """An answer as TRL reads it: a list of one message, or a text where the prompt is one."""
+    return [_answer(pair, side)] if pair.plain_prompt is None else getattr(pair, side)
 
 
 def _plain(pair: Conversation) -> list[Record]:
@@ -233,11 +259,19 @@ _CUSTOMIZER = Format(
     test_size=0.2,
     needs_test=True,
 )
+_CHAT_WAYS: tuple[Way, ...] = (*KEYS, "inline")
+_TRL_WAYS: tuple[Way, ...] = (*_CHAT_WAYS, "text")
 FORMATS: dict[str, Format] = {
-    "trl": Format(_trl, configurations.trl, has_arguments=True),
-    "trl_kto": Format(_trl_kto, configurations.trl_kto, is_once=True, has_arguments=True),
-    "nemo_rl": Format(_nemo_rl, configurations.nemo_rl),
-    "nemo_rl_binary": Format(_nemo_rl_binary, configurations.nemo_rl_binary),
+    "trl": Format(_trl, configurations.trl, has_arguments=True, ways=_TRL_WAYS),
+    "trl_kto": Format(
+        _trl_kto,
+        configurations.trl_kto,
+        is_once=True,
+        has_arguments=True,
+        ways=_TRL_WAYS,
+    ),
+    "nemo_rl": Format(_nemo_rl, configurations.nemo_rl, ways=("inline",)),
+    "nemo_rl_binary": Format(_nemo_rl_binary, configurations.nemo_rl_binary, ways=("inline",)),
     "nemo_customizer": _CUSTOMIZER,
     "nemo_customizer_sft": replace(
         _CUSTOMIZER, records=_openai, configure=configurations.nemo_customizer_sft, is_once=True
@@ -248,14 +282,17 @@ FORMATS: dict[str, Format] = {
         train="training.jsonl",
         test="validation.jsonl",
         needs_test=True,
+        ways=("inline",),
     ),
     "nemo_aligner": Format(_nemo_aligner, configurations.nemo_aligner),
-    "axolotl": Format(_axolotl, configurations.axolotl),
-    "axolotl_passthrough": Format(_trl, configurations.axolotl_passthrough, has_arguments=True),
+    "axolotl": Format(_axolotl, configurations.axolotl, ways=("inline",)),
+    "axolotl_passthrough": Format(
+        _trl, configurations.axolotl_passthrough, has_arguments=True, ways=_CHAT_WAYS
+    ),
     "llama_factory": Format(_llama_factory, configurations.llama_factory),
-    "openrlhf": Format(_openrlhf, configurations.openrlhf),
+    "openrlhf": Format(_openrlhf, configurations.openrlhf, ways=_CHAT_WAYS),
     "ms_swift": Format(_ms_swift, configurations.ms_swift),
-    "open_instruct": Format(_open_instruct, configurations.open_instruct),
+    "open_instruct": Format(_open_instruct, configurations.open_instruct, ways=_CHAT_WAYS),
     "openai": Format(_openai, configurations.openai, is_once=True),
     "openai_preference": Format(_openai_preference, configurations.openai_preference),
 }

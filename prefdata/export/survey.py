@@ -139,6 +139,7 @@ class _Look:
         try:
             pair = read_conversation(row)
             check_tokens(pair, self.wanted.special)
+            pair = self.wanted.shape.prepare(pair)
             self.form.records(pair, self.wanted.shape)
             _measure(pair, self.wanted, self.lengths)
         except RowError as err:
@@ -148,6 +149,7 @@ class _Look:
         prompt = _written_prompt(pair, self.wanted.shape)
         self._prompts += hash_prompt(prompt, self.wanted.seed)
         self._keys |= dict.fromkeys(key for message in pair.prompt for key in message)
+        self._keys |= dict.fromkeys((*pair.chosen_keys, *pair.rejected_keys))
         self._is_single_turn &= pair.is_single_turn
         self._is_scored &= None not in (pair.chosen_score, pair.rejected_score)
         if self.form.is_once:

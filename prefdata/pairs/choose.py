@@ -50,6 +50,9 @@ _SIDE = {
     "finish_reason": pa.string(),
     "completion_tokens": pa.int32(),
     "tool_calls": pa.string(),
+    "reasoning": pa.string(),
+    "reasoning_tokens": pa.int32(),
+    "reasoning_marks": pa.list_(pa.string()),
 }
 """What is kept of each side, as `chosen_<name>` and `rejected_<name>`; `chosen_scores` and
 `rejected_scores` hold every score column."""

@@ -19,6 +19,7 @@ from prefdata.storage.tables import reorder
 
 SPLITS = ("train", "test")
 JSONL_COLUMNS = ("prompt", "chosen", "rejected")
+THOUGHTS = ("chosen_reasoning", "rejected_reasoning")
 
 
 def pairs_in_order(pairs: Path) -> Iterator[tuple[str, Row]]:
@@ -141,9 +142,16 @@ def copies_of(recipe: Recipe) -> dict[str, Path]:
     return splits
 
 
-def write_jsonl(out: Path, split: str, place: Path) -> None:
-    """Write one split of a run's pairs as JSON lines, texts alone, whole or not at all."""
-    pairs, columns = out / "pairs", JSONL_COLUMNS
+def write_jsonl(out: Path, split: str, place: Path, *, reasoning: str | None) -> None:
+    """Write one split of a run's pairs as JSON lines, texts alone, whole or not at all.
+
+    Args:
+        out: the run.
+        split: train or test.
+        place: the file.
+        reasoning: `keep` for the thoughts as well.
+    """
+    pairs, columns = out / "pairs", JSONL_COLUMNS + (THOUGHTS if reasoning == "keep" else ())
     with own_file(place, out) as file:
         coded = [field.name for field in read_schema(pairs) if is_json(field)]
         for table in read_tables(pairs, columns=columns, stem=split):

@@ -13,6 +13,7 @@ from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pairs.choose import check_columns, choose_pairs
 from prefdata.pairs.files import copies_of, write_jsonl
+from prefdata.pairs.outcomes import count_outcomes, settle_reasoning
 from prefdata.pairs.readable import make_readable, write_readme
 from prefdata.recipe.chats import Roles
 from prefdata.recipe.loader import load_recipe, validate_pair_rules
@@ -85,7 +86,7 @@ def pairs_of_run(run: Path, overrides: Sequence[str], out: Path, *, force: bool 
         fingerprint = pairs_fingerprint(record["scored_fingerprint"], loaded.recipe)
         write_own(out / "recipe.yaml", out, loaded.resolved)
         for split, place in copies.items():
-            write_jsonl(out, split, place)
+            write_jsonl(out, split, place, reasoning=changed["reasoning"])
         made = record | changed | {"fingerprint": fingerprint}
         return write_record(out, made, copies.values())
 
@@ -219,5 +220,7 @@ def _choose(
         "means": choice.means,
         "prompt_field": choice.prompt_field,
         "asked": choice.asked,
+        "outcomes": count_outcomes(scored),
+        "reasoning": settle_reasoning(scored, rule),
         "seconds": {"pairs": time.monotonic() - start, "total": time.monotonic() - start},
     }

@@ -28,6 +28,7 @@ from prefdata.recipe.providers import LOCAL_PROVIDERS
 from prefdata.recipe.questions import ASKED, system_prompt_of
 from prefdata.recipe.reads import projected, texts_of_rule
 from prefdata.recipe.schema import Model, Recipe
+from prefdata.recipe.values import ReasoningParser
 
 
 def find_unwritable(value: Any, at: At = ()) -> Problem | None:
@@ -105,6 +106,23 @@ def _check_providers(recipe: Recipe) -> Iterator[Problem]:
                         "remove it"
                     )
                     yield Problem((*at, key), message)
+            yield from _check_thoughts(model, at)
+
+
+def _check_thoughts(model: Model, at: At) -> Iterator[Problem]:
+    """What only this machine's engines can do about the thoughts of a model."""
+    if model.inference_parameters.max_reasoning_tokens is not None:
+        yield Problem(
+            (*at, "inference_parameters", "max_reasoning_tokens"),
+            f"provider {model.provider!r} is a server, and servers bound thoughts in different "
+            "ways; remove it, and say it in extra_body as this server wants it",
+        )
+    if isinstance(model.reasoning, ReasoningParser):
+        yield Problem(
+            (*at, "reasoning"),
+            f"provider {model.provider!r} is a server, which has its own reasoning parser or none; "
+            "remove it, or give the marks: {begin: …, end: …}",
+        )
 
 
 def environment_name(provider: str, what: str) -> str:

@@ -57,6 +57,11 @@ class PairRules(BaseModel):
     max_pairs: Annotated[StrictInt, Field(ge=1)] | None = None
     """Maximum number of pairs, train and test together: a seeded sample of whole prompts."""
 
+    reasoning: Literal["drop", "keep"] | None = None
+    """Whether trainers are given the thoughts of the texts, too. If left out, they are if all texts
+    have one.
+    """
+
     keep: tuple[str, ...] = ()
     """Columns of the row that are copied to its pairs, for example ids."""
 

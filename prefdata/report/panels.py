@@ -89,6 +89,15 @@ def _funnel(run: Numbers) -> Cell:
                 Table(("reason", "left out"), rows),
             )
         )
+    ended = [
+        (name, alias, reason, f"{count:,}")
+        for name, aliases in record.get("outcomes", {}).items()
+        for alias, counts in aliases.items()
+        for reason, count in counts.items()
+    ]
+    if ended:
+        columns = ("column", "alias", "finish reason", "texts")
+        tables.append(("How texts came to their end", Table(columns, ended)))
     asked = tell_of_prompts(record)
     warnings = [f"{asked[0].upper()}{asked[1:]}."] if asked else []
     return Cell(summary, [chart], tables, warnings)

@@ -5,7 +5,7 @@ Owns the `.map` call and the order of rows; knows neither recipe nor engine.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import IterableDataset, config
 
-from prefdata.errors import RowError
+from prefdata.errors import PrefdataError, RowError
 from prefdata.rows import ID, REJECTS, Row, is_json, json_array, reject, rows_of
 from prefdata.run.map_loop import MapLoop
 from prefdata.run.progress import Progress
@@ -29,6 +29,8 @@ Stage = Callable[[Row], Awaitable[Row]]
 _REJECTED = "__rejected__"
 WINDOW = 1000
 """Rows in flight where the engines are small."""
+FIRST_ROWS = 16
+"""Rows that stop the run where they all fail for one reason."""
 ROWS_PER_GPU = 4096
 """Rows in flight for each GPU."""
 
@@ -62,7 +64,7 @@ def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> None:
     with MapLoop() as loop, _window(sweep):
         waiting: deque[pa.Table] = deque()
         inputs = IterableDataset.from_generator(_rows(source, schema, sweep, waiting))
-        for _ in inputs.map(_row_function(sweep, loop, is_ahead=True)):
+        for _ in _stop_if_all_fail(inputs.map(_row_function(sweep, loop, is_ahead=True))):
             loop.check()
             progress.advance(1)
 
@@ -84,7 +86,7 @@ def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> No
         written: Future[None] = writer.submit(lambda: None)
         waiting: deque[pa.Table] = deque()
         inputs = IterableDataset.from_generator(_rows(source, schema, sweep, waiting))
-        results = iter(inputs.map(_row_function(sweep, loop)))
+        results = _stop_if_all_fail(inputs.map(_row_function(sweep, loop)))
         while (first := next(results, None)) is not None:
             table = waiting[0]
             made = [first, *(next(results) for _ in range(table.num_rows - 1))]
@@ -94,6 +96,26 @@ def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> No
             written = writer.submit(_write, table, made, sweep, rows, rejects)
             progress.advance(table.num_rows)
         written.result()
+
+
+def _stop_if_all_fail(results: Iterable[Row]) -> Iterator[Row]:
+    """The rows as they come.
+
+    Raises:
+        PrefdataError: the first `FIRST_ROWS` have all failed for one reason, and so would the rest.
+    """
+    fates: set[tuple[str, str] | None] = set()
+    for number, row in enumerate(results, start=1):
+        if number <= FIRST_ROWS:
+            told = row.get(_REJECTED)
+            fates.add((told["stage"], told["reason"]) if told else None)
+        if number == FIRST_ROWS and len(fates) == 1 and told:
+            raise PrefdataError(
+                f"column {told['stage']!r}: the first {FIRST_ROWS} rows all fail for one reason, "
+                f"{told['reason']}: {told['detail']}; the run stops, since the others would fail "
+                "too. Mend the cause and run the same command again: what was answered is kept"
+            )
+        yield row
 
 
 def window_for(gpus: int) -> int:

@@ -20,6 +20,7 @@ from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pairs.choose import choose_pairs
 from prefdata.pairs.files import copies_of, write_jsonl
+from prefdata.pairs.outcomes import count_outcomes, settle_reasoning
 from prefdata.pairs.readable import make_readable, write_readme
 from prefdata.pairs.verdicts import count_verdicts
 from prefdata.recipe.chats import ALL_ROLES, Roles
@@ -216,7 +217,7 @@ class Building:
         is_missing = not all(place.is_file() for place in copies.values())
         if is_missing or record["files"] != file_sizes(self.out, copies.values()):
             for split, place in copies.items():
-                write_jsonl(self.out, split, place)
+                write_jsonl(self.out, split, place, reasoning=record.get("reasoning"))
                 self.say(f"{place}: written; the run itself was finished")
             record = write_record(self.out, record, copies.values())
         else:
@@ -271,8 +272,9 @@ class Building:
                     recipe=self.recipe,
                     roles=self.fleet.template_roles,
                 )
+            reasoning = settle_reasoning(scored, rule)
             for split, place in copies_of(self.recipe).items():
-                write_jsonl(self.out, split, place)
+                write_jsonl(self.out, split, place, reasoning=reasoning)
             write_readme(self.out)
         return {
             "candidates": count_candidates(scored, self.recipe),
@@ -284,6 +286,8 @@ class Building:
             "prompt_field": choice.prompt_field,
             "asked": choice.asked,
             "judges": count_verdicts(scored, self.recipe),
+            "outcomes": count_outcomes(scored),
+            "reasoning": reasoning,
         }
 
     def record(self, record: Record, spent: Record) -> Record:

@@ -4,7 +4,7 @@ Shared by every stage that samples a text model; knows no engine but the protoco
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,6 +21,10 @@ from prefdata.recipe.schema import Model
 from prefdata.rows import Row, is_blank
 
 Value = TypeVar("Value")
+PASSING = frozenset(("no_content", "content_filter", "refusal"))
+"""Failures that another draw may not meet."""
+RETRY_TEMPERATURE = 0.5
+"""Of a greedy request that is asked again."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Asker:
         )
         return TextRequest(
             chat,
-            self._sampling,
+            warmer(self._sampling) if retry else self._sampling,
             seed,
             self._schema,
             self.model.chat_template_kwargs,
@@ -155,22 +159,26 @@ async def ask_until(
     """Ask every chat; what `read` refuses is asked again with a fresh seed, `retries` times.
 
     Raises:
-        RowError: from `read`, for the last attempt.
+        RowError: from `read` or of a failure, for the last attempt.
     """
     found: dict[int, Said[Value]] = {}
     spent = {number: (0, 0) for number in range(len(chats))}
     for retry in range(retries + 1):
         left = [number for number in spent if number not in found]
         requests = [asker.request(row_id, chats[n], n, retry) for n in left]
-        completions = await answers(asker.engine, requests)
-        for number, request, completion in zip(left, requests, completions, strict=True):
+        made = await outcomes(asker.engine, requests)
+        for number, request, outcome in zip(left, requests, made, strict=True):
+            if isinstance(outcome, Failure):
+                if retry == retries or outcome.reason not in PASSING:
+                    raise RowError(outcome.reason, outcome.detail)
+                continue
             before = spent[number]
             spent[number] = (
-                before[0] + completion.prompt_tokens,
-                before[1] + completion.completion_tokens,
+                before[0] + outcome.prompt_tokens,
+                before[1] + outcome.completion_tokens,
             )
             try:
-                found[number] = Said(read(completion), request, completion, *spent[number])
+                found[number] = Said(read(outcome), request, outcome, *spent[number])
             except RowError:
                 if retry == retries:
                     raise
@@ -183,6 +191,13 @@ def whole_text(request: TextRequest, completion: Completion) -> str:
     """The assistant's turn: what the request began, and what the model made of it."""
     begun = request.messages[-1]["content"] if request.continues else ""
     return begun + completion.text
+
+
+def warmer(sampling: Sampling) -> Sampling:
+    """For a request whose answer was refused: a greedy one would get the same answer again."""
+    if sampling.temperature and sampling.top_k != 1:
+        return sampling
+    return replace(sampling, temperature=sampling.temperature or RETRY_TEMPERATURE, top_k=0)
 
 
 async def outcomes(

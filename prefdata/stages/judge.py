@@ -14,7 +14,7 @@ from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, JUDGE_META, Row, field_of_schema
 from prefdata.stages.asking import Asker, Tools, ask_until
 from prefdata.stages.stage import Stage
-from prefdata.stages.text import parse, reader
+from prefdata.stages.text import reader, spelled
 
 TIE = "tie"
 _SWAPPED = {"A": "B", "B": "A"}
@@ -45,7 +45,8 @@ def llm_judge(column: LlmJudge, tools: Tools) -> Stage:
         meta = asker.meta(said[0].request, said[0].completion)
         meta["prompt_tokens"] = sum(one.prompt_tokens for one in said)
         meta["completion_tokens"] = sum(one.completion_tokens for one in said)
-        meta["verdicts"] = [orjson.dumps(parse(one.completion)).decode() for one in said]
+        told = [spelled(one.completion, one.value, column.output_format) for one in said]
+        meta["verdicts"] = [orjson.dumps(verdict).decode() for verdict in told]
         verdict, meta["agreed"] = _settle(verdicts, column.winner_field)
         return {column.name: verdict, column.name + META_SUFFIX: meta}
 

@@ -1,6 +1,6 @@
 """`llm_text`, `candidates`, `llm_structured`: texts by a model, free or under a JSON schema."""
 
-import re
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,11 +17,11 @@ from prefdata.recipe.columns import Calling, Candidates, LlmStructured, LlmText
 from prefdata.recipe.questions import question_of
 from prefdata.recipe.tools import ToolList, read_tools
 from prefdata.recipe.values import META_SUFFIX
-from prefdata.rows import CANDIDATE, ID, STRUCTURED_META, TEXT_META, Row, field_of_schema
+from prefdata.rows import CANDIDATE, ID, STRUCTURED_META, TEXT_META, Row, field_of_schema, is_answer
 from prefdata.stages.asking import Asker, Tools, answers, ask_until, outcomes, whole_text
 from prefdata.stages.stage import Stage
 
-_FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
+_DECODER = json.JSONDecoder()
 
 
 def text_fields(column: LlmText) -> list[pa.Field]:
@@ -39,6 +39,9 @@ def llm_text(column: LlmText, tools: Tools) -> Stage:
         chat, given = asker.chat(question, row), tools_of(column, row)
         request = asker.request(row[ID], chat, tools=given)
         [completion] = await answers(asker.engine, [request])
+        if not is_answer(completion.finish_reason):
+            detail = f"the model {asker.model.alias!r} has given no answer: {_shown(completion)}"
+            raise RowError(completion.finish_reason, detail)
         return {
             column.name: whole_text(request, completion),
             column.name + META_SUFFIX: asker.meta(request, completion),
@@ -89,11 +92,25 @@ def tools_of(column: Calling, row: Row) -> ToolList:
 
 
 def _refuse_none(found: list[Completion | Failure]) -> None:
-    """A row is a reject only where all of it has failed, for the commonest reason."""
-    failures = [one for one in found if isinstance(one, Failure)]
-    if len(failures) == len(found):
-        [(reason, _)] = Counter(one.reason for one in failures).most_common(1)
-        raise RowError(reason, next(one.detail for one in failures if one.reason == reason))
+    """A row is a reject only where none of its candidates has an answer, for the commonest reason.
+
+    Raises:
+        RowError: this row is one.
+    """
+    told = [_fate(outcome) for outcome in found]
+    if all(told):
+        [(reason, _)] = Counter(reason for reason, _ in filter(None, told)).most_common(1)
+        detail = next(detail for one, detail in filter(None, told) if one == reason)
+        raise RowError(reason, detail)
+
+
+def _fate(outcome: Completion | Failure) -> tuple[str, str] | None:
+    """Reason and detail of what is no answer."""
+    if isinstance(outcome, Failure):
+        return outcome.reason, outcome.detail
+    if is_answer(outcome.finish_reason):
+        return None
+    return outcome.finish_reason, f"the model has given no answer: {_shown(outcome)}"
 
 
 def _candidate(
@@ -125,7 +142,7 @@ def llm_structured(column: LlmStructured, tools: Tools) -> Stage:
             "prompt_tokens": said.prompt_tokens,
             "completion_tokens": said.completion_tokens,
         }
-        answer = parse(said.completion)
+        answer = spelled(said.completion, said.value, column.output_format)
         meta["answer"] = None if answer == said.value else orjson.dumps(answer).decode()
         return {column.name: said.value, column.name + META_SUFFIX: meta}
 
@@ -137,18 +154,23 @@ def reader(schema: Mapping[str, Any]) -> Callable[[Completion], Row]:
     validator = validator_for(schema)(schema)
 
     def read(completion: Completion) -> Row:
-        value: Row = _listed(parse(completion), schema)
-        if (problem := best_match(validator.iter_errors(value))) is not None:
-            where = "".join(f"[{part!r}]" for part in problem.absolute_path)
-            detail = (
-                f"the answer does not match the schema: {where} {problem.message}: "
-                f"{completion.text!r}"
-            )
+        found = [_listed(value, schema) for value in objects_in(completion.text)]
+        for value in found:
+            if validator.is_valid(value) and not _is_beyond(value):
+                return dict(value)
+        if completion.finish_reason in ("length", "truncated"):
+            cut = f"the JSON was cut after {completion.completion_tokens} tokens; raise max_tokens"
+            raise RowError("truncated", f"{cut}: {_shown(completion)}")
+        if not found:
+            raise RowError("not_json", f"the answer has no JSON object in it: {_shown(completion)}")
+        if (problem := best_match(validator.iter_errors(found[0]))) is None:
+            detail = f"the answer has an integer of more than 64 bits: {_shown(completion)}"
             raise RowError("breaks_schema", detail)
-        if _is_beyond(value):
-            detail = f"the answer has an integer of more than 64 bits: {completion.text!r}"
-            raise RowError("breaks_schema", detail)
-        return value
+        where = "".join(f"[{part!r}]" for part in problem.absolute_path)
+        detail = (
+            f"the answer does not match the schema: {where} {problem.message}: {_shown(completion)}"
+        )
+        raise RowError("breaks_schema", detail)
 
     return read
 
@@ -174,22 +196,32 @@ def _is_beyond(value: Any) -> bool:
     return isinstance(value, int) and value >= 2**63  # orjson reads up to 64 bits without a sign
 
 
-def parse(completion: Completion) -> Row:
-    """The dict that a completion spells, alone or in a fenced block.
+def spelled(completion: Completion, value: Row, schema: Mapping[str, Any]) -> Row:
+    """The object that `value` was read from, with what the schema does not list."""
+    found = objects_in(completion.text)
+    return next(whole for whole in found if _listed(whole, schema) == value)
 
-    Raises:
-        RowError: `truncated` at max_tokens, or `not_json` from an engine that cannot constrain.
+
+def objects_in(text: str) -> list[Row]:
+    """The JSON objects of a text, in their order, those inside of others left out.
+
+    A model that is not bound to its schema says it in prose, in a fenced block, behind a thought.
     """
-    text = fenced[1] if (fenced := _FENCED.search(completion.text)) else completion.text
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as err:
-        if completion.finish_reason == "length":
-            cut = f"the JSON was cut after {completion.completion_tokens} tokens; raise max_tokens"
-            raise RowError("truncated", f"{cut}: {completion.text!r}") from err
-        raise RowError(
-            "not_json", f"the answer is not valid JSON ({err}): {completion.text!r}"
-        ) from err
-    if not isinstance(value, dict):
-        raise RowError("not_json", f"the answer is JSON, but not an object: {completion.text!r}")
-    return value
+    found: list[Row] = []
+    at = text.find("{")
+    while at >= 0:
+        try:
+            value, end = _DECODER.raw_decode(text, at)
+        except (json.JSONDecodeError, RecursionError):
+            end = at + 1
+        else:
+            found.append(value)
+        at = text.find("{", end)
+    return found
+
+
+def _shown(completion: Completion) -> str:
+    """What a completion says, for a message."""
+    if completion.text or completion.reasoning is None:
+        return repr(completion.text)
+    return f"nothing after a thought of {completion.reasoning_tokens} tokens"

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from prefdata.engines.model_thread import Call, ModelThread
-from prefdata.engines.reasoning import Watch, open_reader
+from prefdata.engines.reasoning import Watch, open_reader, prefill_of
 from prefdata.engines.tool_calls import find_parser
 from prefdata.engines.transformers.decoder import Decoder, Prompt, Sample
 from prefdata.engines.transformers.model import (
@@ -140,7 +140,7 @@ class TransformersTextEngine:
             )
             limit = min(request.sampling.max_tokens, self._chats.max_model_len - len(ids))
             matcher = None if request.schema is None else self._schemas.start(request.schema)
-            watch = Watch(self._reader, self._reader.opening(ids))
+            watch = Watch(self._reader, self._reader.opening(ids, prefill_of(request)))
             sample = Sample(index, request, limit, matcher, watch)
             prompt.samples.append(sample)
         return list(prompts.values())

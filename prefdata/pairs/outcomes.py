@@ -1,0 +1,80 @@
+"""What became of the requests behind scored rows: finish reasons counted, thoughts looked for."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prefdata.recipe.projection import PairRules
+from prefdata.recipe.values import META_SUFFIX
+from prefdata.rows import ENDS
+from prefdata.storage.folders import read_schema, read_tables
+
+Outcomes = dict[str, dict[str, dict[str, int]]]
+"""Texts by column, alias and finish reason."""
+
+
+def count_outcomes(scored: Path) -> Outcomes:
+    """How the texts of every column came to their end, the commonest way first."""
+    counts: dict[str, Counter[tuple[str, str]]] = {}
+    for name, texts in _texts(scored):
+        pairs = zip(
+            pc.struct_field(texts, "alias").to_pylist(),
+            pc.struct_field(texts, "finish_reason").to_pylist(),
+            strict=True,
+        )
+        counts.setdefault(name, Counter()).update(
+            (alias, reason) for alias, reason in pairs if alias and reason
+        )
+    told: Outcomes = {}
+    for name, found in counts.items():
+        for (alias, reason), count in sorted(found.items(), key=lambda one: (-one[1], one[0])):
+            told.setdefault(name, {}).setdefault(alias, {})[reason] = count
+    return told
+
+
+def settle_reasoning(scored: Path, rule: PairRules) -> Literal["keep", "drop"] | None:
+    """Whether trainers are given the thoughts: as the recipe says, else where all texts have one.
+
+    None where no text has any.
+    """
+    answered = thought = 0
+    for name, texts in _texts(scored):
+        if texts.type.get_field_index("reasoning") < 0 or not _is_side(name, rule):
+            continue
+        is_whole = pc.is_in(pc.struct_field(texts, "finish_reason"), pa.array([*ENDS, "length"]))
+        has_thought = pc.is_valid(pc.struct_field(texts, "reasoning"))
+        answered += pc.sum(is_whole).as_py() or 0
+        thought += pc.sum(pc.and_(is_whole, has_thought)).as_py() or 0
+    if not thought:
+        return None
+    return rule.reasoning or ("keep" if thought == answered else "drop")
+
+
+def _is_side(name: str, rule: PairRules) -> bool:
+    """Whether pairs are made of a column's texts."""
+    sides = {getattr(rule, key, None) for key in ("candidates", "response_a_field", "response_b_field")}  # fmt: skip  # noqa: E501
+    return name in sides | set(getattr(rule, "responses", None) or ())
+
+
+def _texts(scored: Path) -> Iterator[tuple[str, pa.StructArray]]:
+    """Column and what is told of its texts, a batch at a time."""
+    columns = {field.name: name for field in read_schema(scored) if (name := _column_of(field))}
+    if not columns:
+        return
+    for table in read_tables(scored, columns=list(columns)):
+        for field, name in columns.items():
+            for chunk in table[field].chunks:
+                yield name, chunk.flatten() if pa.types.is_list(chunk.type) else chunk
+
+
+def _column_of(field: pa.Field) -> str | None:
+    """The text column that a field tells of."""
+    kind = field.type.value_type if pa.types.is_list(field.type) else field.type
+    if not pa.types.is_struct(kind) or kind.get_field_index("finish_reason") < 0:
+        return None
+    name: str = field.name
+    return name.removesuffix(META_SUFFIX)
