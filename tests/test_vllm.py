@@ -263,3 +263,35 @@ def test_a_reward_model_that_is_read_wrongly_is_refused(monkeypatch):
     )
     with pytest.raises(PrefdataError, match="differ by more than 0.001 in float32"):
         open_reward_engine(Model(alias="grader", model=RM.model), RM.model, "vllm")
+
+
+def test_vllm_reads_the_ids_of_every_chat_as_its_template_writes_them(text):
+    from test_chat_ids import make_chats
+    from transformers import AutoTokenizer
+
+    from prefdata.engines.vllm import VllmRewardEngine
+
+    chats = [tuple(chat) for chat in make_chats(200, has_tools=False)]
+    answer = {"role": "assistant", "content": "It is 4."}
+    tokenizers = [AutoTokenizer.from_pretrained(one.model) for one in (LM, RM)]
+    asked = [
+        tokenizers[0].apply_chat_template([*chat], add_generation_prompt=True, return_dict=False)
+        for chat in chats
+    ]
+    requests = [TextRequest(chat, Sampling(0.0, 1), 1) for chat in chats]
+    found = asyncio.run(complete(text, *requests))
+    assert [one.prompt_tokens for one in found] == [len(ids) for ids in asked]
+    engine = VllmRewardEngine(RM, {})
+
+    async def read(chat):
+        async for _ in engine.score([ScoreRequest((*chat, answer))]):
+            pass
+        return engine.last_read
+
+    equal = [
+        asyncio.run(read(chat))
+        == tokenizers[1].apply_chat_template([*chat, answer], return_dict=False)
+        for chat in chats
+    ]
+    engine.close()
+    assert sum(equal) == 200

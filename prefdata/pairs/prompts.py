@@ -169,10 +169,14 @@ def _clean(value: Any) -> Any:
 
     A chat that no model could have been sent, say one with images, is kept as it is.
     """
+    if not is_chat(value):
+        return value
     try:
-        return [*until_answer(read_chat(value))] if is_chat(value) else value
+        chat = until_answer(read_chat(value))
     except RowError:
         return value
+    told = zip(chat, value, strict=False)
+    return [m if one.get("content", "") is not None else {**m, "content": None} for m, one in told]
 
 
 def _clean_field(field: pa.Field) -> pa.Field:

@@ -93,7 +93,7 @@ def _say(kind: str, at: At, details: ErrorDetails, root: type[BaseModel]) -> str
     if kind == "extra_forbidden":
         return f"there is no key {at[-1]!r} here; {suggest(str(at[-1]), _known_keys(details['loc'][:-1], root))}"  # fmt: skip  # noqa: E501
     if kind == "missing":
-        return "this key is missing; add it" + (", or 'prompt_file'" if at[-1] == "prompt" else "")
+        return "this key is missing; add it"
     if kind == "union_tag_not_found":
         return "the key 'type' is missing, so the entry cannot be read; add it"
     if kind in ("union_tag_invalid", "literal_error"):

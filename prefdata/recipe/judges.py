@@ -226,7 +226,9 @@ class RubricJudge(Scored, Prompted):
     @model_validator(mode="before")
     @classmethod
     def _default_prompt(cls, value: Any) -> Any:
-        is_bare = isinstance(value, dict) and value.get("prompt", value.get("messages")) is None
+        if not isinstance(value, dict):
+            return value
+        is_bare = value.get("prompt") is None and value.get("messages") is None
         return {**value, "prompt": RUBRIC} if is_bare else value
 
     @property
