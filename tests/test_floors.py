@@ -23,8 +23,8 @@ ONLY_IN = {
     "peft": {"engines", "train"},
     "huggingface_hub": {"hub", "train"},
     "nemo_microservices": {"train"},
-    "multiprocessing": {"workers"},
-    "subprocess": {"workers", "slurm"},
+    "multiprocessing": {"workers", "stages"},
+    "subprocess": {"workers", "stages", "slurm"},
     "omegaconf": {"recipe"},
 }
 """Libraries that one place owns."""

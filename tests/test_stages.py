@@ -1,6 +1,8 @@
 import asyncio
 import math
-import sys
+import os
+import re
+import threading
 from dataclasses import replace
 
 import orjson
@@ -345,9 +347,13 @@ def test_attributes_are_weighed_as_nemotron_does_and_kept():
 @pytest.mark.parametrize(
     ("logits", "weights", "message"),
     [
-        ((1.0, 2.0), None, "gives 2 numbers a text, and the column has no 'weights'; give 2"),
-        ((1.0, 2.0, 3.0), [1, 1], "gives 3 numbers a text, and the column has 2 weights; give 3"),
-        ((1.0,), [1, 1], "gives 1 numbers a text, and the column has 2 weights; remove them"),
+        ((1.0, 2.0), None, "returns 2 numbers per text, but the column has no 'weights'; give 2"),
+        (
+            (1.0, 2.0, 3.0),
+            [1, 1],
+            "returns 3 numbers per text, but the column has 2 weights; give 3",
+        ),
+        ((1.0,), [1, 1], "returns 1 numbers per text, but the column has 2 weights; remove them"),
     ],
 )
 def test_weights_have_to_fit_the_model(logits, weights, message):
@@ -476,17 +482,19 @@ def test_a_function_beside_the_recipe_can_verify(tmp_path):
 
 def test_a_slow_function_leaves_the_loop_to_others(tmp_path):
     (tmp_path / "waits.py").write_text(
-        "import threading\ngo = threading.Event()\n"
-        "def wait(text, row):\n    assert go.wait(30)\n    return 1\n"
+        "import time\nfrom pathlib import Path\n"
+        "def wait(text, row):\n"
+        "    while not Path(row['gate']).exists():\n        time.sleep(0.01)\n"
+        "    return 1\n"
     )
     made = column(type="verifier", method="function", function="waits:wait", responses=["a"])
     score = stage(made, tools(folder=tmp_path))
 
     async def others() -> None:
-        sys.modules["waits"].go.set()
+        (tmp_path / "gate").touch()
 
     async def both():
-        return await asyncio.gather(score({"a": "abc"}), others())
+        return await asyncio.gather(score({"a": "abc", "gate": str(tmp_path / "gate")}), others())
 
     assert asyncio.run(both())[0]["made"] == {"a": 1.0}
 
@@ -629,6 +637,113 @@ def test_children_know_their_parent_and_keep_their_id_wherever_they_stand():
 
 TWO = r"RESPONSE A:(?P<a>.*)RESPONSE B:(?P<b>.*)"
 META = {"alias": "hot", "finish_reason": "length", "completion_tokens": 9}
+
+
+FUNCTIONS = """
+import os, sys
+
+def odd(text, row):
+    if text == "hang":
+        os.system("sleep 1000")
+    if text == "spin":
+        while True:
+            pass
+    if text == "exit":
+        sys.exit(3)
+    if text == "crash":
+        os._exit(3)
+    if text == "segfault":
+        os.kill(os.getpid(), 11)
+    if text == "object":
+        return lambda: 1
+    if text == "interrupt":
+        raise KeyboardInterrupt
+    return os.getpid()
+"""
+
+
+@pytest.fixture
+def odd(tmp_path):
+    (tmp_path / "odd_checks.py").write_text(FUNCTIONS)
+    made = column(type="verifier", method="function", function="odd_checks:odd", responses=["a"], timeout=2)  # fmt: skip  # noqa: E501
+    return stage(made, tools(folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "message"),
+    [
+        ("hang", "verifier_timeout", "odd_checks:odd for column 'made', row r7: not through"),
+        ("spin", "verifier_timeout", "row r7: not through after 2 s"),
+        ("exit", "verifier", "odd_checks:odd raised SystemExit in odd_checks.py:.*: 3"),
+        ("crash", "verifier", r"row r7: its process ended \(exit code 3\)"),
+        ("segfault", "verifier", r"row r7: its process ended \(signal 11\)"),
+        ("object", "verifier", "odd_checks:odd raised TypeError"),
+        ("interrupt", "verifier", "odd_checks:odd raised KeyboardInterrupt"),
+    ],
+)
+def test_a_function_that_goes_wrong_costs_its_row_only(odd, text, reason, message):
+    async def both():
+        bad = await asyncio.gather(odd({"id": "r7", "a": text}), return_exceptions=True)
+        return bad[0], await odd({"id": "r8", "a": "well"})
+
+    err, good = asyncio.run(both())
+    assert isinstance(err, RowError)
+    assert err.reason == reason
+    assert re.search(message, err.detail)
+    assert good["made"]["a"] > 0
+
+
+def test_functions_run_side_by_side_in_processes_of_their_own(odd):
+    async def many():
+        return await asyncio.gather(*(odd({"id": f"r{n}", "a": "well"}) for n in range(8)))
+
+    pids = {one["made"]["a"] for one in asyncio.run(many())}
+    assert os.getpid() not in pids
+    assert len(pids) > 1
+
+
+def test_a_call_that_is_given_up_leaves_no_process(odd, tmp_path):
+    async def give_up():
+        pid = int((await odd({"id": "r0", "a": "well"}))["made"]["a"])
+        task = asyncio.create_task(odd({"id": "r1", "a": "spin"}))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return pid
+
+    pid = asyncio.run(give_up())
+    with pytest.raises(ProcessLookupError):
+        for _ in range(3000):
+            os.kill(pid, 0)
+            threading.Event().wait(0.01)
+
+
+def test_only_a_function_has_a_timeout():
+    with pytest.raises(ValueError, match="'regex' does not read 'timeout'; remove it"):
+        column(type="verifier", method="regex", pattern="x", responses=["a"], timeout=3)
+
+
+ENDLESS = r"(?P<all>(?:a|a)+$)"
+BY_PATTERN = {
+    "verifier": ({"type": "verifier", "method": "regex", "pattern": ENDLESS, "responses": ["a"]}),
+    "extract": ({"type": "extract", "column": "a", "pattern": ENDLESS}),
+    "expand": ({"type": "expand", "column": "a", "regex": ENDLESS}),
+}
+
+
+@pytest.mark.parametrize("kind", BY_PATTERN)
+def test_a_pattern_that_never_ends_costs_its_row_only(kind):
+    made, row = column("parts", **BY_PATTERN[kind]), {"id": "r0", "a": "a" * 60 + "b"}
+    with pytest.raises(RowError, match="pattern of column 'parts'.*aaa") as caught:
+        make_expansion(made)(row) if kind == "expand" else run(made, row)
+    assert caught.value.reason == "pattern_timeout"
+
+
+@pytest.mark.parametrize("pattern", ["x{e}", r"\\boxed{(\d+)}", "[{i}]", r"\N{BULLET}", "a{2,3}{"])
+def test_braces_mean_what_they_mean_to_python(pattern):
+    for text in ("xe", "x{e}", r"\boxed{12}", "{", "\u2022", "aa{", "y"):
+        made = column(type="verifier", method="regex", pattern=pattern, responses=["a"])
+        assert run(made, {"a": text})["made"]["a"] == bool(re.search(pattern, text))
 
 
 def test_parts_of_several_paragraphs_survive_extraction():

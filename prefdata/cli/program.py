@@ -17,6 +17,7 @@ import click
 import typer
 
 from prefdata.errors import PrefdataError
+from prefdata.run.ending import interrupt
 
 RecipeFile = Annotated[
     str,
@@ -65,8 +66,9 @@ class Command:
 def exit_codes() -> Iterator[Command]:
     """What the user can fix: message and 2. A signal to end: 130. A bug: its log and 1."""
     command = Command()
-    for number in (signal.SIGTERM, signal.SIGUSR1):  # the latter is what srun hands on
-        signal.signal(number, signal.default_int_handler)
+    # the last of them is what srun hands on
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, interrupt)
     try:
         yield command
     except PrefdataError as err:

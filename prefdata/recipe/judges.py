@@ -283,6 +283,8 @@ class Verifier(Scored, Asking):
     """The regular expression searched in the text (`regex`)."""
     function: Filled | None = None
     """`package.module:name`, called with (text, row) and returning a number (`function`)."""
+    timeout: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds that one call of the function may take; the row is then a reject."""
 
     may_inherit = True
     meaning = "scores by a rule, in the order of the texts: 1 right, 0 wrong"
@@ -294,6 +296,8 @@ class Verifier(Scored, Asking):
             if (getattr(self, field) is not None) != (field == needed):
                 verb = "needs" if field == needed else "does not read"
                 raise ValueError(f"method {self.method!r} {verb} '{field}'")
+        if self.function is None and "timeout" in self.model_fields_set:
+            raise ValueError(f"method {self.method!r} does not read 'timeout'; remove it")
         if self.function is None and own_question(self) is not None:
             raise ValueError(f"method {self.method!r} reads no prompt and no messages; remove them")
         compile_pattern(self.pattern or "")

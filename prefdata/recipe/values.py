@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -118,9 +119,14 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     Raises:
         ValueError: it is none.
     """
+    import regex  # 0.1 s, and few recipes have a pattern
+
     try:
-        return re.compile(pattern, re.DOTALL)
-    except re.error as err:
+        with warnings.catch_warnings(action="ignore"):
+            compiled = re.compile(pattern, re.DOTALL)
+            regex.compile(pattern)  # it is what searches
+            return compiled
+    except (re.error, regex.error) as err:
         raise ValueError(f"the pattern is not a valid regular expression: {err}") from err
 
 

@@ -4,7 +4,9 @@ import asyncio
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
+
+from prefdata.run.ending import end_soon, interrupt
 
 
 class MapLoop:
@@ -20,19 +22,25 @@ class MapLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_asked = False
         self._is_closing = False
-        self._signals: list[signal.Signals] = []
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-                if signal.getsignal(number) is signal.default_int_handler:
+                before = signal.getsignal(number)
+                if before in (interrupt, signal.default_int_handler):
                     signal.signal(number, self._ask)
-                    self._signals.append(number)
+                    self._before[number] = before
         return self
 
     def adopt(self) -> None:
         """Take care of the loop in which this is called."""
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether a signal to end has come: no stage is begun any more."""
+        return self._is_asked
 
     def check(self) -> None:
         """Raise the KeyboardInterrupt that has come while the loop stood still."""
@@ -50,13 +58,15 @@ class MapLoop:
             self._close()
         finally:
             self._is_closing = False
-            for number in self._signals:
-                signal.signal(number, signal.default_int_handler)
+            for number, before in self._before.items():
+                signal.signal(number, before)
         if kind is None or issubclass(kind, asyncio.CancelledError):
             self.check()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._is_asked = True
+        if self._before[signal.Signals(number)] is interrupt:
+            end_soon()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._cancel)
 

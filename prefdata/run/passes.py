@@ -21,7 +21,8 @@ from prefdata.errors import PrefdataError, RowError
 from prefdata.rows import ID, REJECTS, Row, is_json, json_array, reject, rows_of
 from prefdata.run.map_loop import MapLoop
 from prefdata.run.progress import Progress
-from prefdata.storage.folders import RowsWriter, read_schema, read_tables
+from prefdata.run.room import Room, room_for
+from prefdata.storage.folders import RowsWriter, read_schema, read_tables, row_bytes
 from prefdata.storage.journaled import NotNow
 from prefdata.workers.throughput import Slowest
 
@@ -33,6 +34,8 @@ FIRST_ROWS = 16
 """Rows that stop the run where they all fail for one reason."""
 ROWS_PER_GPU = 4096
 """Rows in flight for each GPU."""
+WRITTEN_BYTES = 2**26
+"""What is made of rows until they are written, where a thousand of them are larger."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Sweep:
         reads: columns that the stages need; None for all.
         window: rows in flight at the same time.
         slowest: records how long each row was in flight.
+        room: bytes that the rows in flight may hold.
     """
 
     levels: Sequence[Sequence[tuple[str, Stage]]]
@@ -52,6 +56,7 @@ class Sweep:
     reads: frozenset[str] | None
     window: int = WINDOW
     slowest: Slowest = data_field(default_factory=Slowest)
+    room: Room = data_field(default_factory=lambda: room_for(0, 0))
 
 
 def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> None:
@@ -61,11 +66,12 @@ def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> None:
         PrefdataError: as from the stages.
     """
     schema = read_schema(source)
-    with MapLoop() as loop, _window(sweep):
+    with MapLoop() as loop, _window(sweep, source):
         waiting: deque[pa.Table] = deque()
         inputs = IterableDataset.from_generator(_rows(source, schema, sweep, waiting))
         for _ in _stop_if_all_fail(inputs.map(_row_function(sweep, loop, is_ahead=True))):
             loop.check()
+            sweep.room.leave()
             progress.advance(1)
 
 
@@ -77,7 +83,7 @@ def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> No
     """
     schema = read_schema(source)
     with (
-        _window(sweep),
+        _window(sweep, source),
         RowsWriter(target, pa.schema([*schema, *sweep.fields])) as rows,
         RowsWriter(rejects_of(target), REJECTS) as rejects,
         ThreadPoolExecutor(1) as writer,  # what models finish meanwhile reaches the journal
@@ -86,15 +92,22 @@ def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> No
         written: Future[None] = writer.submit(lambda: None)
         waiting: deque[pa.Table] = deque()
         inputs = IterableDataset.from_generator(_rows(source, schema, sweep, waiting))
-        results = _stop_if_all_fail(inputs.map(_row_function(sweep, loop)))
-        while (first := next(results, None)) is not None:
-            table = waiting[0]
-            made = [first, *(next(results) for _ in range(table.num_rows - 1))]
-            waiting.popleft()
+        made: list[Row] = []
+        size = 0
+        for row in _stop_if_all_fail(inputs.map(_row_function(sweep, loop))):
+            made.append(row)
+            size += sweep.room.leave()
+            if len(made) < waiting[0].num_rows and size < WRITTEN_BYTES:
+                continue
+            table = waiting.popleft()
+            if len(made) < table.num_rows:
+                waiting.appendleft(table.slice(len(made)))
             loop.check()
             written.result()
-            written = writer.submit(_write, table, made, sweep, rows, rejects)
-            progress.advance(table.num_rows)
+            part = table.slice(0, len(made))
+            written = writer.submit(_write, part, made, sweep, rows, rejects)
+            progress.advance(len(made))
+            made, size = [], 0
         written.result()
 
 
@@ -146,10 +159,14 @@ def _rows(
 
 
 @contextmanager
-def _window(sweep: Sweep) -> Iterator[None]:
-    """Let `.map` keep so many rows in flight; the library has one number for the process."""
+def _window(sweep: Sweep, source: Path) -> Iterator[None]:
+    """Let `.map` keep so many rows in flight; the library has one number for the process.
+
+    Rows are read before their turn comes, so of large ones it keeps fewer.
+    """
     before = config.MAX_NUM_RUNNING_ASYNC_MAP_FUNCTIONS_IN_PARALLEL
-    config.MAX_NUM_RUNNING_ASYNC_MAP_FUNCTIONS_IN_PARALLEL = sweep.window
+    fitting = sweep.room.limit // max(1, row_bytes(source))
+    config.MAX_NUM_RUNNING_ASYNC_MAP_FUNCTIONS_IN_PARALLEL = max(1, min(sweep.window, fitting))
     try:
         yield
     finally:
@@ -161,19 +178,26 @@ def _row_function(sweep: Sweep, loop: MapLoop, *, is_ahead: bool = False) -> Sta
 
     async def run(row: Row) -> Row:
         loop.adopt()
+        number = await sweep.room.enter()
         start = monotonic()
+        made: Row = {}
         try:
-            return await sweep_row(row)
+            made = await sweep_row(row)
         except NotNow:
             if not is_ahead:
                 raise
-            return {}
         finally:
             sweep.slowest.note(row[ID], monotonic() - start)
+        if is_ahead:  # it is in the journal
+            made = {}
+        sweep.room.finish(number, made)
+        return made
 
     async def sweep_row(row: Row) -> Row:
         added: Row = {}
         for level in sweep.levels:
+            if loop.is_ending:  # thousands of rows may be next, each with a slow stage
+                raise asyncio.CancelledError
             outcome = await _run_level(level, row | added)
             added |= outcome
             if _REJECTED in outcome:

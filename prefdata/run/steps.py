@@ -35,6 +35,7 @@ from prefdata.run.expansion import rows_added, run_expansion
 from prefdata.run.merging import add_up
 from prefdata.run.passes import Sweep, rejects_of, run_ahead, run_pass, window_for
 from prefdata.run.progress import Progress, show_progress
+from prefdata.run.room import room_for
 from prefdata.run.shard_status import ShardStatus, write_status
 from prefdata.run.stage_folders import StageFolders
 from prefdata.run.system_messages import tell_of_system_messages
@@ -59,6 +60,8 @@ from prefdata.workers.throughput import Throughput
 Say = Callable[[str], None]
 VERSIONS = ("datasets", "llguidance", "pyarrow", "torch", "transformers")
 """Packages whose version can matter to the rows."""
+BYTES_PER_TOKEN = 4
+"""Characters of a token, roughly."""
 
 
 @dataclass
@@ -325,7 +328,9 @@ class Building:
         tools = Tools(recipe.seed, models, text, reward, folder, columns, prompt, roles)
         levels = [[(c.name, make_stage(c, tools)) for c in level] for level in step.levels]
         fields = [field for column in step.columns for field in fields_of(column)]
-        return Sweep(levels, fields, _reads(step, recipe), window_for(self.fleet.gpus))
+        gpus = self.fleet.gpus
+        room = room_for(gpus, _row_bytes(step, recipe))
+        return Sweep(levels, fields, _reads(step, recipe), window_for(gpus), room=room)
 
     def _is_whole(self, folder: Path) -> bool:
         """Whether a step is finished; a damaged one is set aside, to be made again."""
@@ -357,6 +362,17 @@ def _lacking(roles: Mapping[str, Roles]) -> Record:
 def _rows_added(stages: StageFolders) -> dict[str, int]:
     """By how much each expansion has raised the number of rows."""
     return {s.name: rows_added(source, target) for s, source, target in stages.steps if s.expands}
+
+
+def _row_bytes(step: Pass, recipe: Recipe) -> int:
+    """What a row makes in a pass if every answer is as long as it may be; some have no bound."""
+    columns = all_columns(recipe)
+    longest = {m.alias: m.inference_parameters.max_tokens or 0 for m in recipe.models}
+    return sum(
+        column.requests(columns) * BYTES_PER_TOKEN * max(map(longest.__getitem__, column.aliases))
+        for column in step.columns
+        if column.aliases
+    )
 
 
 def _reads(step: Pass, recipe: Recipe) -> frozenset[str] | None:

@@ -1,7 +1,5 @@
 """`extract`: parts of a text by a regular expression, each with where it came from."""
 
-import re
-
 import pyarrow as pa
 
 from prefdata.errors import RowError
@@ -9,6 +7,7 @@ from prefdata.recipe.columns import Extract
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import TEXT_META, Row
 from prefdata.stages.asking import Tools
+from prefdata.stages.patterns import Pattern
 from prefdata.stages.stage import Stage
 
 
@@ -20,7 +19,7 @@ def extract_fields(column: Extract) -> list[pa.Field]:
 
 def extract(column: Extract, tools: Tools) -> Stage:
     """The stripped groups; of a text that was cut off, the part that reaches its end is cut too."""
-    pattern, groups = re.compile(column.pattern, re.DOTALL), column.groups
+    pattern, groups = Pattern(column.name, column.pattern), column.groups
 
     async def stage(row: Row) -> Row:
         text, source = row[column.column], row.get(column.column + META_SUFFIX)

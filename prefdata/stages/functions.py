@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from traceback import extract_tb
 from typing import Any
 
 from prefdata.errors import PrefdataError
 from prefdata.recipe.contract import Column
+from prefdata.stages.function_process import raised
 
 Function = Callable[[str, Mapping[str, Any]], Any]
 
@@ -37,12 +37,6 @@ def load_function(column: Column, folder: Path) -> Function:
     finally:
         sys.path.remove(str(folder))
     return function
-
-
-def raised(err: BaseException) -> str:
-    """What somebody else's code raised, and the line where it did."""
-    frame = extract_tb(err.__traceback__)[-1]
-    return f"{type(err).__name__} in {Path(frame.filename).name}:{frame.lineno}: {err}"
 
 
 def code_of(column: Column, folder: Path) -> str:

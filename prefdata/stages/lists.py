@@ -12,6 +12,7 @@ from prefdata.fingerprint import digest
 from prefdata.recipe.columns import Expand
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import EXPAND_META, ID, Row
+from prefdata.stages.patterns import Pattern
 
 _MARK = re.compile(
     r"\(?\d{1,3}\\?[.)](?:\s+|$|(?=[^\W\d]))|[-*+\u2013\u2014](?:\s+|$)|[\u2022\u2023\u25aa\u25cf\u25e6]\s*"
@@ -75,7 +76,7 @@ def clean_item(text: str) -> str:
 
 def _finder(column: Expand) -> Callable[[str], list[str]]:
     if column.regex is not None:
-        pattern = re.compile(column.regex, re.DOTALL)
+        pattern = Pattern(column.name, column.regex)
         return lambda text: [m[1] or "" if pattern.groups else m[0] for m in pattern.finditer(text)]
     if column.json_list:
         return _json_items

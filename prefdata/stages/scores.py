@@ -2,9 +2,7 @@
 
 import asyncio
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -20,8 +18,10 @@ from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import Row, is_answer
 from prefdata.stages.asked import Asked
 from prefdata.stages.asking import Tools
-from prefdata.stages.functions import Function, load_function, raised
+from prefdata.stages.function_pool import FunctionPool
+from prefdata.stages.functions import load_function
 from prefdata.stages.numbers import last_number, read_number
+from prefdata.stages.patterns import Pattern
 from prefdata.stages.stage import Stage
 
 Check = Callable[[str, Row], float | None]
@@ -104,34 +104,35 @@ def _total(column: RewardModel, attributes: Sequence[float]) -> float | None:
 
 
 def verifier(column: Verifier, tools: Tools) -> Stage:
-    """1 or 0 per text, or what the recipe's function says, called for one row at a time.
-
-    A function finds what the text was asked in the row, as `asked`.
-    """
-    check = _check(column, tools)
-    is_called = column.method == "function"
-    asked = Asked(column, tools, own_question(column)) if is_called else None
-    # a function may take its time: in a thread, engines go on meanwhile and Ctrl-C is heard
-    thread = ThreadPoolExecutor(1, "verifier") if column.method == "function" else None
-
-    def scores_of(row: Row) -> list[float | None]:
-        found, texts = set(scorable(column, row)), readable_texts(column, row)
-        chats = asked.chats(row) if asked else None
-
-        def score(place: int, text: str) -> float | None:
-            if chats is None:
-                return check(text, row)
-            chat = chats[place]
-            return check(text, row | {ASKED: None if chat is None else [*chat]})
-
-        return [score(n, text) if n in found else None for n, text in enumerate(texts)]
+    """1 or 0 per text, or what the recipe's function says."""
+    if column.method == "function":
+        return _called(column, tools)
+    check = _check(column)
 
     async def stage(row: Row) -> Row:
-        if thread is None:
-            scores = scores_of(row)
-        else:
-            scores = await asyncio.get_running_loop().run_in_executor(thread, scores_of, row)
+        found, texts = set(scorable(column, row)), readable_texts(column, row)
+        scores = [check(text, row) if n in found else None for n, text in enumerate(texts)]
         return {column.name: as_column(column, scores)}
+
+    return stage
+
+
+def _called(column: Verifier, tools: Tools) -> Stage:
+    """A function finds what the text was asked in the row, as `asked`."""
+    load_function(column, tools.folder)  # an import that fails is told before any row is read
+    pool, asked = FunctionPool(column, tools.folder), Asked(column, tools, own_question(column))
+
+    async def stage(row: Row) -> Row:
+        texts, chats, places = readable_texts(column, row), asked.chats(row), scorable(column, row)
+
+        async def score(place: int) -> float | None:
+            chat = chats[place]
+            asked_row = row | {ASKED: None if chat is None else [*chat]}
+            found = await pool.call(texts[place], asked_row)
+            return found if math.isfinite(found) else None
+
+        found = dict(zip(places, await asyncio.gather(*map(score, places)), strict=True))
+        return {column.name: as_column(column, [found.get(n) for n in range(len(texts))])}
 
     return stage
 
@@ -167,12 +168,10 @@ def as_column(column: Scored, scores: Sequence[Any]) -> Any:
     return dict(zip(column.responses, scores, strict=True)) if column.responses else [*scores]
 
 
-def _check(column: Verifier, tools: Tools) -> Check:
+def _check(column: Verifier) -> Check:
     if column.method == "regex":
-        pattern = re.compile(column.pattern or "")
+        pattern = Pattern(column.name, column.pattern or "", dotall=False)
         return lambda text, row: float(bool(pattern.search(text)))
-    if column.method == "function":
-        return _guarded(load_function(column, tools.folder), column)
     reference = column.reference or ""
     if column.method == "number":
         return lambda text, row: float(_same_number(text, row[reference]))
@@ -186,15 +185,3 @@ def _same_number(text: str, reference: Any) -> bool:
         raise RowError("reference", f"the reference {reference!r} is not a number")
     found = last_number(text)
     return found is not None and math.isclose(found, wanted, abs_tol=1e-12)
-
-
-def _guarded(function: Function, column: Verifier) -> Check:
-    def check(text: str, row: Row) -> float | None:
-        try:
-            score = float(function(text, row))
-        # somebody else's code: whatever it raises, sys.exit included, rejects this row
-        except (Exception, SystemExit) as err:
-            raise RowError("verifier", f"{column.function} raised {raised(err)}") from err
-        return score if math.isfinite(score) else None
-
-    return check

@@ -213,6 +213,17 @@ def read_tables(
                     yield pa.Table.from_batches([batch])
 
 
+def row_bytes(folder: Path) -> int:
+    """What a row holds in memory, in the mean: its columns before they were compressed."""
+    size = rows = 0
+    for file in _files(folder):
+        with _damage(file):
+            metadata = pq.read_metadata(file)
+        rows += metadata.num_rows
+        size += sum(metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups))
+    return size // max(1, rows)
+
+
 def read_rows(folder: Path, *, stem: str | None = None) -> Iterator[Row]:
     """Rows as Python dicts, in order, of one stem or of all; columns of JSON texts are parsed."""
     for table in read_tables(folder, stem=stem):

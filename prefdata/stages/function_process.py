@@ -1,0 +1,75 @@
+"""A process that calls one Python function for a recipe.
+
+Run as a script, so it imports nothing of prefdata and starts fast.
+"""
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from traceback import extract_tb
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+def raised(err: BaseException) -> str:
+    """What somebody else's code raised, and the line where it did."""
+    frame = extract_tb(err.__traceback__)[-1]
+    return f"{type(err).__name__} in {Path(frame.filename).name}:{frame.lineno}: {err}"
+
+
+def serve(connection: Connection) -> None:
+    """Import what the first message names, then call it with each (text, row) that follows.
+
+    Answers ("ready", None), then ("score", number) or ("raised", what) for each.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):  # Ctrl-C and an end to come are the run's
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":  # the thread below is not heard while C code holds Python's lock
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    path, calls = connection.recv()
+    sys.path[:] = path
+    inbox: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+    threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
+    module, _, name = calls.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except BaseException as err:  # somebody else's code
+        connection.send(("raised", raised(err)))
+        _end()
+    connection.send(("ready", None))
+    while True:
+        connection.send(_call(function, *inbox.get()))
+
+
+def _call(function: Callable[[str, Any], Any], text: str, row: Any) -> tuple[str, Any]:
+    try:
+        return "score", float(function(text, row))
+    except BaseException as err:  # somebody else's code: whatever it raises, sys.exit included
+        return "raised", raised(err)
+
+
+def _read(connection: Connection, inbox: "SimpleQueue[tuple[str, Any]]") -> None:
+    """Read in a thread: the run may end while the function is at work."""
+    with suppress(EOFError, OSError):
+        while True:
+            inbox.put(connection.recv())
+    _end()
+
+
+def _end() -> None:
+    with suppress(OSError):
+        os.killpg(os.getpid(), signal.SIGKILL)  # and what the function has started
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])))
