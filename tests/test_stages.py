@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, IterableDataset
 from pydantic import TypeAdapter
+from waiting import wait_until
 
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.errors import PrefdataError, RowError
@@ -646,6 +647,7 @@ def odd(text, row):
     if text == "hang":
         os.system("sleep 1000")
     if text == "spin":
+        open(row["gate"], "w").close()
         while True:
             pass
     if text == "exit":
@@ -663,27 +665,33 @@ def odd(text, row):
 
 
 @pytest.fixture
-def odd(tmp_path):
+def odd(tmp_path, request):
+    """The stage; its limit is short where a test says so, else none that a busy machine reaches."""
     (tmp_path / "odd_checks.py").write_text(FUNCTIONS)
-    made = column(type="verifier", method="function", function="odd_checks:odd", responses=["a"], timeout=2)  # fmt: skip  # noqa: E501
+    made = column(
+        type="verifier", method="function", function="odd_checks:odd", responses=["a"],
+        timeout=getattr(request, "param", 300),
+    )  # fmt: skip
     return stage(made, tools(folder=tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("text", "reason", "message"),
+    ("odd", "text", "reason", "message"),
     [
-        ("hang", "verifier_timeout", "odd_checks:odd for column 'made', row r7: not through"),
-        ("spin", "verifier_timeout", "row r7: not through after 2 s"),
-        ("exit", "verifier", "odd_checks:odd raised SystemExit in odd_checks.py:.*: 3"),
-        ("crash", "verifier", r"row r7: its process ended \(exit code 3\)"),
-        ("segfault", "verifier", r"row r7: its process ended \(signal 11\)"),
-        ("object", "verifier", "odd_checks:odd raised TypeError"),
-        ("interrupt", "verifier", "odd_checks:odd raised KeyboardInterrupt"),
+        (5, "hang", "verifier_timeout", "odd_checks:odd for column 'made', row r7: not through"),
+        (5, "spin", "verifier_timeout", "row r7: not through after 5 s"),
+        (300, "exit", "verifier", "odd_checks:odd raised SystemExit in odd_checks.py:.*: 3"),
+        (300, "crash", "verifier", r"row r7: its process ended \(exit code 3\)"),
+        (300, "segfault", "verifier", r"row r7: its process ended \(signal 11\)"),
+        (300, "object", "verifier", "odd_checks:odd raised TypeError"),
+        (300, "interrupt", "verifier", "odd_checks:odd raised KeyboardInterrupt"),
     ],
+    indirect=["odd"],
 )
-def test_a_function_that_goes_wrong_costs_its_row_only(odd, text, reason, message):
+def test_a_function_that_goes_wrong_costs_its_row_only(odd, text, reason, message, tmp_path):
     async def both():
-        bad = await asyncio.gather(odd({"id": "r7", "a": text}), return_exceptions=True)
+        row = {"id": "r7", "a": text, "gate": str(tmp_path / "gate")}
+        bad = await asyncio.gather(odd(row), return_exceptions=True)
         return bad[0], await odd({"id": "r8", "a": "well"})
 
     err, good = asyncio.run(both())
@@ -705,8 +713,9 @@ def test_functions_run_side_by_side_in_processes_of_their_own(odd):
 def test_a_call_that_is_given_up_leaves_no_process(odd, tmp_path):
     async def give_up():
         pid = int((await odd({"id": "r0", "a": "well"}))["made"]["a"])
-        task = asyncio.create_task(odd({"id": "r1", "a": "spin"}))
-        await asyncio.sleep(0.1)
+        gate = tmp_path / "gate"
+        task = asyncio.create_task(odd({"id": "r1", "a": "spin", "gate": str(gate)}))
+        await asyncio.to_thread(wait_until, gate.exists)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         return pid
