@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import orjson
 import pytest
 from scripted_models import (
@@ -14,9 +15,11 @@ from scripted_models import (
     write_reward_model,
 )  # fmt: skip
 from server_stub import Server, call_tools
+from transformers import AutoTokenizer
 
 from prefdata.engines.tool_calls import as_written, find_parser, members
 from prefdata.errors import PrefdataError
+from prefdata.export import ExportOptions, export_run
 from prefdata.pairs.picking import said
 from prefdata.pipeline import build
 from prefdata.storage.folders import read_rows
@@ -176,3 +179,36 @@ def test_a_reward_model_reads_the_calls_under_its_template(project, tmp_path):
         if len(scores) == 2:
             paris, rome = (next(s for c, s in scores.items() if w in c) for w in ("Paris", "Rome"))
             assert paris > rome
+
+
+def paired(project, tmp_path):
+    """A run whose pairs are of calls, and the folder of its model."""
+    model = qwen3(tmp_path / "model", scripts={"\n": (CALL, OTHER_CALL)})
+    policy(project, model, samples=6, temperature=1.0, tool_parser="hermes")
+    build_it(project)
+    return project.folder / "run", model
+
+
+def test_trl_renders_the_calls_as_the_model_wrote_them(project, tmp_path):
+    run, model = paired(project, tmp_path)
+    made = export_run(run, "trl", ExportOptions(), tmp_path / "export", say=lambda line: None)
+    lines = datasets.load_dataset(
+        "json", data_files=str(made.train), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    assert len(lines) > 0
+    for line in lines:  # as its DPOTrainer does
+        whole = tokenizer.apply_chat_template(
+            line["prompt"] + line["chosen"], tools=json.loads(line["tools"]), tokenize=False
+        )
+        assert whole.endswith(f"{CALL}<|im_end|>\n")
+        asked = tokenizer.apply_chat_template(
+            line["prompt"], tools=[WEATHER], tokenize=False, add_generation_prompt=True
+        )
+        assert whole.startswith(asked)
+
+
+def test_a_layout_without_calls_leaves_such_pairs_behind_with_the_reason(project, tmp_path):
+    run, _ = paired(project, tmp_path)
+    with pytest.raises(PrefdataError, match="tools"):
+        export_run(run, "llama_factory", ExportOptions(), tmp_path / "out", say=lambda line: None)

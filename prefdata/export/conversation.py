@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import orjson
+
 from prefdata.errors import RowError
+from prefdata.recipe.tools import calls_of, is_tools, readable
 from prefdata.rows import ID, Row
 
 Message = dict[str, Any]
@@ -51,6 +54,8 @@ class Conversation:
         chosen_thought: what was thought before chosen.
         chosen_keys: of the message of chosen, besides role and content.
         plain_prompt: the prompt rendered, for answers that are not to be rendered either.
+        chosen_calls: calls of tools in the answer, and so `rejected_calls`.
+        tools: what the model might call, as JSON.
     """
 
     id: str
@@ -66,6 +71,14 @@ class Conversation:
     chosen_keys: Mapping[str, str] = field(default_factory=dict)
     rejected_keys: Mapping[str, str] = field(default_factory=dict)
     plain_prompt: str | None = None
+    chosen_calls: tuple[Message, ...] = ()
+    rejected_calls: tuple[Message, ...] = ()
+    tools: str | None = None
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether an answer holds calls, or the model was told of tools."""
+        return bool(self.chosen_calls or self.rejected_calls or self.tools)
 
     @property
     def is_single_turn(self) -> bool:
@@ -82,7 +95,9 @@ class Conversation:
     def answer(self, side: Literal["chosen", "rejected"]) -> Message:
         """One of the answers as a turn of the assistant."""
         keys = self.chosen_keys if side == "chosen" else self.rejected_keys
-        return {"role": "assistant", "content": getattr(self, side), **keys}
+        calls = self.chosen_calls if side == "chosen" else self.rejected_calls
+        made = {"tool_calls": list(calls)} if calls else {}
+        return {"role": "assistant", "content": getattr(self, side), **keys, **made}
 
 
 def read_conversation(row: Row) -> Conversation:
@@ -104,6 +119,9 @@ def read_conversation(row: Row) -> Conversation:
         is_tie=bool(row["is_tie"]),
         chosen_thought=_read_thought(row, "chosen"),
         rejected_thought=_read_thought(row, "rejected"),
+        chosen_calls=calls_of({"tool_calls": row.get("chosen_tool_calls")}),
+        rejected_calls=calls_of({"tool_calls": row.get("rejected_tool_calls")}),
+        tools=_tools(row.get("tools")),
     )
     _check(conversation)
     return conversation
@@ -149,11 +167,28 @@ def _check(conversation: Conversation) -> None:
         raise RowError(
             "last_role", f"the prompt ends with a turn of the {last}, so no answer is due"
         )
-    for side in ("chosen", "rejected"):
-        if not (getattr(conversation, side) or "").strip():
+    sides = [_said(conversation, side) for side in ("chosen", "rejected")]
+    for side, (text, calls) in zip(("chosen", "rejected"), sides, strict=True):
+        if not text and not calls:
             raise RowError("empty_answer", f"{side} has no text")
-    if conversation.chosen.strip() == conversation.rejected.strip():
+    if sides[0] == sides[1]:
         raise RowError("identical", "chosen and rejected are the same text")
+
+
+def _said(conversation: Conversation, side: str) -> tuple[str, str]:
+    """Text and calls of a side, the calls without their ids."""
+    text, calls = getattr(conversation, side) or "", getattr(conversation, f"{side}_calls")
+    return text.strip(), readable(calls)
+
+
+def _tools(told: Any) -> str | None:
+    """The tools of a row of pairs, where a column of that name holds any."""
+    if isinstance(told, str):
+        try:
+            told = orjson.loads(told)
+        except orjson.JSONDecodeError:
+            return None
+    return orjson.dumps(told).decode() if is_tools(told) else None
 
 
 def _check_message(place: int, message: Message) -> None:

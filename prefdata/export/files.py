@@ -334,7 +334,7 @@ def _write_pairs(pairs: Path, form: Format, found: Survey, files: _Files) -> Cou
             continue
         split = "test" if found.is_test[place] else "train"
         pair = found.shape.prepare(read_conversation(row))
-        records = form.records(pair, found.shape)
+        records = form.make(pair, found.shape)
         for record in once.choose(pair, records) if form.is_once else records:
             files.write(split, record)
     return once.left_out

@@ -64,6 +64,7 @@ class Format:
         test_size: share of prompts in test where neither the run nor the user says.
         needs_test: whether the trainer refuses to start without test lines.
         is_once: whether equal lines are written once; those with both labels not at all.
+        has_tools: whether a line can hold tools, and answers that call them.
         has_arguments: whether a line can say what its trainer gives to the chat template.
         ways: in which it carries thoughts, the best first.
     """
@@ -77,6 +78,17 @@ class Format:
     is_once: bool = False
     has_arguments: bool = False
     ways: tuple[Way, ...] = ()
+    has_tools: bool = False
+
+    def make(self, pair: Conversation, shape: Shape) -> list[Record]:
+        """The lines of a pair.
+
+        Raises:
+            RowError: the layout cannot hold it.
+        """
+        if pair.has_tools and not self.has_tools:
+            raise RowError("tools", "the layout has no place for calls of tools or their results")
+        return self.records(pair, shape)
 
 
 def _trl(pair: Conversation, shape: Shape) -> list[Record]:
@@ -87,6 +99,7 @@ def _trl(pair: Conversation, shape: Shape) -> list[Record]:
             "prompt": _messages(pair, shape) if pair.plain_prompt is None else pair.plain_prompt,
             "chosen": _completion(pair, "chosen"),
             "rejected": _completion(pair, "rejected"),
+            **_tools(pair),
             **_arguments(shape),
             **_scores(pair, shape, "chosen_score", "rejected_score", "margin"),
         }
@@ -102,6 +115,7 @@ def _trl_kto(pair: Conversation, shape: Shape) -> list[Record]:
             "prompt": prompt,
             "completion": _completion(pair, side),
             "label": side == "chosen",
+            **_tools(pair),
             **_arguments(shape),
         }
         for side in SIDES
@@ -220,6 +234,11 @@ def _completion(pair: Conversation, side: Side) -> Any:
     return [_answer(pair, side)] if pair.plain_prompt is None else getattr(pair, side)
 
 
+def _tools(pair: Conversation) -> Record:
+    """The column that TRL's trainers give to the chat template; JSON, or rows would share keys."""
+    return {"tools": pair.tools} if pair.tools else {}
+
+
 def _plain(pair: Conversation) -> list[Record]:
     """The prompt, for layouts that know nothing but a role and a text.
 
@@ -262,12 +281,13 @@ _CUSTOMIZER = Format(
 _CHAT_WAYS: tuple[Way, ...] = (*KEYS, "inline")
 _TRL_WAYS: tuple[Way, ...] = (*_CHAT_WAYS, "text")
 FORMATS: dict[str, Format] = {
-    "trl": Format(_trl, configurations.trl, has_arguments=True, ways=_TRL_WAYS),
+    "trl": Format(_trl, configurations.trl, has_arguments=True, has_tools=True, ways=_TRL_WAYS),
     "trl_kto": Format(
         _trl_kto,
         configurations.trl_kto,
         is_once=True,
         has_arguments=True,
+        has_tools=True,
         ways=_TRL_WAYS,
     ),
     "nemo_rl": Format(_nemo_rl, configurations.nemo_rl, ways=("inline",)),

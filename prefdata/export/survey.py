@@ -140,7 +140,7 @@ class _Look:
             pair = read_conversation(row)
             check_tokens(pair, self.wanted.special)
             pair = self.wanted.shape.prepare(pair)
-            self.form.records(pair, self.wanted.shape)
+            self.form.make(pair, self.wanted.shape)
             _measure(pair, self.wanted, self.lengths)
         except RowError as err:
             self.left_out[place] = Fault(err.reason, err.detail)

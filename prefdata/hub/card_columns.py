@@ -26,6 +26,7 @@ _PAIRS = {
     "id": "the pair's key: `row_id` and a number",
     "row_id": "key of its row in `candidates`",
     "prompt": "what was asked",
+    "tools": "what the model might call, as JSON",
     "chosen": "the preferred answer",
     "rejected": "the other answer",
     "chosen_score": "score of chosen, raw and without a unit, the higher the better",

@@ -30,6 +30,7 @@ from prefdata.pairs.picking import (
 from prefdata.pairs.prompts import PairPrompts
 from prefdata.pairs.ranking import combine_ranks
 from prefdata.pairs.selection import PairFacts, select
+from prefdata.pairs.tools import PairTools
 from prefdata.recipe.chats import Roles
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.reads import projected
@@ -105,9 +106,11 @@ def choose_pairs(
     check_columns(read_schema(scored), rule)
     picks = temporary_name(pairs.with_name("picks"))
     prompts = PairPrompts(rule, recipe, roles)
-    picking = _Picking(scored, rule, scores, seed, prompts)
+    tools = PairTools(rule, recipe)
+    picking = _Picking(scored, rule, scores, seed, prompts, tools)
     try:
-        with RowsWriter(picks, pair_schema(read_schema(scored), rule, scores, prompts)) as writer:
+        schema = pair_schema(read_schema(scored), rule, scores, prompts, tools)
+        with RowsWriter(picks, schema) as writer:
             selection = select(picking.facts(writer, rejects), rule, seed=seed)
         order = None
         if isinstance(rule, PreferencePairs) and rule.order_by is not None:
@@ -143,9 +146,10 @@ class _Picking:
         scores: Sequence[str],
         seed: int,
         prompts: PairPrompts,
+        tools: PairTools,
     ) -> None:
         self._scored, self._rule, self._scores, self._seed = scored, rule, scores, seed
-        self._prompts = prompts
+        self._prompts, self._tools = prompts, tools
         self.drops: Counter[str] = Counter()
 
     def facts(self, picks: RowsWriter, rejects: RowsWriter) -> Iterator[PairFacts]:
@@ -212,7 +216,11 @@ class _Picking:
             )
             for row in members[1:]
         ]
-        made = [_pair_row(first, n, pair, sides, self._prompts) for n, pair in enumerate(picked.pairs)]  # fmt: skip  # noqa: E501
+        given = self._tools.of_row(first) if picked.pairs else {}
+        made = [
+            _pair_row(first, n, pair, sides, self._prompts) | given
+            for n, pair in enumerate(picked.pairs)
+        ]
         if strange := [row for row in made if row["prompt"] == []]:
             self.drops["asked_differently"] += len(strange)
             made = [row for row in made if row["prompt"] != []]
@@ -374,7 +382,11 @@ def _pair_row(
 
 
 def pair_schema(
-    before: pa.Schema, rule: Projection, scores: Sequence[str], prompts: PairPrompts
+    before: pa.Schema,
+    rule: Projection,
+    scores: Sequence[str],
+    prompts: PairPrompts,
+    tools: PairTools,
 ) -> pa.Schema:
     """The schema of pairs.
 
@@ -383,11 +395,13 @@ def pair_schema(
         rule: of the pairs.
         scores: columns with a score for each side.
         prompts: what the pairs' prompts are.
+        tools: what the models might call.
     """
     fields = [
         pa.field(ID, pa.string()),
         pa.field("row_id", pa.string()),
         prompts.field(before),
+        *tools.fields,
         *(pa.field(name, pa.string()) for name in ("chosen", "rejected")),
         *(
             pa.field(name, pa.float64())

@@ -10,6 +10,7 @@ import yaml
 
 from prefdata.pairs.choose import Projection, pair_schema
 from prefdata.pairs.prompts import PairPrompts
+from prefdata.pairs.tools import PairTools
 from prefdata.recipe.chats import Roles
 from prefdata.recipe.schema import Recipe
 from prefdata.rows import REJECTS
@@ -38,9 +39,10 @@ def make_readable(
         recipe: as for `choose_pairs`.
         roles: likewise.
     """
+    prompts, tools = PairPrompts(rule, recipe, roles), PairTools(rule, recipe)
     kinds = {
         "candidates": ("rows", scored),
-        "pairs": ("train", pair_schema(scored, rule, scores, PairPrompts(rule, recipe, roles))),
+        "pairs": ("train", pair_schema(scored, rule, scores, prompts, tools)),
         "rejects": ("rows", REJECTS),
     }
     for name in TABLES:
