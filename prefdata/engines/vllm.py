@@ -17,6 +17,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.peft_helper import PEFTHelper
 from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.usage.usage_lib import UsageContext
@@ -354,6 +355,10 @@ async def _scores(engine: RewardEngine) -> list[Logits]:
     return [found[index] for index in range(len(PROBES))]
 
 
+def _adapter_of(job: _Job[Any]) -> str | None:
+    return None if job.request is None else job.request.adapter
+
+
 class _Refill(Generic[Result]):
     """Adds requests as they come and steps the engine while any is unfinished."""
 
@@ -369,6 +374,7 @@ class _Refill(Generic[Result]):
         self._checkpoint, self._task, self._options, self._read = checkpoint, task, options, read
         self._numbers = count()
         self._jobs: dict[str, _Job[Result]] = {}
+        self._waiting: list[_Job[Result]] = []
         self._adapters = {
             folder: LoRARequest(f"adapter_{number}", number, folder)
             for number, folder in enumerate(checkpoint.adapters, start=1)
@@ -393,16 +399,31 @@ class _Refill(Generic[Result]):
 
     def step(self, arrivals: Sequence[_Job[Result]]) -> bool:
         """One engine step; every request that it finishes is delivered."""
-        for job in arrivals:
+        self._waiting.extend(arrivals)
+        for job in self._take():
             self._add(job)
         if not self._jobs:
-            return False
+            return bool(self._waiting)
         self.steps += 1
         for output in self.engine.step():
             if output.finished:
                 job = self._jobs.pop(output.request_id)
                 job.call.deliver(job.index, self._read(job, output))
-        return bool(self._jobs)
+        return bool(self._jobs or self._waiting)
+
+    def _take(self) -> list[_Job[Result]]:
+        """Those that wait; where adapters may not be mixed, those of one adapter at a time."""
+        if not (self._adapters and current_platform.is_cpu()):
+            taken, self._waiting = self._waiting, []
+            return taken
+        # the CPU build runs a whole prefill with the adapter of one of its requests
+        running = next(iter(self._jobs.values()), None) or next(iter(self._waiting), None)
+        if running is None:
+            return []
+        wanted = _adapter_of(running)
+        taken = [job for job in self._waiting if _adapter_of(job) == wanted]
+        self._waiting = [job for job in self._waiting if _adapter_of(job) != wanted]
+        return taken
 
     def shutdown(self) -> None:
         """Free the model; nothing may be stepped any more."""
@@ -416,7 +437,7 @@ class _Refill(Generic[Result]):
                 number,
                 {"prompt_token_ids": job.ids},
                 job.params,
-                lora_request=self._adapter(job.request),
+                lora_request=self._adapter(job),
             )
         except REFUSALS as err:
             message = f"model {self._checkpoint.model!r}: vLLM refused a request: {err}"
@@ -424,10 +445,9 @@ class _Refill(Generic[Result]):
             return
         self._jobs[number] = job
 
-    def _adapter(self, request: TextRequest | None) -> LoRARequest | None:
-        if request is None or request.adapter is None:
-            return None
-        return self._adapters[request.adapter]
+    def _adapter(self, job: _Job[Result]) -> LoRARequest | None:
+        folder = _adapter_of(job)
+        return None if folder is None else self._adapters[folder]
 
     def _load_adapters(self, config: Any) -> None:
         for adapter in self._adapters.values():
