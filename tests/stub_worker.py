@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,6 +21,8 @@ async def generate(requests):
         words = request.messages[0]["content"].split()
         if "poison" in words:
             os.kill(os.getpid(), signal.SIGKILL)
+        if "hang" in words:
+            threading.Event().wait()
         if "bug" in words:
             raise ZeroDivisionError("a bug in the engine")
         if "refuse" in words:
@@ -43,7 +46,7 @@ def open_engine(order):
         os._exit(9)
     if order.path == "has a child":
         subprocess.Popen(["sleep", "1000"])
-    return generate, CAPACITY
+    return generate, CAPACITY, lambda: 0
 
 
 serve(Connection(int(sys.argv[1])), open_engine)

@@ -131,7 +131,7 @@ def test_fifteen_rows_failing_do_not_stop_the_run(remote, server):
     assert run(remote, "columns.0.samples=2")["rejects"] == {"candidates: refusal": 15}
 
 
-def test_what_a_server_refused_is_asked_again_by_three_runs_and_no_more(tmp_path):
+def test_what_failed_is_asked_again_by_three_runs_or_when_the_model_runs_in_another_way(tmp_path):
     asked = []
 
     class Engine:
@@ -143,10 +143,10 @@ def test_what_a_server_refused_is_asked_again_by_three_runs_and_no_more(tmp_path
         def close(self):
             pass
 
-    def ask(reason):
+    def ask(reason, way=""):
         request = TextRequest(({"role": "user", "content": reason},), Sampling(0.5, 10), 7)
         with Journal(tmp_path / "journal") as journal:
-            engine = JournaledText(Engine, TextKeys("model"), journal, Work())
+            engine = JournaledText(Engine, TextKeys("model"), journal, Work(), way=way)
 
             async def go():
                 return [o async for _, o in engine.generate([request])]
@@ -161,6 +161,10 @@ def test_what_a_server_refused_is_asked_again_by_three_runs_and_no_more(tmp_path
     for _ in range(5):
         ask("prompt_too_long")
     assert len(asked) == 1
+    asked.clear()
+    for way in ("little memory", "little memory", "more memory", "more memory", "new version"):
+        ask("kills_workers", way)
+    assert len(asked) == 3
 
 
 def test_a_failure_that_passed_is_an_answer_for_good(remote, server):

@@ -25,10 +25,10 @@ SAMPLING = Sampling(temperature=1.0, max_tokens=8)
 
 
 @contextmanager
-def workers(folder, n=2, path="stub"):
+def workers(folder, n=2, path="stub", **more):
     order = Order("text", Model(alias="m", model="stub"), path, "transformers")
     said = []
-    engine = Workers(order, [Place()] * n, folder / "logs", said.append, program=STUB)
+    engine = Workers(order, [Place()] * n, folder / "logs", said.append, program=STUB, **more)
     engine.said = said
     try:
         yield engine
@@ -180,6 +180,23 @@ def test_two_rows_that_kill_are_both_found(tmp_path):
     check(texts, answers[1:-1])
 
 
+def test_rows_that_kill_one_after_another_do_not_end_the_run(tmp_path):
+    bad = [f"bad{n} poison" for n in range(4)]
+    with workers(tmp_path, n=1) as engine:
+        answers = ask_all(engine, [*bad, "a", "b"])
+    assert [one.reason for row in answers[:4] for one in row] == ["kills_workers"] * 8
+    check(["a", "b"], answers[4:])
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_row_refused(tmp_path):
+    texts = [f"row{n}" for n in range(10)]
+    with workers(tmp_path, n=1, hang_seconds=1) as engine:
+        answers = ask_all(engine, ["culprit hang", *texts])
+        assert [one.reason for one in answers[0]] == ["kills_workers"] * 2
+        assert "told nothing for too long" in answers[0][0].detail
+        check(texts, answers[1:])
+
+
 def test_what_is_refused_leaves_the_others_alone(tmp_path):
     with workers(tmp_path) as engine:
         refused, *answers = ask_all(engine, ["a refuse", "b", "c"])
@@ -205,7 +222,7 @@ def test_workers_that_die_whatever_they_are_asked_end_the_run(tmp_path):
     with workers(tmp_path, n=1) as engine:
         errors = ask_all(engine, [f"row{n} bug" for n in range(20)])
     assert any(isinstance(error, PrefdataError) for error in errors)
-    assert "4 workers died one after another without a result" in str(errors[-1])
+    assert "5 workers in a row died without a result" in str(errors[-1])
     assert "a bug in the engine" in str(errors[-1])
 
 
@@ -213,7 +230,7 @@ def test_workers_that_die_while_they_load_end_the_run_with_their_last_words(tmp_
     with workers(tmp_path, n=1, path="dies") as engine:
         [error] = ask_all(engine, ["a"])
     assert isinstance(error, PrefdataError)
-    assert "2 workers died one after another while it loaded (exit code 9)" in str(error)
+    assert "2 workers in a row died while it loaded (exit code 9)" in str(error)
     assert "out of memory, says the driver" in str(error)
 
 

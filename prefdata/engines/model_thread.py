@@ -58,7 +58,11 @@ class Work(Protocol[JobIn]):
 
 
 class ModelThread(Generic[Job, Result]):
-    """Runs one `Work` in a thread of its own, from construction to `close`."""
+    """Runs one `Work` in a thread of its own, from construction to `close`.
+
+    Attributes:
+        steps: how many it has done: while it has work and this stands still, it may hang.
+    """
 
     def __init__(self, name: str, work: Work[Job]) -> None:
         """Start the thread; it sleeps until the first job."""
@@ -68,6 +72,7 @@ class ModelThread(Generic[Job, Result]):
         self._calls: set[Call[Result]] = set()
         self._is_closing = False
         self._failure: BaseException | None = None
+        self.steps = 0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -128,3 +133,4 @@ class ModelThread(Generic[Job, Result]):
                     return
                 arrivals, self._inbox = self._inbox, []
             has_work = self._work.step(arrivals)
+            self.steps += 1

@@ -56,6 +56,11 @@ class Hosted(Protocol):
         """Requests that it works on at the same time; more wait in its queue."""
         ...
 
+    @property
+    def steps(self) -> int:
+        """Pieces of work that it has done: while it has some and this stands still, it may hang."""
+        ...
+
 
 class HostedText(TextEngine, Hosted, Protocol):
     """A TextEngine with a model."""

@@ -32,6 +32,12 @@ class Work:
     failures: dict[str, str] = field(default_factory=dict)
 
 
+KILLS = "kills_workers"
+"""A failure that lasts as long as the model runs in the same way: with the same options, memory
+limits among them, and versions.
+"""
+
+
 class NotNow(Exception):
     """The model has no room beside those that are loaded; its turn comes."""
 
@@ -44,10 +50,17 @@ class JournaledText:
     """
 
     def __init__(
-        self, open_engine: Callable[[], TextEngine], keys: TextKeys, journal: Journal, work: Work
+        self,
+        open_engine: Callable[[], TextEngine],
+        keys: TextKeys,
+        journal: Journal,
+        work: Work,
+        *,
+        way: str = "",
     ) -> None:
+        """Open nothing yet; `way` is a hash of how the model runs, for which rows may kill it."""
         self._open, self._keys, self._work = open_engine, keys, work
-        self._outcomes = _Outcomes(journal, work)
+        self._outcomes = _Outcomes(journal, work, way)
         self._engine: TextEngine | None = None
         self.may_load = True
 
@@ -96,10 +109,17 @@ class JournaledReward:
     """
 
     def __init__(
-        self, open_engine: Callable[[], RewardEngine], keys: ScoreKeys, journal: Journal, work: Work
+        self,
+        open_engine: Callable[[], RewardEngine],
+        keys: ScoreKeys,
+        journal: Journal,
+        work: Work,
+        *,
+        way: str = "",
     ) -> None:
+        """As for `JournaledText`."""
         self._open, self._keys, self._work = open_engine, keys, work
-        self._outcomes = _Outcomes(journal, work)
+        self._outcomes = _Outcomes(journal, work, way)
         self._engine: RewardEngine | None = None
         self.may_load = True
 
@@ -147,8 +167,8 @@ class JournaledReward:
 class _Outcomes:
     """What became of requests, by key: in earlier runs, and of those that failed in this one."""
 
-    def __init__(self, journal: Journal, work: Work) -> None:
-        self._journal, self._told = journal, work.failures
+    def __init__(self, journal: Journal, work: Work, way: str) -> None:
+        self._journal, self._told, self._way = journal, work.failures, way
         self._failed: dict[str, Failure] = {}
 
     def get(self, key: str) -> Failure | dict[str, Any] | None:
@@ -158,10 +178,12 @@ class _Outcomes:
         for value in values:
             if "failure" not in value:
                 return dict(value)
-            failures.append(Failure(value["failure"], value["detail"]))
+            if value["failure"] != KILLS or value.get("way") == self._way:
+                failures.append(Failure(value["failure"], value["detail"]))
         if key in self._failed:
             return self._failed[key]
-        is_final = len(failures) >= MAX_TRIES or any(one.reason in LASTING for one in failures)
+        lasting = LASTING | {KILLS}  # to ask again would cost three workers again
+        is_final = len(failures) >= MAX_TRIES or any(one.reason in lasting for one in failures)
         return failures[-1] if is_final else None
 
     def keep(self, key: str, outcome: Any) -> None:
@@ -169,7 +191,8 @@ class _Outcomes:
         if isinstance(outcome, Failure):
             self._failed[key] = outcome
             self._told.setdefault(outcome.reason, outcome.detail)
-            outcome = {"failure": outcome.reason, "detail": outcome.detail}
+            way = {"way": self._way} if outcome.reason == KILLS else {}
+            outcome = {"failure": outcome.reason, "detail": outcome.detail} | way
         self._journal.append([(key, outcome)])
 
 

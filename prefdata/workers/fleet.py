@@ -5,6 +5,8 @@ Every engine is behind the journal. Knows neither rows nor stages.
 
 from collections.abc import Callable
 from functools import cached_property, partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,6 +37,8 @@ from prefdata.workers.adapted import Adapted, Base
 from prefdata.workers.machine import Machine
 from prefdata.workers.messages import Order
 from prefdata.workers.pool import Workers
+
+LIBRARIES = ("torch", "transformers", "vllm")
 
 
 class Fleet:
@@ -225,13 +229,13 @@ class Fleet:
     def _make(self, checkpoint: Checkpoint) -> JournaledText | JournaledReward:
         model = checkpoint.model
         identity = model_identity(model, self.checkpoints[model.alias])
-        journal = self._open_journal()
+        journal, way = self._open_journal(), digest(model.engine, _versions())
         if checkpoint.role == "text":
             base = self._bases.setdefault(checkpoint.key, Base(lambda: self._text(model)))
             ask = partial(Adapted, base, self._adapters.get(model.alias))
-            return JournaledText(ask, TextKeys(identity), journal, self.work)
+            return JournaledText(ask, TextKeys(identity), journal, self.work, way=way)
         keys = ScoreKeys(identity)
-        return JournaledReward(lambda: self._reward(model), keys, journal, self.work)
+        return JournaledReward(lambda: self._reward(model), keys, journal, self.work, way=way)
 
     def _text(self, model: Model) -> TextEngine:
         endpoint = self._loaded.recipe.endpoint(model)
@@ -284,3 +288,8 @@ class Fleet:
             for damage in self._journal.damage:
                 self._say(str(damage))
         return self._journal
+
+
+def _versions() -> list[str]:
+    """What the engines run on: another version may live where one has died."""
+    return [f"{name} {version(name)}" for name in LIBRARIES if find_spec(name)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from math import isqrt
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from prefdata.engines.model_thread import Call
@@ -20,7 +21,7 @@ from prefdata.errors import PrefdataError
 from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 from prefdata.workers.machine import Place
 from prefdata.workers.messages import Answer, Ask, CannotLoad, Order, Ready, Refusal
-from prefdata.workers.replica import PROGRAM, Replica
+from prefdata.workers.replica import PROGRAM, Replica, Silence
 
 MAX_DEATHS = 3
 """Deaths in a row's company after which the row is a reject: the last time it was alone."""
@@ -28,6 +29,12 @@ MAX_FRUITLESS = 4
 """Deaths of a place's workers, one after another, without a single result in between."""
 MAX_FAILED_LOADS = 2
 """Of those, deaths before the model was loaded."""
+MAX_CONVICTED = 5
+"""Rows, one after another, that killed a worker each while they were alone with it."""
+HANG_SECONDS = 900.0
+"""Without a result or a step of the engine while it has rows: the worker hangs."""
+LOAD_SECONDS = 7200.0
+"""The same while it loads a model, of which it tells nothing before the end."""
 FILL = 2
 """Requests given to a replica for each that its engine holds at once: its queue never runs dry."""
 REMEMBERED = 4096
@@ -64,7 +71,10 @@ class _Slot:
 
     Attributes:
         load: requests that are not answered.
-        fruitless: workers that died here one after another without a result.
+        fruitless: workers that died here one after another without a result and without showing
+            which row it was.
+        convicted: rows found here one after another that kill, without a result in between.
+        heard: when the worker told something last, or was given the first of its rows.
         failed_loads: workers that died here one after another before they were ready.
         quarantine: rows that saw a death here; nothing else is dealt until they are through.
     """
@@ -75,6 +85,8 @@ class _Slot:
     capacity: int = 0
     load: int = 0
     fruitless: int = 0
+    convicted: int = 0
+    heard: float = 0.0
     failed_loads: int = 0
     leases: dict[int, _Lease] = field(default_factory=dict)
     quarantine: deque[_Row] = field(default_factory=deque)
@@ -113,6 +125,7 @@ class Workers:
         say: Callable[[str], None],
         *,
         program: Sequence[str] = PROGRAM,
+        hang_seconds: float = HANG_SECONDS,
     ) -> None:
         """Start one worker a place; they load at the same time, and nobody waits for them.
 
@@ -122,7 +135,9 @@ class Workers:
             logs: folder of the workers' output.
             say: told of deaths.
             program: what becomes a worker.
+            hang_seconds: a worker that has rows and tells nothing for so long is replaced.
         """
+        self._hang_seconds = hang_seconds
         self._order, self._say, self._program = order, say, program
         self._lock = threading.Lock()
         self._pending: deque[_Row] = deque()
@@ -221,6 +236,8 @@ class Workers:
         if len(self._homes) > REMEMBERED:
             self._homes.popitem(last=False)
         number = next(self._numbers)
+        if not slot.leases:
+            slot.heard = monotonic()
         slot.leases[number] = _Lease(row, tuple(row.requests))
         slot.load += len(row.requests)
         slot.has_quarantined |= row.deaths > 0
@@ -237,8 +254,14 @@ class Workers:
                 slot.replica = replica
                 if self._is_closing:
                     replica.end()
-            while (message := replica.hear()) is not None:
-                self._take(message, slot)
+            slot.heard, is_hanging = monotonic(), False
+            while (message := replica.hear(self._hang_seconds / 10)) is not None:
+                if not isinstance(message, Silence):
+                    slot.heard = monotonic()
+                    self._take(message, slot)
+                elif not is_hanging and self._hangs(slot):
+                    is_hanging = True
+                    replica.kill()
             code = replica.wait()
             with self._lock:
                 slot.failed_loads += not slot.capacity
@@ -247,7 +270,17 @@ class Workers:
                 for row in rows:
                     row.call.fail(self._failure or _closed())
             else:
-                self._after_death(slot, replica, code, rows)
+                told = f"exit code {code}" if code >= 0 else f"signal {-code}"
+                if is_hanging:
+                    told = "it told nothing for too long, and was ended"
+                self._after_death(slot, replica, told, rows)
+
+    def _hangs(self, slot: _Slot) -> bool:
+        """Whether a worker has been silent for too long, loading or with rows."""
+        if slot.capacity and not slot.leases:
+            return False
+        limit = self._hang_seconds if slot.capacity else LOAD_SECONDS
+        return monotonic() - slot.heard > limit
 
     def _take(self, message: Any, slot: _Slot) -> None:
         if isinstance(message, CannotLoad):
@@ -260,7 +293,8 @@ class Workers:
             else:
                 for part in message:
                     self._settle(part, slot)
-                slot.fruitless = 0
+                if message:  # else it only told that its engine goes on
+                    slot.fruitless = slot.convicted = 0
             self._deal()
 
     def _settle(self, part: Answer | Refusal, slot: _Slot) -> None:
@@ -287,17 +321,25 @@ class Workers:
         slot.has_quarantined = False
         return rows
 
-    def _after_death(self, slot: _Slot, replica: Replica, code: int, rows: list[_Row]) -> None:
+    def _after_death(self, slot: _Slot, replica: Replica, told: str, rows: list[_Row]) -> None:
         """Say what happened; decide who is asked again, and whether to go on at all."""
-        slot.fruitless += 1
         alias = self._order.model.alias
-        told = f"exit code {code}" if code >= 0 else f"signal {-code}"
-        if slot.fruitless >= MAX_FRUITLESS or slot.failed_loads >= MAX_FAILED_LOADS:
+        if any(row.deaths + 1 >= MAX_DEATHS for row in rows):  # it was alone, so it is found
+            slot.fruitless = 0
+            slot.convicted += 1
+        else:
+            slot.fruitless += 1
+        if (
+            slot.fruitless >= MAX_FRUITLESS
+            or slot.failed_loads >= MAX_FAILED_LOADS
+            or slot.convicted >= MAX_CONVICTED
+        ):
             when = "while it loaded" if slot.failed_loads else "without a result"
+            died = max(slot.fruitless, slot.convicted)
             slot.quarantine.extend(rows)
             self._fail_all(
                 PrefdataError(
-                    f"model {alias!r}: {slot.fruitless} workers in a row died {when} "
+                    f"model {alias!r}: {died} workers in a row died {when} "
                     f"({told}); finished answers are kept. The last lines of the last "
                     f"worker, from {replica.log}:\n{replica.last_words()}"
                 )
@@ -308,10 +350,10 @@ class Workers:
             f"smaller batches (its output: {replica.log})"
         )
         with self._lock:
-            for row in rows:
+            for row in reversed(rows):  # the smallest batches first: they tell who it was
                 row.deaths += 1
                 if row.deaths < MAX_DEATHS:
-                    slot.quarantine.append(row)
+                    slot.quarantine.appendleft(row)
                 else:
                     detail = (
                         f"{row.deaths} workers died while they had this row, the last one with "

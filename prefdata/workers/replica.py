@@ -20,6 +20,10 @@ PROGRAM = ("-m", "prefdata.workers.worker")
 """What the Python interpreter is given to become a worker."""
 
 
+class Silence:
+    """It said nothing, and lives."""
+
+
 class Replica:
     """A worker process in a session of its own, so that its children can be ended with it."""
 
@@ -52,9 +56,11 @@ class Replica:
         with suppress(OSError):  # it has died already, which the first hearing tells
             self._connection.send(order)
 
-    def hear(self) -> FromWorker | None:
-        """What it says next; None once it is dead."""
+    def hear(self, seconds: float) -> FromWorker | Silence | None:
+        """What it says within so many seconds; None once it is dead."""
         try:
+            if not self._connection.poll(seconds):
+                return Silence()
             message: Any = self._connection.recv()
         except (EOFError, OSError):
             return None
@@ -69,6 +75,11 @@ class Replica:
         """Let it go; it ends by itself when nobody can speak to it any more."""
         with suppress(OSError):
             socket.socket(fileno=os.dup(self._connection.fileno())).shutdown(socket.SHUT_RDWR)
+
+    def kill(self) -> None:
+        """End it, whatever it is doing, and its children."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
         """Wait for its end, or bring it about, and that of its children; returns the exit code."""

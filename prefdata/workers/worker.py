@@ -22,8 +22,11 @@ from prefdata.errors import PrefdataError
 from prefdata.workers.messages import Answer, Ask, CannotLoad, Order, Ready, Refusal
 
 Stream = Callable[[Any], AsyncIterator[tuple[int, Any]]]
-Opener = Callable[[Order], tuple[Stream, int]]
+Steps = Callable[[], int]
+Opener = Callable[[Order], tuple[Stream, int, Steps]]
 DIED = 70
+BEAT_SECONDS = 10.0
+"""An engine that has done a step since is told about; one that hangs is silent."""
 
 
 def main() -> None:
@@ -36,7 +39,8 @@ def serve(connection: Connection, open_engine: Opener) -> None:
 
     Args:
         connection: to the run, whose first word is the order.
-        open_engine: loads a model; returns how to ask it, and its capacity.
+        open_engine: loads a model; returns how to ask it, its capacity, and how to learn the
+            number of steps that its engine has done.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):  # Ctrl-C and an end to come are the run's
         signal.signal(number, signal.SIG_IGN)
@@ -45,22 +49,22 @@ def serve(connection: Connection, open_engine: Opener) -> None:
         os.sched_setaffinity(0, order.cores)
     inbox = _Inbox(connection)
     try:
-        ask, capacity = open_engine(order)
+        ask, capacity, steps = open_engine(order)
     except PrefdataError as err:
         connection.send(CannotLoad(str(err)))
         return
     threading.Thread(target=_mind_children, name="children", daemon=True).start()
     connection.send(Ready(capacity))
-    asyncio.run(_answer_all(ask, connection, inbox))
+    asyncio.run(_answer_all(ask, connection, inbox, steps))
 
 
-def open_engine(order: Order) -> tuple[Stream, int]:
-    """Load the model; returns how to ask it, and its capacity."""
+def open_engine(order: Order) -> tuple[Stream, int, Steps]:
+    """Load the model; returns how to ask it, its capacity, and its count of steps."""
     if order.role == "text":
         text = open_text_engine(order.model, order.path, order.engine, order.adapters)
-        return text.generate, text.capacity
+        return text.generate, text.capacity, lambda: text.steps
     reward = open_reward_engine(order.model, order.path, order.engine)
-    return reward.score, reward.capacity
+    return reward.score, reward.capacity, lambda: reward.steps
 
 
 class _Inbox:
@@ -95,7 +99,7 @@ class _Inbox:
         end()
 
 
-async def _answer_all(ask: Stream, connection: Connection, inbox: _Inbox) -> None:
+async def _answer_all(ask: Stream, connection: Connection, inbox: _Inbox, steps: Steps) -> None:
     """Answer each row in a task of its own; what is finished at one time goes out together."""
     loop, outbox = asyncio.get_running_loop(), list[Answer | Refusal]()
 
@@ -116,7 +120,16 @@ async def _answer_all(ask: Stream, connection: Connection, inbox: _Inbox) -> Non
         except PrefdataError as err:
             post(Refusal(row.number, str(err)))
 
+    async def beat() -> None:
+        seen = steps()
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            if (now := steps()) != seen:
+                connection.send([])
+            seen = now
+
     queue, tasks = inbox.listen(), set[asyncio.Task[None]]()
+    tasks.add(loop.create_task(beat()))
     while True:
         task = loop.create_task(answer(await queue.get()))
         tasks.add(task)

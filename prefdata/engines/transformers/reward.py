@@ -71,6 +71,11 @@ class TransformersRewardEngine:
         size = options.get("max_batch_tokens", MAX_BATCH_TOKENS)
         return cls(loaded, max_batch_tokens=size, reading=reading)
 
+    @property
+    def steps(self) -> int:
+        """Batches so far."""
+        return self._thread.steps
+
     async def score(
         self, requests: Sequence[ScoreRequest]
     ) -> AsyncIterator[tuple[int, Logits | Failure]]:

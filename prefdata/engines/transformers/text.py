@@ -101,6 +101,11 @@ class TransformersTextEngine:
             tool_parser=tool_parser,
         )
 
+    @property
+    def steps(self) -> int:
+        """Batches so far."""
+        return self._thread.steps
+
     async def generate(
         self, requests: Sequence[TextRequest]
     ) -> AsyncIterator[tuple[int, Completion | Failure]]:
