@@ -374,7 +374,7 @@ def test_lengths_are_told_and_what_is_too_long_is_left_out_on_demand(tmp_path):
     exported = export(run, said=said, test_size=0, max_tokens=60, tokenizer=LM)
     assert exported.lines["train"] == 3
     assert (exported.lengths["cut"], exported.lengths["emptied"]) == (2, 1)
-    assert re.search(r"would cut 2, and learn nothing from 1\b", said[-1])
+    assert re.search(r"would cut 2 pairs, and learn nothing from 1\b", said[-1])
     dropped = export(run, test_size=0, max_tokens=60, tokenizer=LM, drop_too_long=True)
     assert dropped.lines["train"] == 1
     assert dropped.left_out == {"too_long": 2}
@@ -392,7 +392,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     run, place = make_run(tmp_path, pairs_of(20)), tmp_path / "mine"
     place.mkdir()
     (place / "thesis.tex").write_text("years of work")
-    with pytest.raises(PrefdataError, match="something else in it"):
+    with pytest.raises(PrefdataError, match="not part of an export"):
         export(run, out=place)
     assert (place / "thesis.tex").read_text() == "years of work"
 
@@ -401,11 +401,15 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     ("name", "options", "message"),
     [
         ("tlr", {}, "did you mean 'trl'"),
-        ("trl", {"drop_too_long": True}, "say with --max-tokens which"),
+        ("trl", {"drop_too_long": True}, "requires --max-tokens"),
         ("trl", {"max_tokens": 9}, "name one with --tokenizer"),
         ("trl", {"max_tokens": 9, "tokenizer": "/no/such/model"}, "/no/such/model"),
-        ("trl", {"max_tokens": 1, "tokenizer": LM, "drop_too_long": True}, "of 20 pairs none can"),
-        ("trl", {"last_message_only": True}, "is of nemo_customizer"),
+        (
+            "trl",
+            {"max_tokens": 1, "tokenizer": LM, "drop_too_long": True},
+            "of the 20 pairs can be",
+        ),
+        ("trl", {"last_message_only": True}, "an option of --format nemo_customizer only"),
         ("trl", {"test_size": 20}, "none would be left to train on"),
         ("nemo_customizer", {"test_size": 0}, "needs a test set"),
     ],

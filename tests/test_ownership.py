@@ -221,7 +221,7 @@ def test_an_export_replaces_its_own_files_alone(tmp_path):
     (place / "model").mkdir()
     (place / "model" / "weights").write_text("mine")
     line = refused("export", out, "--format", "trl", "--out", place)
-    assert "something else in it than an export (model" in line
+    assert "files that are not part of an export (model" in line
     assert (place / "model" / "weights").read_text() == "mine"
 
 

@@ -249,9 +249,9 @@ def test_a_dataset_is_public_only_where_that_is_said(hub, shell, run):
     published(shell, run, "--repo-id", NAME, "--public")
     assert not hub.repositories[NAME].private
     line = refused(shell, "publish", run, "--repo-id", NAME)
-    assert "is public, and the run is to be private" in line
+    assert "is public, but the recipe asks for a private one" in line
     hub.make("user/hidden", {})
-    assert "stays so" in published(shell, run, "--repo-id", "user/hidden", "--public").err
+    assert "stays private" in published(shell, run, "--repo-id", "user/hidden", "--public").err
     assert hub.repositories["user/hidden"].private
 
 
@@ -333,8 +333,8 @@ except PrefdataError as err:
 
 
 @pytest.mark.parametrize(("what", "headers", "tries", "told"), [
-    (503, {}, 3, "the Hub answers 503 Service Unavailable again and again"),
-    (429, {"Retry-After": "3600"}, 1, "the Hub answers 429 Too Many Requests again and again"),
+    (503, {}, 3, "the Hub keeps returning 503 Service Unavailable"),
+    (429, {"Retry-After": "3600"}, 1, "the Hub keeps returning 429 Too Many Requests"),
     ("reset", {}, 3, "the Hub cannot be reached"),
 ], ids=["503", "an hour's wait", "no connection"])  # fmt: skip
 def test_patience_has_an_end(hub, shell, run, what, headers, tries, told):
@@ -349,8 +349,8 @@ def test_patience_has_an_end(hub, shell, run, what, headers, tries, told):
 
 REFUSED = {
     "no token": (NONE, NAME, "there is no Hub token on this machine; run `hf auth login`"),
-    "an unknown token": ("hf_wrong", NAME, "the Hub does not know this token"),
-    "a token that may only read": (READ, NAME, "the Hub token of 'user' may only read"),
+    "an unknown token": ("hf_wrong", NAME, "the Hub does not accept this token"),
+    "a token that may only read": (READ, NAME, "the Hub token of 'user' is read-only"),
     "a token without rights there": (FINE, NAME, "the token has no permission to write there"),
     "somebody else's name": (OTHER, NAME, "the token has no permission to write there"),
     "an owner that is none": (WRITE, "nobody/pairs", "the token has no permission to write there"),
@@ -385,7 +385,7 @@ def test_rights_lost_in_the_middle_are_one_line_too(hub, shell, run, status):
     hub.fault("POST", "/commit/", status)
     before = hashes(run)
     line = refused(shell, "publish", run, "--repo-id", NAME)
-    assert ("does not know this token" if status == 401 else "no permission") in line
+    assert ("does not accept this token" if status == 401 else "no permission") in line
     assert hashes(run) == before
     published(shell, run, "--repo-id", NAME)
     assert load(shell, NAME)["train"] == rows(run, "pairs", "train")
@@ -408,7 +408,7 @@ def as_file(table):
 
 
 SPOILED = {
-    "fewer rows": (fewer_rows, "pairs/train, loaded back, has 23 rows for 24"),
+    "fewer rows": (fewer_rows, "pairs/train, loaded back, has 23 rows instead of 24"),
     "another order": (rows_in_another_order, "pairs/train, loaded back, has other rows"),
     "a file cut short": (lambda file: File(file.data[:-500], True), "cannot be loaded back"),
     "no file": (lambda file: None, "cannot be loaded back"),
@@ -671,14 +671,14 @@ DANGEROUS = {
     ),
     "a model's folder": (
         {"models": [MODEL | {"model": "/data/lm"}], "columns": [TEXT]},
-        "'/data/lm' is no id of a model on the Hub; say models.0.model=",
+        "'/data/lm' is not the id of a model on the Hub; give models.0.model=",
     ),
     "a model in the user's home": (
         {"models": [MODEL | {"model": "~/lm"}], "columns": [TEXT]},
         "would be read on this machine",
     ),
     "a model above": (
-        {"models": [MODEL | {"model": "../lm"}], "columns": [TEXT]}, "is no id of a model",
+        {"models": [MODEL | {"model": "../lm"}], "columns": [TEXT]}, "is not the id of a model",
     ),
     "a model in the current folder": (
         {"models": [MODEL | {"model": "here/lm"}], "columns": [TEXT]},
@@ -694,19 +694,19 @@ DANGEROUS = {
     ),
     "a revision that is a path": (
         {"models": [MODEL | {"revision": "../../../etc/hostname"}], "columns": [TEXT]},
-        "models.0.revision: '../../../etc/hostname' is no name of a branch",
+        "models.0.revision: '../../../etc/hostname' is not a branch",
     ),
     "another tokenizer's folder": (
         {"models": [MODEL | {"engine": {"hf_config_path": "/data/lm"}}], "columns": [TEXT]},
-        "say models.0.engine.hf_config_path=",
+        "add models.0.engine.hf_config_path=",
     ),
     "code by way of the engine": (
         {"models": [MODEL | {"engine": {"worker_cls": "evil.Worker"}}], "columns": [TEXT]},
-        "say models.0.engine.worker_cls=",
+        "add models.0.engine.worker_cls=",
     ),
     "a file as a plain option": (
         {"models": [MODEL | {"engine": {"dtype": "/etc/hostname"}}], "columns": [TEXT]},
-        "say models.0.engine.dtype=",
+        "add models.0.engine.dtype=",
     ),
     "the user's own server": (
         {"models": [MODEL | {"provider": "mine"}], "columns": [TEXT]},
@@ -785,7 +785,7 @@ def test_what_was_asked_for_is_given_by_a_flag_or_an_override(hub, shell, recipe
     hub.make("user/server", {"recipe.yaml": yaml.safe_dump(text).encode()})
     words[0] = "hf://datasets/user/server/recipe.yaml"
     words.append("providers.0.endpoint=https://there.example/v1")
-    assert "say providers.0.api_key=HF_TOKEN" in refused(shell, "plan", *words)
+    assert "add providers.0.api_key=HF_TOKEN" in refused(shell, "plan", *words)
     done = shell.run("plan", *words, "providers[0].api_key=HF_TOKEN")
     assert done.code == 0, done.err
 
@@ -794,7 +794,10 @@ def test_a_recipe_is_not_fetched_with_a_token_that_the_hub_does_not_know(hub, sh
     hub.make("user/there", {"recipe.yaml": b"{}"})
     address = "hf://datasets/user/there/recipe.yaml"
     line = refused(shell, "build", address, token="hf_wrong")
-    assert f"{address}: the Hub does not give the recipe: 401 Unauthorized; see the token" in line
+    assert (
+        f"{address}: could not download the recipe from the Hub: 401 Unauthorized; check the token"
+        in line
+    )
 
 
 def test_a_recipe_that_was_fetched_is_there_without_the_network(hub, recipe, tmp_path):
@@ -817,7 +820,7 @@ def test_a_recipe_that_was_fetched_is_there_without_the_network(hub, recipe, tmp
     ("hf://datasets/user/none/recipe.yaml", "no such dataset"),
     ("hf://datasets/user/there/other.yaml", "no such file"),
     ("hf://datasets/user/there@v9/recipe.yaml", "no such revision"),
-    ("hf://user/there/recipe.yaml", "no address of a recipe"),
+    ("hf://user/there/recipe.yaml", "not the address of a recipe"),
 ])  # fmt: skip
 def test_a_recipe_that_is_not_on_the_hub_is_one_line(hub, shell, address, told):
     hub.make("user/there", {"recipe.yaml": b"{}"})

@@ -27,13 +27,13 @@ def find_adapter(model: Model, path: str) -> str:
         path: a folder or a Hub id.
 
     Raises:
-        PrefdataError: there is none, or it is no LoRA adapter.
+        PrefdataError: there is none, or it is not a LoRA adapter.
     """
     folder = Path(path) if Path(path).is_dir() else _fetch(model, path)
     if not (folder / ADAPTER_CONFIG).is_file():
         raise PrefdataError(
-            f"model {model.alias!r}: {folder} holds no {ADAPTER_CONFIG}, so it is no adapter; give "
-            "the folder that peft's save_pretrained wrote"
+            f"model {model.alias!r}: {folder} contains no {ADAPTER_CONFIG}, so it is not an "
+            "adapter; give the folder that peft's save_pretrained wrote"
         )
     kind = _config(folder).get("peft_type")
     if kind != "LORA":
@@ -89,7 +89,7 @@ def _config(folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = orjson.loads(file.read_bytes())
     except (OSError, ValueError) as err:
         raise PrefdataError(
-            f"{file}: it cannot be read ({err}); copy or save the adapter again"
+            f"{file}: could not be read ({err}); copy or save the adapter again"
         ) from err
     return found
 
@@ -97,8 +97,8 @@ def _config(folder: Path) -> dict[str, Any]:
 def _fetch(model: Model, path: str) -> Path:
     if path.startswith(("/", ".", "~")) or path.count("/") != 1:
         raise PrefdataError(
-            f"model {model.alias!r}: there is no folder {path!r}; give the folder of an adapter or "
-            "a Hub id"
+            f"model {model.alias!r}: folder {path!r} does not exist; give the folder of an "
+            "adapter or a Hub id"
         )
     from transformers.utils.hub import cached_file  # slow; local adapters never need it
 
@@ -108,6 +108,6 @@ def _fetch(model: Model, path: str) -> Path:
         return Path(str(cached_file(path, ADAPTER_CONFIG))).parent
     except (OSError, ValueError) as err:
         raise PrefdataError(
-            f"model {model.alias!r}: the adapter {path!r} is neither a local folder nor to be had "
-            f"from the Hub: {err}"
+            f"model {model.alias!r}: the adapter {path!r} was not found locally or on the "
+            f"Hub: {err}"
         ) from err

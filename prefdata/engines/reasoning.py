@@ -52,7 +52,7 @@ _MESSAGE = re.compile(
 )
 _BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 _TAIL = 16
-"""Tokens at the end of a prompt among which a mark is sought that opens the thought."""
+"""Tokens at the end of a prompt that are searched for the mark that opens the thought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Answer:
         reasoning: without white space around it; None where there was no thought.
         marks: so that marks[0] + reasoning + marks[1] + text is what was written; None where no
             two texts around the thought make it.
-        rest: what stands behind the thought, special tokens included: here calls are sought.
+        rest: what follows the thought, special tokens included; tool calls are found in it.
         finish_reason: as of the completion, or `truncated`, or `empty`.
         tool_calls: those that were found in `rest`.
     """

@@ -94,7 +94,7 @@ class RemoteText:
         A Failure is `refused_by_endpoint` (400, 413, 422), `content_filter` or `no_content`.
 
         Raises:
-            PrefdataError: the key or the model is refused, or the server is gone for good.
+            PrefdataError: the key or the model is refused, or the server does not come back.
         """
         async for index, completion in self._server.ask_all([self._complete(r) for r in requests]):
             yield index, completion
@@ -240,7 +240,7 @@ class OpenAIConnection:
             PrefdataError: the environment variable with the key is not set.
         """
         self.endpoint, self.key = endpoint, _read_key(endpoint)
-        # the client wants to be told of every request that it goes out without a key
+        # the client must be told for each request that it has no key
         self.headers = {} if self.key else {"Authorization": Omit()}
         self.client: Any = AsyncOpenAI(
             api_key=self.key or "none",

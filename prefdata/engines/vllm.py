@@ -348,7 +348,7 @@ async def _scores(engine: RewardEngine) -> list[Logits]:
     async for index, logits in engine.score(PROBES):
         if isinstance(logits, Failure):
             raise PrefdataError(
-                f"the reward model cannot score a chat of one line: {logits.detail}; mend its "
+                f"the reward model cannot score a chat of one line: {logits.detail}; fix its "
                 "chat template or its 'engine' options, or set skip_health_check"
             )
         found[index] = logits

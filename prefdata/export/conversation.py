@@ -1,4 +1,4 @@
-"""A pair as the conversation that a trainer sees, or the reason why it should see none."""
+"""A pair as the conversation that a trainer sees, or the reason why it is left out."""
 
 import re
 from collections.abc import Mapping
@@ -104,7 +104,7 @@ def read_conversation(row: Row) -> Conversation:
     """The conversation of a row of `pairs/`.
 
     Raises:
-        RowError: a trainer would stumble over it or learn something else from it.
+        RowError: a trainer would fail on it or learn something else from it.
     """
     prompt = row["prompt"]
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -142,8 +142,8 @@ def check_tokens(conversation: Conversation, special: re.Pattern[str] | None) ->
         if found:
             raise RowError(
                 "template_token",
-                f"a text holds {found[0]!r}, which a chat template would take for the end or the "
-                "beginning of a turn",
+                f"a text holds {found[0]!r}, which a chat template would read as the start or "
+                "the end of a turn",
             )
 
 
@@ -165,7 +165,8 @@ def _check(conversation: Conversation) -> None:
     last = conversation.prompt[-1]["role"]
     if last not in ("user", "tool"):
         raise RowError(
-            "last_role", f"the prompt ends with a turn of the {last}, so no answer is due"
+            "last_role",
+            f"the prompt ends with a message of role {last}, so there is nothing to answer",
         )
     sides = [_said(conversation, side) for side in ("chosen", "rejected")]
     for side, (text, calls) in zip(("chosen", "rejected"), sides, strict=True):

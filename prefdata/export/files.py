@@ -52,9 +52,9 @@ class ExportOptions:
         max_tokens: length at which the trainer will cut prompt and answer together.
         tokenizer: the model to be trained, or a folder or Hub id of it; the one that wrote the
             texts by default.
-        drop_too_long: leave out what would be cut, instead of telling how much that is.
+        drop_too_long: leave out what would be cut, instead of reporting how much that is.
         last_message_only: cut prompts to their last message (`nemo_customizer`).
-        reasoning: whether the thoughts go along; None as the run says.
+        reasoning: whether the thoughts are exported; None does what the run does.
         may_be_text: whether prompts and answers may leave as rendered texts, where the chat
             template would drop the thoughts.
     """
@@ -77,10 +77,10 @@ class Export:
         train: the file with the pairs to train on.
         test: the file with the held-out pairs; None where there are none.
         lines: by split.
-        left_out: pairs that stayed behind, by reason; they are in left_out.jsonl.
+        left_out: pairs that were not exported, by reason; they are in left_out.jsonl.
         lines_left_out: of a format that has an answer a line, by reason.
-        configuration: what the trainer is told, by file name.
-        reasoning: in which way the thoughts went along; None where they stayed behind.
+        configuration: the trainer's settings, by file name.
+        reasoning: in which way the thoughts were exported; None where they were left out.
     """
 
     format: str
@@ -105,10 +105,10 @@ def export_run(
         name: of the format.
         options: of the user.
         out: where to; `exports/<name>` in the run by default. What lies there is replaced.
-        say: told what is left out, and what would be cut.
+        say: is called with what is left out, and what would be cut.
 
     Raises:
-        PrefdataError: no such format or run, or no pair that it can hold.
+        PrefdataError: no such format or run, or no pair that the format can hold.
     """
     if name not in FORMATS:
         raise PrefdataError(f"there is no format {name!r}; {suggest(name, FORMATS)}")
@@ -132,8 +132,8 @@ def _check_place(folder: Path) -> None:
     found = {f.relative_to(folder).as_posix() for f in folder.rglob("*")} if folder.is_dir() else ()
     if strange := sorted(set(found) - _files_of(folder / MANIFEST, found)):
         raise PrefdataError(
-            f"{folder}: the folder has something else in it than an export ({strange[0]}), which "
-            "would be replaced; name a new folder with --out"
+            f"{folder}: the folder contains files that are not part of an export ({strange[0]}) "
+            "and would be replaced; name a new folder with --out"
         )
 
 
@@ -148,9 +148,13 @@ def _files_of(manifest: Path, found: Collection[str]) -> set[str]:
 
 def _wanted(run: FinishedRun, name: str, options: ExportOptions) -> Wanted:
     if options.drop_too_long and options.max_tokens is None:
-        raise PrefdataError("--drop-too-long asks for a length; say with --max-tokens which")
+        raise PrefdataError(
+            "--drop-too-long requires --max-tokens, the length above which pairs are left out"
+        )
     if options.last_message_only and name != "nemo_customizer":
-        raise PrefdataError("--last-message-only is of nemo_customizer; remove it")
+        raise PrefdataError(
+            "--last-message-only is an option of --format nemo_customizer only; remove it"
+        )
     shape = Shape(
         last_message_only=options.last_message_only, arguments=_only(_arguments(run.recipe))
     )
@@ -187,13 +191,13 @@ def _tell_of_arguments(recipe: Recipe | None, name: str) -> str | None:
     told = _arguments(recipe)
     if len(told) > 1:
         return (
-            "chat_template_kwargs differ between the models that wrote the answers, so the files "
-            "carry none; what the trainer's template is given holds for all of them"
+            "chat_template_kwargs differ between the models that wrote the answers, so they are "
+            "not written to the files; what you give the trainer's template applies to all answers"
         )
     if told and told[0] and not FORMATS[name].has_arguments:
         return (
             f"the answers were written with chat_template_kwargs {orjson.dumps(told[0]).decode()}; "
-            "a line of this format cannot say so: give the trainer's chat template the same"
+            "this format has no field for them: give the trainer's chat template the same values"
         )
     return None
 
@@ -213,7 +217,7 @@ def _tokenizer(run: FinishedRun, options: ExportOptions) -> Model:
     model = options.tokenizer or find_policy(run)
     if model is None:
         raise PrefdataError(
-            "--max-tokens counts tokens, but the run does not tell of which model: its texts come "
+            "--max-tokens needs a tokenizer, and the run does not say which one: its texts come "
             "from several checkpoints, from a server or from a file; name one with --tokenizer"
         )
     return model
@@ -341,7 +345,7 @@ def _write_pairs(pairs: Path, form: Format, found: Survey, files: _Files) -> Cou
 
 
 class _Once:
-    """Lets every answer through once; one that is on both sides never."""
+    """Lets every answer through once, and never one that is both chosen and rejected."""
 
     def __init__(self, found: Survey) -> None:
         self.left_out: Counter[str] = Counter()
@@ -393,7 +397,7 @@ def _tell(export: Export, say: Say) -> None:
         say(f"left out, {reason}: {count:,} lines")
     if (lengths := export.lengths) is not None:
         say(
-            f"the longest pair has {lengths['longest']:,} tokens; of those above "
-            f"{lengths['max_tokens']:,} the trainer would cut {lengths['cut']:,}, and learn "
-            f"nothing from {lengths['emptied']:,}, whose prompt alone is as long"
+            f"the longest pair has {lengths['longest']:,} tokens; at {lengths['max_tokens']:,} the "
+            f"trainer would cut {lengths['cut']:,} pairs, and learn nothing from "
+            f"{lengths['emptied']:,} of them, because their prompt alone is that long"
         )

@@ -58,7 +58,7 @@ class Format:
 
     Attributes:
         records: the lines of a conversation; RowError where the layout cannot hold it.
-        configure: what the trainer is told, as texts by file name; the first is printed.
+        configure: the trainer's settings, as texts by file name; the first is printed.
         train: name of the file, in the export's folder.
         test: as `train`.
         test_size: share of prompts in test where neither the run nor the user says.
@@ -171,7 +171,8 @@ def _llama_factory(pair: Conversation, shape: Shape) -> list[Record]:
     turns = roles[1:] if roles[0] == "system" else roles
     if turns != (["user", "assistant"] * len(turns))[: len(turns)]:
         raise RowError(
-            "turns", "the layout wants a system message or none, then user and assistant in turn"
+            "turns",
+            "this format allows one system message at the start, then user and assistant in turn",
         )
     names = {"system": "system", "user": "human", "assistant": "gpt"}
     return [
@@ -247,7 +248,7 @@ def _plain(pair: Conversation) -> list[Record]:
     """
     for message in pair.prompt:
         if message.keys() != {"role", "content"} or message["role"] == "tool":
-            raise RowError("tools", "the layout has no place for calls of tools or their results")
+            raise RowError("tools", "this format has no place for tool calls or their results")
     return list(pair.prompt)
 
 
@@ -258,7 +259,7 @@ def _check_system(pair: Conversation) -> None:
         RowError: it is not.
     """
     if any(message["role"] in ("system", "developer") for message in pair.prompt[1:]):
-        raise RowError("turns", "in this layout a system message comes before all others")
+        raise RowError("turns", "this format allows a system message only at the start")
 
 
 def _arguments(shape: Shape) -> Record:

@@ -26,7 +26,7 @@ Measure = Callable[[Conversation], tuple[int, int]]
 
 
 class Fault(NamedTuple):
-    """Why a pair stays behind."""
+    """Why a pair is left out."""
 
     reason: str
     detail: str
@@ -107,7 +107,7 @@ def survey(pairs: Path, form: Format, wanted: Wanted) -> Survey:
         first = next(iter(look.left_out.values()), None)
         why = f"; the first: {first.reason}: {first.detail}" if first else ""
         raise PrefdataError(
-            f"{pairs}: of {len(look.left_out)} pairs none can be exported{why}; mend that, or "
+            f"{pairs}: none of the {len(look.left_out)} pairs can be exported{why}; fix that and "
             "build again"
         )
     disputed = frozenset(key for key, side in look.sides.items() if side == CHOSEN | REJECTED)
@@ -182,12 +182,12 @@ class _Look:
             is_test[self.places] = is_held_out(numbers, share if wanted is None else wanted)
         if self.form.needs_test and not is_test[self.places].any():
             raise PrefdataError(
-                f"this format needs a test set, and of {len(np.unique(numbers))} prompts with "
-                "pairs none is in it; give a larger --test-size, or more than one prompt"
+                f"this format needs a test set, and none of the {len(np.unique(numbers))} prompts "
+                "with pairs is in it; give a larger --test-size, or build more than one prompt"
             )
         if is_test[self.places].all():
             raise PrefdataError(
-                "every pair that can be exported is in the test set; give a smaller --test-size"
+                "all pairs that can be exported are in the test set; give a smaller --test-size"
             )
         return is_test
 
@@ -230,4 +230,4 @@ def _measure(pair: Conversation, wanted: Wanted, lengths: Lengths | None) -> Non
     lengths.cut += 1
     lengths.emptied += prompt >= lengths.max_tokens
     if wanted.drop_too_long:
-        raise RowError("too_long", f"{whole} tokens, and the trainer cuts at {lengths.max_tokens}")
+        raise RowError("too_long", f"{whole} tokens, more than --max-tokens {lengths.max_tokens}")

@@ -1,4 +1,4 @@
-"""The Hub's moods: what is tried again and for how long, and every refusal as one sentence."""
+"""Errors of the Hub: what is retried and for how long, and every refusal as one sentence."""
 
 import re
 import time
@@ -38,7 +38,7 @@ class Patience:
     longest_wait: float = 310.0
 
     def keep_trying(self, step: Callable[[], Value], say: Say) -> Value:
-        """Run a step that does no harm when it is run again, until it succeeds or hope is lost."""
+        """Run a step that may be repeated, until it succeeds or no try is left that could."""
         for number in range(1, self.tries + 1):
             try:
                 return step()
@@ -61,13 +61,14 @@ def check_token(api: HfApi) -> dict[str, Any]:
     if get_token() is None:
         raise PrefdataError(
             "publish: there is no Hub token on this machine; run `hf auth login`, or export "
-            "HF_TOKEN, with a token that may write"
+            "HF_TOKEN, with a token that has write permission"
         )
     account: dict[str, Any] = api.whoami()
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise PrefdataError(
-            f"publish: the Hub token of {account['name']!r} may only read; make one that may write "
-            "(https://huggingface.co/settings/tokens), then run `hf auth login`, or export HF_TOKEN"
+            f"publish: the Hub token of {account['name']!r} is read-only; create one with write "
+            "permission (https://huggingface.co/settings/tokens), then run `hf auth login`, or "
+            "export HF_TOKEN"
         )
     return account
 
@@ -79,14 +80,14 @@ def refusals(repo_id: str) -> Iterator[None]:
         yield
     except OfflineModeIsEnabled as err:
         raise PrefdataError(
-            f"publish: {repo_id}: HF_HUB_OFFLINE is set, so the Hub is not asked; unset it"
+            f"publish: {repo_id}: HF_HUB_OFFLINE is set, so the Hub cannot be used; unset it"
         ) from err
     except HfHubHTTPError as err:
         raise PrefdataError(f"publish: {repo_id}: {_explain(err, repo_id)}") from err
     except (HTTP_ERRORS, ConnectionError, TimeoutError) as err:
         raise PrefdataError(
-            f"publish: {repo_id}: the Hub cannot be reached ({describe(err)}); see that this "
-            "machine has the network, then publish again"
+            f"publish: {repo_id}: the Hub cannot be reached ({describe(err)}); check the "
+            "network connection, then publish again"
         ) from err
 
 
@@ -96,11 +97,11 @@ def answers(repo_id: str) -> Iterator[None]:
     try:
         yield
     except JSONDecodeError as err:
-        raise ConnectionError("the answer is no JSON") from err
+        raise ConnectionError("the answer is not JSON") from err
     except ValueError as err:
         said = "; ".join(line.strip("- ") for line in str(err).splitlines() if line.strip("- "))
         raise PrefdataError(
-            f"publish: {repo_id}: the Hub refuses it: {said}; mend the recipe's publish"
+            f"publish: {repo_id}: the Hub refuses the card: {said}; fix 'publish' in the recipe"
         ) from err
 
 
@@ -116,15 +117,15 @@ def _explain(err: HfHubHTTPError, repo_id: str) -> str:
     said = (err.server_message or err.response.headers.get("X-Error-Message") or "").strip()
     told = f" ({said.splitlines()[0]})" if said else ""
     if status == 401:
-        return "the Hub does not know this token; run `hf auth login`, or export another HF_TOKEN"
+        return "the Hub does not accept this token; run `hf auth login`, or export another HF_TOKEN"
     if status in (403, 404):
         return (
-            f"the token has no permission to write there{told}; ask {owner!r} for it, take a token "
-            "that has it, or name another place with --repo-id"
+            f"the token has no permission to write there{told}; ask {owner!r} for it, use a token "
+            "that has it, or choose another repository with --repo-id"
         )
     if status in PASSING:
-        return f"the Hub answers {describe(err)} again and again{told}; publish again later"
-    return f"the Hub refuses it: {describe(err)}{told}"
+        return f"the Hub keeps returning {describe(err)}{told}; publish again later"
+    return f"the Hub refused the request: {describe(err)}{told}"
 
 
 def _may_pass(err: Exception) -> bool:

@@ -19,7 +19,7 @@ _SIDES = {
     "reasoning_tokens": "its tokens, among `{side}_completion_tokens`",
     "reasoning_marks": "what stands before the thought and after it, as it was written",
     "completion_tokens": "length of {side} in tokens of that model's tokenizer",
-    "tool_calls": "calls of tools in {side}, as JSON; null where there are none",
+    "tool_calls": "tool calls in {side}, as JSON; null where there are none",
     "scores": "every score of {side}, raw",
 }
 _PAIRS = {

@@ -65,7 +65,7 @@ def load_fetched(
         trust_remote_code: whether its models may keep `trust_remote_code: true`.
 
     Raises:
-        PrefdataError: it is not there, not valid, or asks for more than it may.
+        PrefdataError: it does not exist, is not valid, or asks for more than it is allowed.
     """
     file, stranger = _fetch(address), _Stranger(address, overrides, trust_remote_code)
     loaded = load_recipe(file, overrides, prepare=stranger.prepare)
@@ -85,21 +85,21 @@ def _fetch(address: str) -> Path:
     except LocalEntryNotFoundError as err:
         raise PrefdataError(
             f"{address}: the Hub cannot be reached, and this machine has no copy of the recipe; "
-            "see that it has the network, or give the path of a file"
+            "check the network connection, or give the path of a file"
         ) from err
     except HFValidationError as err:
-        raise PrefdataError(f"{address}: no address of a recipe: {err}") from err
+        raise PrefdataError(f"{address}: not the address of a recipe: {err}") from err
     except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as err:
         what = {RepositoryNotFoundError: "dataset", RevisionNotFoundError: "revision"}
         missing = next((w for kind, w in what.items() if isinstance(err, kind)), "file")
         raise PrefdataError(
-            f"{address}: there is no such {missing} on the Hub, or it is private and this "
-            "machine has no token for it; see the address, or run `hf auth login`"
+            f"{address}: the {missing} does not exist on the Hub, or it is private and this "
+            "machine has no token for it; check the address, or run `hf auth login`"
         ) from err
     except (HfHubHTTPError, HTTP_ERRORS) as err:
         raise PrefdataError(
-            f"{address}: the Hub does not give the recipe: {describe(err)}; see the token "
-            "(`hf auth whoami`), or try again later"
+            f"{address}: could not download the recipe from the Hub: {describe(err)}; check the "
+            "token (`hf auth whoami`), or try again later"
         ) from err
 
 
@@ -107,8 +107,8 @@ def _parts(address: str) -> re.Match[str]:
     found = _ADDRESS.fullmatch(address)
     if found is None or {found["name"], *found["file"].split("/")} & {".", ".."}:
         raise PrefdataError(
-            f"{address}: no address of a recipe; write hf://datasets/owner/name/recipe.yaml, or "
-            "hf://datasets/owner/name@revision/recipe.yaml"
+            f"{address}: not the address of a recipe; write hf://datasets/owner/name/recipe.yaml, "
+            "or hf://datasets/owner/name@revision/recipe.yaml"
         )
     return found
 
@@ -150,8 +150,8 @@ class _Stranger:
                 )
             if INTERPOLATION.search(text) and not self._is_named(at):
                 raise self._refusal(
-                    f"{_dotted(at)}: it holds '${{…}}', which would put variables of this machine "
-                    f"into it; give {_dotted(at)}=…, or {_BY_HAND}"
+                    f"{_dotted(at)}: it holds '${{…}}', which would insert environment variables "
+                    f"of this machine; give {_dotted(at)}=…, or {_BY_HAND}"
                 )
         models = raw.get("models")
         if isinstance(models, list):
@@ -187,17 +187,17 @@ class _Stranger:
         if is_here or path.startswith(("/", ".", "~")) or Path(path).is_absolute():
             raise self._refusal(
                 f"seed_dataset.path: its seeds are in {path!r}, which would be read on this "
-                "machine; if you want that, say seed_dataset.path=…"
+                "machine; to allow that, add seed_dataset.path=… to the command"
             )
         if Path(path).suffix in SUFFIXES or any(c in path for c in "*?["):
             raise self._refusal(
-                f"its seeds were in {path!r}, a file of whoever built it, which the repository "
-                "does not have; give yours with seed_dataset.path=…"
+                f"its seeds were in {path!r}, a file of the author's machine that is not in the "
+                "repository; give your own with seed_dataset.path=…"
             )
         if not _HUB_ID.fullmatch(path):
             raise self._refusal(
-                f"seed_dataset.path: {path!r} is no id of a dataset on the Hub; give your seeds "
-                "with seed_dataset.path=…"
+                f"seed_dataset.path: {path!r} is not the id of a dataset on the Hub; give your "
+                "seeds with seed_dataset.path=…"
             )
 
     def _check_model(self, number: int, model: Model, loaded: LoadedRecipe) -> None:
@@ -209,9 +209,10 @@ class _Stranger:
             is_named = self._is_named(at if number in self._adapted else at[:2] + ("model",))
             is_here = loaded.locate(name) != name
             if not is_named and (is_here or not _HUB_ID.fullmatch(name)):
-                is_no = f"is no id of {'a model' if at[2] == 'model' else 'an adapter'} on the Hub"
+                kind = "a model" if at[2] == "model" else "an adapter"
+                is_no = f"is not the id of {kind} on the Hub"
                 what = "would be read on this machine" if is_here else is_no
-                raise self._refusal(f"{_dotted(at)}: {name!r} {what}; say {_dotted(at)}=…")
+                raise self._refusal(f"{_dotted(at)}: {name!r} {what}; give {_dotted(at)}=…")
         adapter: At = ("models", number, "adapter")
         if model.adapter is not None and not (self._is_named(at) or self._is_named(adapter)):
             is_here = loaded.locate(model.adapter) != model.adapter
@@ -226,20 +227,20 @@ class _Stranger:
             is_plain = isinstance(value, bool | int | float) or bool(_WORD.fullmatch(str(value)))
             if not self._is_named(at) and not (key in ENGINE and is_plain):
                 raise self._refusal(
-                    f"{_dotted(at)}: an option of an engine may name files, code and servers; if "
-                    f"you want it, say {_dotted(at)}=…"
+                    f"{_dotted(at)}: this engine option may name files, code or servers; to allow "
+                    f"it, add {_dotted(at)}=… to the command"
                 )
         at = ("models", number, "trust_remote_code")
         if model.trust_remote_code and not (self._trust or self._is_named(at)):
             raise self._refusal(
-                f"{_dotted(at)} is true, so code of {model.model!r} would run here; read it, then "
-                f"say --trust-remote-code, or {_dotted(at)}=false"
+                f"{_dotted(at)} is true, so code of {model.model!r} would run here; read that "
+                f"code, then add --trust-remote-code, or {_dotted(at)}=false"
             )
 
     def _check_revision(self, at: At, revision: str | None) -> None:
         if revision and not self._is_named(at) and not _REVISION.fullmatch(revision):
             raise self._refusal(
-                f"{_dotted(at)}: {revision!r} is no name of a branch, a tag or a commit; say "
+                f"{_dotted(at)}: {revision!r} is not a branch, a tag or a commit; give "
                 f"{_dotted(at)}=…"
             )
 
@@ -254,8 +255,8 @@ class _Stranger:
             secret = f" with the key in ${server.api_key}" if server.api_key else ""
             told = " ".join(f"{_dotted(one[:3])}={one[3]}" for one in missing)
             raise self._refusal(
-                f"prompts would be sent to {server.endpoint}{secret}; if you know that server, say "
-                f"{told}"
+                f"prompts would be sent to {server.endpoint}{secret}; if you trust that server, "
+                f"add {told}"
             )
 
     def _check_own_server(self, server: Endpoint, recipe: Recipe) -> None:

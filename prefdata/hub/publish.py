@@ -55,7 +55,7 @@ def publish_run(
         options: of the command line.
         settings: the recipe's `publish`; the run's own by default.
         patience: with the Hub.
-        say: told what happens, a line at a time.
+        say: is called with what happens, a line at a time.
 
     Raises:
         PrefdataError: there is no run, no right to publish it, or the Hub does not have it as it
@@ -108,7 +108,7 @@ def _settle(run: FinishedRun, settings: Publish | None, options: PublishOptions)
     if settings is None:
         if options.repo_id is None:
             raise PrefdataError(
-                f"{run.folder}: its recipe does not say where to publish; name the dataset with "
+                f"{run.folder}: the recipe does not say where to publish; name the dataset with "
                 "--repo-id owner/name, or add publish: {repo_id: owner/name} to the recipe"
             )
         settings = Publish(repo_id=options.repo_id)
@@ -171,11 +171,11 @@ class _Place:
             return False
         if self.settings.private and not info.private:
             raise PrefdataError(
-                f"publish: {self.settings.repo_id} is public, and the run is to be private; make "
-                "the repository private on the Hub, or say --public (publish.private: false)"
+                f"publish: {self.settings.repo_id} is public, but the recipe asks for a private "
+                "one; make it private on the Hub, or add --public (publish.private: false)"
             )
         if info.private and not self.settings.private:
-            self.say(f"{self.settings.repo_id}: private on the Hub, and stays so: change it there")
+            self.say(f"{self.settings.repo_id}: is private on the Hub, and stays private")
         files = {one.rfilename.split("/")[0] for one in info.siblings or ()} - IGNORED
         if files and not files.issuperset(MARKS) and not self.is_request:
             raise PrefdataError(
@@ -251,7 +251,7 @@ class _Place:
             missing = self._changes(upload.data, known)
             if not any(isinstance(one, CommitOperationAdd) for one in missing):
                 return
-            self.say(f"{upload.tag}: named other rows, those of {known[:12]}; it is moved")
+            self.say(f"{upload.tag}: this tag named other rows, those of {known[:12]}; it is moved")
             self.api.delete_tag(**self._name, tag=upload.tag)
         self.api.create_tag(**self._name, tag=upload.tag, revision=self.commit)
 

@@ -33,13 +33,15 @@ def read_back(repo_id: str, commit: str, sent: Contents) -> None:
 
 
 def _read_back(repo_id: str, commit: str, sent: Contents) -> None:
-    # a plain owner/name would be sought as a folder of this machine first
+    # a plain owner/name would be looked up as a folder of this machine first
     place = f"hf://datasets/{repo_id}"
     with tempfile.TemporaryDirectory(prefix="prefdata-read-back-") as empty:
         for config, splits in sent.items():
             found = load_dataset(place, config, revision=commit, streaming=True, cache_dir=empty)
             if set(found) != set(splits):
-                raise _differs(repo_id, config, f"splits {sorted(found)} for {sorted(splits)}")
+                raise _differs(
+                    repo_id, config, f"splits {sorted(found)}, sent were {sorted(splits)}"
+                )
             for split, content in splits.items():
                 batches = found[split].with_format("arrow").iter(BATCH)
                 _compare(repo_id, f"{config}/{split}", content, measure_content(batches))
@@ -47,13 +49,13 @@ def _read_back(repo_id: str, commit: str, sent: Contents) -> None:
 
 def _compare(repo_id: str, name: str, sent: Content, found: Content) -> None:
     if found.rows != sent.rows:
-        raise _differs(repo_id, name, f"{found.rows:,} rows for {sent.rows:,}")
+        raise _differs(repo_id, name, f"{found.rows:,} rows instead of {sent.rows:,}")
     if found.hash != sent.hash:
-        raise _differs(repo_id, name, f"other rows, hash {found.hash} for {sent.hash}")
+        raise _differs(repo_id, name, f"other rows (hash {found.hash}, sent was {sent.hash})")
 
 
 def _differs(repo_id: str, name: str, what: str) -> PrefdataError:
     return PrefdataError(
-        f"publish: {repo_id}: {name}, loaded back, has {what}, so it is not as it was sent; "
-        "publish again, and if it stays so tell the makers of prefdata"
+        f"publish: {repo_id}: {name}, loaded back, has {what}, so it differs from what was sent; "
+        "publish again, and if it happens again report it as a bug of prefdata"
     )

@@ -29,14 +29,14 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class CannotLoad:
-    """The model does not load, for a reason that the user can mend."""
+    """The model could not be loaded, for a reason that the user can fix."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The requests of one row, under a number that the answers bear."""
+    """The requests of one row, under a number that the answers repeat."""
 
     number: int
     requests: Sequence[TextRequest | ScoreRequest]
@@ -53,7 +53,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No request of this kind can be answered, for a reason that the user can mend."""
+    """No request of this kind can be answered, for a reason that the user can fix."""
 
     number: int
     message: str

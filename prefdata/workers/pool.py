@@ -24,7 +24,7 @@ from prefdata.workers.messages import Answer, Ask, CannotLoad, Order, Ready, Ref
 from prefdata.workers.replica import PROGRAM, Replica, Silence
 
 MAX_DEATHS = 3
-"""Deaths in a row's company after which the row is a reject: the last time it was alone."""
+"""Worker deaths after which a row is a reject: the last time it was the only row."""
 MAX_FRUITLESS = 4
 """Deaths of a place's workers, one after another, without a single result in between."""
 MAX_FAILED_LOADS = 2

@@ -1,4 +1,4 @@
-"""One worker process as the run sees it: started, spoken to, buried. Decides nothing."""
+"""One worker process as the run sees it: started, spoken to, ended. Decides nothing."""
 
 import os
 import signal
