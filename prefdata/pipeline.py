@@ -27,7 +27,7 @@ from prefdata.storage.ownership import claim_folder, hold_run
 from prefdata.storage.record import Record
 from prefdata.workers.fleet import Fleet
 from prefdata.workers.machine import Machine
-from prefdata.workers.throughput import keep_pace
+from prefdata.workers.throughput import measure_throughput
 
 PATIENCE = 30.0
 """Seconds given to an earlier attempt at a shard to end: it checks every two, then finishes its
@@ -63,9 +63,9 @@ def build(
         disk_errors(out),
         hold_run(out),
         Fleet(loaded, out, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
-        keep_pace(fleet.work) as pace,
+        measure_throughput(fleet.work) as throughput,
     ):
-        run = Building(loaded, out, fleet, pace, say, started)
+        run = Building(loaded, out, fleet, throughput, say, started)
         seeds = run.load_seeds()
         stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
         if finished := run.finished(pairs_fingerprint(stages.fingerprint, loaded.recipe)):
@@ -114,9 +114,9 @@ def build_shard(
         fence(here, read_attempt(attempt), say) if attempt else nullcontext(),
         hold(here, patience=PATIENCE if attempt else None),
         Fleet(loaded, here, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
-        keep_pace(fleet.work) as pace,
+        measure_throughput(fleet.work) as throughput,
     ):
-        run = Building(loaded, here, fleet, pace, say, started, is_shard=True)
+        run = Building(loaded, here, fleet, throughput, say, started, is_shard=True)
         everything = run.load_seeds()
         seeds = shard.slice(everything)
         part = find_part(loaded, fleet.checkpoints, seeds.fingerprint, here)
@@ -160,9 +160,9 @@ def merge(
         disk_errors(out),
         hold_run(out),
         Fleet(loaded, out, machine=None, rehearse=rehearse, say=say) as fleet,
-        keep_pace(fleet.work) as pace,
+        measure_throughput(fleet.work) as throughput,
     ):
-        run = Building(loaded, out, fleet, pace, say, started)
+        run = Building(loaded, out, fleet, throughput, say, started)
         seeds = run.load_seeds()
         stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
         if finished := run.finished(pairs_fingerprint(stages.fingerprint, loaded.recipe)):

@@ -238,15 +238,16 @@ def test_the_slowest_rows_of_all_passes_stand_together():
     assert slowest_rows({}) == []
 
 
-def test_rates_add_up_to_the_work_done():
+@pytest.mark.parametrize("name", ["throughput", "pace"], ids=["now", "in_earlier_runs"])
+def test_rates_add_up_to_the_work_done(name):
     samples = [[0.0, 0, 0, 0, 0], [1.0, 10, 0, 0, 100], [2.0, 10, 5, 0, 100], [4.0, 30, 5, 9, 700]]
     columns = ["seconds", "generated", "scored", "replayed", "completion_tokens"]
-    found = rates({"pace": {"columns": columns, "samples": samples, "passes": [[0.0, "a"]]}})
+    found = rates({name: {"columns": columns, "samples": samples, "passes": [[0.0, "a"]]}})
     width = found.lasted / len(found.seconds)
     assert sum(found.tokens) * width == pytest.approx(700)
     assert sum(found.requests) * width == pytest.approx(35)
 
 
-@pytest.mark.parametrize("record", [{}, {"pace": {"columns": ["seconds"], "samples": []}}])
-def test_a_run_that_has_noted_no_pace_has_no_rates(record):
+@pytest.mark.parametrize("record", [{}, {"throughput": {"columns": ["seconds"], "samples": []}}])
+def test_a_run_that_has_recorded_no_throughput_has_no_rates(record):
     assert rates(record) is None

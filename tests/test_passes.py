@@ -106,7 +106,7 @@ def test_a_slow_row_does_not_hold_up_the_rows_behind_it(tmp_path):
     assert done.index(0) >= 900
 
 
-def test_a_later_wave_sees_what_the_earlier_made_and_needs_no_barrier(tmp_path):
+def test_a_later_level_sees_what_the_earlier_made_and_needs_no_barrier(tmp_path):
     seen, is_second_begun = [], asyncio.Event()
 
     async def first(row):

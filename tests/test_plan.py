@@ -105,7 +105,7 @@ def test_work_without_a_model_joins_the_pass_it_stands_in(recipe):
     ]
 
 
-def test_a_column_waits_only_for_the_wave_that_makes_what_it_reads(recipe):
+def test_a_column_waits_only_for_the_level_that_makes_what_it_reads(recipe):
     columns = [
         text("response_a"), text("response_b"), upper("late", "response_a"), text("free"),
         upper("later", "late"), upper("meta", "response_a__meta.model"),

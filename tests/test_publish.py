@@ -646,7 +646,7 @@ DANGEROUS = {
     ),
     "code of a model": (
         {"models": [MODEL | {"trust_remote_code": True}], "columns": [TEXT]},
-        "say --trust-remote-code",
+        "add --trust-remote-code",
     ),
     "a server": (
         {"models": [MODEL | {"provider": "there"}], "columns": [TEXT],
@@ -817,9 +817,9 @@ def test_a_recipe_that_was_fetched_is_there_without_the_network(hub, recipe, tmp
 
 
 @pytest.mark.parametrize(("address", "told"), [
-    ("hf://datasets/user/none/recipe.yaml", "no such dataset"),
-    ("hf://datasets/user/there/other.yaml", "no such file"),
-    ("hf://datasets/user/there@v9/recipe.yaml", "no such revision"),
+    ("hf://datasets/user/none/recipe.yaml", "the dataset does not exist"),
+    ("hf://datasets/user/there/other.yaml", "the file does not exist"),
+    ("hf://datasets/user/there@v9/recipe.yaml", "the revision does not exist"),
     ("hf://user/there/recipe.yaml", "not the address of a recipe"),
 ])  # fmt: skip
 def test_a_recipe_that_is_not_on_the_hub_is_one_line(hub, shell, address, told):

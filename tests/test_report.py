@@ -169,28 +169,28 @@ def test_a_run_without_a_pair_has_a_report(tmp_path):
     assert "This run has no pair." in page.text
 
 
-def test_a_run_from_a_file_says_that_it_has_noted_no_pace(tmp_path):
+def test_a_run_from_a_file_says_that_it_has_recorded_no_throughput(tmp_path):
     page = Page(write_report(make_plain_run(tmp_path)))
-    assert "This run has not noted its pace." in page.text
+    assert "This run has not recorded its throughput." in page.text
     assert "This run has not noted how long its rows took." in page.text
 
 
-def test_a_build_notes_its_pace_and_its_slowest_rows(project):
+def test_a_build_notes_its_throughput_and_its_slowest_rows(project):
     record = build(project.load(), project.folder / "run", rehearse=True)
-    assert record["pace"]["samples"][-1][1] == 80
-    assert {name for _, name in record["pace"]["passes"]} >= {"seeds", "candidates", "pairs"}
+    assert record["throughput"]["samples"][-1][1] == 80
+    assert {name for _, name in record["throughput"]["passes"]} >= {"seeds", "candidates", "pairs"}
     assert len(record["slowest"]["candidates"]) == 20
     page = Page(write_report(project.folder / "run"))
     assert "is a rehearsal" in page.text
     assert "Slowest rows" in page.text
 
 
-def test_pairs_chosen_again_keep_the_pace_of_the_build(project):
+def test_pairs_chosen_again_keep_the_throughput_of_the_build(project):
     from prefdata.pairs.repick import pairs_of_run
 
     run = project.folder / "run"
     before = build(project.load(), run, rehearse=True)
-    assert pairs_of_run(run, ["min_margin=0.01"], run)["pace"] == before["pace"]
+    assert pairs_of_run(run, ["min_margin=0.01"], run)["throughput"] == before["throughput"]
 
 
 def test_judged_runs_tell_agreement_and_position_bias(project):
@@ -274,7 +274,7 @@ def test_every_kind_of_run_has_a_report(tmp_path, recipe):
     assert f"{record['prompts']:,} of {record['rows']:,} rows" in page.text
 
 
-def test_texts_without_a_writer_win_nothing_and_a_build_without_models_has_no_pace(tmp_path):
+def test_texts_without_a_writer_win_nothing_and_a_build_without_models_has_no_throughput(tmp_path):
     loaded = load_recipe(ROOT / "recipes" / "agent_turns.yaml", [f"output_dir={tmp_path}/run"])
     build(loaded, tmp_path / "run", say=lambda line: None)
     page = Page(write_report(tmp_path / "run"))

@@ -3,17 +3,17 @@ import threading
 from waiting import wait_until
 
 from prefdata.storage.journaled import Work
-from prefdata.workers.throughput import ROWS, Slowest, Throughput, keep_pace
+from prefdata.workers.throughput import ROWS, Slowest, Throughput, measure_throughput
 
 
 def test_a_long_run_keeps_few_samples_and_both_ends():
     work = Work()
-    pace = Throughput(work, most=50)
+    throughput = Throughput(work, most=50)
     halved = 0
     for count in range(5000):
         work.generated = count
-        halved += pace.sample()
-    told = pace.told()
+        halved += throughput.sample()
+    told = throughput.told()
     assert len(told["samples"]) <= 51
     assert halved > 5
     done = [sample[1] for sample in told["samples"]]
@@ -28,10 +28,10 @@ def work_a_little(work):
 
 def test_samples_are_taken_while_the_run_works():
     work, threads = Work(), threading.active_count()
-    with keep_pace(work, seconds=0.01) as pace:
-        pace.begin("first")
-        wait_until(lambda: work_a_little(work) and len(pace.told()["samples"]) >= 6)
-    told = pace.told()
+    with measure_throughput(work, seconds=0.01) as throughput:
+        throughput.begin("first")
+        wait_until(lambda: work_a_little(work) and len(throughput.told()["samples"]) >= 6)
+    told = throughput.told()
     assert len(told["samples"]) >= 6
     assert told["passes"][0][1] == "first"
     assert threading.active_count() == threads

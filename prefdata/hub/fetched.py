@@ -187,7 +187,7 @@ class _Stranger:
         if is_here or path.startswith(("/", ".", "~")) or Path(path).is_absolute():
             raise self._refusal(
                 f"seed_dataset.path: its seeds are in {path!r}, which would be read on this "
-                "machine; to allow that, add seed_dataset.path=… to the command"
+                "machine; to allow that, give seed_dataset.path=…"
             )
         if Path(path).suffix in SUFFIXES or any(c in path for c in "*?["):
             raise self._refusal(
@@ -265,7 +265,7 @@ class _Stranger:
         if missing := [at for at in ats if not self._is_named(at)]:
             raise self._refusal(
                 f"{_dotted(missing[0])}: prompts would be sent to your server {server.name!r}, "
-                f"with your key; if you want that, say {_dotted(missing[0])}={server.name}"
+                f"with your key; to allow that, add {_dotted(missing[0])}={server.name}"
             )
 
     def _is_named(self, at: At) -> bool:

@@ -222,11 +222,11 @@ class Rates:
 
 def rates(record: Mapping[str, Any], parts: int = 60) -> Rates | None:
     """Throughput over time, None where the run did not note it or has lasted no time."""
-    pace = record.get("pace")
-    if not pace or len(pace["samples"]) < 3:
+    noted = record.get("throughput", record.get("pace"))  # its earlier name
+    if not noted or len(noted["samples"]) < 3:
         return None
-    at = {name: n for n, name in enumerate(pace["columns"])}
-    samples = np.asarray(pace["samples"], np.float64)
+    at = {name: n for n, name in enumerate(noted["columns"])}
+    samples = np.asarray(noted["samples"], np.float64)
     when = samples[:, at["seconds"]]
     if when[-1] <= 0:
         return None
@@ -239,5 +239,5 @@ def rates(record: Mapping[str, Any], parts: int = 60) -> Rates | None:
     made = samples[:, at["generated"]] + samples[:, at["scored"]]
     middles = ((edges[1:] + edges[:-1]) / 2).tolist()
     tokens = samples[:, at["completion_tokens"]]
-    passes = [(float(second), str(name)) for second, name in pace["passes"]]
+    passes = [(float(second), str(name)) for second, name in noted["passes"]]
     return Rates(float(when[-1]), middles, speed(made), speed(tokens), passes)

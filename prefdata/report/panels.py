@@ -35,7 +35,12 @@ def make_panels(runs: Sequence[Numbers]) -> list[Panel]:
             ("wins", "Who wins", "How often each writer's texts are the chosen ones.", wins_cell),
             ("length", "Length", "Whether the longer text is preferred.", length_cell),
             ("judges", "Judges", "Whether a verdict depends on the order shown.", judges_cell),
-            ("pace", "Throughput", "What models have done, over the last build.", _pace),
+            (
+                "throughput",
+                "Throughput",
+                "What models have done, over the last build.",
+                _throughput,
+            ),
             ("rows", "Slowest and largest rows", "What took or holds the most.", _rows),
         )
     ]
@@ -140,12 +145,12 @@ def _spread_table(spreads: Mapping[str, Spread]) -> Table:
     return Table(heads, rows)
 
 
-def _pace(run: Numbers) -> Cell:
+def _throughput(run: Numbers) -> Cell:
     found, record = rates(run.record), run.record
     asked = record["requests"]
     replayed = f" {asked['replayed']:,} answers came from the journal." if asked["replayed"] else ""
-    if "pace" not in record:
-        return Cell("This run has not noted its pace." + replayed)
+    if not {"throughput", "pace"} & record.keys():  # the second was its name in earlier runs
+        return Cell("This run has not recorded its throughput." + replayed)
     if found is None or not any(found.requests):
         return Cell("No model was asked in the last build." + replayed)
     summary = (

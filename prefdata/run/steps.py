@@ -76,7 +76,7 @@ class Building:
     loaded: LoadedRecipe
     out: Path
     fleet: Fleet
-    pace: Throughput
+    throughput: Throughput
     say: Say
     started: float
     is_shard: bool = False
@@ -195,7 +195,7 @@ class Building:
             "tokens": {"prompt": work.prompt_tokens, "completion": work.completion_tokens},
             "seconds": self.seconds | {"total": time.time() - self.started},
             "started": self.started,
-            "pace": self.pace.told(),
+            "throughput": self.throughput.told(),
             "slowest": self.slowest,
             "failures": work.failures,
         }
@@ -348,7 +348,7 @@ class Building:
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
-        self.pace.begin(name)
+        self.throughput.begin(name)
         start = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - start

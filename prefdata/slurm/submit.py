@@ -211,7 +211,7 @@ def _rows(found: Sequence[ShardState]) -> str:
 
 
 def _seconds_left(found: Sequence[ShardState]) -> float | None:
-    """By the pace of the attempts so far; None before there is one."""
+    """By the throughput of the attempts so far; None before there is one."""
     running = sum(one.state == "running" for one in found)
     statuses = [one.status for one in found if one.status is not None]
     done = sum(s.fraction for s in statuses)

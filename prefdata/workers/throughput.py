@@ -77,19 +77,19 @@ class Throughput:
 
 
 @contextmanager
-def keep_pace(work: Work, *, seconds: float = SECONDS) -> Iterator[Throughput]:
+def measure_throughput(work: Work, *, seconds: float = SECONDS) -> Iterator[Throughput]:
     """Sample until the context is left; each time half of the samples go, half as often."""
-    pace, done = Throughput(work), threading.Event()
+    throughput, done = Throughput(work), threading.Event()
 
     def run(wait: float) -> None:
         while not done.wait(wait):
-            wait *= 1 + pace.sample()
+            wait *= 1 + throughput.sample()
 
-    pace.sample()
-    thread = threading.Thread(target=run, args=(seconds,), name="pace", daemon=True)
+    throughput.sample()
+    thread = threading.Thread(target=run, args=(seconds,), name="throughput", daemon=True)
     thread.start()
     try:
-        yield pace
+        yield throughput
     finally:
         done.set()
         thread.join()
