@@ -270,3 +270,21 @@ def test_a_signal_in_the_very_step_that_ends_the_head_row_is_still_an_interrupt(
             signal.signal(one, handler)
     assert sorted(left) == list(range(at + 1, 10))
     assert names(tmp_path) == ["seeds"]
+
+
+def test_after_a_signal_no_stage_is_begun(tmp_path):
+    begun = []
+
+    async def stage(row):
+        begun.append(row["n"])
+        signal.raise_signal(signal.SIGTERM)
+        return {"twice": 0}
+
+    before = [signal.signal(one, signal.default_int_handler) for one in INTERRUPTS]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, [[("twice", stage)]], [field("twice")])
+    finally:
+        for one, handler in zip(INTERRUPTS, before, strict=True):
+            signal.signal(one, handler)
+    assert begun == [0]

@@ -170,3 +170,52 @@ def test_a_template_can_neither_reach_python_nor_change_a_value(template):
 def test_a_template_that_is_wrong_for_every_row_is_refused_when_compiled(template, expected):
     with pytest.raises(PrefdataError, match=expected):
         compile_prompt(template)
+
+
+ENDLESS = {
+    "loops": "{% for a in xs %}" * 4 + "{% endfor %}" * 4,
+    "calls": "{% macro f(n) %}{% if n %}"
+    "{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "recursion": "{% for x in xs recursive %}{{ loop(xs) }}{% endfor %}",
+    "times": "{{ 'x' * 10 ** 9 }}",
+    "power": "{{ 10 ** 10000000000 }}",
+    "list": "{{ (xs * 10 ** 8) | length }}",
+    "doubling": "{% set a = x ~ x %}" + "{% set a = a ~ a %}" * 40 + "{{ a | length }}",
+    "plus": "{% set a = x + x %}" + "{% set a = a + a %}" * 40 + "{{ a | length }}",
+    "center": "{{ x | center(10 ** 10) }}",
+    "method": "{{ x.center(10 ** 10) }}",
+    "indent": "{{ x | indent(10 ** 9, true) }}",
+    "replace": "{{ ('x' * 10000) | replace('x', 'y' * 10000) }}",
+    "replace method": "{{ ('x' * 10000).replace('x', 'y' * 10000) }}",
+    "format": "{{ '%999999999d' % 1 }}",
+    "format filter": "{{ '%999999999d' | format(1) }}",
+    "format method": "{{ '{:>999999999}'.format(1) }}",
+    "star": "{{ '%*d' % (999999999, 1) }}",
+    "output": "{% for a in xs %}{% for b in xs %}{{ long }}{% endfor %}{% endfor %}",
+    "set": "{% set y %}{% for a in xs %}{% for b in xs %}{{ long }}{% endfor %}{% endfor %}{% endset %}",  # noqa: E501
+}
+
+
+@pytest.mark.parametrize("name", sorted(ENDLESS))
+def test_a_template_that_loops_or_grows_without_end_costs_its_row_only(name):
+    row = {"x": "ab", "xs": [*range(300)], "long": "z" * 10_000}
+    with pytest.raises(RowError) as caught:
+        compile_prompt(ENDLESS[name]).render(row)
+    assert caught.value.reason == ("template" if name == "recursion" else "template_limit")
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{% for x in xs %}{{ loop.index }}/{{ loop.length }}{{ x }} {% endfor %}", "1/2a 2/2b "),
+        ("{% for x in [] %}{% else %}none{% endfor %}", "none"),
+        ("{{ 'a' ~ 1 ~ xs[0] }}", "a1a"),
+        ("{{ '-' * 3 }}{{ 2 ** 10 }}{{ '%05d' % 7 }}{{ 'a' + 'b' }}", "---102400007ab"),
+        ("{{ xs | join(', ') }}{{ 'a' | center(3) }}", "a, b a "),
+        ("{{ xs | tojson(1) }}", '[\n "a",\n "b"\n]'),
+        ("{{ '+49 170 1234567890 %s' % 'a' }}", "+49 170 1234567890 a"),
+        ("{{ 'a b'.replace(' ', '') }}{{ 'a b' | replace('a', 'c') }}", "abc b"),
+    ],
+)
+def test_templates_within_the_limits_say_what_jinja_says(source, text):
+    assert compile_prompt(source).render({"xs": ["a", "b"]}) == text

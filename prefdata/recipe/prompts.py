@@ -29,12 +29,13 @@ from jinja2.nodes import (
     Slice,
     TemplateData,
 )
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prefdata.errors import PrefdataError, RowError
+from prefdata.recipe.bounded_template import BoundedEnvironment, TooMuch
 from prefdata.recipe.chats import is_chat, is_message, transcript
 
-_UNFIT = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+_UNFIT = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError,
+          RecursionError)  # fmt: skip
 """What Jinja's filters and operators raise for a value they cannot take."""
 _WHOLE = ("default", "d", "e", "escape", "forceescape", "indent", "list", "replace", "reverse",
           "safe", "string", "trim", "truncate", "upper", "lower", "wordwrap")  # fmt: skip
@@ -62,8 +63,8 @@ class Prompt:
         """The text for one row; only the columns read are handed to the template.
 
         Raises:
-            RowError: `template`, when a value of this row does not fit the template, or is null
-                where text is needed.
+            RowError: `template_limit`, when it takes too long or makes too much; `template`, when a
+                value of this row does not fit it, or is null where text is needed.
             PrefdataError: the template does what the sandbox forbids.
         """
         values = {name: row[name] for name in self.columns}
@@ -74,6 +75,11 @@ class Prompt:
                 f"a template does something that the sandbox forbids ({err}); templates may "
                 "only read columns and use Jinja's filters"
             ) from err
+        except TooMuch as err:
+            raise RowError(
+                "template_limit",
+                f"the template {err} for this row, and was stopped; let it loop less",
+            ) from err
         except _UNFIT as err:
             raise RowError(
                 "template", f"the template cannot be rendered for this row: {err}"
@@ -81,10 +87,11 @@ class Prompt:
 
 
 @cache
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, finalize=_as_text)
+def _environment() -> BoundedEnvironment:
+    environment = BoundedEnvironment(undefined=StrictUndefined, finalize=_as_text)
     environment.globals.clear()  # a column may be called `range` or `dict`
     environment.filters["tojson"] = _to_json  # Jinja's own escapes <, > and & for HTML
+    environment.bound_filter("tojson")
     environment.filters["transcript"] = _transcript
     return environment
 
