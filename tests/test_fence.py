@@ -125,7 +125,7 @@ def test_an_attempt_whose_name_was_written_over_by_an_earlier_one_writes_it_agai
 
 @pytest.mark.parametrize("text", ["", "7", "seven.0", "7.0.1", "-7.0"])
 def test_what_is_no_attempt_is_one_message(text):
-    with pytest.raises(PrefdataError, match="give two numbers that rise from attempt to attempt"):
+    with pytest.raises(PrefdataError, match="give two numbers that increase with each attempt"):
         read_attempt(text)
 
 

@@ -170,7 +170,7 @@ def test_run_again_after_its_end_it_sends_nothing(training, platform):
     sent = len(platform.asked)
     training.run()
     assert len(platform.asked) == sent
-    assert "nothing is to do" in training.said[-1]
+    assert "nothing to do" in training.said[-1]
 
 
 def test_a_finished_job_is_deployed_later_without_training_again(training, platform):
@@ -191,7 +191,7 @@ def test_what_is_there_already_is_used_and_said(training, platform):
     record = training.run()
     for what in ("entity store", "data store", "dataset team/", "deployment config"):
         (line,) = [line for line in training.said if what in line and "409" in line]
-        assert "was there already" in line
+        assert "existed already" in line
     assert len(platform.jobs) == len(platform.deployments) == 1
     assert record["job"]["id"] == "cust-1"
 
@@ -271,7 +271,7 @@ def test_looks_that_fail_in_a_row_end_the_wait_but_not_the_job(training, platfor
     platform.fail(503, STATUS, times=3)
     said = training.fails(max_consecutive_status_failures=3)
     assert "3 times in a row" in said
-    assert "the same command goes on" in said
+    assert "the same command continues" in said
     assert len(platform.requests(STATUS)) == 3
     platform.jobs[0]["course"] = ["completed"]
     assert training.run()["job"]["status"] == "completed"
@@ -288,7 +288,7 @@ def test_a_look_that_works_counts_failures_from_the_start(training, platform):
 
 def test_a_page_in_the_place_of_an_answer_is_said_to_be_one(training, platform):
     platform.fail("page", "POST /v1/namespaces")
-    assert "answers what cannot be read: '<html>welcome</html>'" in training.fails()
+    assert "returned an answer that cannot be read: '<html>welcome</html>'" in training.fails()
 
 
 def test_the_wait_ends_by_the_clock_and_goes_on_when_run_again(training, platform):
@@ -296,7 +296,7 @@ def test_the_wait_ends_by_the_clock_and_goes_on_when_run_again(training, platfor
     said = training.fails(poll_interval_seconds=40, timeout_seconds=100)
     assert training.time.slept == [40, 40, 20]
     assert "is running after 100 s (timeout_seconds)" in said
-    assert "the same command goes on waiting" in said
+    assert "the same command waits for it again" in said
     platform.jobs[0]["course"] = ["completed"]
     training.run()
     assert len(platform.jobs) == 1
@@ -346,7 +346,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(training, platform)
     training.time.at_sleep = interrupt
     with pytest.raises(KeyboardInterrupt):
         training.run()
-    assert "goes on; the same command waits for it again" in training.said[-1]
+    assert "continues; the same command waits for it again" in training.said[-1]
     assert "--cancel" in training.said[-1]
     assert platform.jobs[0]["course"] == ["running"]
 
@@ -453,7 +453,7 @@ def test_a_deployment_of_another_model_is_not_taken_for_ours(training, platform)
     training.deploys(deployment_name="front").run()
     training.out = training.out.with_name("elsewhere")
     said = training.fails(hyperparameters={"epochs": 2})
-    assert "deployment front is there with config" in said
+    assert "deployment front exists with config" in said
     assert "deployment_name" in said
 
 

@@ -208,7 +208,7 @@ def test_a_report_replaces_reports_alone(tmp_path):
     out = make_run(tmp_path, PAIRS)
     page = tmp_path / "page.html"
     page.write_text("<p>mine")
-    assert "is no report of prefdata" in refused("report", out, "--out", page)
+    assert "is not a report of prefdata" in refused("report", out, "--out", page)
     assert page.read_text() == "<p>mine"
     run("report", out, "--out", page, "--force")
     run("report", out, "--out", page)

@@ -172,7 +172,7 @@ def test_a_run_without_a_pair_has_a_report(tmp_path):
 def test_a_run_from_a_file_says_that_it_has_recorded_no_throughput(tmp_path):
     page = Page(write_report(make_plain_run(tmp_path)))
     assert "This run has not recorded its throughput." in page.text
-    assert "This run has not noted how long its rows took." in page.text
+    assert "This run has not recorded how long its rows took." in page.text
 
 
 def test_a_build_notes_its_throughput_and_its_slowest_rows(project):

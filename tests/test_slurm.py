@@ -364,7 +364,7 @@ def test_another_recipe_waits_until_the_queue_is_empty(cluster, tmp_path):
             [*asked, other], env=cluster.environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 2
-        assert f"are in the queue for this folder; wait for them, or take them away first: scancel {array}" in " ".join(done.stderr.split())  # fmt: skip  # noqa: E501
+        assert f"are in the queue for this folder; wait for them, or cancel them first: scancel {array}" in " ".join(done.stderr.split())  # fmt: skip  # noqa: E501
     cluster.tell("--out", tmp_path, *MORE, "output_projection.test_size=0", "--submit")
     assert cluster.jobs(tmp_path)["arrays"] == [array]  # other pairs of the same scores
     assert cluster.jobs(tmp_path)["merge"] != merge

@@ -36,7 +36,7 @@ def test_what_is_asked_of_slurm_is_in_the_scripts(tmp_path):
     told = slurm(RECIPE, "num_records=50", "--nodes", 4, "--gpus", 8, "--shards", 10, "--out",
                  tmp_path, "--partition", "long", "--time", "4:00:00", "--account", "lab",
                  "--sbatch-extra=--exclusive", "--sbatch-extra=--qos=high")  # fmt: skip
-    assert "look at what is there, then submit them with the same command and --submit" in told
+    assert "look at the scripts, then submit them with the same command and --submit" in told
     array, merge = scripts(tmp_path)
     for line in ("--array=0-9%4", "--gres=gpu:8", "--signal=B:USR1@120", "--requeue", "--exclusive",
                  "--partition=long", "--time=4:00:00", "--account=lab", "--qos=high"):  # fmt: skip
@@ -106,7 +106,10 @@ def test_the_merge_leaves_the_hub_alone_where_it_is_told_to(tmp_path):
 def test_without_slurm_there_is_one_message(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     told = slurm(RECIPE, "--out", tmp_path, "--submit", code=2)
-    assert "sbatch is not here: no node of a Slurm cluster, or its module is not loaded" in told
+    assert (
+        "sbatch was not found: this is not a node of a Slurm cluster, or its module is not loaded"
+        in told
+    )
     assert (tmp_path / "slurm" / "array.sbatch").is_file()
 
 

@@ -45,7 +45,7 @@ def test_a_run_is_split_uploaded_and_trained_on(platform, tmp_path):
         assert files[name] == (out / "data" / name).read_bytes()
     assert json.loads((out / "train.json").read_text())["job"]["status"] == "completed"
     again = command(run, platform.address)
-    assert "nothing is to do" in again.stderr
+    assert "nothing to do" in again.stderr
     assert len(platform.sent("POST /v1/customization/jobs$")) == 1
 
 

@@ -170,13 +170,13 @@ def test_what_is_trained_on_is_no_test(quickstart, tmp_path):
         )
     )
     given = settings(f"evaluation.path={seen}", "evaluation.samples=1", "epochs=0.1")
-    with pytest.raises(PrefdataError, match="of 5 prompts none can be evaluated on"):
+    with pytest.raises(PrefdataError, match="none of the 5 prompts can be used for evaluation"):
         train_trl(quickstart, given, tmp_path / "o", say=print)
     with seen.open("ab") as file:
         file.write(b'{"prompt": "What is one plus one?", "answer": 2}\n')
     said = []
     result = train_trl(quickstart, given, tmp_path / "o", say=said.append)
-    assert any("5 of 6 prompts are trained on, and do not count" in line for line in said)
+    assert any("5 of 6 prompts are trained on, and are left out" in line for line in said)
     assert result["after"]["prompts"] == 1
 
 

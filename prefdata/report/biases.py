@@ -5,11 +5,11 @@ from prefdata.report.sides import RATIO_EDGES, UNKNOWN, Lengths
 from prefdata.report.spreads import wilson
 
 LENGTH_BIAS = 0.6
-"""Where the longer text is chosen in more than this share of pairs, or the shorter, it is told."""
+"""Share of pairs with the longer text chosen, or with the shorter, above which it is reported."""
 POSITION_BIAS = 0.6
-"""Where a judge names one place more often than this, it is told."""
+"""Share of verdicts that name one place above which it is reported."""
 ENOUGH = 30
-"""Pairs, or verdicts, from which on a bias is told."""
+"""Fewest pairs, or verdicts, on which a bias is reported."""
 
 
 def margins_cell(run: Numbers) -> Cell:
@@ -18,7 +18,9 @@ def margins_cell(run: Numbers) -> Cell:
         return Cell("The pairs of this run have no scores, so they have no margin.")
     spread = run.margins
     low, middle, high = (number(value) for value in spread.quantiles)
-    summary = f"The median margin is {middle}; a tenth lies below {low}, a tenth above {high}."
+    summary = (
+        f"The median margin is {middle}; 10 % of the margins are below {low}, 10 % above {high}."
+    )
     chart = histogram("Pairs by margin", spread.grid, [("pairs", spread.counts)], "margin", "pairs")
     bins = [
         (f"{number(low)} to {number(high)}", f"{count:,}")
@@ -97,14 +99,14 @@ def length_cell(run: Numbers) -> Cell:
 
 
 def length_warnings(found: Lengths) -> list[str]:
-    """What the user should know of a preference for one length."""
+    """Warnings about a preference for one length."""
     share, differ = found.share[0], found.longer + found.shorter
     if differ < ENOUGH or 1 - LENGTH_BIAS <= share <= LENGTH_BIAS:
         return []
     side, part = ("longer", share) if share > 0.5 else ("shorter", 1 - share)
     return [
         f"Length bias: the {side} text is chosen in {percent(part)} of {differ:,} pairs "
-        f"(told above {percent(LENGTH_BIAS)}). A model trained on these pairs may learn the "
+        f"(reported above {percent(LENGTH_BIAS)}). A model trained on these pairs may learn the "
         "length; see max_length_ratio, or a loss that allows for length."
     ]
 
@@ -138,7 +140,7 @@ def judges_cell(run: Numbers) -> Cell:
             place = "first" if first > 0.5 else "second"
             warnings.append(
                 f"Position bias: {name} names the response shown {place} in "
-                f"{percent(max(first, 1 - first))} of its verdicts (told above "
+                f"{percent(max(first, 1 - first))} of its verdicts (reported above "
                 f"{percent(POSITION_BIAS)}). A row whose two orders disagree is a tie."
             )
         rows.append(

@@ -99,7 +99,7 @@ def make_report(
         raise PrefdataError(f"{place}: a folder lies there; name a file with --out")
     if place.exists() and not (is_report(place) or is_forced):
         raise PrefdataError(
-            f"{place}: it is there already, and is no report of prefdata; name another file with "
+            f"{place}: it exists already and is not a report of prefdata; name another file with "
             "--out, or replace it with --force"
         )
     opened = [open_run(folder) for folder in ([run] if compare is None else [run, compare])]

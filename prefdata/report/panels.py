@@ -202,7 +202,7 @@ def _rows_told(run: Numbers, slowest: Sequence[Sized]) -> Iterable[str]:
             "in the engine included."
         )
     else:
-        yield "This run has not noted how long its rows took."
+        yield "This run has not recorded how long its rows took."
     if run.largest:
         unit = run.largest_by.replace("_", " ")
         yield f"The texts of the largest row have {run.largest[0].size:,.0f} {unit} together."

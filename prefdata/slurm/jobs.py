@@ -140,8 +140,8 @@ def _run(*words: str) -> str:
         done = subprocess.run(words, capture_output=True, text=True, check=False)
     except FileNotFoundError as err:
         raise PrefdataError(
-            f"{words[0]} is not here: no node of a Slurm cluster, or its module is not loaded; run "
-            "the command on a login node, or without --submit"
+            f"{words[0]} was not found: this is not a node of a Slurm cluster, or its module is "
+            "not loaded; run the command on a login node, or without --submit"
         ) from err
     if done.returncode and "Invalid job id" in done.stderr:
         return ""  # Slurm has forgotten the job: it ended long ago

@@ -47,7 +47,7 @@ def run_on_slurm(
         cluster: what is asked of Slurm.
         is_submitted: whether to submit; only written otherwise.
         rehearse: whether tasks answer with the scripted engines; `words` say so too.
-        say: told what was written and submitted.
+        say: is called with what was written and submitted.
 
     Returns:
         The ids of the jobs; None where none was submitted.
@@ -63,7 +63,7 @@ def run_on_slurm(
             return None
         if (other := read_record(out)) is not None:
             say(f"{out}: there is a finished run of {other['rows']:,} rows, of another recipe or "
-                "pair rule; this one takes its place")  # fmt: skip
+                "pair rule; this run replaces it")  # fmt: skip
         wanted = Jobs((), None, cluster.shards, finished.scored, finished.fingerprint)
         before = read_jobs(out) if is_submitted else None
         queued = _tasks_in_queue(before, wanted)
@@ -75,11 +75,13 @@ def run_on_slurm(
         say(f"{_shards(cluster.shards)}: {len(finished.shards)} done, {waiting} in the queue")
         say(f"wrote {' and '.join(str(file) for file in (scripts.array, scripts.merge) if file)}")
         if not is_submitted:
-            say("look at what is there, then submit them with the same command and --submit")
+            say("look at the scripts, then submit them with the same command and --submit")
             return None
         if before is not None and before.merge is not None and is_in_queue(before.merge):
             if not missing and before.fingerprint == wanted.fingerprint:
-                say(f"nothing to submit: the rest is in the queue, and the merge {before.merge}")
+                say(
+                    f"nothing to submit: the rest is in the queue, and the merge {before.merge} too"
+                )
                 return before
             cancel(before.merge)  # it waits for less, or makes other pairs
         forget_attempts(out, cluster.shards, missing)
@@ -94,10 +96,10 @@ def _tasks_in_queue(before: Jobs | None, wanted: Jobs) -> dict[str, set[int]]:
     queued = tasks_in_queue(before) if before is not None else {}
     if before is None or not queued:
         return {}
-    away = f"take them away first: scancel {' '.join(queued)}"
+    away = f"cancel them first: scancel {' '.join(queued)}"
     if before.shards != wanted.shards:
         raise PrefdataError(
-            f"tasks of {before.shards} shards are in the queue, not of {wanted.shards}; leave out "
+            f"tasks of {before.shards} shards are in the queue, not {wanted.shards}; leave out "
             f"--shards, or {away}"
         )
     if before.scored != wanted.scored:
@@ -163,7 +165,7 @@ def tell_status(out: Path, count: int) -> list[str]:
         numbers = _named([one.shard.number for one in lost])
         lines.append(
             f"not in the queue: {_shards(len(lost))}: {numbers}; see {_log(out, lost[0]).parent}, "
-            "then bring them there with the same command and --submit"
+            "then submit them again with the same command and --submit"
         )
     return head + lines
 
@@ -178,10 +180,12 @@ def _ask_slurm(
         queue = shards_in_queue(jobs)
         is_last = all(one.state == "done" for one in found)
         if is_last and (jobs.merge is None or not is_in_queue(jobs.merge)):
-            return queue, ["the merge is not in the queue; the same command and --submit send it"]
+            return queue, [
+                "the merge is not in the queue; submit it with the same command and --submit"
+            ]
         return queue, []
     except PrefdataError as err:  # what the files tell is true all the same
-        return None, [f"what is in the queue is not known: {err}"]
+        return None, [f"the queue could not be read: {err}"]
 
 
 def _corrected(one: ShardState, queue: Mapping[int, bool]) -> ShardState:

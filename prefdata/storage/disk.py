@@ -39,8 +39,8 @@ _FIXABLE = {
     errno.EISDIR: ("a folder stands where a file is needed", "move it away"),
     errno.ENAMETOOLONG: ("the name is too long", _ELSEWHERE),
     errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
-    errno.EIO: ("the disk or its server failed", "see that it works"),
-    errno.ESTALE: ("the file server has lost the file", "see that the folder is mounted"),
+    errno.EIO: ("the disk or its server failed", "check that it works"),
+    errno.ESTALE: ("the file server no longer has the file", "check that the folder is mounted"),
 }
 _HERE, _SWAP = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
@@ -59,13 +59,13 @@ class Damaged(PrefdataError):
         self.finding = f"{place}: damaged or cut short ({cause})"
         super().__init__(
             f"{self.finding}; delete {place.parent if place.suffix == '.parquet' else place} and "
-            "run `prefdata build` again: it is made anew, with what the journal holds"
+            "run `prefdata build` again: it is made again from the journal"
         )
 
 
 @contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """Turn what the user can mend (full disk, no permission …) into a PrefdataError."""
+    """Turn what the user can fix (full disk, no permission …) into a PrefdataError."""
     try:
         yield
     except OSError as err:

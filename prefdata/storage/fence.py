@@ -30,11 +30,11 @@ def read_attempt(text: str) -> Attempt:
     """The attempt of `job.restart`.
 
     Raises:
-        PrefdataError: it is none.
+        PrefdataError: the text is not an attempt.
     """
     if (found := re.fullmatch(r"(\d+)\.(\d+)", text.strip())) is None:
         raise PrefdataError(
-            f"--attempt {text}: give two numbers that rise from attempt to attempt, as in 1234.0: "
+            f"--attempt {text}: give two numbers that increase with each attempt, as in 1234.0: "
             "the job's id, and how often it was started again"
         )
     return Attempt(int(found[1]), int(found[2]))
@@ -54,7 +54,7 @@ def fence(
     Args:
         folder: of the shard.
         attempt: which one this is.
-        say: told when another attempt takes over.
+        say: is called when another attempt takes over.
         poll: seconds between two looks.
 
     Raises:

@@ -20,7 +20,7 @@ class Work:
     """What was asked of engines so far; tokens are those made now, not those replayed.
 
     Attributes:
-        failures: by reason, what the first request that failed for it was told.
+        failures: by reason, the message of the first request that failed for it.
     """
 
     generated: int = 0
@@ -39,7 +39,7 @@ limits among them, and versions.
 
 
 class NotNow(Exception):
-    """The model has no room beside those that are loaded; its turn comes."""
+    """The model does not fit beside those that are loaded; it is asked later."""
 
 
 class JournaledText:

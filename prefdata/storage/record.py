@@ -36,7 +36,7 @@ def read_record(out: Path, name: str = "run.json") -> Record | None:
     except orjson.JSONDecodeError as err:
         raise Damaged(file, str(err)) from err
     if not isinstance(record, dict):
-        raise Damaged(file, "it holds no JSON object")
+        raise Damaged(file, "it is not a JSON object")
     return record
 
 

@@ -45,7 +45,7 @@ def held_out_rows(
         run: the run; its test prompts are taken where the settings name no file.
         data: what is trained on, in the format `trl`.
         settings: where the prompts are.
-        say: told how many do not count.
+        say: is called with how many are left out.
 
     Raises:
         PrefdataError: the file cannot serve, or no prompt is left.
@@ -57,11 +57,11 @@ def held_out_rows(
     kept = [row for row in rows if _key(prompts.of_row(row)) not in trained]
     where = settings.path or "the run's test set"
     if len(kept) < len(rows):
-        say(f"{where}: {len(rows) - len(kept):,} of {len(rows):,} prompts are trained on, and do not count")  # fmt: skip  # noqa: E501
+        say(f"{where}: {len(rows) - len(kept):,} of {len(rows):,} prompts are trained on, and are left out")  # fmt: skip  # noqa: E501
     if not kept:
         raise PrefdataError(
-            f"{where}: of {len(rows)} prompts none can be evaluated on, since those that are "
-            "trained on do not count; give other prompts with evaluation.path=FILE"
+            f"{where}: none of the {len(rows)} prompts can be used for evaluation, because all "
+            "of them are trained on; give other prompts with evaluation.path=FILE"
         )
     return kept[: settings.limit]
 
@@ -134,8 +134,8 @@ async def _evaluate(
     scores = {name: [s for s in every if s is not None] for name, every in found.items()}
     if empty := [name for name, values in scores.items() if not values]:
         raise PrefdataError(
-            f"the verifier {empty[0]!r} has a score for none of the answers; mend it, or leave it "
-            "out of the recipe"
+            f"the verifier {empty[0]!r} gave no score to any of the answers; fix it, or remove it "
+            "from the recipe"
         )
     return {
         "prompts": len(rows),
@@ -158,8 +158,8 @@ def _rows_of_file(recipe: Recipe, path: str) -> list[Row]:
     if seeds.rejects:
         first = seeds.rejects[0]
         raise PrefdataError(
-            f"{first['source']}: {first['reason']}: {first['detail']}; an evaluation wants every "
-            "line, so mend it"
+            f"{first['source']}: {first['reason']}: {first['detail']}; an evaluation needs every "
+            "line, so fix it"
         )
     return rows_of(seeds.table)
 

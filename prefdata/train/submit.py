@@ -31,7 +31,7 @@ def train_on_customizer(
         out: gets the files and train.json.
         dry_run: print what would be sent, and connect to nothing.
         force: replace what was sent from there of other pairs.
-        say: told of every step.
+        say: is called with every step.
 
     Returns:
         What train.json holds.
@@ -45,7 +45,7 @@ def train_on_customizer(
     options = ExportOptions(last_message_only=is_cut)
     data = export_run(run, FORMATS[kind], options, out / "data", say=say)
     if data.test is None:
-        raise AssertionError("both formats refuse to be written without a test set")
+        raise AssertionError("both formats need a test set, so there is one")
     lines = ", ".join(f"{count:,} {split}" for split, count in data.lines.items())
     say(f"{data.folder}: {lines}")
     return train_customizer(

@@ -41,7 +41,7 @@ def train_trl(
         settings: of the user.
         out: where to.
         force: replace what was trained there on other pairs.
-        say: told of every step.
+        say: is called with every step.
 
     Raises:
         PrefdataError: TRL is not installed, or run, model or settings cannot serve.
@@ -113,7 +113,7 @@ def _start(run: FinishedRun, settings: TrlSettings) -> Model:
     policy = find_policy(run)
     if policy is None and settings.model is None:
         raise PrefdataError(
-            f"{run.folder}: the run does not tell which model to train: its texts come from "
+            f"{run.folder}: the run does not say which model to train: its texts come from "
             "several checkpoints, from a server or from a file; name one with model=PATH"
         )
     changes: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
@@ -122,8 +122,8 @@ def _start(run: FinishedRun, settings: TrlSettings) -> Model:
     chosen = policy or Model(alias="policy", model=settings.model or "")
     if chosen.adapter is not None and settings.model is None:
         raise PrefdataError(
-            f"{run.folder}: its texts were written by the adapter {chosen.adapter}, and training "
-            "starts from whole weights; merge the adapter into its base and name the merged "
+            f"{run.folder}: its texts were written by the adapter {chosen.adapter}, but training "
+            "starts from a full checkpoint; merge the adapter into its base and name the merged "
             "folder with model=PATH"
         )
     sampling = {
@@ -190,16 +190,16 @@ def _rows(
                 "evaluation.path is given, but the run's recipe has no verifier that could judge "
                 "the answers; add one to the recipe, or remove evaluation.path"
             )
-        say("the recipe has no verifier, so nothing tells how good the model is before and after")
+        say("the recipe has no verifier, so the model is not evaluated before and after training")
         return []
     sampling = model.inference_parameters
     if sampling.temperature is None or sampling.max_tokens is None:
         raise PrefdataError(
-            "the run does not tell how the model is sampled, so its answers cannot be judged; set "
+            "the run does not say how the model is sampled, so it cannot be evaluated; set "
             "evaluation.temperature and evaluation.max_tokens"
         )
     if data.test is None and settings.evaluation.path is None:
-        say("there is no test set, so nothing tells how good the model is before and after")
+        say("there is no test set, so the model is not evaluated before and after training")
         return []
     return held_out_rows(run, data, settings.evaluation, say=say)
 

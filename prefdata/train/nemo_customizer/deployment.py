@@ -68,7 +68,7 @@ def _create_config(platform: Platform, config: Body, say: Say) -> None:
     except Failure as err:
         if err.status != CONFLICT:  # its name holds its content
             raise
-        say(f"deployment config {config['name']}: was there already ({err.status})")
+        say(f"deployment config {config['name']}: existed already ({err.status})")
 
 
 def _find(platform: Platform, body: Body) -> Answer | None:
@@ -84,7 +84,7 @@ def _find(platform: Platform, body: Body) -> Answer | None:
         config = f"{config.get('namespace')}/{config.get('name')}"
     if config != body["config"]:
         raise PrefdataError(
-            f"deployment {body['name']} is there with config {config}, and {body['config']} is "
+            f"deployment {body['name']} exists with config {config}, but {body['config']} is "
             "wanted; choose another deployment.deployment_name, or delete that deployment"
         )
     return there
@@ -97,15 +97,15 @@ def _wait(platform: Platform, plan: Plan, record: TrainRecord, clock: Clock, *, 
         if settings.wait:
             watch(lambda: _look(platform, record, say), settings, clock, timeout=timeout, say=say)
         elif _look(platform, record, say) is None:
-            say(f"{name} is not ready yet; the same command looks again, and waits with wait=true")
+            say(f"{name} is not ready yet; the same command looks again, or waits with wait=true")
             return False
     except TimedOut as err:
         raise PrefdataError(
             f"{name} is {record.deployment.get('status', 'not there')} after {timeout:g} s "
-            "(deployment_timeout_seconds); it goes on, and the same command goes on waiting"
+            "(deployment_timeout_seconds); it continues, and the same command waits for it again"
         ) from err
     except KeyboardInterrupt:
-        say(f"{name} goes on; the same command waits for it again")
+        say(f"{name} continues; the same command waits for it again")
         raise
     return True
 
@@ -129,8 +129,8 @@ def _look(platform: Platform, record: TrainRecord, say: Say) -> Answer | None:
     if state in BROKEN:
         said = platform.cut(str(details.get("description") or "the platform does not say why"))
         raise PrefdataError(
-            f"deployment {known['name']} is {state}: {said}; mend the cause and run the same "
-            "command again: it looks at it once more. Another deployment.deployment_name makes a "
-            "new one"
+            f"deployment {known['name']} is {state}: {said}; fix the cause and run the same "
+            "command again: it checks this deployment again. Another deployment.deployment_name "
+            "makes a new one"
         )
     return there if state == READY else None

@@ -130,15 +130,15 @@ def wait_for_job(
         if settings.wait:
             watch(lambda: _look(platform, record, say), settings, clock, timeout=timeout, say=say)
         elif _look(platform, record, say) is None:
-            say(f"{name} goes on; the same command looks again, and waits with wait=true")
+            say(f"{name} continues; the same command looks again, or waits for it with wait=true")
             return False
     except TimedOut as err:
         raise PrefdataError(
-            f"{name} is {record.job.get('status')} after {timeout:g} s (timeout_seconds); it goes "
-            "on, and the same command goes on waiting"
+            f"{name} is {record.job.get('status')} after {timeout:g} s (timeout_seconds); it "
+            "continues, and the same command waits for it again"
         ) from err
     except KeyboardInterrupt:
-        say(f"{name} goes on; the same command waits for it again, with --cancel it ends the job")
+        say(f"{name} continues; the same command waits for it again, and --cancel ends the job")
         raise
     if model := platform.job(record.job["id"]).get("output_model"):
         record.note("job", output_model=model)
@@ -183,7 +183,7 @@ def _lost(platform: Platform, record: TrainRecord, status: Answer) -> PrefdataEr
     did = "has failed" if record.job["status"] == "failed" else "was cancelled"
     return PrefdataError(
         f"job {record.job['name']} ({record.job['id']}) {did}; the same command submits a new one"
-        f"{said and '. Its last words:'}{said}"
+        f"{said and '. The last lines of its log:'}{said}"
     )
 
 

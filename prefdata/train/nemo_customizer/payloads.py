@@ -98,7 +98,7 @@ def _upload(path_in_repo: str, file: Path) -> Upload:
     size = file.stat().st_size
     if not size:
         raise PrefdataError(
-            f"{file}: it has no rows, and the service trains on none; choose more pairs, or a "
+            f"{file}: it has no rows, and the service needs some; build more pairs, or give a "
             "larger test_size where it is the validation file"
         )
     with file.open("rb") as opened:

@@ -140,21 +140,21 @@ class Platform:
 
     def refusal(self, doing: str, host: str, status: int, said: str) -> Failure:
         """An answer that says no."""
-        remedy = "the same command goes on from here"
+        remedy = "the same command continues from here"
         if status in REFUSED:
             remedy = self._about_token()
         elif status < 500 and status not in (408, 429):
-            remedy = "mend what it names, then the same command goes on from here"
+            remedy = "fix what it names; the same command then continues from here"
         return Failure(
-            f"{self._address(host)}, asked to {doing}, answers {status}: {self.cut(said)}; "
+            f"{self._address(host)}, asked to {doing}, returned {status}: {self.cut(said)}; "
             f"{remedy}", status,
         )  # fmt: skip
 
     def silence(self, doing: str, host: str, cause: str) -> Failure:
         """No answer."""
         return Failure(
-            f"{self._address(host)} cannot be reached to {doing} ({self.cut(cause)}); see that "
-            "the address is right and the service up, then the same command goes on from here",
+            f"{self._address(host)} cannot be reached to {doing} ({self.cut(cause)}); check "
+            "the address and that the service runs; the same command then continues from here",
             None,
         )
 
@@ -168,9 +168,9 @@ class Platform:
     def unreadable(self, doing: str, host: str, said: str) -> Failure:
         """An answer that is none of this platform's."""
         return Failure(
-            f"{self._address(host)}, asked to {doing}, answers what cannot be read: "
-            f"{self.cut(said)}; see that it is the address of NeMo Microservices and not of a "
-            "page before it", None,
+            f"{self._address(host)}, asked to {doing}, returned an answer that cannot be read: "
+            f"{self.cut(said)}; check that it is the address of NeMo Microservices and not of a "
+            "login page", None,
         )  # fmt: skip
 
     def _about_token(self) -> str:
@@ -188,7 +188,7 @@ class Platform:
 @contextmanager
 def connect(settings: CustomizerSettings, say: Say) -> Iterator[Platform]:
     """The platform with the token from the environment."""
-    # a header of 'Bearer ' and nothing else is no legal one
+    # a header of 'Bearer ' and nothing else is not a legal one
     token = os.environ.get(settings.token, "").strip() if settings.token else ""
     if settings.token and not token:
         say(f"{settings.token} is not set; no token is sent")

@@ -71,7 +71,7 @@ def train_customizer(
     with hold_file(out / LOCK):  # two processes would submit two jobs
         record = open_record(out, plan)
         if _is_done(record, plan):
-            say(f"job {record.job['name']} ({record.job['id']}) has completed; nothing is to do")
+            say(f"job {record.job['name']} ({record.job['id']}) has completed; nothing to do")
             return record.data
         with _platform(settings, say) as platform:
             _train(platform, plan, record, Clock(clock, sleep), say)

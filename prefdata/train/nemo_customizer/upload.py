@@ -78,7 +78,7 @@ def _ensure(part: _Part, record: TrainRecord, say: Say) -> None:
     except Failure as err:
         if err.status not in part.there:
             raise
-        made, state = {}, f"was there already ({err.status})"
+        made, state = {}, f"existed already ({err.status})"
     say(f"{part.what}: {state}")
     record.note_step(part.step, state=state, **{k: v for k, v in made.items() if k == "id"})
 
