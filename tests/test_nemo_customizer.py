@@ -354,7 +354,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(training, platform)
 def test_without_waiting_the_command_looks_once(training, platform):
     platform.course = ["running"]
     training.deploys().run(wait=False)
-    assert "goes on" in training.said[-1]
+    assert "continues" in training.said[-1]
     assert training.time.slept == []
     platform.jobs[0]["course"] = ["completed"]
     platform.deployment_course = ["pending"]
@@ -497,7 +497,7 @@ def test_a_refused_token_is_told_by_its_name(training, platform, monkeypatch, ma
     monkeypatch.setenv("NEMO_TOKEN", SECRET)
     platform.fail(status, match)
     said = training.fails(token="NEMO_TOKEN")
-    assert f"answers {status}" in said
+    assert f"returned {status}" in said
     assert "see that NEMO_TOKEN holds a token for this platform" in said
     assert SECRET not in said
     assert platform.jobs == []
@@ -520,13 +520,13 @@ def test_a_host_that_is_not_there_is_told_and_everything_before_is_kept(training
 
 def test_an_error_of_the_dataset_entity_is_not_swallowed(training, platform):
     platform.fail(422, "POST /v1/datasets")
-    assert "asked to create the dataset entity, answers 422" in training.fails()
+    assert "asked to create the dataset entity, returned 422" in training.fails()
     assert platform.jobs == []
 
 
 def test_an_interrupted_upload_is_repeated_and_nothing_before_it(training, platform):
     platform.fail(500, "/commit/", times=3)
-    assert "asked to take the files, answers 500" in training.fails()
+    assert "asked to take the files, returned 500" in training.fails()
     assert platform.commits == []
     training.run()
     assert len(platform.commits) == 1
