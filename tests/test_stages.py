@@ -312,7 +312,7 @@ def test_without_probabilities_the_number_written_counts():
 @pytest.mark.parametrize("reply", ["9", "0", "four", "", "45"])
 def test_what_is_no_rating_is_a_row_error(reply):
     made = column(**RUBRIC, prompt="{{ response }}", criteria={"right": "?"})
-    with pytest.raises(RowError, match="no_rating: no number from 1 to 5"):
+    with pytest.raises(RowError, match="no_rating: the answer is not a number from 1 to 5"):
         run(made, RATED, tools(lambda r: reply))
 
 
@@ -647,7 +647,8 @@ def odd(text, row):
     if text == "hang":
         os.system("sleep 1000")
     if text == "spin":
-        open(row["gate"], "w").close()
+        with open(row["gate"], "w") as gate:
+            gate.write(f"{os.getpid()}.")
         while True:
             pass
     if text == "exit":
@@ -712,13 +713,13 @@ def test_functions_run_side_by_side_in_processes_of_their_own(odd):
 
 def test_a_call_that_is_given_up_leaves_no_process(odd, tmp_path):
     async def give_up():
-        pid = int((await odd({"id": "r0", "a": "well"}))["made"]["a"])
         gate = tmp_path / "gate"
+        gate.touch()
         task = asyncio.create_task(odd({"id": "r1", "a": "spin", "gate": str(gate)}))
-        await asyncio.to_thread(wait_until, gate.exists)
+        await asyncio.to_thread(wait_until, lambda: gate.read_text().endswith("."))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        return pid
+        return int(gate.read_text()[:-1])
 
     pid = asyncio.run(give_up())
     with pytest.raises(ProcessLookupError):
