@@ -248,7 +248,7 @@ def test_an_expression_that_prints_a_chat_is_refused_like_any_other_template(cha
 def test_messages_that_name_a_column_of_texts_are_refused(project):
     project.recipe["columns"][0] = {**project.recipe["columns"][0], "messages": "prompt"}
     project.recipe["columns"][0].pop("prompt")
-    with pytest.raises(PrefdataError, match=r"messages.0.chat.*holds no chats"):
+    with pytest.raises(PrefdataError, match=r"messages.0.chat.*contains no chats"):
         seeds(project)
 
 
@@ -257,7 +257,8 @@ def test_a_chat_is_no_text_to_search_compare_or_score(chats):
     chats.recipe["columns"].append(
         {"name": "words", "type": "extract", "column": "prompt", "pattern": "(?P<word>.*)"}
     )
-    with pytest.raises(PrefdataError, match=r"columns.2.column.*holds chats, and a text is wanted"):
+    message = r"columns.2.column.*contains chats, but a text is needed"
+    with pytest.raises(PrefdataError, match=message):
         seeds(chats)
 
 

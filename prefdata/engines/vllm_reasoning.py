@@ -31,7 +31,7 @@ CHANNELS = "openai_gptoss"
 def open_vllm_reader(
     reasoning: Reasoning, name: str, tokenizer: Any
 ) -> tuple[Reader, dict[str, Any]]:
-    """The reader of a checkpoint, and what vLLM is to be told of its thoughts.
+    """The reader of a checkpoint, and vLLM's options about its thoughts.
 
     Told of a parser, vLLM binds an answer to its schema only after the thought, and can bound the
     thought's tokens.

@@ -182,7 +182,7 @@ def _check_out(out: Path, inputs: Sequence[Input], is_same: bool, *, is_forced: 
     check_folder(out, () if is_same else inputs, is_forced=is_forced)
     if not is_same and (out / "stages").exists():
         raise PrefdataError(
-            f"{out}: a run is there that `prefdata build` has made, and its candidates would be "
+            f"{out}: the folder contains a run of `prefdata build`, and its candidates would be "
             "replaced; choose another folder with --out"
         )
 

@@ -48,8 +48,8 @@ def _check_column(
         elif not key.endswith(".chat") and name in chats:
             yield Problem(
                 (*at, *path_of(key)),
-                f"column {name!r} holds chats, and a text is wanted; make a text of one with an "
-                f"expression column, say {{{{ {name}[-1].content }}}}",
+                f"column {name!r} contains chats, but a text is needed; make a text from one with "
+                f"an expression column, say {{{{ {name}[-1].content }}}}",
             )
 
 

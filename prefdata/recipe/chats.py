@@ -66,10 +66,12 @@ def read_chat(value: Any) -> Chat:
     Of parts of content the text ones count, each on a line of its own.
 
     Raises:
-        RowError: `chat`; a turn has a role that nobody knows, no text, or a part that is no text.
+        RowError: `chat`; a turn has an unknown role, no text, or a part that is not a text.
     """
     if not is_chat(value):
-        raise RowError("chat", f"it is no list of messages with role and content: {value!r}")
+        raise RowError(
+            "chat", f"the value is not a list of messages with role and content: {value!r}"
+        )
     return tuple(_read_message(place, message) for place, message in enumerate(value))
 
 
@@ -93,7 +95,7 @@ def _text_of(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        what = "no text" if content is None else f"content that is no text: {content!r}"
+        what = "no text" if content is None else f"content that is not a text: {content!r}"
         raise RowError("chat", f"{where} has {what}")
     texts = []
     for part in content:

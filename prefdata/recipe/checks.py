@@ -156,7 +156,7 @@ def _check_asked(column: Scored, at: At, scope: Scope, recipe: Recipe) -> Iterat
         return  # told elsewhere
     for key, name in column.targets:
         if scope.has(name) and (why := _not_asked(name, scope, models)):
-            message = f"{why}, so it is not known what it answers; say it with 'prompt' or 'messages'"  # fmt: skip  # noqa: E501
+            message = f"{why}, so its question is not known; give it with 'prompt' or 'messages'"  # fmt: skip  # noqa: E501
             yield Problem((*at, key), message)
 
 

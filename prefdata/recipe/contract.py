@@ -193,9 +193,11 @@ class Asking(Column):
     @model_validator(mode="after")
     def _one_question(self) -> "Asking":
         if self.prompt is not None and self.messages is not None:
-            raise ValueError("'prompt' is a chat of one turn, and 'messages' another; keep one")
+            raise ValueError("'prompt' and 'messages' both say what the model is asked; keep one")
         if self.prompt is None and self.messages is None and not self.may_inherit:
-            raise ValueError("it asks nothing; add 'prompt' (or 'prompt_file'), or 'messages'")
+            raise ValueError(
+                "the model has nothing to answer; add 'prompt' (or 'prompt_file'), or 'messages'"
+            )
         return self
 
     @property
@@ -348,7 +350,7 @@ def path_of(key: str) -> At:
 def no_chat(name: str) -> str:
     """The message about a column that was to hold chats."""
     turn = f"{{role: user, content: '{{{{ {name} }}}}'}}"
-    return f"column {name!r} holds no chats; write a turn {turn} to send its text"
+    return f"column {name!r} contains no chats; write a turn {turn} to send its text"
 
 
 def no_candidates(name: str) -> str:

@@ -347,7 +347,7 @@ def override_path(override: str) -> At:
     """The path that `key.0.sub=value` sets.
 
     Raises:
-        PrefdataError: it is no override.
+        PrefdataError: the text is not an override.
     """
     return _path(_split(override)[0])
 

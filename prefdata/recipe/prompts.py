@@ -39,7 +39,7 @@ _UNFIT = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, At
 """What Jinja's filters and operators raise for a value they cannot take."""
 _WHOLE = ("default", "d", "e", "escape", "forceescape", "indent", "list", "replace", "reverse",
           "safe", "string", "trim", "truncate", "upper", "lower", "wordwrap")  # fmt: skip
-"""Filters through which a value that is no text is still printed as a whole."""
+"""Filters that print a value that is not a text as a whole."""
 
 
 @dataclass(frozen=True, slots=True)

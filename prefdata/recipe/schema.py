@@ -260,7 +260,7 @@ class Model(Frozen):
     chat_template: Filled | None = None
     """A chat template in Jinja, or a file with one, in the place of the checkpoint's own."""
     reasoning: Reasoning = "auto"
-    """How thoughts are told from answers. `auto` reads the chat template; `none`, a mapping with
+    """How thoughts are split from answers. `auto` reads the chat template; `none`, a mapping with
     `begin` and `end`, or one with the `parser` of vLLM say it.
     """
     trust_remote_code: bool = False

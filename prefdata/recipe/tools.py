@@ -24,18 +24,18 @@ def read_tools(value: Any) -> ToolList:
     """The tools of a row: a list, its JSON text, or null for none.
 
     Raises:
-        RowError: `tools`; it is no such list.
+        RowError: `tools`; it is not such a list.
     """
     told = value
     if isinstance(value, str):
         try:
             told = orjson.loads(value)
         except orjson.JSONDecodeError as err:
-            raise RowError("tools", f"the tools are no JSON ({err}): {value!r}") from err
+            raise RowError("tools", f"the tools are not valid JSON ({err}): {value!r}") from err
     if not told:
         return ()
     if not is_tools(told):
-        raise RowError("tools", f"these are no tools, each a function with a name: {told!r}")
+        raise RowError("tools", f"each tool must be a function with a name: {told!r}")
     return tuple(tool if "function" in tool else {"type": "function", "function": tool}
                  for tool in told)  # fmt: skip
 

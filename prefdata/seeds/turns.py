@@ -142,7 +142,7 @@ def given(line: Row, names: GivenCandidates) -> Given:
         if line.get(field) is None:
             raise RowError("missing_field", f"there is no {field!r}; {suggest(field, line)}")
     if not isinstance(line[names.text], str):
-        raise RowError("field_type", f"{names.text!r} is no text")
+        raise RowError("field_type", f"{names.text!r} is not a text")
     prompt = line[names.prompt]
     if not _is_prompt(prompt):
         raise RowError(

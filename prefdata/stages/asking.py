@@ -36,7 +36,7 @@ class Tools:
         models: by alias, as in the recipe.
         text: engine of each alias that a text column names.
         reward: engine of each alias that a reward column names.
-        folder: where Python functions named by the recipe are sought.
+        folder: where Python functions named by the recipe are looked up.
         columns: all columns of the recipe, those of given candidates among them: a judge finds the
             two that it compares among them, a scorer what the texts were asked.
         prompt: the column that becomes the pairs' prompt; a stage may not make it blank.
@@ -84,7 +84,7 @@ class Asker:
         A last turn of the assistant is the beginning of the answer.
 
         Raises:
-            RowError: a template cannot be rendered for this row, or a value is no chat.
+            RowError: a template cannot be rendered for this row, or a value is not a chat.
         """
         asked = question.chat(row)
         if is_blank(asked[-1]["content"]) and "tool_calls" not in asked[-1]:

@@ -16,7 +16,7 @@ Function = Callable[[str, Mapping[str, Any]], Any]
 
 
 def load_function(column: Column, folder: Path) -> Function:
-    """The function behind `package.module:name`, sought beside the recipe and on Python's path.
+    """The function behind `package.module:name`, looked up beside the recipe and on Python's path.
 
     Raises:
         PrefdataError: it cannot be imported.
