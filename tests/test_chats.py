@@ -58,7 +58,7 @@ def test_sharegpt_turns_are_read_under_the_names_that_templates_know():
         ({"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, "'image_url'"),
         ({"role": "user", "content": None}, "no text"),
         ({"role": "critic", "content": "no"}, "'critic'"),
-        ({"role": "user", "content": 4}, "no text"),
+        ({"role": "user", "content": 4}, "not a text"),
     ],
     ids=["image", "null", "role", "number"],
 )

@@ -72,7 +72,7 @@ def published(shell, *args, token=WRITE):
 
 
 def refused(shell, *args, token=WRITE):
-    """The one line of a command that the user can mend."""
+    """The one line of a command that the user can fix."""
     done = shell.run(*args, token=token)
     assert done.code == 2, done.err
     *before, line = done.err.splitlines()
