@@ -40,7 +40,7 @@ def test_without_vllm_auto_runs_transformers_and_vllm_says_how_to_install_it():
     assert chosen("auto", on_gpu=True) == "transformers"
     with pytest.raises(PrefdataError) as caught:
         chosen("vllm", on_gpu=True)
-    assert "pip install '.[vllm]', or set provider: auto" in str(caught.value)
+    assert "in a clone of prefdata, or set provider: auto" in str(caught.value)
 
 
 def test_every_engine_and_client_names_a_module_that_exists_and_an_extra_for_its_package():
