@@ -77,6 +77,16 @@ class Project:
         return load_recipe(self.write(), overrides)
 
 
+@pytest.fixture(autouse=True)
+def _environment():
+    """What a test sets for its own sake, such as CUDA_VISIBLE_DEVICES, ends with it."""
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @pytest.fixture
 def project(tmp_path):
     return Project(tmp_path)

@@ -7,6 +7,7 @@ from runs import FIELDS
 from prefdata.pairs.repick import pairs_of_file
 from prefdata.rows import REJECTS
 from prefdata.storage.folders import RowsWriter, read_rows
+from prefdata.storage.record import file_sizes
 
 SCRIPT = "<script>window.hacked = 1</script>"
 HOSTILE = (
@@ -65,5 +66,6 @@ def make_hostile_run(folder):
     record = orjson.loads((run / "run.json").read_bytes())
     record["rejects"] = {f"seeds: {SCRIPT}": len(rejects)}
     record["drops"] = {SCRIPT: 1}
+    record["files"] |= file_sizes(run)
     (run / "run.json").write_bytes(orjson.dumps(record))
     return run

@@ -307,17 +307,17 @@ def test_a_blank_prompt_is_a_reject_before_anything_is_asked(project, prompt):
     assert record["candidates"] == record["requests"]["generated"]
 
 
-@pytest.mark.parametrize("pairs_prompt", ["prompt", "asked"])
+@pytest.mark.parametrize("pairs_prompt", ["prompt", "question"])
 def test_a_template_that_makes_a_blank_prompt_asks_nothing(project, pairs_prompt):
     seeds = [{"prompt": "question", "answer": n, "more": m} for n, m in enumerate("a ")]
     project.write_seeds(seeds)
     project.recipe["seed_dataset"]["fields"].append("more")
-    project.recipe["columns"][0]["prompt"] = "{{ asked if asked else prompt }}"
-    made = {"name": "asked", "type": "expression", "expression": "{{ more | trim }}"}
+    project.recipe["columns"][0]["prompt"] = "{{ question if question else prompt }}"
+    made = {"name": "question", "type": "expression", "expression": "{{ more | trim }}"}
     project.recipe["columns"].insert(0, made)
     if pairs_prompt == "prompt":
-        project.recipe["columns"][1]["prompt"] = "{{ asked }}"
+        project.recipe["columns"][1]["prompt"] = "{{ question }}"
     record = run(project, f"output_projection.prompt_field={pairs_prompt}")
     assert record["prompts"] == 1
-    column = "asked" if pairs_prompt == "asked" else project.recipe["columns"][1]["name"]
+    column = "question" if pairs_prompt == "question" else project.recipe["columns"][1]["name"]
     assert record["rejects"] == {f"{column}: empty_prompt": 1}

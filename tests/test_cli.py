@@ -104,7 +104,7 @@ def test_a_rehearsal_writes_no_output_path(command, project):
         (["plan", "RECIPE", "models.9.model=x"], "error: override 'models.9.model'"),
         (["pairs", "nowhere"], "error: nowhere: not found"),
         (["pairs", "seeds.jsonl"], "error: seeds.jsonl: for a file, the output folder is required; give it with --out DIR"),
-        (["pairs", "."], "error: .: there is no finished run"),
+        (["pairs", "."], "error: .: no finished run there"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip

@@ -74,7 +74,7 @@ OTHER_COLUMN = {
     "tools": "answer", "output_format": {**SCHEMA, "title": "x"}, "compare": ("x", "y"),
     "winner_field": "best",
     "both_orders": False, "samples": 3, "candidates": "d", "responses": ("x", "y"),
-    "method": "number", "reference": "answer", "pattern": "y", "function": "m:f",
+    "method": "number", "timeout": 5.0, "reference": "answer", "pattern": "y", "function": "m:f",
     "expression": "y", "dtype": "int", "values": ("x",), "max_retries": 5, "weights": (1.0, 2.0),
     "criteria": {"short": "is it?"}, "scale": (1, 3), "column": "loud", "separator": ";",
     "regex": "x", "lines": True, "json_list": True, "max_items": 3,

@@ -60,7 +60,7 @@ def run(made, tmp_path):
 def hashes(folder):
     found = {}
     for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.name not in ("README.md", "report.html"):
+        if file.is_file() and file.name not in ("README.md", "report.html", ".prefdata.json"):
             found[str(file.relative_to(folder))] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
 
@@ -158,12 +158,17 @@ def test_the_report_goes_along_and_is_made_where_it_is_missing_or_older_than_the
     page = hub.repositories[NAME].tree()["report.html"].data
     assert page == (run / "report.html").read_bytes()
     assert page.startswith(b"<!DOCTYPE html>")
+    (run / "report.html").unlink()
+    published(shell, run, "--repo-id", NAME)
+    assert (run / "report.html").read_bytes().startswith(b"<!DOCTYPE html>")
+
+
+def test_a_page_of_the_users_is_not_published_as_the_report(hub, shell, run):
     (run / "report.html").write_text("<html></html>")
-    published(shell, run, "--repo-id", NAME)
-    assert hub.repositories[NAME].tree()["report.html"].data == b"<html></html>"
-    (run / "run.json").touch()
-    published(shell, run, "--repo-id", NAME)
-    assert hub.repositories[NAME].tree()["report.html"].data.startswith(b"<!DOCTYPE html>")
+    assert "report.html: it exists already and is not a report" in refused(
+        shell, "publish", run, "--repo-id", NAME
+    )
+    assert (run / "report.html").read_text() == "<html></html>"
 
 
 TOLD = [*DIALOGUE, {"role": "tool", "name": "add", "content": "6"}]
@@ -215,7 +220,8 @@ def test_a_tag_keeps_naming_the_same_rows_and_moves_with_other_rows(hub, shell, 
     published(shell, run, "--repo-id", NAME)
     repository = hub.repositories[NAME]
     first = repository.refs[tag]
-    (run / "report.html").write_text("new")
+    record |= {"fingerprint": "f" * 32, "seconds": record["seconds"] | {"total": 99.0}}
+    (run / "run.json").write_bytes(orjson.dumps(record))
     published(shell, run, "--repo-id", NAME)
     assert repository.refs[tag] == first != repository.find("main")
     other = make_run(tmp_path / "other", PAIRS[:5])
@@ -477,7 +483,7 @@ def test_a_run_that_names_no_place_asks_for_one(hub, shell, run):
 def test_a_damaged_file_is_not_published(hub, shell, run):
     (file,) = (run / "pairs").glob("train-*")
     file.write_bytes(file.read_bytes()[:-100])
-    assert "damaged or truncated" in refused(shell, "publish", run, "--repo-id", NAME)
+    assert "is not as run.json" in refused(shell, "publish", run, "--repo-id", NAME)
     assert hub.count("POST", "/commit/") == 0
 
 
@@ -570,7 +576,7 @@ def test_build_looks_for_the_token_before_the_work(hub, shell, recipe):
 def test_a_build_whose_publication_fails_is_whole(hub, shell, recipe):
     hub.fault("POST", "/commit/", 403)
     line = refused(shell, "build", recipe)
-    assert f"`prefdata publish {recipe.parent / 'built'}` tries again" in line
+    assert f"run `prefdata publish {recipe.parent / 'built'}` to try again" in line
     published(shell, recipe.parent / "built")
     assert "org/built" in hub.repositories
 

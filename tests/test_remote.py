@@ -156,7 +156,9 @@ def test_a_request_that_is_refused_costs_one_candidate(remote, server, fault):
 def test_what_no_retry_can_mend_stops_the_run_at_once(remote, server, status, monkeypatch):
     monkeypatch.setenv("SRV_KEY", KEY)
     server.faults.append((status, {}))
-    with pytest.raises(PrefdataError, match=f"answers {status} for model 'scripted'") as caught:
+    with pytest.raises(
+        PrefdataError, match=f"returned status {status} for model 'scripted'"
+    ) as caught:
         run(remote, "providers.0.api_key=SRV_KEY")
     print(f"| {status} | stops after 1 request: {caught.value} |")
     assert "SRV_KEY" in str(caught.value)

@@ -15,7 +15,8 @@ HELLO = {"role": "user", "content": "What is 2 plus 2?"}
 
 
 def say(path, *messages, samples=1, temperature=0.0, **template):
-    engine = TransformersTextEngine.load(Checkpoint(path, None, False), {})
+    checkpoint = Checkpoint(path, None, False)
+    engine = TransformersTextEngine.load(checkpoint, {}, reasoning="none")
     sampling = Sampling(temperature, 64)
     requests = [TextRequest(messages, sampling, seed, None, template) for seed in range(samples)]
 

@@ -181,9 +181,9 @@ def test_every_bad_line_is_a_reject_with_its_place_and_reason(lines):
     assert len(seeds) == 13
     details = dict(zip((2, 5, 6, 7, 8, 9, 10, 11), refused(seeds), strict=False))
     assert "not valid JSON" in details[2][2]
-    assert details[5][2] == "a row is a JSON object, this is a list"
+    assert details[5][2] == "a row must be a JSON object, but this is a list"
     assert details[9][2] == (
-        "there is no 'prompt', which columns.0.prompt reads; did you mean 'promt'? Known: promt"
+        "there is no field 'prompt', which columns.0.prompt needs; did you mean 'promt'? Known: promt"
     )
     assert details[10][2] == "'prompt' is null"
     assert details[11][2] == "'prompt' is a number, earlier rows have text"
@@ -285,7 +285,7 @@ def test_a_row_without_a_named_field_is_a_reject(lines):
     seeds = load(lines({"prompt": "x", "n": 1}, {"prompt": "y"}), fields=("prompt", "n"))
     assert refused(seeds) == [
         ("seeds.jsonl:2", "missing_field",
-         "there is no 'n', which seed_dataset.fields reads; Known: prompt"),
+         "there is no field 'n', which seed_dataset.fields needs; Known: prompt"),
     ]  # fmt: skip
 
 
@@ -295,14 +295,14 @@ def test_columns_that_nobody_needs_may_be_missing_or_null(lines):
 
 
 def test_values_that_arrow_cannot_hold_together_name_their_column(lines):
-    with pytest.raises(PrefdataError, match=r"column 'tags' holds values of different types"):
+    with pytest.raises(PrefdataError, match=r"column 'tags' has values of different types"):
         load(lines({"prompt": "x", "tags": [1]}, {"prompt": "y", "tags": ["b"]}))
 
 
 def test_a_seed_column_called_id_is_renamed_and_said_so_once(lines):
     seeds = load(lines({"id": "u1", "prompt": "x"}, {"id": "u2", "prompt": "y"}))
     assert seeds.table["source_id"].to_pylist() == ["u1", "u2"]
-    assert seeds.notes == ["seed column 'id' is called 'source_id' here: 'id' is the row's own key"]
+    assert seeds.notes == ["seed column 'id' is renamed 'source_id': 'id' is the row's own key"]
     kept = load(lines({"id": "u1", "prompt": "x", "n": 1}), fields=("id", "prompt"))
     assert kept.table.column_names == ["id", "source_id", "prompt"]
     assert len(kept.notes) == 1

@@ -118,7 +118,7 @@ def test_a_reader_pages_with_keys(run):
     written = on_a_terminal("inspect", run, typed=["", "b", "3", "/bad 1", "1", "/GOOD 2", "q"])
     titles = re.findall(r"(?<=\s)?pair (\d)(?= )", ESCAPE.sub("", written))
     assert titles == ["1", "2", "1", "3", "1", "3"]
-    assert "there is nothing at '/bad 1'" in written
+    assert "no later row contains 'bad 1'" in written
 
 
 def page(rows, *answers):
@@ -209,9 +209,7 @@ def test_every_value_of_a_row_is_printed():
     assert stream.getvalue().splitlines() == [
         "--- row 1",
         "prompt:",
-        "  1:",
-        "    role: user",
-        "    content: Hi",
+        "  user: Hi",
         "scores: 1.0, None, 2.5",
         "nested:",
         "  answer:",

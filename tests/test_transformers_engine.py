@@ -459,10 +459,10 @@ def test_chat_template_arguments_reach_the_template(random_lm, load_text):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gpu_memory_utilization": 0.9}, "knows dtype, max_model_len, max_num_seqs"),
+        ({"gpu_memory_utilization": 0.9}, "has dtype, max_model_len, max_num_seqs"),
         ({"dtype": "float8"}, "give one of auto, float32"),
         ({"max_num_seqs": 0}, "at least 1"),
-        ({"max_model_len": 4096}, "positions for 160"),
+        ({"max_model_len": 4096}, "has only 160 positions"),
     ],
     ids=["unknown", "dtype", "count", "length"],
 )
@@ -590,7 +590,9 @@ def test_weights_that_are_cut_short_are_one_message(tmp_path):
     shutil.copytree(MODELS / "rm", folder)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(PrefdataError, match=r"cut': its weights do not load: .*fetch it again"):
+    with pytest.raises(
+        PrefdataError, match=r"cut': its weights could not be loaded: .*download it again"
+    ):
         load_model(
             AutoModelForSequenceClassification, Checkpoint(str(folder), None, False), {}, counts=()
         )

@@ -103,7 +103,10 @@ def _go_on(console: Console, shelf: Shelf, place: int, ask: Ask) -> int | None:
         if not said:
             console.print("that was the last one")
             return None
-        console.print(f"there is no row {said!r}")
+        if said.startswith("/"):
+            console.print(f"no later row contains {said[1:]!r}")
+        else:
+            console.print(f"there is no row {said!r}")
 
 
 def _place(shelf: Shelf, place: int, said: str) -> int | None:

@@ -99,8 +99,8 @@ def make_report(
         raise PrefdataError(f"{place}: a folder lies there; name a file with --out")
     if place.exists() and not (is_report(place) or is_forced):
         raise PrefdataError(
-            f"{place}: it exists already and is not a report of prefdata; name another file with "
-            "--out, or replace it with --force"
+            f"{place}: it exists already and is not a report of prefdata; move it away, or run "
+            "`prefdata report` with --out for another file or --force to replace it"
         )
     opened = [open_run(folder) for folder in ([run] if compare is None else [run, compare])]
     names = _names([one.folder for one in opened])
