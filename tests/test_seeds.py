@@ -183,7 +183,8 @@ def test_every_bad_line_is_a_reject_with_its_place_and_reason(lines):
     assert "not valid JSON" in details[2][2]
     assert details[5][2] == "a row must be a JSON object, but this is a list"
     assert details[9][2] == (
-        "there is no field 'prompt', which columns.0.prompt needs; did you mean 'promt'? Known: promt"
+        "there is no field 'prompt', which columns.0.prompt needs; did you mean 'promt'? "
+        "Known: promt"
     )
     assert details[10][2] == "'prompt' is null"
     assert details[11][2] == "'prompt' is a number, earlier rows have text"

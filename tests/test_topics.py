@@ -130,7 +130,7 @@ def test_a_prompt_can_be_a_file_beside_the_recipe(project):
         ({"prompt_file": "nowhere.md"}, "columns.0.prompt_file: 'nowhere.md' cannot be read"),
         ({"prompt_file": "x.md", "prompt": "p"}, "there is also a 'prompt'; keep one of them"),
         ({"prompt_file": 7}, "the path of a file"),
-        ({}, "columns.0: the model has nothing to answer; add 'prompt' .or 'prompt_file'., or 'messages'"),
+        ({}, "columns.0: the model has nothing to answer; add 'prompt' .or 'prompt_file'."),
     ],
 )
 def test_a_prompt_that_cannot_be_found_is_told(project, change, message):
