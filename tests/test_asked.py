@@ -4,6 +4,7 @@ import asyncio
 
 import orjson
 import pytest
+from test_stages import SAMPLING, WINNER, column
 
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.errors import PrefdataError, RowError
@@ -15,7 +16,6 @@ from prefdata.recipe.schema import Model
 from prefdata.seeds.seeds import seeds_of
 from prefdata.stages import Tools, make_stage
 from prefdata.storage.folders import read_rows
-from tests.test_stages import SAMPLING, WINNER, column
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 ASK = {"role": "user", "content": "2+2?"}

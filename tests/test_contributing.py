@@ -155,8 +155,8 @@ def connect(endpoint):
     },
     "a flag": {
         "cli/runs.py": (
-            "    no_publish: NoPublish = False,\n    trust",
-            "    no_publish: NoPublish = False,\n    quietly: bool = False,\n    trust",
+            "    force: Force = False,\n    trust",
+            "    force: Force = False,\n    quietly: bool = False,\n    trust",
         ),
     },
 }

@@ -90,3 +90,16 @@ def test_every_white_space_and_every_format_character_without_a_glyph_is_unseen(
     assert spaces <= set(UNSEEN)
     shown = {"Lu", "Ll", "Lt", "Nd", "Po", "Sm", "Sc", "Ps", "Pe"}
     assert not {char for char in UNSEEN if unicodedata.category(char) in shown}
+
+
+def test_a_turn_of_calls_is_the_same_with_and_without_an_empty_text():
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    turns = [
+        {"role": "assistant", "tool_calls": [call]} | more
+        for more in ({}, {"content": None}, {"content": ""})
+    ]
+    said = [{"role": "user", "content": "2+2?"}]
+    assert (
+        len({prompt_identity([*said, turn, {"role": "tool", "content": "4"}]) for turn in turns})
+        == 1
+    )

@@ -15,6 +15,7 @@ from prefdata.cli import app
 from prefdata.errors import PrefdataError
 from prefdata.pipeline import build
 from prefdata.recipe.loader import load_recipe
+from prefdata.report.page import make_report
 from prefdata.run.finished import open_run
 from prefdata.storage.disk import hold, sweep, temporary_name
 from prefdata.storage.ownership import claim_folder, write_own
@@ -519,3 +520,26 @@ def test_a_run_that_cannot_be_written_can_still_be_read(tmp_path):
     out.chmod(0o555)
     run("report", out, "--out", tmp_path / "page.html")
     out.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pairs/train-00000-of-00001.parquet", "pairs/all.jsonl", "README.md", "run.json",
+     "recipe.yaml", "journal/w.jsonl", "exports/x.jsonl", "stages/x.jsonl", ".prefdata.json"],
+)  # fmt: skip
+def test_a_copy_never_takes_a_name_that_the_run_has_for_itself(project, name):
+    out = project.folder / "run"
+    loaded = project.load(f"output_path={out / name}")
+    with pytest.raises(PrefdataError, match="the run keeps its own"):
+        make(loaded, out, force=True)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "pairs/train-00000-of-00001.parquet"])
+def test_a_report_never_takes_a_name_that_the_run_has_for_itself(project, name):
+    out = project.folder / "run"
+    make(project.load(), out)
+    before = (out / name).read_bytes()
+    with pytest.raises(PrefdataError, match="the run keeps its own"):
+        make_report(out, out / name, is_forced=True)
+    assert (out / name).read_bytes() == before

@@ -1,6 +1,7 @@
 """A real Slurm on this host, with nodes of its own: what becomes of a run when things go wrong."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -291,7 +292,8 @@ def test_a_task_beyond_its_time_limit_goes_on_later(cluster, whole, tmp_path):
     # Slurm counts limits in minutes, and the signal comes 120 s before the end: at once
     cluster.submit(tmp_path, *MORE, "--shards", "1", "--time", "1", slow=0.03)
     cluster.wait(lambda: "restart 1" in log(tmp_path, 0), "a restart")
-    assert "goes back into the queue (exit code 130, asked to end: yes)" in log(tmp_path, 0)
+    # 142 where the machine is too busy to end by itself within 10 s
+    assert re.search(r"the queue \(exit code (130|142), asked to end: yes\)", log(tmp_path, 0))
     (array,) = cluster.jobs(tmp_path)["arrays"]
     cluster.run("scontrol", "update", f"JobId={array}", "TimeLimit=30")
     cluster.wait_for_merge(tmp_path)

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -81,34 +81,6 @@ def test_a_sample_does_not_depend_on_its_company(text):
     [backwards] = together(text, rows[5][::-1])
     assert backwards[::-1] == amid[5]
     assert len({completion.text for row in amid for completion in row}) > 24
-
-
-@pytest.mark.parametrize(("task", "checkpoint"), [("text", LM), ("classify", RM)])
-def test_the_engine_is_set_up_as_vllms_own_class_would_for_the_same_options(task, checkpoint):
-    from vllm import LLM
-
-    from prefdata.engines.vllm import VllmRewardEngine, VllmTextEngine
-    from prefdata.engines.vllm_arguments import engine_arguments
-
-    engine = (VllmTextEngine if task == "text" else VllmRewardEngine)(checkpoint, {})
-    ours = resolved(engine.config)
-    engine.close()
-    theirs = LLM(**engine_arguments(checkpoint, task, {}))
-    try:
-        assert ours == resolved(theirs.llm_engine.vllm_config)
-        assert ours["scheduler_config"]["max_num_seqs"] == str(engine.capacity)
-    finally:
-        theirs.llm_engine.engine_core.shutdown()
-
-
-def resolved(config):
-    """What vLLM has settled of scheduler, cache and compilation; ids of one instance left out."""
-    parts = ("scheduler_config", "cache_config", "compilation_config")
-    return {part: public(getattr(config, part)) for part in parts}
-
-
-def public(part):
-    return {field.name: repr(getattr(part, field.name)) for field in fields(part) if field.init}
 
 
 def test_texts_end_where_they_are_told_to(text):
@@ -195,7 +167,7 @@ def test_samples_of_a_prompt_share_its_prefill(text):
     ("option", "message"),
     [
         ({"max_model_length": 100}, "did you mean 'max_model_len'"),
-        ({"data_parallel_size": 2}, "give --gpus"),
+        ({"data_parallel_size": 2}, "use --gpus instead"),
         ({"max_model_len": 100_000}, "could not be loaded by vLLM"),
     ],
     ids=["unknown", "ours", "impossible"],

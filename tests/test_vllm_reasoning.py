@@ -97,7 +97,8 @@ def test_vllm_s_own_parsers_part_the_same(tmp_path, kind, parser):
     assert free == ask_transformers(folder)
     assert (cut.text, cut.finish_reason) == ("", "truncated")
     assert json.loads(bound.text)["winner"] in ("A", "B")
-    assert bound.reasoning == THOUGHT
+    # vLLM 0.32 binds a model with this parser from its first token: it answers without a thought
+    assert bound.reasoning == (None if parser == "openai_gptoss" else THOUGHT)
 
 
 def test_a_parser_that_vllm_does_not_have_is_one_line(tmp_path):

@@ -45,6 +45,7 @@ from prefdata.run.stale import is_report
 from prefdata.seeds.identity import words_of
 from prefdata.storage.disk import disk_errors, hold, whole_file
 from prefdata.storage.folders import read_tables
+from prefdata.storage.ownership import check_name
 from prefdata.storage.record import identify_pairs
 
 SCRIPTS = ("vendor/chart.umd.min.js", "vendor/diff.min.js", "report.js")
@@ -95,6 +96,8 @@ def make_report(
 ) -> Report:
     """As `write_report`, or in the place of a file of the user's; returns what a user is told."""
     place = out or run / "report.html"
+    if out is not None and place.resolve() != (run / "report.html").resolve():
+        check_name(place, run)
     if place.is_dir():
         raise PrefdataError(f"{place}: a folder lies there; name a file with --out")
     if place.exists() and not (is_report(place) or is_forced):

@@ -6,7 +6,7 @@ from prefdata.errors import PrefdataError
 from prefdata.pairs.files import copies_of
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.seeds.files import seed_files
-from prefdata.storage.ownership import Input, check_file, check_folder
+from prefdata.storage.ownership import Input, check_file, check_folder, check_name
 
 
 def check_places(loaded: LoadedRecipe, out: Path, *, is_forced: bool = False) -> None:
@@ -18,6 +18,7 @@ def check_places(loaded: LoadedRecipe, out: Path, *, is_forced: bool = False) ->
     inputs = inputs_of(loaded)
     check_folder(out, inputs, is_forced=is_forced)
     for place in copies_of(loaded.recipe).values():
+        check_name(place, out)
         check_file(place, out, inputs, is_forced=is_forced)
         if not place.resolve().is_relative_to(out.resolve()):
             _check_beside_seeds(place, loaded)

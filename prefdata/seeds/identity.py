@@ -14,7 +14,7 @@ def prompt_identity(prompt: Any) -> str:
 
     Texts are compared in NFC and without what is unseen at their ends. A chat that is one plain
     turn of the user is the same prompt as the turn's text; parts of content are the same as their
-    texts, one a line; keys without a value count as missing.
+    texts, one a line; keys without a value, an empty text too, count as missing.
 
     Args:
         prompt: a text, or a chat in OpenAI's form; of any other value, its JSON counts.
@@ -65,7 +65,7 @@ def _is_chat(prompt: Any) -> bool:
 
 
 def _message(message: Row) -> Row:
-    told = {key: value for key, value in message.items() if value not in (None, [], {})}
+    told = {key: value for key, value in message.items() if value not in (None, "", [], {})}
     if "content" in told:
         told["content"] = _content(told["content"])
     return told

@@ -102,6 +102,21 @@ def check_file(
         raise _not_ours(place, "choose another place, move it away, or replace it with --force")
 
 
+def check_name(place: Path, out: Path) -> None:
+    """See that a file is not where the run has files of its own, whatever is there now.
+
+    Raises:
+        PrefdataError: it is.
+    """
+    if not _is_inside(place, out):
+        return
+    first = place.resolve().relative_to(out.resolve()).parts[:1]
+    if first and first[0] in (*FOLDERS, *FILES, LEDGER):
+        raise PrefdataError(
+            f"{place}: the run keeps its own {first[0]} there; choose another place"
+        )
+
+
 def is_run_folder(folder: Path) -> bool:
     """Whether prefdata has made it, or begun to."""
     if (folder / LEDGER).is_file():

@@ -5,7 +5,7 @@ Every engine is behind the journal. Knows neither rows nor stages.
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -292,4 +292,6 @@ class Fleet:
 
 def _versions() -> list[str]:
     """What the engines run on: another version may live where one has died."""
-    return [f"{name} {version(name)}" for name in LIBRARIES if find_spec(name)]
+    packages = packages_distributions()  # vLLM's CPU build has a name of its own
+    there = [name for name in LIBRARIES if find_spec(name)]
+    return [f"{name} {version(packages[name][0])}" for name in there]
