@@ -381,7 +381,7 @@ def test_offline_mode_is_one_line(hub, run, tmp_path):
     told = environment(hub, tmp_path) | {"HF_TOKEN": WRITE, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(words, env=told, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
-    why = "HF_HUB_OFFLINE is set, so the Hub is not asked; unset it"
+    why = "HF_HUB_OFFLINE is set, so the Hub cannot be used; unset it"
     assert done.stderr == f"error: publish: {NAME}: {why}\n"
     assert not hub.asked
 
