@@ -221,12 +221,24 @@ def test_a_verdict_keeps_what_else_the_judge_has_written():
     assert orjson.loads(row["judge__meta"]["verdicts"][0]) == orjson.loads(TALKATIVE)
 
 
-def test_an_integer_that_no_column_holds_breaks_the_schema():
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**30, -(10**30)])
+def test_an_integer_that_no_column_holds_breaks_the_schema(number):
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     with pytest.raises(RowError) as err:
-        run(structured(schema), {"prompt": "p"}, tools(lambda r: '{"n": 9223372036854775808}'))
+        run(structured(schema), {"prompt": "p"}, tools(lambda r: f'{{"n": {number}}}'))
     assert err.value.reason == "breaks_schema"
-    assert "more than 64 bits" in err.value.detail
+    assert "a number that no column can hold" in err.value.detail
+    with pytest.raises(RowError, match="a number that no column can hold"):
+        run(structured(OPEN), {"prompt": "p"}, tools(lambda r: f'{{"winner": "A", "n": {number}}}'))
+
+
+@pytest.mark.parametrize("value", ['"\\ud83d"', "NaN", "-Infinity"])
+@pytest.mark.parametrize("key", ["winner", "unlisted"])
+def test_what_json_spells_and_no_file_holds_is_no_json(value, key):
+    answer = f'{{"winner": "A", "{key}": {value}}}'
+    with pytest.raises(RowError) as err:
+        run(structured(OPEN), {"prompt": "p"}, tools(lambda r: answer))
+    assert err.value.reason == "not_json"
 
 
 def verdict(answers):

@@ -142,12 +142,6 @@ class _Stranger:
                     f"{_dotted(at)}: it names a file of this machine; a published recipe holds its "
                     f"templates. Give {_dotted(at)}=…, or {_BY_HAND}"
                 )
-            is_template = at[0] == "models" and at[-1] == "chat_template" and len(at) == 3
-            if is_template and is_file(text) and not self._is_named(at):
-                raise self._refusal(
-                    f"{_dotted(at)}: it names a file of this machine; give {_dotted(at)}=…, or "
-                    f"{_BY_HAND}"
-                )
             if INTERPOLATION.search(text) and not self._is_named(at):
                 raise self._refusal(
                     f"{_dotted(at)}: it holds '${{…}}', which would insert environment variables "
@@ -213,14 +207,6 @@ class _Stranger:
                 is_no = f"is not the id of {kind} on the Hub"
                 what = "would be read on this machine" if is_here else is_no
                 raise self._refusal(f"{_dotted(at)}: {name!r} {what}; give {_dotted(at)}=…")
-        adapter: At = ("models", number, "adapter")
-        if model.adapter is not None and not (self._is_named(at) or self._is_named(adapter)):
-            is_here = loaded.locate(model.adapter) != model.adapter
-            if is_here or not _HUB_ID.fullmatch(model.adapter):
-                raise self._refusal(
-                    f"{_dotted(adapter)}: {model.adapter!r} would be read on this machine; say "
-                    f"{_dotted(adapter)}=…"
-                )
         self._check_revision(("models", number, "revision"), model.revision)
         for key, value in model.engine.items():
             at = ("models", number, "engine", key)

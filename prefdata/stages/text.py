@@ -17,7 +17,16 @@ from prefdata.recipe.columns import Calling, Candidates, LlmStructured, LlmText
 from prefdata.recipe.questions import question_of
 from prefdata.recipe.tools import ToolList, read_tools
 from prefdata.recipe.values import META_SUFFIX
-from prefdata.rows import CANDIDATE, ID, STRUCTURED_META, TEXT_META, Row, field_of_schema, is_answer
+from prefdata.rows import (
+    CANDIDATE,
+    ID,
+    STRUCTURED_META,
+    TEXT_META,
+    Row,
+    field_of_schema,
+    is_answer,
+    is_json,
+)
 from prefdata.stages.asking import Asker, Tools, answers, ask_until, outcomes, whole_text
 from prefdata.stages.stage import Stage
 
@@ -151,12 +160,13 @@ def llm_structured(column: LlmStructured, tools: Tools) -> Stage:
 
 def reader(schema: Mapping[str, Any]) -> Callable[[Completion], Row]:
     """A function that reads the dict which a completion spells, however it was constrained."""
-    validator = validator_for(schema)(schema)
+    validator, field = validator_for(schema)(schema), field_of_schema("answer", schema)
 
     def read(completion: Completion) -> Row:
-        found = [_listed(value, schema) for value in objects_in(completion.text)]
-        for value in found:
-            if validator.is_valid(value) and not _is_beyond(value):
+        wholes = objects_in(completion.text)
+        found = [_listed(whole, schema) for whole in wholes]
+        for whole, value in zip(wholes, found, strict=True):
+            if validator.is_valid(value) and _has_place(whole, value, field):
                 return dict(value)
         if completion.finish_reason in ("length", "truncated"):
             cut = f"the JSON was cut after {completion.completion_tokens} tokens; raise max_tokens"
@@ -164,7 +174,7 @@ def reader(schema: Mapping[str, Any]) -> Callable[[Completion], Row]:
         if not found:
             raise RowError("not_json", f"the answer has no JSON object in it: {_shown(completion)}")
         if (problem := best_match(validator.iter_errors(found[0]))) is None:
-            detail = f"the answer has an integer of more than 64 bits: {_shown(completion)}"
+            detail = f"the answer has a number that no column can hold: {_shown(completion)}"
             raise RowError("breaks_schema", detail)
         where = "".join(f"[{part!r}]" for part in problem.absolute_path)
         detail = (
@@ -189,11 +199,15 @@ def _listed(value: Any, schema: Any) -> Any:
     return {name: _listed(part, parts.get(name)) for name, part in kept.items()}
 
 
-def _is_beyond(value: Any) -> bool:
-    if isinstance(value, dict | list):
-        parts = value.values() if isinstance(value, dict) else value
-        return any(map(_is_beyond, parts))
-    return isinstance(value, int) and value >= 2**63  # orjson reads up to 64 bits without a sign
+def _has_place(whole: Row, value: Row, field: pa.Field) -> bool:
+    """Whether files can hold an answer: JSON's integers are of any size, theirs have 64 bits."""
+    try:
+        orjson.dumps(whole)
+        if not is_json(field):
+            pa.array([value], field.type)
+    except (TypeError, OverflowError, pa.ArrowInvalid, pa.ArrowTypeError):
+        return False
+    return True
 
 
 def spelled(completion: Completion, value: Row, schema: Mapping[str, Any]) -> Row:
@@ -212,10 +226,10 @@ def objects_in(text: str) -> list[Row]:
     while at >= 0:
         try:
             value, end = _DECODER.raw_decode(text, at)
+            orjson.loads(text[at:end])  # json takes NaN and half of a surrogate pair, too
+            found.append(value)
         except (json.JSONDecodeError, RecursionError):
             end = at + 1
-        else:
-            found.append(value)
         at = text.find("{", end)
     return found
 
