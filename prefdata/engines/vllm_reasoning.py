@@ -122,7 +122,10 @@ def _parser_of(reader: Reader) -> type[VllmParser]:
     reach = len(reader.end_ids) + 2
 
     class Parser(VllmParser):  # type: ignore[misc, unused-ignore]
-        """Knows the marks that the chat template of the model has."""
+        """Knows the marks that the chat template of the model has.
+
+        The engine asks it only where a thought ends; what reads texts is for vLLM's server.
+        """
 
         @property
         def reasoning_start_str(self) -> str | None:

@@ -226,5 +226,5 @@ async def answers(engine: TextEngine, requests: Sequence[TextRequest]) -> list[C
 def _sampling(model: Model) -> Sampling:
     parameters = model.inference_parameters
     if parameters.temperature is None or parameters.max_tokens is None:
-        raise AssertionError("recipe_checks lets no text column use an alias without these")
+        raise AssertionError("recipe.checks lets no text column use an alias without these")
     return Sampling(**parameters.model_dump(exclude={"seed"}))
