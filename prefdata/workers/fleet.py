@@ -4,7 +4,7 @@ Every engine is behind the journal. Knows neither rows nor stages.
 """
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -290,6 +290,7 @@ class Fleet:
         return self._journal
 
 
+@cache
 def _versions() -> list[str]:
     """What the engines run on: another version may live where one has died."""
     packages = packages_distributions()  # vLLM's CPU build has a name of its own
