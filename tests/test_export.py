@@ -253,6 +253,15 @@ def test_what_would_poison_a_trainer_stays_behind_with_its_reason(
     assert any(reason in line for line in said)
 
 
+@pytest.mark.parametrize("content", ["", "  ", None])
+def test_a_system_turn_without_a_text_is_left_out_and_its_pair_stays(content, tmp_path):
+    question = {"role": "user", "content": "2+2?"}
+    run = make_run(tmp_path, [([{"role": "system", "content": content}, question], "4", "5")])
+    exported = export(run, test_size=0)
+    assert exported.left_out == {}
+    assert read_lines(exported.train)[0]["prompt"] == [question]
+
+
 def test_tools_stay_behind_where_a_layout_has_no_place_for_them(tmp_path):
     prompt = [ASKED, TOOL, {"role": "tool", "content": "4"}]
     run = make_run(tmp_path, [(prompt, "It is 4.", "5"), ("1+1?", "2", "3"), ("3+3?", "6", "7")])

@@ -233,6 +233,12 @@ def test_a_record_that_is_no_record_is_told(build, project, command):
     assert "run.json" in said
 
 
+def test_a_place_where_no_folder_can_be_made_is_told(build):
+    code, said = build("--rehearse", "--out", "/proc/nowhere/run")
+    assert code == 2
+    assert "no folder can be made there; choose another folder with --out" in said
+
+
 # Bugs
 
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import orjson
 
 from prefdata.errors import RowError
+from prefdata.recipe.chats import LEADING
 from prefdata.recipe.tools import calls_of, is_tools, readable
-from prefdata.rows import ID, Row
+from prefdata.rows import ID, Row, is_blank
 
 Message = dict[str, Any]
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -110,7 +111,7 @@ def read_conversation(row: Row) -> Conversation:
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     conversation = Conversation(
         id=row[ID],
-        prompt=tuple(_read_message(message) for message in messages or ()),
+        prompt=tuple(_read_message(one) for one in messages or () if not _is_silent(one)),
         chosen=row["chosen"],
         rejected=row["rejected"],
         chosen_score=row["chosen_score"],
@@ -150,6 +151,12 @@ def check_tokens(conversation: Conversation, special: re.Pattern[str] | None) ->
 def _read_message(message: Message) -> Message:
     """Without the nulls that a table puts where other rows have a key."""
     return {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
+
+
+def _is_silent(message: Message) -> bool:
+    """Whether it is a system turn without a text, which is not sent to a model either."""
+    content = message.get("content") or ""
+    return message.get("role") in LEADING and isinstance(content, str) and is_blank(content)
 
 
 def _read_thought(row: Row, side: str) -> Thought | None:

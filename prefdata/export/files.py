@@ -217,8 +217,9 @@ def _tokenizer(run: FinishedRun, options: ExportOptions) -> Model:
     model = options.tokenizer or find_policy(run)
     if model is None:
         raise PrefdataError(
-            "--max-tokens needs a tokenizer, and the run does not say which one: its texts come "
-            "from several checkpoints, from a server or from a file; name one with --tokenizer"
+            "a tokenizer is needed to render and count the chats (--max-tokens, --reasoning keep), "
+            "but the texts come from several checkpoints, from a server or from a file; name one "
+            "with --tokenizer"
         )
     return model
 

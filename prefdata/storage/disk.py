@@ -279,11 +279,18 @@ def sync(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that a power cut does not take them away again."""
+    """Make a folder and those above it, so that a power cut does not take them away again.
+
+    Raises:
+        PrefdataError: it lies where no folder can be made, as in /proc.
+    """
     if folder.is_dir():
         return
     make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileNotFoundError as err:
+        raise PrefdataError(f"{folder}: no folder can be made there; {_ELSEWHERE}") from err
     sync(folder.parent)
 
 
