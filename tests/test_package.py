@@ -11,6 +11,8 @@ from shutil import ignore_patterns
 import pytest
 
 import prefdata
+from prefdata.errors import PrefdataError
+from prefdata.recipe.shipped import shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ["__version__", "build", "load_recipe", "open_run"]
@@ -59,6 +61,12 @@ def test_a_name_that_is_not_there_is_an_attribute_error_that_names_it():
         _ = prefdata.biuld
 
 
+def test_recipes_are_found_in_a_clone():
+    assert shipped("quickstart/recipe.yaml").samefile(ROOT / "recipes/quickstart/recipe.yaml")
+    with pytest.raises(PrefdataError, match="ships no 'topic.yaml'; did you mean 'topics.yaml'"):
+        shipped("topic.yaml")
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """The command of a wheel, installed in an environment that borrows everything else."""
@@ -90,13 +98,22 @@ def run(command, *arguments, folder):
     return done.stdout + done.stderr
 
 
+def all_files(folder):
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
 @pytest.mark.slow
 def test_the_wheel_brings_all_files_that_commands_read(installed, tmp_path):
     where = "import prefdata; print(prefdata.__file__)"
     place = run(installed.with_name("python"), "-c", where, folder=tmp_path)
     assert Path(place.strip()).is_relative_to(installed.parent.parent)
 
-    recipe = ROOT / "recipes" / "quickstart" / "recipe.yaml"
+    where = "from prefdata.recipe.shipped import shipped; print(shipped('.').resolve())"
+    recipes = Path(run(installed.with_name("python"), "-c", where, folder=tmp_path).strip())
+    assert recipes.is_relative_to(installed.parent.parent)
+    assert all_files(recipes) == all_files(ROOT / "recipes")
+
+    recipe = recipes / "quickstart" / "recipe.yaml"
     run(installed, "build", recipe, "--rehearse", "--out", "run", "num_records=8", folder=tmp_path)
     run(installed, "report", "run-rehearsal", "--out", "report.html", folder=tmp_path)
     assert "<script" in (tmp_path / "report.html").read_text()
