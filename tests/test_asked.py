@@ -371,6 +371,20 @@ def test_two_answers_under_two_system_prompts_share_the_users_turn(project):
     assert record["asked"]["sides"] == len(rows)
 
 
+def test_answers_to_two_turns_under_one_system_prompt_have_no_prompt_in_common(project):
+    made = project.recipe["columns"]
+    made[0] = {"name": "a", "type": "llm_text", "model_alias": "hot", "prompt": "Say: {{ prompt }}"}
+    made[1] = made[0] | {"name": "b", "prompt": "Sing: {{ prompt }}"}
+    made.append({"name": "score", "type": "reward_model", "model_alias": "grader", "responses": ["a", "b"]})  # fmt: skip  # noqa: E501
+    project.recipe["models"][0]["system_prompt"] = "Be brief."
+    project.recipe["output_projection"] = {"type": "preference_pairs", "responses": ["a", "b"], "score": "score", "strategy": "best_vs_worst", "prompt_field": "asked"}  # fmt: skip  # noqa: E501
+    rows, record = pairs_of(project)
+    assert rows == []
+    [lost, *_] = read_rows(project.folder / "run" / "rejects")
+    assert lost["reason"] == "asked_differently"
+    assert "do not answer the same last turn" in lost["detail"]
+
+
 def test_a_chat_as_prompt_has_roles_and_contents_alone_and_no_answer(chats):
     chats.recipe["columns"][0]["prompt"] = "{{ prompt }}"
     turn = {"role": "user", "content": "hi", "country": "FI"}

@@ -85,6 +85,16 @@ def test_out_is_a_path_whatever_it_looks_like(command, project, name):
     assert (project.folder / f"{name}-rehearsal" / "pairs").is_dir()
 
 
+def test_a_rehearsal_refuses_an_output_path_as_the_run_would(command, project):
+    (project.folder / "mine.jsonl").write_text("mine")
+    for more in (["--rehearse"], []):
+        done = command("build", "RECIPE", "output_path=mine.jsonl", *more)
+        assert done.exit_code == 2
+        assert "prefdata did not write it" in done.output
+    done = command("build", "RECIPE", "output_path=seeds.jsonl", "--rehearse", "--force")
+    assert "a file of the seeds, and would be replaced" in done.output
+
+
 def test_a_rehearsal_writes_no_output_path(command, project):
     done = command("build", "RECIPE", "output_path=pairs.jsonl", "--rehearse", "num_records=1")
     assert done.exit_code == 0, done.output

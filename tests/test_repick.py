@@ -253,3 +253,22 @@ def test_a_blank_prompt_is_a_reject(tmp_path, prompt):
     file = write(tmp_path, line(1, "a", 0.9), line(1, "b", 0.1), line(2, "c", 1, question=prompt))
     record = pick(file, tmp_path / "out")
     assert record["rejects"] == {"seeds: empty_prompt": 1}
+
+
+PARTS = [
+    {"role": "user", "content": [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]}
+]
+
+
+@pytest.mark.parametrize(
+    ("chat", "said_so"),
+    [([{"role": "user", "content": "hi"}], "hi"), (PARTS, "h\ni")],
+    ids=["plain", "parts, each on a line of its own"],
+)
+def test_texts_among_chats_become_chats_and_this_is_told(tmp_path, chat, said_so):
+    lines = [line(n, text, score, q) for n, q in enumerate(["2+2?", chat]) for text, score in (("a", 1), ("b", 0))]  # fmt: skip  # noqa: E501
+    said = []
+    pick(write(tmp_path, *lines), tmp_path / "out", said=said)
+    prompts = [row["prompt"] for row in rows(tmp_path / "out", "pairs")]
+    assert prompts == [[{"role": "user", "content": text}] for text in ("2+2?", said_so)]
+    assert ["1 of 2 prompts are texts and the others chats" in one for one in said] == [True]

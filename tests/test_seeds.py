@@ -8,16 +8,20 @@ import pytest
 
 from prefdata.errors import PrefdataError
 from prefdata.recipe.schema import SeedDataset
+from prefdata.recipe.tools import read_tools
+from prefdata.rows import rows_of
+from prefdata.seeds.columns import chunk_table, join_chunks
 from prefdata.seeds.seeds import load_seeds
 
 NEEDED = {"prompt": "columns.0.prompt"}
+WITH_TOOLS = {**NEEDED, "tools": "columns.0.tools"}
 ABC = [{"prompt": letter} for letter in "abc"]
 
 
-def load(path, *, needed=NEEDED, num_records=None, seed=0, made=None, **config):
+def load(path, *, needed=NEEDED, num_records=None, seed=0, made=None, tools=(), **config):
     return load_seeds(
         SeedDataset(path=str(path), **config), [str(path)],
-        needed=needed, num_records=num_records, seed=seed, made=made or {},
+        needed=needed, num_records=num_records, seed=seed, made=made or {}, tools=tools,
     )  # fmt: skip
 
 
@@ -420,3 +424,48 @@ def test_the_fingerprint_covers_rows_order_and_rejects(lines):
     found = [load(lines(*rows)).fingerprint for rows in variants]
     assert len(set(found)) == len(variants)
     assert load(lines(*ABC)).fingerprint == found[0]
+
+
+def write(folder, rows):
+    (folder / "s.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+
+
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"city": {"a": 1}}}}
+CLOCK = {"name": "clock", "parameters": {}}
+OFFERED = [[WEATHER], orjson.dumps([CLOCK]).decode(), None, [], "[]", [CLOCK, WEATHER], "left out"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_column_of_tools_mixes_lists_json_texts_and_none(tmp_path, order):
+    rows = [{"prompt": f"p{n}", "tools": told} for n, told in enumerate(OFFERED)]
+    del rows[-1]["tools"]
+    write(tmp_path, rows[::order])
+    seeds = load(tmp_path / "s.jsonl", needed=WITH_TOOLS, tools=("tools",))
+    assert seeds.rejects == []
+    found = {row["prompt"]: read_tools(row["tools"]) for row in rows_of(seeds.table)}
+    clock = {"type": "function", "function": CLOCK}
+    expected = [(WEATHER,), (clock,), (), (), (), (clock, WEATHER), ()]
+    assert found == {f"p{n}": tools for n, tools in enumerate(expected)}
+    apart = rows_of(join_chunks([chunk_table([row]) for row in rows[::order]]))
+    assert {row["prompt"]: read_tools(row["tools"]) for row in apart} == found
+
+
+def test_a_row_whose_tools_are_none_is_a_reject_beside_the_others(tmp_path):
+    told = [[WEATHER], "no JSON", 5, [{"nothing": 1}], {"name": "bare"}]
+    write(tmp_path, [{"prompt": "p", "tools": one} for one in told])
+    seeds = load(tmp_path / "s.jsonl", needed=WITH_TOOLS, tools=("tools",))
+    assert len(seeds.table) == 1
+    assert {row["reason"] for row in seeds.rejects} == {"tools"}
+
+
+@pytest.mark.parametrize("fields", [None, ["prompt", "tools"]])
+def test_a_column_of_tools_that_no_line_has_is_named_wrongly(tmp_path, fields):
+    write(tmp_path, [{**row, "tool": [CLOCK]} for row in ABC])
+    with pytest.raises(PrefdataError, match="no line has a field 'tools'; did you mean"):
+        load(tmp_path / "s.jsonl", needed=WITH_TOOLS, tools=("tools",), fields=fields)
+
+
+def test_rows_read_before_the_first_that_has_tools_go_without(tmp_path):
+    write(tmp_path, [*ABC, {"prompt": "d", "tools": [CLOCK]}])
+    seeds = load(tmp_path / "s.jsonl", needed=WITH_TOOLS, tools=("tools",), num_records=2)
+    assert seeds.table["tools"].to_pylist() == [None, None]

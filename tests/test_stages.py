@@ -519,11 +519,29 @@ def test_what_a_function_raises_is_the_fate_of_its_row(tmp_path):
         run(made, {"a": "abc"}, tools(folder=tmp_path))
 
 
+def test_a_function_that_cannot_be_called_so_is_shown_without_a_line_of_ours(tmp_path):
+    (tmp_path / "one_word.py").write_text("def alone(text):\n    return 1\n")
+    made = column(type="verifier", method="function", function="one_word:alone", responses=["a"])
+    with pytest.raises(RowError, match=r"raised TypeError: alone\(\) takes 1 positional"):
+        run(made, {"a": "abc"}, tools(folder=tmp_path))
+
+
+def test_what_a_function_prints_goes_to_stderr(tmp_path, capfd):
+    (tmp_path / "prints.py").write_text(
+        "print('imported')\ndef loud(text, row):\n    print('called')\n    return 1\n"
+    )
+    made = column(type="verifier", method="function", function="prints:loud", responses=["a"])
+    assert run(made, {"a": "abc"}, tools(folder=tmp_path))["made"] == {"a": 1.0}
+    out, err = capfd.readouterr()
+    assert (out, err.split()) == ("", ["imported", "imported", "called"])
+
+
 @pytest.mark.parametrize("name", ["no.such.module:f", "math:nothing", "math"])
 def test_a_function_that_is_not_there_stops_the_run(name):
     made = column(type="verifier", method="function", function=name, responses=["a"])
-    with pytest.raises(PrefdataError, match="cannot be imported"):
+    with pytest.raises(PrefdataError, match="cannot be imported") as caught:
         stage(made)
+    assert ".py" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -670,7 +688,8 @@ def odd(text, row):
     if text == "segfault":
         os.kill(os.getpid(), 11)
     if text == "object":
-        return lambda: 1
+        print(text)
+        return {"score": 1}
     if text == "interrupt":
         raise KeyboardInterrupt
     return os.getpid()
@@ -696,7 +715,7 @@ def odd(tmp_path, request):
         (300, "exit", "verifier", "odd_checks:odd raised SystemExit in odd_checks.py:.*: 3"),
         (300, "crash", "verifier", r"row r7: its process ended \(exit code 3\)"),
         (300, "segfault", "verifier", r"row r7: its process ended \(signal 11\)"),
-        (300, "object", "verifier", "odd_checks:odd raised TypeError"),
+        (300, "object", "verifier", "odd_checks:odd must return a number, not {'score': 1}$"),
         (300, "interrupt", "verifier", "odd_checks:odd raised KeyboardInterrupt"),
     ],
     indirect=["odd"],

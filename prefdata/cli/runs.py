@@ -81,7 +81,7 @@ def build(
 
         command.folder = folder = run_folder(loaded, rehearse)
         if rehearse:
-            loaded = loaded.changed(output_path=None)
+            loaded = _rehearsed(loaded, force)
         if shard:
             _build_shard(
                 loaded, folder, shard, attempt, machine=machine, rehearse=rehearse, force=force
@@ -144,7 +144,7 @@ def merge(
 
         command.folder = folder = run_folder(loaded, rehearse)
         if rehearse:
-            loaded = loaded.changed(output_path=None)
+            loaded = _rehearsed(loaded, force)
         record = join(loaded, folder, shards, rehearse=rehearse, force=force, say=say)
         print_summary(record, folder)
         tell_stale(folder)
@@ -161,6 +161,18 @@ def plan(recipe: RecipeFile, overrides: Overrides = None, out: Out = None) -> No
         from prefdata.cli.summary import print_plan
 
         print_plan(loaded)
+
+
+def _rehearsed(loaded: Any, force: bool) -> Any:
+    """The recipe without its copies of the pairs, once the run itself could write where it is to.
+
+    Raises:
+        PrefdataError: it could not.
+    """
+    from prefdata.run.places import check_places
+
+    check_places(loaded, run_folder(loaded, False), is_forced=force)
+    return loaded.changed(output_path=None)
 
 
 def _find_machine(gpus: int | None, replicas: int | None, rehearse: bool) -> Any:

@@ -225,7 +225,10 @@ class _Picking:
             self.drops["asked_differently"] += len(strange)
             made = [row for row in made if row["prompt"] != []]
         if not made:
-            detail = "its two texts were asked nothing in common; name a column as prompt_field"
+            detail = (
+                "the two texts of a pair do not answer the same last turn, so no prompt is true of "
+                "both; name a column as output_projection.prompt_field"
+            )
             lost = reject(first, stage="pairs", reason="asked_differently", detail=detail)
             return [], [*refused, lost]
         extra = {name: first[name] for name in _kept_columns(self._rule)}

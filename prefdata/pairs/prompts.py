@@ -91,7 +91,7 @@ class PairPrompts:
         return [*fit_roles(shared(chats), _known_to_all(known))]
 
     def of_pair(self, row: Row, chosen: Row, rejected: Row) -> Any:
-        """The prompt of one pair; empty where its two texts were asked nothing in common.
+        """The prompt of one pair; empty where its two texts answer different last turns.
 
         Args:
             row: the first of the group.

@@ -137,6 +137,8 @@ def pairs_of_file(
         raise PrefdataError(f"{file}: there is no usable line{first}")
     for bad in groups.rejects[:5]:
         say(f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects")
+    for note in groups.notes():
+        say(note)
     table = groups.table()
     check_columns(table.schema, rule)
     with disk_errors(out), hold_run(out):

@@ -186,7 +186,8 @@ def _joined(messages: Iterable[Message]) -> Chat:
 def shared(chats: Sequence[Chat]) -> Chat:
     """What several chats have in common; all of it where they are equal.
 
-    Else it is their equal end from a user's turn on, under the system message that all begin with.
+    Else it is their equal end from a user's turn on, under the system message that all begin with;
+    without such an end it is nothing, whatever the system message.
     """
     first, *others = chats
     if all(other == first for other in others):

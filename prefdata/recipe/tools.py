@@ -3,7 +3,7 @@
 Knows no engine.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import orjson
@@ -38,6 +38,12 @@ def read_tools(value: Any) -> ToolList:
         raise RowError("tools", f"each tool must be a function with a name: {told!r}")
     return tuple(tool if "function" in tool else {"type": "function", "function": tool}
                  for tool in told)  # fmt: skip
+
+
+def tools_read(columns: Iterable[Any]) -> frozenset[str]:
+    """Columns of rows that hold tools for one of the recipe's columns."""
+    told = (getattr(column, "tools", None) for column in columns)
+    return frozenset(name for name in told if isinstance(name, str))
 
 
 def readable(calls: Sequence[Mapping[str, Any]]) -> str:

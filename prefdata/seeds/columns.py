@@ -11,7 +11,7 @@ from prefdata.rows import JSON_FIELD, Row, is_json, json_array, rows_of
 
 
 def chunk_table(rows: Sequence[Row]) -> pa.Table:
-    """Rows as a table; a column of chats with calls or parts of content is one of JSON texts.
+    """Rows as a table; a column of tools, or of chats with calls or parts, is one of JSON texts.
 
     A struct would give every call the argument names of all others, and has no room for content
     that is a text here and a list there.
@@ -26,12 +26,15 @@ def chunk_table(rows: Sequence[Row]) -> pa.Table:
 
 
 def join_chunks(chunks: Sequence[pa.Table]) -> pa.Table:
-    """One table; a column that is JSON in one chunk is JSON in all.
+    """One table; a column that is JSON in one chunk, or lists here and texts there, is JSON in all.
 
     Raises:
         pa.ArrowInvalid, pa.ArrowTypeError: chunks have columns of different types.
     """
-    coded = {field.name for chunk in chunks for field in chunk.schema if is_json(field)}
+    fields = [field for chunk in chunks for field in chunk.schema]
+    lists = {field.name for field in fields if pa.types.is_list(field.type)}
+    texts = {field.name for field in fields if pa.types.is_string(field.type)}
+    coded = {field.name for field in fields if is_json(field)} | lists & texts
     same = [_coded(chunk, coded) for chunk in chunks]
     return pa.concat_tables(same, promote_options="permissive") if same else pa.table({})
 
@@ -55,7 +58,7 @@ def _has_turns(kind: pa.DataType) -> bool:
 
 
 def _column(name: str, values: list[Any]) -> tuple[pa.Field, pa.Array]:
-    if any(map(_is_rich, values)):
+    if any(map(_is_rich, values)) or {str, list} <= set(map(type, values)):
         return pa.field(name, pa.string(), metadata=JSON_FIELD), json_array(values)
     array = pa.array(values)
     return pa.field(name, array.type), array
@@ -71,6 +74,8 @@ def _is_rich(value: Any) -> bool:
 
 
 def _coded(chunk: pa.Table, names: set[str]) -> pa.Table:
+    for name in sorted(names - set(chunk.column_names)):
+        chunk = chunk.append_column(name, pa.nulls(chunk.num_rows))
     for place, field in enumerate(chunk.schema):
         if field.name in names and not is_json(field):
             values = [_plain(value) for value in chunk[field.name].to_pylist()]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from prefdata.recipe.chats import is_chat, looks_like_chat, read_chat
 from prefdata.recipe.contract import At, dotted
 from prefdata.recipe.reads import columns_made, columns_needed
 from prefdata.recipe.schema import Recipe, SeedDataset
+from prefdata.recipe.tools import read_tools, tools_read
 from prefdata.recipe.values import OWN_ID
 from prefdata.rows import ID, Row, reject, rows_of
 from prefdata.seeds.columns import chat_columns, chunk_table, join_chunks
@@ -76,6 +78,7 @@ def seeds_of(
         inputs=recipe.inputs,
         prompt=recipe.output_projection.prompt_field,
         chats=chats_read(recipe),
+        tools=tools_read(recipe.columns),
         out=out or Path(recipe.output_dir),
     )
     chats = chat_columns(seeds.table)
@@ -110,6 +113,7 @@ def load_seeds(
     inputs: Mapping[str, Scalar] = MappingProxyType({}),
     prompt: str | None = None,
     chats: Collection[str] = (),
+    tools: Collection[str] = (),
     out: Path | None = None,
 ) -> Seeds:
     """Read, check, order and number the seeds.
@@ -128,13 +132,14 @@ def load_seeds(
             of a row's id, so that a row keeps what was drawn for it when a count changes.
         prompt: column that becomes the pairs' prompt; a line where it asks nothing is a reject.
         chats: columns whose values are sent to models turn by turn where they are chats.
+        tools: columns with tools: lists and JSON texts among each other, null or left out for none.
         out: the run folder, whose files are no seeds.
 
     Raises:
         PrefdataError: the file, dataset, split or column does not exist, or no row is usable.
     """
     path = ", ".join(paths)
-    reading = _Reading(config, needed, prompt, chats)
+    reading = _Reading(config, needed, prompt, chats, tools)
     lines = (
         _lines(config, paths, reading.notes, out) if config.rows is None else _inline(config.rows)
     )
@@ -147,6 +152,7 @@ def load_seeds(
         turns.read(lines)
         turns.check_fields(lambda key: f"seed_dataset.candidates.{key}")
         table, reading.rejects = turns.table(), turns.rejects
+        reading.notes += turns.notes()
     if table.num_rows == 0:
         first = (
             f"; the first: {reading.rejects[0]['source']}: {reading.rejects[0]['detail']}"
@@ -155,6 +161,7 @@ def load_seeds(
         )
         where = f"path: {path}" if config.rows is None else "rows: it"
         raise PrefdataError(f"seed_dataset.{where} has no usable row{first}")
+    table = reading.with_tools(table, is_whole=table.num_rows != stop_early)
     for name in table.column_names:
         if name in made:
             raise PrefdataError(
@@ -209,9 +216,11 @@ class _Reading:
         needed: Mapping[str, str],
         prompt: str | None,
         chats: Collection[str],
+        tools: Collection[str],
     ) -> None:
         self._fields, self._needed, self._prompt = config.fields, needed, prompt
-        self._chats = chats
+        self._chats, self._tools = chats, frozenset(tools)
+        self._offering: set[str] = set()
         self._kinds: dict[str, str] = {}
         self.rejects: list[Row] = []
         self.notes: list[str] = []
@@ -235,7 +244,7 @@ class _Reading:
         if self._fields is None:
             return fields
         names = [OWN_ID if name == ID else name for name in self._fields]
-        return {name: fields[name] for name in names}
+        return {name: fields.get(name) for name in names}
 
     def _rename_id(self, fields: Row) -> None:
         if self._fields is None and OWN_ID in fields:
@@ -252,23 +261,53 @@ class _Reading:
     def _problem(self, line: Line) -> tuple[str, str] | None:
         if line.fields is None:
             return line.reason, line.detail
+        self._offering |= self._tools & line.fields.keys()
         for name in self._needed if self._fields is None else self._fields:
             renamed = name == OWN_ID and self._fields is None and name not in line.fields
-            if line.fields.get(ID if renamed else name) is None:
+            if line.fields.get(ID if renamed else name) is None and name not in self._tools:
                 return "missing_field", self._missing(name, line.fields)
         asked = line.fields.get(self._prompt or "")
         if asked is not None and says_nothing(asked):
             return "empty_prompt", f"{self._prompt!r} asks nothing: it is empty or blank"
         for name in line.fields if self._fields is None else self._fields:
-            kind = kind_of(line.fields[name])
+            value = line.fields.get(name)
+            kind = None if name in self._tools else kind_of(value)
             if kind is not None and self._kinds.setdefault(name, kind) != kind:
                 return "field_type", f"{name!r} is {kind}, earlier rows have {self._kinds[name]}"
-            if name in self._chats and looks_like_chat(line.fields[name]):
-                try:
-                    read_chat(line.fields[name])
-                except RowError as err:
-                    return err.reason, f"{name!r}: {err.detail}"
+            try:
+                self._read(name, value)
+            except RowError as err:
+                return err.reason, f"{name!r}: {err.detail}"
         return None
+
+    def _read(self, name: str, value: Any) -> None:
+        """Read a field as it will be read later on.
+
+        Raises:
+            RowError: it cannot be.
+        """
+        if name in self._chats and looks_like_chat(value):
+            read_chat(value)
+        if name in self._tools:
+            read_tools(value)
+
+    def with_tools(self, table: pa.Table, is_whole: bool) -> pa.Table:
+        """The rows with a column of each name under which tools are sought.
+
+        Args:
+            table: the rows.
+            is_whole: whether all lines were read.
+
+        Raises:
+            PrefdataError: a column is in no line, so it is named wrongly.
+        """
+        for name in sorted(self._tools & self._needed.keys() - self._offering):
+            if is_whole:
+                known = suggest(name, table.column_names)
+                raise PrefdataError(f"{self._needed[name]}: no line has a field {name!r}; {known}")
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(table.num_rows))
+        return table
 
     def _missing(self, name: str, fields: Row) -> str:
         if name in fields:

@@ -83,11 +83,22 @@ class Turns:
                     f"{called(key)}: there is no field {name!r}; {suggest(name, self._seen)}"
                 )
 
+    def notes(self) -> list[str]:
+        """What the user should know of the rows, a sentence each."""
+        texts = sum(isinstance(row["prompt"], str) for row in self.rows.values())
+        if texts in (0, len(self.rows)):
+            return []
+        return [
+            f"{texts:,} of {len(self.rows):,} prompts are texts and the others chats; the texts "
+            "become chats of one turn of the user"
+        ]
+
     def table(self) -> pa.Table:
         """`id`, the fields of `group_by`, `prompt`, `candidates`, `score`.
 
         Prompts are texts, or lists of role and content; where messages have more than that, tool
-        calls or parts of content, they are JSON texts, which keep them as they are.
+        calls or parts of content, they are JSON texts, which keep them as they are. A text among
+        chats becomes a chat of one turn of the user.
         """
         rows = list(self.rows.values())
         kinds: list[tuple[pa.Field, Code]] = [(pa.field(ID, pa.string()), _same)]
@@ -206,10 +217,14 @@ def _prompt_field(prompts: list[Any]) -> tuple[pa.Field, Code]:
     """The column of prompts, and how a prompt is put into it."""
     if all(isinstance(prompt, str) for prompt in prompts):
         return pa.field("prompt", pa.string()), _same
-    if all(map(_is_plain, prompts)):
+    if all(_is_plain(_as_chat(prompt)) for prompt in prompts):
         turn = pa.struct({"role": pa.string(), "content": pa.string()})
-        return pa.field("prompt", pa.list_(turn)), _same
-    return pa.field("prompt", pa.string(), metadata=JSON_FIELD), _json
+        return pa.field("prompt", pa.list_(turn)), _as_chat
+    return pa.field("prompt", pa.string(), metadata=JSON_FIELD), lambda p: _json(_as_chat(p))
+
+
+def _as_chat(prompt: Any) -> Any:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def _group_field(name: str, values: list[Any]) -> tuple[pa.Field, Code]:

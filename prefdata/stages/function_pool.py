@@ -86,6 +86,8 @@ class FunctionPool:
                 self._own.child = None
         if kind == "raised":
             raise RowError("verifier", f"{column.function} raised {value}")
+        if kind == "returned":
+            raise RowError("verifier", f"{column.function} must return a number, not {value}")
         return float(value)
 
 
@@ -123,6 +125,7 @@ class _Child:
                 [sys.executable, "-P", function_process.__file__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=sys.__stderr__,  # what it prints is no output of ours
                 start_new_session=True,
             )
         self._connection = Connection(ours.detach())

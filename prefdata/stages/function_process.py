@@ -17,19 +17,24 @@ from queue import SimpleQueue
 from traceback import extract_tb
 from typing import Any
 
+SHOWN = 200
+"""Characters of a value in a message."""
 _PR_SET_PDEATHSIG = 1
 
 
 def raised(err: BaseException) -> str:
-    """What somebody else's code raised, and the line where it did."""
-    frame = extract_tb(err.__traceback__)[-1]
-    return f"{type(err).__name__} in {Path(frame.filename).name}:{frame.lineno}: {err}"
+    """What somebody else's code raised, and the line where it did, if it was one of theirs."""
+    ours = (str(Path(__file__).parent), str(importlib.__file__), "<frozen ")
+    found = [one for one in extract_tb(err.__traceback__) if not one.filename.startswith(ours)]
+    place = f" in {Path(found[-1].filename).name}:{found[-1].lineno}" if found else ""
+    return f"{type(err).__name__}{place}: {err}"
 
 
 def serve(connection: Connection) -> None:
     """Import what the first message names, then call it with each (text, row) that follows.
 
-    Answers ("ready", None), then ("score", number) or ("raised", what) for each.
+    Answers ("ready", None), then ("score", number), ("raised", what) or ("returned", what is no
+    number) for each.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):  # Ctrl-C and an end to come are the run's
         signal.signal(number, signal.SIG_IGN)
@@ -52,7 +57,11 @@ def serve(connection: Connection) -> None:
 
 def _call(function: Callable[[str, Any], Any], text: str, row: Any) -> tuple[str, Any]:
     try:
-        return "score", float(function(text, row))
+        found = function(text, row)
+        try:
+            return "score", float(found)
+        except (TypeError, ValueError, OverflowError):
+            return "returned", repr(found)[:SHOWN]
     except BaseException as err:  # somebody else's code: whatever it raises, sys.exit included
         return "raised", raised(err)
 

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ def load_function(column: Column, folder: Path) -> Function:
     module, _, name = (column.calls or "").partition(":")
     sys.path.insert(0, str(folder))  # as `python script.py` would find its neighbours
     try:
-        function: Function = getattr(importlib.import_module(module), name)
+        with redirect_stdout(sys.stderr):  # what it prints is no output of ours
+            function: Function = getattr(importlib.import_module(module), name)
         if not callable(function):
             raise TypeError(f"{name} is not a function")
     # somebody else's code runs at its import: whatever it raises, sys.exit included
