@@ -2,7 +2,7 @@ import threading
 
 from waiting import wait_until
 
-from prefdata.storage.journaled import Work
+from prefdata.storage.journaled import Load, Work
 from prefdata.workers.throughput import ROWS, Slowest, Throughput, measure_throughput
 
 
@@ -43,3 +43,14 @@ def test_only_the_slowest_rows_are_kept():
         slowest.note(f"r{number}", float((number * 37) % 1000))
     rows = slowest.rows()
     assert [seconds for _, seconds in rows] == [float(999 - n) for n in range(ROWS)]
+
+
+def test_loads_are_told_beside_the_passes():
+    work = Work()
+    throughput = Throughput(work)
+    work.loads += [Load("org/lm", "lm on the CPU"), Load("org/rm", "rm on the CPU")]
+    work.loads[0].finish()
+    done, going_on = throughput.told()["loads"]
+    assert (done[0], len(done)) == ("lm on the CPU", 3)
+    assert 0 <= done[1] <= done[2]
+    assert (going_on[0], len(going_on)) == ("rm on the CPU", 2)

@@ -69,10 +69,10 @@ def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> None:
     with MapLoop() as loop, _window(sweep, source):
         waiting: deque[pa.Table] = deque()
         inputs = IterableDataset.from_generator(_rows(source, schema, sweep, waiting))
-        for _ in _stop_if_all_fail(inputs.map(_row_function(sweep, loop, is_ahead=True))):
+        function = _row_function(sweep, loop, progress, is_ahead=True)
+        for _ in _stop_if_all_fail(inputs.map(function)):
             loop.check()
             sweep.room.leave()
-            progress.advance(1)
 
 
 def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> None:
@@ -94,7 +94,7 @@ def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> No
         inputs = IterableDataset.from_generator(_rows(source, schema, sweep, waiting))
         made: list[Row] = []
         size = 0
-        for row in _stop_if_all_fail(inputs.map(_row_function(sweep, loop))):
+        for row in _stop_if_all_fail(inputs.map(_row_function(sweep, loop, progress))):
             made.append(row)
             size += sweep.room.leave()
             if len(made) < waiting[0].num_rows and size < WRITTEN_BYTES:
@@ -106,7 +106,6 @@ def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> No
             written.result()
             part = table.slice(0, len(made))
             written = writer.submit(_write, part, made, sweep, rows, rejects)
-            progress.advance(len(made))
             made, size = [], 0
         written.result()
 
@@ -173,7 +172,9 @@ def _window(sweep: Sweep, source: Path) -> Iterator[None]:
         config.MAX_NUM_RUNNING_ASYNC_MAP_FUNCTIONS_IN_PARALLEL = before
 
 
-def _row_function(sweep: Sweep, loop: MapLoop, *, is_ahead: bool = False) -> Stage:
+def _row_function(
+    sweep: Sweep, loop: MapLoop, progress: Progress, *, is_ahead: bool = False
+) -> Stage:
     """All stages of the pass as one function for `.map`; `is_ahead` stops at a model not loaded."""
 
     async def run(row: Row) -> Row:
@@ -191,6 +192,7 @@ def _row_function(sweep: Sweep, loop: MapLoop, *, is_ahead: bool = False) -> Sta
         if is_ahead:  # it is in the journal
             made = {}
         sweep.room.finish(number, made)
+        progress.advance(1)
         return made
 
     async def sweep_row(row: Row) -> Row:

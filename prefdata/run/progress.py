@@ -1,15 +1,22 @@
-"""The progress of a pass: one live line on a terminal, plain lines elsewhere, on standard error."""
+"""The progress of a pass: one live bar on a terminal, plain lines elsewhere, on standard error."""
 
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
-from prefdata.storage.journaled import Work
+from prefdata.storage.journaled import Load, Work
+
+if TYPE_CHECKING:  # not wanted by a run whose output is a file
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 PLAIN_SECONDS = 10.0
 """Between two lines, and between two words to whoever wants to be told."""
+BAR = 8
+"""The part of a terminal's width that a bar takes: one in so many."""
 Told = Callable[[int, int], None]
 """Is told the rows that are done, and those of the whole pass."""
 
@@ -28,75 +35,155 @@ def show_progress(
     total: int,
     work: Work,
     *,
+    requests: float = 0,
     tell: Told | None = None,
     stream: TextIO | None = None,
+    seconds: float = PLAIN_SECONDS,
 ) -> Iterator[Progress]:
-    """Report rows, tokens per second and the time left, until the context is left.
+    """Report what is loading, requests, rows, tokens per second, time left, until it is left.
 
     Args:
         name: of the pass.
         total: its rows.
         work: what engines have done so far.
+        requests: that one row asks of models, about.
         tell: called now and then with the progress of the pass.
         stream: where the lines go; standard error by default.
+        seconds: between two plain lines.
     """
     stream = stream or sys.stderr
-    meter = _Meter(name, total, work, tell)
-    if stream.isatty():
-        with _live(meter, stream):
-            yield meter
-    else:
-        meter.lines = stream
+    meter = _Meter(name, total, work, requests, tell)
+    is_live = stream.isatty() and os.environ.get("TERM") != "dumb"
+    with _live(meter, stream) if is_live else _plain(meter, stream, seconds):
         yield meter
-        print(meter.line(), file=stream, flush=True)
     meter.tell()
 
 
 class _Meter:
-    """The figures of one pass so far, as a line.
+    """The figures of one pass so far.
 
     Attributes:
-        lines: where a line goes now and then; nowhere where one is live.
+        rows: that are done.
+        is_done: all of the pass is.
     """
 
-    def __init__(self, name: str, total: int, work: Work, tell: Told | None) -> None:
-        self.name, self.total, self.rows = name, total, 0
-        self.lines: TextIO | None = None
-        self._work, self._tokens, self._tell = work, work.completion_tokens, tell
-        self._start = self._last = time.monotonic()
+    def __init__(
+        self, name: str, total: int, work: Work, requests: float, tell: Told | None
+    ) -> None:
+        self.name, self.total, self.rows, self.is_done = name, total, 0, False
+        self._work, self._per_row, self._tell = work, requests, tell
+        self._before = work.answered, work.replayed, work.completion_tokens
+        self._start = self._told = time.monotonic()
         self.tell()
 
     def advance(self, rows: int) -> None:
         self.rows += rows
-        if time.monotonic() - self._last >= PLAIN_SECONDS:
-            self._last = time.monotonic()
+        if time.monotonic() - self._told >= PLAIN_SECONDS:
+            self._told = time.monotonic()
             self.tell()
-            if self.lines is not None:
-                print(self.line(), file=self.lines, flush=True)
 
     def tell(self) -> None:
         if self._tell is not None:
             self._tell(self.rows, self.total)
 
-    def line(self) -> str:
-        seconds = max(time.monotonic() - self._start, 1e-9)
-        tokens = (self._work.completion_tokens - self._tokens) / seconds
-        left = (self.total - self.rows) * seconds / self.rows if self.rows else None
-        eta = "" if left is None or not left else f", {_clock(left)} left"
-        speed = f", {tokens:,.0f} tok/s" if tokens else ""
-        return f"{self.name}: {self.rows:,}/{self.total:,} rows{speed}, {_clock(seconds)}{eta}"
+    @property
+    def fraction(self) -> float:
+        """Of the pass, by requests where models are asked; from 0 to 1."""
+        answered, left = self._requests()
+        done, whole = (answered, answered + left) if answered + left else (self.rows, self.total)
+        return 1.0 if self.is_done or not whole else done / whole
 
-    def __rich__(self) -> str:
-        return self.line()
+    def parts(self) -> list[str]:
+        """What there is to tell, the most wanted first."""
+        now = time.monotonic()
+        answered, left = self._requests()
+        replayed = self._work.replayed - self._before[1]
+        tokens = self._work.completion_tokens - self._before[2]
+        loads = [load for load in self._work.loads if (load.end or now) > self._start]
+        working = max(now - self._start - _covered(loads, self._start, now), 1e-9)
+        told = [
+            f"loading {load.where} ({_clock(now - load.start)})"
+            for load in loads
+            if load.end is None and not self.is_done
+        ]
+        if answered or (left and not told):
+            told.append(f"{self._of(answered, answered + left)} requests")
+        asks = answered + left > 0
+        rate = (answered - replayed if asks else self.rows) / working
+        ahead = left if asks else self.total - self.rows
+        if rate > 0 and ahead and not self.is_done:
+            told.append(f"{_clock(ahead / rate)} left")
+        if replayed:
+            told.append(f"{replayed:,} from the journal")
+        told.append(f"{self._of(self.rows, self.total)} rows")
+        if tokens:
+            told.append(f"{tokens / working:,.0f} tok/s")
+        return [*told, _clock(now - self._start)]
+
+    def _of(self, done: int, whole: int) -> str:
+        return f"{done:,}" if self.is_done else f"{done:,}/{whole:,}"
+
+    def line(self) -> str:
+        return f"{self.name}: {', '.join(self.parts())}"
+
+    def _requests(self) -> tuple[int, int]:
+        """Those with an outcome and those to come, which a row that is rejected asks no more."""
+        answered = self._work.answered - self._before[0]
+        of_rows = self._per_row * (self.total - self.rows)
+        left = min(self._per_row * self.total - answered, of_rows)
+        return answered, 0 if self.is_done else max(0, round(left))
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        bar = ProgressBar(completed=100 * self.fraction, width=options.max_width // BAR)
+        parts, room = self.parts(), options.max_width - len(self.name) - (bar.width or 0) - 2
+        while parts[1:] and len(", ".join(parts)) > room:
+            parts.pop()
+        line = Table.grid(padding=(0, 1))
+        line.add_row(self.name, bar, ", ".join(parts))
+        yield line
+
+
+def _covered(loads: list[Load], start: float, now: float) -> float:
+    """Seconds since `start` in which something was loading."""
+    covered, reached = 0.0, start
+    for load in loads:
+        end = load.end or now
+        covered += max(0.0, end - max(load.start, reached))
+        reached = max(reached, end)
+    return covered
 
 
 @contextmanager
 def _live(meter: _Meter, stream: TextIO) -> Iterator[None]:
-    from rich.console import Console  # not wanted by a run whose output is a file
+    from rich.console import Console
     from rich.live import Live
 
-    with Live(meter, console=Console(file=stream), refresh_per_second=4):
+    with Live(meter, console=Console(file=stream, highlight=False), refresh_per_second=4):
         yield
+        meter.is_done = True
+
+
+@contextmanager
+def _plain(meter: _Meter, stream: TextIO, seconds: float) -> Iterator[None]:
+    """A line now and then, whether rows are finished or a model still loads, and one at the end."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(seconds):
+            print(meter.line(), file=stream, flush=True)
+
+    thread = threading.Thread(target=run, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+        meter.is_done = True
+    finally:
+        ended.set()
+        thread.join()
+    print(meter.line(), file=stream, flush=True)
 
 
 def _clock(seconds: float) -> str:

@@ -26,7 +26,7 @@ from prefdata.pairs.verdicts import count_verdicts
 from prefdata.recipe.chats import ALL_ROLES, Roles
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.origins import columns_read
-from prefdata.recipe.plan import Pass
+from prefdata.recipe.plan import Checkpoint, Pass
 from prefdata.recipe.reads import all_columns, score_columns
 from prefdata.recipe.schema import Recipe
 from prefdata.recipe.values import META_SUFFIX
@@ -186,7 +186,7 @@ class Building:
                 )
                 for model in self.recipe.models
             },
-            "loads": [self.loaded.tell(model) for model in work.loads],
+            "loads": [self.loaded.tell(load.model) for load in work.loads],
             "requests": {
                 "generated": work.generated,
                 "scored": work.scored,
@@ -245,12 +245,12 @@ class Building:
         with self._timed(step.name):
             for number, group in enumerate(before):
                 name = f"{step.name} ({number + 1} of {len(before) + 1} models)"
-                with self._progress(name, source, group=(number, len(before) + 1)) as progress:
+                requests, turn = _requests(step, self.recipe, group), (number, len(before) + 1)
+                with self._progress(name, source, requests, group=turn) as progress:
                     run_ahead(sweep := self._sweep(step, group), source, progress)
                 self.slowest[name] = sweep.slowest.rows()
-            with self._progress(
-                step.name, source, group=(len(before), len(before) + 1)
-            ) as progress:
+            requests, turn = _requests(step, self.recipe), (len(before), len(before) + 1)
+            with self._progress(step.name, source, requests, group=turn) as progress:
                 run_pass(sweep := self._sweep(step, last), source, target, progress)
             self.slowest[step.name] = sweep.slowest.rows()
 
@@ -307,10 +307,11 @@ class Building:
         write_own(self.out / "recipe.yaml", self.out, self.loaded.resolved)
 
     def _progress(
-        self, name: str, source: Path, *, group: tuple[int, int] = (0, 1)
+        self, name: str, source: Path, requests: float = 0, *, group: tuple[int, int] = (0, 1)
     ) -> AbstractContextManager[Progress]:
         tell = partial(self._leave_word, group) if self.is_shard else None
-        return show_progress(name, count_rows(source), self.fleet.work, tell=tell)
+        work = self.fleet.work
+        return show_progress(name, count_rows(source), work, requests=requests, tell=tell)
 
     def _leave_word(self, group: tuple[int, int], rows: int, of_rows: int) -> None:
         """Tell how far the shard is; each model that has a turn at a pass sees all rows."""
@@ -373,6 +374,20 @@ def _row_bytes(step: Pass, recipe: Recipe) -> int:
         for column in step.columns
         if column.aliases
     )
+
+
+def _requests(step: Pass, recipe: Recipe, group: frozenset[str] | None = None) -> float:
+    """What one row asks of models in a pass, or of those of a group, which share a column."""
+    columns, asked = all_columns(recipe), 0.0
+    for column in step.columns:
+        own = [
+            alias
+            for alias in column.aliases
+            if group is None or Checkpoint(column.role, recipe.model(alias)).key in group
+        ]
+        if own:
+            asked += column.requests(columns) * len(own) / len(column.aliases)
+    return asked
 
 
 def _reads(step: Pass, recipe: Recipe) -> frozenset[str] | None:

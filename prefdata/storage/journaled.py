@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from prefdata.engines.protocols import RewardEngine, TextEngine
@@ -16,19 +17,42 @@ MAX_TRIES = 3
 
 
 @dataclass
+class Load:
+    """One loading of a model, by the monotonic clock.
+
+    Attributes:
+        model: folder or Hub id.
+        where: the alias, and what it is loaded on.
+        end: when the first replica was ready; None until then.
+    """
+
+    model: str
+    where: str
+    start: float = field(default_factory=monotonic)
+    end: float | None = None
+
+    def finish(self) -> None:
+        """A replica is ready."""
+        if self.end is None:
+            self.end = monotonic()
+
+
+@dataclass
 class Work:
     """What was asked of engines so far; tokens are those made now, not those replayed.
 
     Attributes:
+        answered: requests of stages that have their outcome, whoever gave it.
         failures: by reason, the message of the first request that failed for it.
     """
 
+    answered: int = 0
     generated: int = 0
     scored: int = 0
     replayed: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    loads: list[str] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -76,6 +100,7 @@ class JournaledText:
                 missing.append(index)
                 continue
             self._work.replayed += 1
+            self._work.answered += 1
             yield index, known if isinstance(known, Failure) else _completion(known)
         if not missing:
             return
@@ -87,6 +112,7 @@ class JournaledText:
             self._outcomes.keep(keys[missing[index]], outcome)
             if isinstance(outcome, Completion):
                 self._count(outcome)
+            self._work.answered += 1
             yield missing[index], outcome
 
     def _count(self, completion: Completion) -> None:
@@ -140,6 +166,7 @@ class JournaledReward:
                 missing.append(key)
                 continue
             self._work.replayed += 1
+            self._work.answered += len(indices)
             for index in indices:
                 yield index, known if isinstance(known, Failure) else _logits(known)
         if not missing:
@@ -154,6 +181,7 @@ class JournaledReward:
             is_failure = isinstance(outcome, Failure)
             self._outcomes.keep(key, outcome if is_failure else {"logits": outcome})
             self._work.scored += not is_failure
+            self._work.answered += len(places[key])
             for index in places[key]:
                 yield index, outcome
 

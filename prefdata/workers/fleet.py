@@ -32,7 +32,7 @@ from prefdata.recipe.plan import Checkpoint, Pass, roles_of
 from prefdata.recipe.providers import ENGINES
 from prefdata.recipe.schema import Endpoint, Model
 from prefdata.storage.journal import Journal
-from prefdata.storage.journaled import JournaledReward, JournaledText, Work
+from prefdata.storage.journaled import JournaledReward, JournaledText, Load, Work
 from prefdata.workers.adapted import Adapted, Base
 from prefdata.workers.machine import Machine
 from prefdata.workers.messages import Order
@@ -241,35 +241,50 @@ class Fleet:
         endpoint = self._loaded.recipe.endpoint(model)
         if endpoint is not None and not self._rehearse:
             return self._connection(endpoint).open_text(model)
-        self.work.loads.append(model.model)
+        load = self._begin_load(model)
         if self._rehearse:
+            load.finish()
             return ScriptedText()
-        if self._is_embedded("text", model):
-            path = self._loaded.locate(model.model)
-            engine, adapters = self._engine("text", model), self._adapters_on(model)
-            return open_text_engine(model, path, engine, adapters)
-        return self._workers("text", model)
+        if not self._is_embedded("text", model):
+            return self._workers("text", model, load)
+        path = self._loaded.locate(model.model)
+        engine, adapters = self._engine("text", model), self._adapters_on(model)
+        opened = open_text_engine(model, path, engine, adapters)
+        load.finish()
+        return opened
 
     def _reward(self, model: Model) -> RewardEngine:
         endpoint = self._loaded.recipe.endpoint(model)
         if endpoint is not None and not self._rehearse:
             return self._connection(endpoint).open_reward(model)
-        self.work.loads.append(model.model)
+        load = self._begin_load(model)
         if self._rehearse:
+            load.finish()
             return ScriptedReward()
-        if self._is_embedded("reward", model):
-            path = self._loaded.locate(model.model)
-            engine = self._engine("reward", model)
-            return open_reward_engine(self._with_adapter(model), path, engine)
-        return self._workers("reward", model)
+        if not self._is_embedded("reward", model):
+            return self._workers("reward", model, load)
+        path, engine = self._loaded.locate(model.model), self._engine("reward", model)
+        opened = open_reward_engine(self._with_adapter(model), path, engine)
+        load.finish()
+        return opened
 
-    def _workers(self, role: Role, model: Model) -> Workers:
+    def _begin_load(self, model: Model) -> Load:
+        """Note that a model begins to load, for whoever waits for it."""
+        gpus, replicas = self.gpus, self._machine.replicas
+        where = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "the CPU"
+        if not gpus and replicas > 1:
+            where = f"{replicas} CPU replicas"
+        load = Load(model.model, f"{model.alias} on {where}")
+        self.work.loads.append(load)
+        return load
+
+    def _workers(self, role: Role, model: Model, load: Load) -> Workers:
         path = self._loaded.locate(model.model)
         adapters = self._adapters_on(model) if role == "text" else ()
         engine = self._engine(role, model)
         order = Order(role, self._with_adapter(model), path, engine, adapters=adapters)
         places = self._machine.places(model)
-        return Workers(order, places, self._out / "logs", self._say)
+        return Workers(order, places, self._out / "logs", self._say, ready=load.finish)
 
     def _adapters_on(self, model: Model) -> tuple[str, ...]:
         """Folders of all adapters that the loaded text model is to answer with."""

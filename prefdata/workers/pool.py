@@ -126,6 +126,7 @@ class Workers:
         *,
         program: Sequence[str] = PROGRAM,
         hang_seconds: float = HANG_SECONDS,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
         """Start one worker a place; they load at the same time, and nobody waits for them.
 
@@ -136,8 +137,9 @@ class Workers:
             say: told of deaths.
             program: what becomes a worker.
             hang_seconds: a worker that has rows and tells nothing for so long is replaced.
+            ready: called when a worker has loaded the model.
         """
-        self._hang_seconds = hang_seconds
+        self._hang_seconds, self._ready = hang_seconds, ready
         self._order, self._say, self._program = order, say, program
         self._lock = threading.Lock()
         self._pending: deque[_Row] = deque()
@@ -290,6 +292,7 @@ class Workers:
             if isinstance(message, Ready):
                 slot.capacity = message.capacity
                 slot.failed_loads = 0
+                self._ready()
             else:
                 for part in message:
                     self._settle(part, slot)

@@ -63,9 +63,16 @@ class Throughput:
         return True
 
     def told(self) -> dict[str, Any]:
-        """What run.json keeps: the samples and one more, and when each pass began."""
+        """What run.json keeps: the samples and one more, when each pass and each load began.
+
+        A load has the seconds of its beginning and its end, where it came to one.
+        """
         samples = [*self._samples, self._now()]
-        return {"columns": SAMPLE, "samples": samples, "passes": self._passes}
+        loads = [
+            (load.where, *(round(t - self._start, 3) for t in (load.start, load.end) if t))
+            for load in self._work.loads
+        ]
+        return {"columns": SAMPLE, "samples": samples, "passes": self._passes, "loads": loads}
 
     def _now(self) -> tuple[float, ...]:
         work = self._work
