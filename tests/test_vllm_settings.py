@@ -1,5 +1,6 @@
 """vLLM is set up as its own class would set it up. Apart, since each engine ends the one before."""
 
+import asyncio
 import os
 from dataclasses import fields
 
@@ -7,6 +8,7 @@ import pytest
 from conftest import QUICKSTART
 
 from prefdata.engines.transformers.model import Checkpoint
+from prefdata.inference import Sampling, TextRequest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 pytestmark = pytest.mark.vllm
@@ -36,6 +38,45 @@ def test_the_engine_is_set_up_as_vllms_own_class_would_for_the_same_options(task
         assert ours["scheduler_config"]["max_num_seqs"] == str(engine.capacity)
     finally:
         theirs.llm_engine.engine_core.shutdown()
+
+
+def test_without_seeds_no_start_repeats_another_and_those_of_the_recipe_still_count():
+    starts = [drawn(seeds_all) for seeds_all in (False, False, True)]
+    for own, _ in starts[:2]:  # equal prompts, drawn apart
+        assert len(set(own)) > len(own) // 2
+    assert starts[0][0] != starts[1][0]
+    assert starts[0][1] == starts[1][1] == starts[2][1]
+
+
+@pytest.mark.parametrize(("options", "is_drawn_by_seed"), [({}, False), ({"seed": 7}, True)])
+def test_an_engine_with_a_seed_of_the_recipe_draws_every_request_by_its_own(
+    monkeypatch, options, is_drawn_by_seed
+):
+    monkeypatch.setattr("vllm.platforms.current_platform.is_cpu", lambda: False)
+    from prefdata.engines.vllm import draws_by_seed
+
+    assert draws_by_seed(options) is is_drawn_by_seed
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    assert draws_by_seed(options)
+
+
+def drawn(seeds_all):
+    """What a start makes of one prompt: without a seed of the recipe's, and with."""
+    from prefdata.engines.vllm import VllmTextEngine
+
+    engine = VllmTextEngine(LM, {}, seeds_all=seeds_all)
+    chat = ({"role": "user", "content": "What is 3 plus 4?"},)
+    sampling = Sampling(temperature=1.5, max_tokens=12)
+
+    async def ask(is_seeded):
+        requests = [TextRequest(chat, sampling, n, is_seeded=is_seeded) for n in range(8)]
+        found = {index: made.text async for index, made in engine.generate(requests)}
+        return [found[index] for index in range(8)]
+
+    try:
+        return asyncio.run(ask(False)), asyncio.run(ask(True))
+    finally:
+        engine.close()
 
 
 def resolved(config):

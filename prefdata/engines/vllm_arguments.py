@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from secrets import randbits
 from typing import Any, Literal
 
 from transformers import AutoConfig
@@ -44,7 +45,9 @@ def engine_arguments(
         "trust_remote_code": checkpoint.trust_remote_code,
         "enable_prefix_caching": True,
         "disable_log_stats": True,
-        "seed": 0,
+        # of its own for each start: requests without a seed of theirs are drawn from it, and none
+        # may repeat what another replica, or this one before it died, has drawn
+        "seed": randbits(32),
     }
     if task != "text":
         arguments |= {"runner": "pooling"}

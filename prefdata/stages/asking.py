@@ -116,6 +116,7 @@ class Asker:
             self._top_logprobs,
             tools=tuple(tools),
             continues=chat[-1]["role"] == "assistant",
+            is_seeded=own is not None,
         )
 
     def meta(self, request: TextRequest, outcome: Completion | Failure) -> Row:
