@@ -297,7 +297,10 @@ OTHER_PART = {
 
 
 def test_every_part_of_a_request_changes_its_key():
-    assert OTHER_PART.keys() == {field.name for field in fields(TextRequest)} - {"adapter", "is_seeded"}
+    assert OTHER_PART.keys() == {field.name for field in fields(TextRequest)} - {
+        "adapter",
+        "is_seeded",
+    }
     assert {field.name for field in fields(Sampling)} == {
         name for name in OTHER_MODEL["inference_parameters"] if name != "seed"
     }
