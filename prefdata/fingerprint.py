@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any
 
 import orjson
+from pydantic import BaseModel
 
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
 from prefdata.recipe.contract import Column
@@ -39,6 +40,12 @@ EXCLUDED = {
     "models.engine.enable_chunked_prefill": "how a prompt is cut into steps",
 }
 """Recipe fields that no key and no stage fingerprint contains, each with the reason."""
+
+LATER = frozenset(
+    ("max_length_advantage", "chosen", "rejected", "one_side")
+)  # fmt: skip
+"""Fields that came when runs lay on disks already: one at its default enters no identity, so that
+such a run stays finished."""
 
 
 def digest(*parts: Any, size: int = 16) -> str:
@@ -191,7 +198,7 @@ def stage_fingerprint(
         code: hashes of the Python functions that the columns call.
     """
     models = [_model_facts(recipe.model(a), checkpoints[a]) for c in columns for a in c.aliases]
-    dumped = [c.model_dump() for c in columns]
+    dumped = [_facts(c) for c in columns]
     order = _order([dumped, models]).decode()
     return digest(FORMAT, parent, recipe.seed, dumped, models, [*code], order)
 
@@ -205,4 +212,10 @@ def _model_facts(model: Model, checkpoint: str) -> dict[str, Any]:
 
 def pairs_fingerprint(parent: str, recipe: Recipe) -> str:
     """Identity of the pairs: the scored rows', the projection's and the seed's."""
-    return digest(FORMAT, parent, recipe.seed, recipe.output_projection.model_dump())
+    return digest(FORMAT, parent, recipe.seed, _facts(recipe.output_projection))
+
+
+def _facts(part: BaseModel) -> dict[str, Any]:
+    fields = type(part).model_fields
+    same = {name for name in LATER & fields.keys() if getattr(part, name) == fields[name].default}
+    return part.model_dump(exclude=same)

@@ -22,6 +22,7 @@ from prefdata.recipe.schema import (
     Recipe,
     SeedDataset,
 )
+from prefdata.recipe.sides import Chosen
 from prefdata.train.trl_settings import Evaluation, Lora, TrlSettings
 
 README = (ROOT / "README.md").read_text()
@@ -30,8 +31,8 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 REFERENCE = (ROOT / "docs" / "recipe.md").read_text()
 COLUMNS = get_args(get_args(AnyColumn)[0])
 PARTS = [
-    Recipe, SeedDataset, Model, InferenceParameters, DpoPreference, PreferencePairs, Publish,
-    *COLUMNS,
+    Recipe, SeedDataset, Model, InferenceParameters, DpoPreference, PreferencePairs, Chosen,
+    Publish, *COLUMNS,
 ]  # fmt: skip
 TRAINING = (ROOT / "docs" / "training.md").read_text()
 SETTINGS = [ROOT / "recipes" / "quickstart" / "train.yaml"]

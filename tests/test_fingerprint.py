@@ -22,6 +22,7 @@ from prefdata.fingerprint import (
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
 from prefdata.recipe.messages import Turn
 from prefdata.recipe.schema import Model, Publish, Recipe
+from prefdata.recipe.sides import Chosen, Side
 from prefdata.seeds.seeds import load_seeds
 
 SCHEMA = {"type": "object", "properties": {"winner": {"type": "string", "enum": ["A", "B"]}}}
@@ -87,7 +88,8 @@ OTHER_PROJECTION = {
     "weak": "b", "min_margin": 0.5, "margin_unit": "z_score", "min_chosen_score": 0.5,
     "max_pairs_per_prompt": 2, "group_by": ("turn",), "responses": ("x", "y"), "agree": True,
     "keep": ("text",), "reward": "margin", "order_by": "margin", "order_group": "text",
-    "better": "lower",
+    "better": "lower", "max_length_advantage": 100, "chosen": Chosen(shortest_within=0.5),
+    "rejected": Side(model_alias=("a",)), "one_side": ("a",),
     "reasoning": "keep",
 }  # fmt: skip
 
@@ -220,6 +222,10 @@ def test_every_field_of_the_projection_changes_the_pairs_and_no_stage(rule, name
     )
     assert before[1] != after[1]
     assert before[0] == after[0]
+
+
+def test_rules_that_came_later_leave_finished_runs_finished():
+    assert prints(recipe())[1] == "1cdfc6c1938be78d24cae2d091bf1e29"  # as 0.1.0 wrote it
 
 
 @pytest.mark.parametrize(

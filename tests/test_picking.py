@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from prefdata.pairs.picking import REASONS, Candidate, Picked, pick_by_verdict, pick_pairs
+from prefdata.pairs.picking import (
+    REASONS,
+    Candidate,
+    Picked,
+    pick_by_verdict,
+    pick_pairs,
+    tokens_of,
+)
 from prefdata.pairs.ranking import combine_ranks
 from prefdata.recipe.projection import DpoPreference, OutputProjection, PreferencePairs
 
@@ -56,6 +63,90 @@ def positions(picked):
 def reason(picked):
     assert (picked.drop is None) == bool(picked.pairs)
     return picked.drop.reason if picked.drop else None
+
+
+def of_length(*told):
+    """Candidates of these scores and tokens."""
+    return [Candidate(f"text {n}", score, tokens=t, sample=n) for n, (score, t) in enumerate(told)]
+
+
+def written(*told):
+    """Candidates of these aliases, scores and other scores."""
+    return [
+        Candidate(f"text {n}", score, alias=alias, sample=n, scores={"other": other})
+        for n, (alias, score, other) in enumerate(told)
+    ]
+
+
+# Length and sides
+
+
+@pytest.mark.parametrize(
+    ("bound", "expected"), [(100, [(0, 1)]), (99, [(0, 2)]), (-1, [(0, 3)]), (-300, [])]
+)
+def test_chosen_is_so_many_tokens_longer_at_most(bound, expected):
+    candidates = of_length((4, 200), (1, 100), (2, 101), (3, 300))
+    picked = pick(candidates, max_length_advantage=bound)
+    assert positions(picked) == expected
+    assert expected or reason(picked) == "length_advantage"
+
+
+def test_a_text_of_unknown_length_takes_part_in_no_pair_whose_length_is_bound():
+    picked = pick(of_length((2, None), (1, 5)), max_length_advantage=100)
+    assert reason(picked) == "no_length"
+    assert reason(judge("A", max_length_advantage=100)) == "no_length"
+
+
+def test_the_thought_of_a_text_is_no_part_of_its_length():
+    made = {"completion_tokens": 900, "reasoning_tokens": 850}
+    assert tokens_of(made) == 50
+    assert tokens_of({"completion_tokens": 900, "reasoning_tokens": None}) == 900
+    assert tokens_of({}) is None
+
+
+@pytest.mark.parametrize(
+    ("within", "unit", "expected"),
+    [
+        pytest.param(0, "raw", [(0, 3)], id="the best alone"),
+        pytest.param(0.1, "raw", [(1, 3)], id="inclusive"),
+        pytest.param(0.5, "raw", [(2, 3)], id="the shortest of three"),
+        pytest.param(1, "z_score", [(1, 3)], id="in standard deviations"),
+        pytest.param(0.1, "z_score", [(0, 3)], id="of which a tenth is little"),
+    ],
+)
+def test_the_shortest_of_the_best_is_chosen(within, unit, expected):
+    candidates = of_length((0.9, 300), (0.8, 200), (0.5, 100), (0.1, 10))
+    chosen = {"shortest_within": within}
+    assert positions(pick(candidates, chosen=chosen, margin_unit=unit)) == expected
+
+
+def test_each_side_may_come_from_models_of_its_own():
+    candidates = written(("big", 5, 0), ("small", 4, 0), ("small", 2, 0), ("big", 1, 0))
+    sides = {"chosen": {"model_alias": "small"}, "rejected": {"model_alias": ["big"]}}
+    assert positions(pick(candidates, **sides)) == [(1, 3)]
+    assert positions(pick(candidates, strategy="exhaustive", **sides)) == [(1, 3), (2, 3)]
+    assert positions(pick(candidates, strategy="top_k_bottom_k", k=1, **sides)) == [(1, 3)]
+    assert reason(pick(candidates, rejected={"model_alias": "none"})) == "no_partner"
+    assert reason(pick(candidates[:3], **sides)) == "no_partner"
+
+
+def test_each_side_may_have_a_score_of_its_own():
+    candidates = written(("m", 3, 0), ("m", 2, 9), ("m", 1, 8), ("m", 0, 7))
+    assert positions(pick(candidates)) == [(0, 3)]
+    assert positions(pick(candidates, chosen={"score": "other"})) == [(1, 3)]
+    assert positions(pick(candidates, rejected={"score": "other"})) == [(0, 3)]
+    second = {"strategy": "best_vs_second", "rejected": {"score": "other"}}
+    assert positions(pick(candidates, **second)) == [(0, 1)]
+    upside_down = written(("m", 1, 9), ("m", 5, 0))
+    assert reason(pick(upside_down, chosen={"score": "other"})) == "below_min_margin"
+
+
+def test_a_pair_has_one_text_of_the_policy():
+    candidates = written(("me", 5, 0), ("other", 4, 0), ("other", 3, 0), ("me", 2, 0))
+    assert positions(pick(candidates, one_side="me")) == [(0, 2)]
+    found = positions(pick(candidates, strategy="exhaustive", one_side="me"))
+    assert sorted(found) == [(0, 1), (0, 2), (1, 3), (2, 3)]
+    assert reason(pick(candidates[1:3], one_side="me")) == "one_side"
 
 
 # Strategies
@@ -513,6 +604,8 @@ CANDIDATES = st.lists(
         alias=st.sampled_from(["big", "small", None]),
         sample=st.integers(0, 3),
         finish_reason=st.sampled_from(["stop", "stop", "stop", "length", None]),
+        scores=st.fixed_dictionaries({"other": SCORES}),
+        tokens=st.one_of(st.none(), st.integers(0, 400)),
     ),
     max_size=9,
 )
@@ -520,13 +613,29 @@ SHARED = {
     "ties": st.sampled_from(["drop", "keep"]),
     "truncated_rejected": st.booleans(),
     "max_length_ratio": st.sampled_from([None, 1.5, 10.0]),
+    "max_length_advantage": st.sampled_from([None, None, 100, 0, -10]),
 }
-BOUNDS = SHARED | {
-    "min_margin": st.sampled_from([0.0, 0.1, 0.5, 2.0]),
-    "margin_unit": st.sampled_from(["raw", "z_score"]),
-    "min_chosen_score": st.sampled_from([None, 0.0, 0.9]),
-    "max_pairs_per_prompt": st.sampled_from([None, 1, 3]),
+ONE_SIDE = {"one_side": st.sampled_from([None, None, ["big"], ["big", "small"]])}
+SIDES = {
+    "chosen": st.sampled_from([{}, {"model_alias": "big"}]),
+    "rejected": st.sampled_from([{}, {"model_alias": ["small", "big"]}]),
 }
+ONE_CHOSEN = {
+    "chosen": st.sampled_from(
+        [{}, {"shortest_within": 0.5}, {"model_alias": "big", "score": "other"}]
+    ),
+    "rejected": st.sampled_from([{}, {"score": "other"}]),
+}
+BOUNDS = (
+    SHARED
+    | ONE_SIDE
+    | {
+        "min_margin": st.sampled_from([0.0, 0.1, 0.5, 2.0]),
+        "margin_unit": st.sampled_from(["raw", "z_score"]),
+        "min_chosen_score": st.sampled_from([None, 0.0, 0.9]),
+        "max_pairs_per_prompt": st.sampled_from([None, 1, 3]),
+    }
+)
 
 
 @st.composite
@@ -538,6 +647,8 @@ def rules(draw, strategies=tuple(EVERY)):
         fields = draw(st.fixed_dictionaries(BOUNDS)) | {"score": "s"}
     if strategy == "top_k_bottom_k":
         fields |= {"k": draw(st.integers(1, 4))}
+    if strategy != "delta":
+        fields |= draw(st.fixed_dictionaries(ONE_CHOSEN if strategy in ONE_PAIR else SIDES))
     return rule(strategy, **fields)
 
 
@@ -557,9 +668,16 @@ def assert_sound(picked: Picked, rule):
         if rule.max_length_ratio:
             shorter, longer = sorted((len(pair.chosen.text), len(pair.rejected.text)))
             assert longer <= rule.max_length_ratio * shorter * 1.000001
+        if rule.max_length_advantage is not None:
+            assert pair.chosen.tokens - pair.rejected.tokens <= rule.max_length_advantage
+        if getattr(rule, "one_side", None):
+            assert (pair.chosen.alias in rule.one_side) != (pair.rejected.alias in rule.one_side)
 
 
 def assert_bounds(picked: Picked, rule):
+    for pair in picked.pairs:
+        for one, side in ((pair.chosen, rule.chosen), (pair.rejected, rule.rejected)):
+            assert side.model_alias is None or one.alias in side.model_alias
     assert len(picked.pairs) <= (rule.max_pairs_per_prompt or 99)
     for pair in picked.pairs if rule.score else []:
         high, low = pair.chosen.score, pair.rejected.score

@@ -16,7 +16,7 @@ from prefdata.export.formats import Format, Shape
 from prefdata.pairs.files import pairs_in_order
 from prefdata.pairs.selection import VERDICTS, PairFacts, select
 from prefdata.pairs.split import as_keys, hash_prompt, hash_text, is_held_out, number_keys
-from prefdata.recipe.projection import PairRules
+from prefdata.recipe.pair_rules import PairRules
 from prefdata.rows import Row
 from prefdata.seeds.identity import prompt_identity
 

@@ -26,6 +26,7 @@ from prefdata.pairs.picking import (
     pick_by_verdict,
     pick_pairs,
     said,
+    tokens_of,
 )
 from prefdata.pairs.prompts import PairPrompts
 from prefdata.pairs.ranking import combine_ranks
@@ -275,6 +276,7 @@ def _candidates(
             sample=one["sample"],
             finish_reason=one["finish_reason"],
             scores=one["scores"],
+            tokens=tokens_of(one),
         )
         found.append(candidate)
         sides[id(candidate)] = one
@@ -344,6 +346,7 @@ def _responses(
             tool_calls=meta.get("tool_calls"),
             score=_turned(rated.get(rule.score or ""), rule),
             finish_reason=meta.get("finish_reason"),
+            tokens=tokens_of(meta),
         )
         told = {"alias": None, "tool_calls": None} | meta
         sides[id(candidate)] = told | {"scores": rated, "row": row, "column": name}

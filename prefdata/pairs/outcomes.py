@@ -8,7 +8,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefdata.recipe.projection import PairRules
+from prefdata.recipe.pair_rules import PairRules
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ENDS
 from prefdata.storage.folders import read_schema, read_tables

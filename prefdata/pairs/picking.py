@@ -12,16 +12,18 @@ end (unless `truncated_rejected`), each text once. Higher scores come first, the
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import chain, combinations, product
+from itertools import chain, product
 from operator import attrgetter
-from typing import Literal, NamedTuple, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import orjson
 
-from prefdata.recipe.projection import DpoPreference, PairRules, PreferencePairs
+from prefdata.recipe.pair_rules import PairRules
+from prefdata.recipe.projection import DpoPreference, PreferencePairs
+from prefdata.recipe.sides import Side
 from prefdata.rows import is_answer
 from prefdata.seeds.identity import bare
 
@@ -39,13 +41,16 @@ Reason = Literal[
     "tie",
     "below_min_margin",
     "disagreement",
+    "one_side",
     "length_ratio",
+    "no_length",
+    "length_advantage",
     "over_max_pairs_per_prompt",
 ]
 
 REASONS: dict[str, str] = {
     "single_candidate": "fewer than two candidates were given",
-    "no_partner": "delta: the other alias has no completion left to pair with this one",
+    "no_partner": "no text is left of the aliases that the other side may come from",
     "empty": "the text is empty or shows nothing",
     "no_score": "the score is missing, NaN or infinite",
     "truncated": "the text was cut off by max_tokens, or its thought never ended",
@@ -55,7 +60,10 @@ REASONS: dict[str, str] = {
     "tie": "the two are equally good",
     "below_min_margin": "the score difference is below min_margin",
     "disagreement": "one of the score columns prefers the rejected text",
+    "one_side": "both texts, or neither, are by the aliases of one_side",
     "length_ratio": "the longer text exceeds max_length_ratio times the shorter",
+    "no_length": "max_length_advantage: the tokens of a text are not known",
+    "length_advantage": "the chosen is longer than the rejected by more than max_length_advantage",
     "over_max_pairs_per_prompt": "max_pairs_per_prompt is reached by pairs with larger margins",
 }
 """Every reason with its meaning, in the order in which the rules are asked."""
@@ -77,6 +85,16 @@ def said(text: str, tool_calls: str | None) -> str:
     return bare("\n".join((text, *(f"{one['name']}({one['arguments']})" for one in made))))
 
 
+def tokens_of(made: Mapping[str, Any]) -> int | None:
+    """Tokens of a text without its thought; None where they were not counted.
+
+    Args:
+        made: how it came to be, as `rows.TEXT_META`.
+    """
+    count: int | None = made.get("completion_tokens")
+    return None if count is None else count - (made.get("reasoning_tokens") or 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One completion of the prompt, its score and where it came from.
@@ -88,8 +106,9 @@ class Candidate:
         sample: index among the alias's samples of this prompt; `delta` reads it.
         finish_reason: `length` means that `max_tokens` cut the text off; None is unknown. What is
             no end, such as `content_filter`, takes part in no pair.
-        scores: by column, where `score` is made of several.
+        scores: by column, where `score` is made of several or a side has one of its own.
         tool_calls: the calls behind the text, as JSON.
+        tokens: of the text, without its thought; None where unknown.
     """
 
     text: str
@@ -101,6 +120,7 @@ class Candidate:
     finish_reason: str | None = None
     scores: Mapping[str, float | None] = field(default_factory=dict)
     tool_calls: str | None = None
+    tokens: int | None = None
 
     @property
     def said(self) -> str:
@@ -177,6 +197,9 @@ def pick_pairs(candidates: Sequence[Candidate], rule: PreferencePairs, *, seed: 
     - `delta`: strong alias over weak alias, first valid sample with first, second with second
       (arXiv 2507.06187). A text that strong wrote is never rejected. Scores are optional; where
       the rule names one, it may veto a pair.
+
+    `chosen` and `rejected` of the rule narrow each side to aliases and may give it a score of its
+    own; `one_side` asks for exactly one text of an alias. Margins stay those of `score`.
 
     Args:
         candidates: all of this prompt; an order that means nothing still decides between equals.
@@ -260,7 +283,8 @@ def _pick_delta(candidates: Sequence[Candidate], rule: PreferencePairs) -> Picke
     _count(drops, "no_partner", abs(len(strong) - len(rejectable)))
     if not strong or not rejectable:
         return _nothing(_furthest(drops), candidates, drops)
-    spread = _spread([*strong, *rejectable]) if rule.margin_unit == "z_score" else None
+    both = [one.score for one in (*strong, *rejectable)]
+    spread = _spread(both) if rule.margin_unit == "z_score" else None
     offers = zip(strong, rejectable, strict=False)
     return _finish(_take_all(offers, rule, spread, drops), candidates, drops)
 
@@ -299,24 +323,78 @@ def _pick_ranked(
     ranked: list[Candidate], rule: PreferencePairs, seed: int, drops: Counter[str]
 ) -> list[Pair]:
     wants_spread = rule.margin_unit == "z_score" or rule.strategy == "mu_minus_2sigma"
-    spread = _spread(ranked) if wants_spread else None
-    if rule.strategy == "exhaustive":
-        return _take_all(combinations(ranked, 2), rule, spread, drops)
-    if rule.strategy == "top_k_bottom_k":
-        k = min(rule.k or 1, len(ranked) // 2)
-        return _take_all(product(ranked[:k], ranked[-k:]), rule, spread, drops)
-    # Where only the last is uncut nothing is below it; the first then tells why: truncated.
-    uncut = (at for at, one in enumerate(ranked[:-1]) if one.finish_reason != "length")
-    best_at = next(uncut, 0)
-    best, others = ranked[best_at], ranked[best_at + 1 :]
+    spread = _spread([one.score for one in ranked]) if wants_spread else None
+    if rule.strategy in ("exhaustive", "top_k_bottom_k"):
+        offers = list(_offers(ranked, rule))
+        _count(drops, "no_partner", not offers)
+        return _take_all(offers, rule, spread, drops)
+    best = _best(ranked, rule, spread)
+    below = ranked[ranked.index(best) + 1 :] if best else []
+    others = _side(below, rule.rejected, rule)
+    if best is None or not others:
+        _count(drops, "below_min_margin" if best and not below else "no_partner", 1)
+        return []
     if rule.strategy == "best_vs_worst":
         others.reverse()
     elif rule.strategy == "best_vs_random":
         others.sort(key=lambda other: _draw(seed, best.text, other.text))
-    elif rule.strategy == "mu_minus_2sigma" and spread is not None:
-        target = spread.mean - 2 * spread.sigma
-        others.sort(key=lambda other: abs((other.score or 0.0) - target))
+    elif rule.strategy == "mu_minus_2sigma":
+        target = _spread(_side_score(one, rule.rejected, rule) for one in ranked)
+        nearest = target.mean - 2 * target.sigma
+        others.sort(
+            key=lambda other: abs((_side_score(other, rule.rejected, rule) or 0.0) - nearest)
+        )
     return _take_first(best, others, rule, spread, drops)
+
+
+def _offers(
+    ranked: list[Candidate], rule: PreferencePairs
+) -> Iterator[tuple[Candidate, Candidate]]:
+    """Each text that may be chosen with each below it that may be rejected."""
+    above, below = _side(ranked, rule.chosen, rule), _side(ranked, rule.rejected, rule)
+    if rule.strategy == "top_k_bottom_k":
+        k = min(rule.k or 1, len(ranked) // 2)
+        above, below = above[:k], below[-k:]
+    place = {id(one): at for at, one in enumerate(ranked)}
+    return (pair for pair in product(above, below) if place[id(pair[0])] < place[id(pair[1])])
+
+
+def _best(
+    ranked: list[Candidate], rule: PreferencePairs, spread: _Spread | None
+) -> Candidate | None:
+    """The text to be chosen."""
+    able = _side(ranked, rule.chosen, rule)
+    # Below the last is nothing. Where no other is uncut, the first tells why: truncated.
+    has_below = able if rule.chosen.score else [one for one in able if one is not ranked[-1]]
+    whole = [one for one in has_below if one.finish_reason != "length"] or able
+    within = rule.chosen.shortest_within
+    if not whole or within is None:
+        return whole[0] if whole else None
+    if spread is not None and rule.margin_unit == "z_score":
+        within *= spread.sigma
+    told = [_side_score(one, rule.chosen, rule) or 0.0 for one in whole]
+    slack = _slack(max(abs(told[0]), abs(within)))
+    near = [
+        one for one, score in zip(whole, told, strict=True) if score >= told[0] - within - slack
+    ]
+    return min(near, key=lambda one: math.inf if one.tokens is None else one.tokens)
+
+
+def _side(ranked: list[Candidate], side: Side, rule: PreferencePairs) -> list[Candidate]:
+    """The texts that may be on a side, in its order: best first."""
+    able = [one for one in ranked if side.model_alias is None or one.alias in side.model_alias]
+    if side.score is None:
+        return able
+    able = [one for one in able if _side_score(one, side, rule) is not None]
+    return sorted(able, key=lambda one: _side_score(one, side, rule) or 0.0, reverse=True)
+
+
+def _side_score(one: Candidate, side: Side, rule: PreferencePairs) -> float | None:
+    """By what a side is ordered: higher is better."""
+    if side.score is None:
+        return one.score
+    score = one.scores.get(side.score)
+    return rule.sign_of(side.score) * score if is_score(score) else None
 
 
 def _take_first(
@@ -416,10 +494,18 @@ def _agree(chosen: Candidate, rejected: Candidate, rule: PreferencePairs) -> boo
 def _pair_flaw(chosen: Candidate, rejected: Candidate, rule: PairRules) -> Reason | None:
     if chosen.finish_reason == "length":
         return "truncated"
+    one_side = rule.one_side if isinstance(rule, PreferencePairs) else None
+    if one_side and (chosen.alias in one_side) == (rejected.alias in one_side):
+        return "one_side"
     if rule.max_length_ratio is not None:
         shorter, longer = sorted((len(chosen.text), len(rejected.text)))
         if longer > rule.max_length_ratio * shorter + _slack(longer):
             return "length_ratio"
+    if rule.max_length_advantage is not None:
+        if chosen.tokens is None or rejected.tokens is None:
+            return "no_length"
+        if chosen.tokens - rejected.tokens > rule.max_length_advantage:
+            return "length_advantage"
     return None
 
 
@@ -427,8 +513,8 @@ def _slack(magnitude: float) -> float:
     return TOLERANCE + TOLERANCE * magnitude
 
 
-def _spread(candidates: Sequence[Candidate]) -> _Spread:
-    scores = [candidate.score for candidate in candidates if candidate.score is not None]
+def _spread(found: Iterable[float | None]) -> _Spread:
+    scores = [score for score in found if score is not None]
     mean = math.fsum(scores) / len(scores)
     return _Spread(mean, math.sqrt(math.fsum((one - mean) ** 2 for one in scores) / len(scores)))
 

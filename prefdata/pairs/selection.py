@@ -27,7 +27,7 @@ from prefdata.pairs.split import (
     is_held_out,
     number_keys,
 )
-from prefdata.recipe.projection import PairRules
+from prefdata.recipe.pair_rules import PairRules
 from prefdata.seeds.identity import bare
 
 Verdict = Literal["train", "test", "contradiction", "duplicate", "near_duplicate", "over_max_pairs"]

@@ -4,7 +4,7 @@ Knows no file and no line.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prefdata.errors import PrefdataError, suggest
@@ -209,7 +209,7 @@ def _check_projection(recipe: Recipe, scope: Scope) -> Iterator[Problem]:
     projection = recipe.output_projection
     for key, name in projected(projection):
         if not scope.has(name):
-            yield Problem((*at, key), scope.missing(name))
+            yield Problem((*at, *key.split(".")), scope.missing(name))
     if projection.prompt_field == ASKED:
         yield from _check_prompt_asked(projection, (*at, "prompt_field"), scope, recipe)
     if isinstance(projection, DpoPreference):
@@ -307,12 +307,30 @@ def _check_pairs(projection: PreferencePairs, at: At, scope: Scope) -> Iterator[
     for score in projection.scores:
         if scope.has(score):
             yield from _check_score(score, projection, (*at, "score"), scope)
-    aliases = scope.made[name].aliases if name else ()
-    for key in ("strong", "weak") if aliases else ():
-        alias = getattr(projection, key)
-        if alias is not None and alias not in aliases:
-            message = f"{alias!r} is not an alias of column {name!r}; {suggest(alias, aliases)}"
-            yield Problem((*at, key), message)
+    for side, said in (("chosen", projection.chosen), ("rejected", projection.rejected)):
+        if said.score and scope.has(said.score):
+            yield from _check_score(said.score, projection, (*at, side, "score"), scope)
+    yield from _check_writers(projection, at, scope)
+
+
+def _check_writers(projection: PreferencePairs, at: At, scope: Scope) -> Iterator[Problem]:
+    """Aliases that the rule names must be among the writers of the texts, where these are known."""
+    names = texts_of_rule(projection)
+    by_text = [scope.made[name].aliases if name in scope.made else () for name in names]
+    writers = list(dict.fromkeys(alias for aliases in by_text for alias in aliases))
+    named: dict[At, Sequence[str | None]] = {
+        ("strong",): [projection.strong],
+        ("weak",): [projection.weak],
+        ("chosen", "model_alias"): projection.chosen.model_alias or (),
+        ("rejected", "model_alias"): projection.rejected.model_alias or (),
+        ("one_side",): projection.one_side or (),
+    }
+    for key, aliases in named.items() if all(by_text) else ():
+        for alias in aliases:
+            if alias is not None and alias not in writers:
+                what = f"column {names[0]!r}" if len(names) == 1 else f"columns {list(names)}"
+                message = f"{alias!r} is not an alias of {what}; {suggest(alias, writers)}"
+                yield Problem((*at, *key), message)
 
 
 def _check_score(

@@ -149,7 +149,7 @@ def _known_keys(loc: At, root: type[BaseModel]) -> list[str]:
     if loc[:1] == ("columns",) and len(loc) > 2:
         model = _tags(AnyColumn)[str(loc[2])]
     elif loc[:1] == ("output_projection",) and len(loc) > 1:
-        model = _projections()[str(loc[1])]
+        model = _submodel(loc[2:], _projections()[str(loc[1])])
     elif loc:
         model = _submodel(loc, root)
     return sorted(model.model_fields)

@@ -3,12 +3,14 @@
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
+from pydantic import Field, StrictInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from prefdata.recipe.contract import Aliases
+from prefdata.recipe.pair_rules import PairRules
+from prefdata.recipe.sides import Chosen, Side
+
 Ties = Literal["drop", "keep", "reward"]
-Dedupe = Literal["exact", "minhash", "none"]
-Better = Literal["higher", "lower"]
 MarginUnit = Literal["raw", "z_score"]
 Strategy = Literal[
     "best_vs_worst",
@@ -19,94 +21,6 @@ Strategy = Literal[
     "top_k_bottom_k",
     "delta",
 ]
-
-
-_PAIR_COLUMNS = frozenset(
-    ("id", "row_id", "prompt", "chosen", "rejected", "margin", "z_margin", "is_tie", "reward")
-)
-
-
-class PairRules(BaseModel):
-    """The rules for a pair and for the whole set that both preference projections share."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    ties: Literal["drop", "keep"] = "drop"
-    """`keep` makes a pair of two equally good texts, in a seeded random order and marked `is_tie`:
-    for losses that model ties. For plain DPO such a pair is noise.
-    """
-
-    truncated_rejected: bool = False
-    """Whether a completion cut off by `max_tokens` may be the rejected one; it is never chosen. By
-    default it takes part in no pair: a model trained on such pairs learns where texts were cut.
-    """
-
-    max_length_ratio: Annotated[float, Field(gt=1)] | None = None
-    """Maximum length of the longer text divided by the shorter one's, in characters (inclusive)."""
-
-    better: Better = "higher"
-    """Which scores are better. With `lower`, `chosen_score` and `rejected_score` are the negatives
-    of the scores, so that higher is better there; `chosen_scores` keep the scores unchanged."""
-
-    dedupe: Dedupe = "exact"
-    """`exact` drops repeated (prompt, chosen, rejected); `minhash` also all but one of every group
-    of near-duplicate prompts. Contradictions are always dropped."""
-
-    max_pairs: Annotated[StrictInt, Field(ge=1)] | None = None
-    """Maximum number of pairs, train and test together: a seeded sample of whole prompts."""
-
-    reasoning: Literal["drop", "keep"] | None = None
-    """Whether trainers are given the thoughts of the texts, too. If left out, they are if all texts
-    have one.
-    """
-
-    keep: tuple[str, ...] = ()
-    """Columns of the row that are copied to its pairs, for example ids."""
-
-    test_size: int | float = 0
-    """Prompts that go to test: an int is a count, a float in [0, 1) a fraction."""
-
-    @property
-    def sign(self) -> int:
-        """What a score is multiplied by so that higher is better."""
-        return -1 if self.better == "lower" else 1
-
-    @field_validator("keep")
-    @classmethod
-    def _not_a_column_of_pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if name in _PAIR_COLUMNS or name.startswith(("chosen_", "rejected_")):
-                raise PydanticCustomError(
-                    "keep", "pairs have a column {name} of their own; copy yours into an "
-                    "'expression' column with another name, and keep that", {"name": repr(name)},
-                )  # fmt: skip
-        return value
-
-    @field_validator("test_size", mode="before")
-    @classmethod
-    def _test_size_is_a_number(cls, value: object) -> object:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise PydanticCustomError(
-                "test_size_type",
-                "test_size is {found}, which is not a number; give a number of prompts such "
-                "as 500, or a fraction such as 0.05",
-                {"found": repr(value)},
-            )
-        return value
-
-    @field_validator("test_size")
-    @classmethod
-    def _test_size_leaves_a_train_set(cls, value: int | float) -> int | float:
-        if value < 0 or (isinstance(value, float) and value >= 1):
-            raise PydanticCustomError(
-                "test_size_range",
-                "test_size is {found}, but a fraction must be in [0, 1) and a number of "
-                "prompts must be 0 or more; write 500 for 500 prompts, or 0.05 for 5 %",
-                {"found": value},
-            )
-        return value
 
 
 class DpoPreference(PairRules):
@@ -192,6 +106,18 @@ class PreferencePairs(PairRules):
 
     weak: str | None = None
     """`delta`: alias of the model whose completions are rejected."""
+
+    chosen: Chosen = Chosen()
+    """Which texts may be chosen, and how the best of them is found."""
+
+    rejected: Side = Side()
+    """Which texts may be rejected, and by which score the strategy picks among them."""
+
+    one_side: Aliases | None = None
+    """Aliases of which every pair has exactly one text, chosen or rejected: with the policy here,
+    each pair tells it from another model (Tulu 3, arXiv 2411.15124; `--one_side_model` of
+    open-instruct's `create_annotation_mix.py`).
+    """
 
     min_margin: Annotated[float, Field(ge=0)] = 0.0
     """Minimum score difference of a pair (inclusive), in `margin_unit`."""
@@ -325,6 +251,19 @@ class PreferencePairs(PairRules):
         elif not self.strong or not self.weak or self.strong == self.weak:
             why = "delta needs two different aliases"
             raise _problem(self.strategy, names, why, "name the stronger and the weaker model")
+        return self
+
+    @model_validator(mode="after")
+    def _sides_of_a_strategy_that_reads_them(self) -> Self:
+        if self.strategy == "delta" and (self.chosen, self.rejected) != (Chosen(), Side()):
+            why = "delta's sides are those of strong and weak"
+            raise _problem(self.strategy, "chosen or rejected is given", why, "remove them")
+        found = [f"{name}.score" for name in ("chosen", "rejected") if getattr(self, name).score]
+        found += ["chosen.shortest_within"] if self.chosen.shortest_within is not None else []
+        if found and self.strategy in ("exhaustive", "top_k_bottom_k"):
+            why = "only a strategy that chooses one text uses it"
+            remedy = "remove it, or write strategy: best_vs_worst"
+            raise _problem(self.strategy, f"{found[0]} is given", why, remedy)
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """What a whole recipe reads, makes and scores. Judges nothing."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from prefdata.recipe.columns import GIVEN_COLUMNS
 from prefdata.recipe.contract import Column, Scored
@@ -10,7 +11,8 @@ from prefdata.recipe.schema import GIVEN, Recipe
 
 PROJECTED = (
     "prompt_field", "response_a_field", "response_b_field", "judge_field",
-    "candidates", "responses", "score", "group_by", "order_group", "keep",
+    "candidates", "responses", "score", "chosen.score", "rejected.score", "group_by",
+    "order_group", "keep",
 )  # fmt: skip
 """Keys of `output_projection` that name a column."""
 
@@ -55,7 +57,9 @@ def columns_needed(recipe: Recipe) -> dict[str, str]:
 def projected(projection: OutputProjection) -> Iterator[tuple[str, str]]:
     """(key of the projection, column it names)."""
     for key in PROJECTED:
-        value = getattr(projection, key, None)
+        value: Any = projection
+        for part in key.split("."):
+            value = getattr(value, part, None)
         if key == "prompt_field" and value == ASKED:
             continue
         yield from ((key, name) for name in ([value] if isinstance(value, str) else value or ()))

@@ -1,0 +1,108 @@
+"""The rules that every preference projection has: of one pair, and of the whole set. Picks none."""
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+Dedupe = Literal["exact", "minhash", "none"]
+Better = Literal["higher", "lower"]
+
+_PAIR_COLUMNS = frozenset(
+    ("id", "row_id", "prompt", "chosen", "rejected", "margin", "z_margin", "is_tie", "reward")
+)
+
+
+class PairRules(BaseModel):
+    """The rules for a pair and for the whole set that both preference projections share."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    ties: Literal["drop", "keep"] = "drop"
+    """`keep` makes a pair of two equally good texts, in a seeded random order and marked `is_tie`:
+    for losses that model ties. For plain DPO such a pair is noise.
+    """
+
+    truncated_rejected: bool = False
+    """Whether a completion cut off by `max_tokens` may be the rejected one; it is never chosen. By
+    default it takes part in no pair: a model trained on such pairs learns where texts were cut.
+    """
+
+    max_length_ratio: Annotated[float, Field(gt=1)] | None = None
+    """Maximum length of the longer text divided by the shorter one's, in characters (inclusive)."""
+
+    max_length_advantage: StrictInt | None = None
+    """Tokens by which a chosen text may be longer than the rejected one, thoughts not counted
+    (inclusive); below 0 it must be shorter. Bounds what a judge's liking for length leaves in the
+    pairs: Olmo 3's preference mixes have 100 (arXiv 2512.13961; the sets named `lbc100`).
+    """
+
+    better: Better = "higher"
+    """Which scores are better. With `lower`, `chosen_score` and `rejected_score` are the negatives
+    of the scores, so that higher is better there; `chosen_scores` keep the scores unchanged."""
+
+    dedupe: Dedupe = "exact"
+    """`exact` drops repeated (prompt, chosen, rejected); `minhash` also all but one of every group
+    of near-duplicate prompts. Contradictions are always dropped."""
+
+    max_pairs: Annotated[StrictInt, Field(ge=1)] | None = None
+    """Maximum number of pairs, train and test together: a seeded sample of whole prompts."""
+
+    reasoning: Literal["drop", "keep"] | None = None
+    """Whether trainers are given the thoughts of the texts, too. If left out, they are if all texts
+    have one.
+    """
+
+    keep: tuple[str, ...] = ()
+    """Columns of the row that are copied to its pairs, for example ids."""
+
+    test_size: int | float = 0
+    """Prompts that go to test: an int is a count, a float in [0, 1) a fraction."""
+
+    @property
+    def sign(self) -> int:
+        """What a score is multiplied by so that higher is better."""
+        return -1 if self.better == "lower" else 1
+
+    @field_validator("keep")
+    @classmethod
+    def _not_a_column_of_pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name in _PAIR_COLUMNS or name.startswith(("chosen_", "rejected_")):
+                raise PydanticCustomError(
+                    "keep", "pairs have a column {name} of their own; copy yours into an "
+                    "'expression' column with another name, and keep that", {"name": repr(name)},
+                )  # fmt: skip
+        return value
+
+    @field_validator("test_size", mode="before")
+    @classmethod
+    def _test_size_is_a_number(cls, value: object) -> object:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise PydanticCustomError(
+                "test_size_type",
+                "test_size is {found}, which is not a number; give a number of prompts such "
+                "as 500, or a fraction such as 0.05",
+                {"found": repr(value)},
+            )
+        return value
+
+    @field_validator("test_size")
+    @classmethod
+    def _test_size_leaves_a_train_set(cls, value: int | float) -> int | float:
+        if value < 0 or (isinstance(value, float) and value >= 1):
+            raise PydanticCustomError(
+                "test_size_range",
+                "test_size is {found}, but a fraction must be in [0, 1) and a number of "
+                "prompts must be 0 or more; write 500 for 500 prompts, or 0.05 for 5 %",
+                {"found": value},
+            )
+        return value
