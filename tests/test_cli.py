@@ -1,4 +1,5 @@
 # ruff: noqa: E501 (messages stand in one piece beside what causes them)
+import re
 import signal
 import subprocess
 
@@ -156,6 +157,25 @@ def test_a_run_without_a_pair_exits_with_3_and_names_the_commonest_reason(comman
     assert "no row has a pair; the commonest reason: pairs: below_min_margin (20 rows)" in (
         done.stderr
     )
+    assert "such as" in done.stdout
+    run = f"{project.folder / 'run'}-rehearsal"
+    commands = [line.split("prefdata ")[1] for line in done.stdout.splitlines()[-2:]]
+    assert commands == [f"inspect {run} --rejects", f"pairs {run} …"]
+
+
+def test_a_run_ends_with_what_can_be_done_next(command, project):
+    done = command("build", "RECIPE", "--rehearse")
+    run = f"{project.folder / 'run'}-rehearsal"
+    commands = [line.split("prefdata ")[1] for line in done.stdout.splitlines()[-3:]]
+    assert commands == [f"inspect {run}", f"report {run}", f"export {run} --format trl"]
+    for line in commands:
+        assert command(*line.split(), *(["-n", "1"] if "inspect" in line else [])).exit_code == 0
+
+
+def test_the_commonest_reject_is_told_with_its_detail(command, project):
+    project.write_seeds([{"prompt": f"q {n}", "answer": n} for n in range(3)] + [b"{[b]broken"] * 2)
+    done = command("build", "RECIPE", "--rehearse")
+    assert re.search(r"seeds: bad_line +│ 2 .*\n.*such as +│ not valid JSON", done.stdout)
 
 
 def test_what_the_seeds_have_to_say_is_said_on_stderr(command, project):

@@ -218,8 +218,9 @@ def test_judged_runs_tell_agreement_and_position_bias(project):
 
 def test_a_length_bias_is_told(tmp_path):
     run = make_plain_run(tmp_path)
-    [warning] = make_report(run).warnings
-    assert "the longer text is chosen in 100.0\u00a0%" in warning
+    warning, split = make_report(run).warnings
+    assert "Small test split" in split
+    assert "the longer text is chosen in 100.0%" in warning
     assert warning in Page(run / "report.html").text
 
 

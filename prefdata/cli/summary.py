@@ -1,5 +1,6 @@
 """What a person reads in the terminal: plan, preview, summary."""
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,15 +10,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from prefdata.cli.terminal import open_console, print_row
+from prefdata.cli.terminal import open_console, print_row, printable
 from prefdata.pairs.prompts import tell_of_prompts
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import plan_passes
 from prefdata.rows import Row, rows_of
 from prefdata.run.estimate import FLOPS, Estimate, estimate_pass
 from prefdata.run.examples import example_requests
+from prefdata.run.oddities import find_oddities
 from prefdata.seeds.seeds import seeds_of
 from prefdata.storage.folders import read_rows
+from prefdata.storage.record import first_detail
 
 if TYPE_CHECKING:  # what a build and a plan need none of
     from prefdata.export import Export
@@ -35,11 +38,24 @@ SAMPLE = 200
 
 
 def print_summary(record: dict[str, Any], folder: Path) -> None:
-    """The table at the end of a run."""
-    _print_table(folder, _summary(record))
+    """The table at the end of a run, what is odd about it, and what can be done next."""
+    _print_table(folder, _summary(record, folder))
+    console = open_console()
+    for oddity in find_oddities(record):
+        console.print(f"warning: {oddity}", style="yellow")
+    run, is_empty = shlex.quote(str(folder)), not record["prompts"]
+    for what, command in (
+        ("see why", f"inspect {run} --rejects"),
+        ("other rules", f"pairs {run} …"),
+    ) if is_empty else (
+        ("read the pairs", f"inspect {run}"),
+        ("see figures", f"report {run}"),
+        ("train on them", f"export {run} --format trl"),
+    ):  # fmt: skip
+        console.print(f"{what:15} prefdata {command}", soft_wrap=True)
 
 
-def _summary(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
+def _summary(record: dict[str, Any], folder: Path) -> Iterable[tuple[str, str]]:
     seeds, seconds = record["seeds"], record["seconds"]
     if record["rehearsed"]:
         yield "rehearsal", "scripted answers, no model was loaded"
@@ -50,7 +66,10 @@ def _summary(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
     splits = ", ".join(f"{count:,} {split}" for split, count in record["pairs"].items() if count)
     yield "pairs", f"{splits or 0} from {record['prompts']:,} prompts"
     yield "rejects", f"{sum(record['rejects'].values()):,}"
-    yield from ((f"  {reason}", f"{count:,}") for reason, count in record["rejects"].items())
+    for number, (reason, count) in enumerate(record["rejects"].items()):
+        yield f"  {reason}", f"{count:,}"
+        if number == 0 and (detail := first_detail(folder / "rejects", reason)):
+            yield "    such as", _shortened(detail)
     if told := tell_of_prompts(record):
         yield "asked", told
     yield from (
@@ -58,7 +77,7 @@ def _summary(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
     )
     yield from _ended(record.get("outcomes", {}))
     for reason, detail in record.get("failures", {}).items():
-        yield f"first {reason}", detail if len(detail) <= DETAIL else detail[:DETAIL] + "…"
+        yield f"first {reason}", _shortened(detail)
     if record.get("reasoning"):
         yield "reasoning", _THOUGHTS[record["reasoning"]]
     for name, (chosen, rejected) in record["means"].items():
@@ -79,6 +98,10 @@ def _summary(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
             "the whole run",
         )
     yield "time", f"{seconds['total']:.1f} s"
+
+
+def _shortened(detail: str) -> str:
+    return detail if len(detail) <= DETAIL else detail[:DETAIL] + "…"
 
 
 def _ended(outcomes: dict[str, dict[str, dict[str, int]]]) -> Iterable[tuple[str, str]]:
@@ -135,7 +158,7 @@ def print_training(result: dict[str, Any], folder: Path) -> None:
 def _print_table(folder: Path, lines: Iterable[tuple[str, str]]) -> None:
     table = Table(title=escape(str(folder)), title_justify="left", show_header=False)
     for name, value in lines:
-        table.add_row(name, value)
+        table.add_row(escape(printable(name)), escape(printable(value)))
     Console().print(table)
 
 

@@ -7,7 +7,7 @@ keeps what `select` kept. Every row that goes in comes out in a pair or in a rej
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,13 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import sampling_seed
-from prefdata.pairs.files import easy_first, keep_pairs, mean_scores, reject_unselected
+from prefdata.pairs.files import (
+    count_lengths,
+    easy_first,
+    keep_pairs,
+    mean_scores,
+    reject_unselected,
+)
 from prefdata.pairs.groups import read_groups
 from prefdata.pairs.picking import (
     Candidate,
@@ -71,6 +77,7 @@ class Choice:
         prompt_field: the rule's, or `asked`.
         asked: how the pairs' prompts differ from what was asked; see `prompts.Told`.
         means: of every score column, over chosen and over rejected: {column: (chosen, rejected)}.
+        lengths: pairs whose chosen is longer, and those whose chosen is shorter.
     """
 
     pairs: dict[str, int]
@@ -79,6 +86,11 @@ class Choice:
     means: dict[str, tuple[float, float]]
     prompt_field: str
     asked: dict[str, int]
+    lengths: tuple[int, int]
+
+    def told(self) -> Row:
+        """What the record of the run says of it."""
+        return asdict(self) | {"drops": dict(self.drops)}
 
 
 def choose_pairs(
@@ -124,7 +136,8 @@ def choose_pairs(
         {k: v for k, v in selection.counts.items() if k not in ("train", "test") and v}
     )
     means = mean_scores(pairs, scores)
-    return Choice(kept.pairs, len(kept.rows), drops, means, rule.prompt_field, dict(prompts.told))
+    told, lengths = dict(prompts.told), count_lengths(pairs)
+    return Choice(kept.pairs, len(kept.rows), drops, means, rule.prompt_field, told, lengths)
 
 
 def check_columns(found: pa.Schema, rule: Projection) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prefdata.pairs.selection import VERDICTS, Verdict
 from prefdata.recipe.schema import Recipe
@@ -112,6 +113,16 @@ def mean_scores(pairs: Path, scores: Sequence[str]) -> dict[str, tuple[float, fl
                 for name, value in row.items():
                     seen[name][at].add(value)
     return {name: (c.mean, r.mean) for name, (c, r) in seen.items() if c.count and r.count}
+
+
+def count_lengths(pairs: Path) -> tuple[int, int]:
+    """Pairs whose chosen has more characters than its rejected, and those whose has fewer."""
+    longer = shorter = 0
+    for table in read_tables(pairs, columns=["chosen", "rejected"]):
+        chosen, rejected = (pc.utf8_length(column) for column in table.columns)
+        longer += pc.sum(pc.greater(chosen, rejected)).as_py() or 0
+        shorter += pc.sum(pc.less(chosen, rejected)).as_py() or 0
+    return longer, shorter
 
 
 @dataclass

@@ -215,13 +215,8 @@ def _choose(
         )
     write_readme(out)
     return {
-        "pairs": choice.pairs,
-        "prompts": choice.prompts,
+        **choice.told(),
         "rejects": count_reasons(out / "rejects"),
-        "drops": dict(choice.drops),
-        "means": choice.means,
-        "prompt_field": choice.prompt_field,
-        "asked": choice.asked,
         "outcomes": count_outcomes(scored),
         "reasoning": settle_reasoning(scored, rule),
         "seconds": {"pairs": time.monotonic() - start, "total": time.monotonic() - start},

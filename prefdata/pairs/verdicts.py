@@ -12,8 +12,8 @@ from prefdata.storage.folders import read_schema, read_tables
 Counts = dict[str, int]
 
 
-def count_verdicts(scored: Path, recipe: Recipe) -> dict[str, Counts]:
-    """Counts for every judge that compares two responses in both orders.
+def count_verdicts(scored: Path, recipe: Recipe, *, both_orders: bool = True) -> dict[str, Counts]:
+    """Counts for every judge that compares two responses in both orders, or in one order only.
 
     Rows that were rejected on their way are not among them.
 
@@ -26,7 +26,8 @@ def count_verdicts(scored: Path, recipe: Recipe) -> dict[str, Counts]:
     return {
         column.name: _count(scored, column.name + META_SUFFIX, column.winner_key)
         for column in recipe.columns
-        if column.winner_key and column.swapped(recipe.columns)
+        if column.winner_key and column.compared(recipe.columns)
+        if bool(column.swapped(recipe.columns)) == both_orders
         if column.name + META_SUFFIX in present
     }
 

@@ -1,15 +1,8 @@
-"""The panels about what pairs prefer: margins, writers, lengths, places. Says what is a bias."""
+"""The panels about what pairs prefer: margins, writers, lengths, places."""
 
 from prefdata.report.cells import Cell, Chart, Numbers, Table, histogram, label, number, percent
-from prefdata.report.sides import RATIO_EDGES, UNKNOWN, Lengths
+from prefdata.report.sides import RATIO_EDGES, UNKNOWN
 from prefdata.report.spreads import wilson
-
-LENGTH_BIAS = 0.6
-"""Share of pairs with the longer text chosen, or with the shorter, above which it is reported."""
-POSITION_BIAS = 0.6
-"""Share of verdicts that name one place above which it is reported."""
-ENOUGH = 30
-"""Fewest pairs, or verdicts, on which a bias is reported."""
 
 
 def margins_cell(run: Numbers) -> Cell:
@@ -95,20 +88,7 @@ def length_cell(run: Numbers) -> Cell:
         ("Chosen and rejected", Table(("", "chosen", "rejected"), sides)),
         ("Numbers", Table(("length of chosen : rejected", "pairs"), rows)),
     ]
-    return Cell(summary, [chart], tables, length_warnings(found))
-
-
-def length_warnings(found: Lengths) -> list[str]:
-    """Warnings about a preference for one length."""
-    share, differ = found.share[0], found.longer + found.shorter
-    if differ < ENOUGH or 1 - LENGTH_BIAS <= share <= LENGTH_BIAS:
-        return []
-    side, part = ("longer", share) if share > 0.5 else ("shorter", 1 - share)
-    return [
-        f"Length bias: the {side} text is chosen in {percent(part)} of {differ:,} pairs "
-        f"(reported above {percent(LENGTH_BIAS)}). A model trained on these pairs may learn the "
-        "length; see max_length_ratio, or a loss that allows for length."
-    ]
+    return Cell(summary, [chart], tables)
 
 
 def _ratio_names() -> list[str]:
@@ -122,7 +102,7 @@ def judges_cell(run: Numbers) -> Cell:
     judged = {name: counts for name, counts in run.record["judges"].items() if counts["rows"]}
     if not judged:
         return Cell("No judge of this run compares two responses in both orders.")
-    told, rows, warnings = [], [], []
+    told, rows = [], []
     shares: list[list[float]] = [[], [], []]
     for name, counts in judged.items():
         agreed, ties = counts["agreed"] / counts["rows"], counts["ties"] / counts["rows"]
@@ -136,13 +116,6 @@ def judges_cell(run: Numbers) -> Cell:
         )
         for series, place in zip(shares, places, strict=True):
             series.append(100 * place / max(sum(places), 1))
-        if named >= ENOUGH and not 1 - POSITION_BIAS <= first <= POSITION_BIAS:
-            place = "first" if first > 0.5 else "second"
-            warnings.append(
-                f"Position bias: {name} names the response shown {place} in "
-                f"{percent(max(first, 1 - first))} of its verdicts (reported above "
-                f"{percent(POSITION_BIAS)}). A row whose two orders disagree is a tie."
-            )
         rows.append(
             (
                 name, f"{counts['rows']:,}", percent(agreed), percent(ties),
@@ -155,4 +128,4 @@ def judges_cell(run: Numbers) -> Cell:
         "% of verdicts", "", marks=[(50.0, "fair")], is_percent=True,
     )  # fmt: skip
     heads = ("judge", "rows", "orders agree", "ties", "first", "second", "neither", "95 % for first")  # fmt: skip  # noqa: E501
-    return Cell(" ".join(told), [chart], [("Numbers", Table(heads, rows))], warnings)
+    return Cell(" ".join(told), [chart], [("Numbers", Table(heads, rows))])

@@ -8,6 +8,7 @@ from typing import Any
 from prefdata.report.figures import Sized, Step
 from prefdata.report.sides import Group, Lengths, Wins
 from prefdata.report.spreads import Grid, Spread
+from prefdata.run.oddities import find_oddities
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ class Numbers:
     largest: list[Sized]
     largest_by: str
     excerpts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is odd about the run; runs of earlier versions have not counted lengths."""
+        return find_oddities(
+            {**self.record, "lengths": (self.lengths.longer, self.lengths.shorter)}
+        )
 
 
 def histogram(

@@ -23,7 +23,6 @@ from prefdata.errors import PrefdataError
 from prefdata.recipe.projection import DpoPreference
 from prefdata.recipe.questions import ASKED
 from prefdata.recipe.reads import score_columns
-from prefdata.report.biases import length_warnings
 from prefdata.report.cells import Numbers, Panel
 from prefdata.report.excerpt import Excerpt, embed, take_excerpt
 from prefdata.report.figures import (
@@ -116,7 +115,7 @@ def make_report(
     with disk_errors(place), hold(run) if inside else nullcontext(), whole_file(place) as file:
         for part in _page(opened, found, panels, pairs, rejects):
             file.write(part.encode())
-    warnings = [warning for one in found for warning in length_warnings(one.lengths)]
+    warnings = [warning for one in found for warning in one.warnings]
     shown = sum(one.shown for one in pairs), sum(one.rows for one in pairs)
     return Report(place, place.stat().st_size, shown, warnings)
 

@@ -281,14 +281,10 @@ class Building:
             write_readme(self.out)
         return {
             "candidates": count_candidates(scored, self.recipe),
-            "pairs": choice.pairs,
-            "prompts": choice.prompts,
+            **choice.told(),
             "rejects": count_reasons(self.out / "rejects"),
-            "drops": dict(choice.drops),
-            "means": choice.means,
-            "prompt_field": choice.prompt_field,
-            "asked": choice.asked,
             "judges": count_verdicts(scored, self.recipe),
+            "one_order": count_verdicts(scored, self.recipe, both_orders=False),
             "outcomes": count_outcomes(scored),
             "reasoning": reasoning,
         }

@@ -132,6 +132,15 @@ def count_reasons(rejects: Path) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
+def first_detail(rejects: Path, counted: str) -> str | None:
+    """The detail of the first reject with a reason as `count_reasons` names it."""
+    for table in read_tables(rejects, columns=["stage", "reason", "detail"]):
+        for row in table.to_pylist():
+            if f"{row['stage']}: {row['reason']}" == counted:
+                return str(row["detail"])
+    return None
+
+
 def count_candidates(scored: Path, recipe: Recipe) -> int:
     """Texts that could become a side of a pair."""
     rule = recipe.output_projection
