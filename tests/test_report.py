@@ -190,7 +190,9 @@ def test_pairs_chosen_again_keep_the_throughput_of_the_build(project):
 
     run = project.folder / "run"
     before = build(project.load(), run, rehearse=True)
-    assert pairs_of_run(run, ["min_margin=0.01"], run)["throughput"] == before["throughput"]
+    after = pairs_of_run(run, ["min_margin=0.01"], run)
+    assert after["throughput"] == before["throughput"]
+    assert after["seconds"]["total"] == before["seconds"]["total"]
 
 
 def test_judged_runs_tell_agreement_and_position_bias(project):

@@ -87,7 +87,9 @@ def pairs_of_run(run: Path, overrides: Sequence[str], out: Path, *, force: bool 
         write_own(out / "recipe.yaml", out, loaded.resolved)
         for split, place in copies.items():
             write_jsonl(out, split, place, reasoning=changed["reasoning"])
-        made = record | changed | {"fingerprint": fingerprint}
+        # what models have done is told per second of the build
+        seconds = record["seconds"] | {"pairs": changed["seconds"]["pairs"]}
+        made = record | changed | {"fingerprint": fingerprint, "seconds": seconds}
         return write_record(out, made, copies.values())
 
 
