@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.workers.machine import Place
-from prefdata.workers.messages import Ask, FromWorker, Order
+from prefdata.workers.messages import Ask, FromWorker, Order, receive, send
 
 GRACE_SECONDS = 5.0
 LOG_LINES = 15
@@ -54,14 +54,14 @@ class Replica:
         self.pid = self._process.pid
         self._connection = Connection(ours.detach())
         with suppress(OSError):  # it has died already, which the first hearing tells
-            self._connection.send(order)
+            send(self._connection, order)
 
     def hear(self, seconds: float) -> FromWorker | Silence | None:
         """What it says within so many seconds; None once it is dead."""
         try:
             if not self._connection.poll(seconds):
                 return Silence()
-            message: Any = self._connection.recv()
+            message: Any = receive(self._connection)
         except (EOFError, OSError):
             return None
         return message  # type: ignore[no-any-return]
@@ -69,7 +69,7 @@ class Replica:
     def tell(self, ask: Ask) -> None:
         """Give it a row; if it is dead, the next hearing tells."""
         with suppress(OSError):
-            self._connection.send(ask)
+            send(self._connection, ask)
 
     def end(self) -> None:
         """Let it go; it ends by itself when nobody can speak to it any more."""

@@ -19,7 +19,16 @@ from typing import Any
 
 from prefdata.engines import open_reward_engine, open_text_engine
 from prefdata.errors import PrefdataError
-from prefdata.workers.messages import Answer, Ask, CannotLoad, Order, Ready, Refusal
+from prefdata.workers.messages import (
+    Answer,
+    Ask,
+    CannotLoad,
+    Order,
+    Ready,
+    Refusal,
+    receive,
+    send,
+)
 
 Stream = Callable[[Any], AsyncIterator[tuple[int, Any]]]
 Steps = Callable[[], int]
@@ -44,17 +53,17 @@ def serve(connection: Connection, open_engine: Opener) -> None:
     """
     for number in (signal.SIGINT, signal.SIGUSR1):  # Ctrl-C and an end to come are the run's
         signal.signal(number, signal.SIG_IGN)
-    order: Order = connection.recv()
+    order: Order = receive(connection)
     if order.cores:
         os.sched_setaffinity(0, order.cores)
     inbox = _Inbox(connection)
     try:
         ask, capacity, steps = open_engine(order)
     except PrefdataError as err:
-        connection.send(CannotLoad(str(err)))
+        send(connection, CannotLoad(str(err)))
         return
     threading.Thread(target=_mind_children, name="children", daemon=True).start()
-    connection.send(Ready(capacity))
+    send(connection, Ready(capacity))
     asyncio.run(_answer_all(ask, connection, inbox, steps))
 
 
@@ -89,7 +98,7 @@ class _Inbox:
     def _read(self) -> None:
         with suppress(EOFError, OSError):
             while True:
-                ask = self._connection.recv()
+                ask = receive(self._connection)
                 with self._lock:
                     if self._listener is None:
                         self._waiting.append(ask)
@@ -103,15 +112,15 @@ async def _answer_all(ask: Stream, connection: Connection, inbox: _Inbox, steps:
     """Answer each row in a task of its own; what is finished at one time goes out together."""
     loop, outbox = asyncio.get_running_loop(), list[Answer | Refusal]()
 
-    def send() -> None:
+    def send_all() -> None:
         messages = outbox.copy()
         outbox.clear()
-        connection.send(messages)
+        send(connection, messages)
 
     def post(message: Answer | Refusal) -> None:
         outbox.append(message)
         if len(outbox) == 1:
-            loop.call_soon(send)
+            loop.call_soon(send_all)
 
     async def answer(row: Ask) -> None:
         try:
@@ -125,7 +134,7 @@ async def _answer_all(ask: Stream, connection: Connection, inbox: _Inbox, steps:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             if (now := steps()) != seen:
-                connection.send([])
+                send(connection, [])
             seen = now
 
     queue, tasks = inbox.listen(), set[asyncio.Task[None]]()
