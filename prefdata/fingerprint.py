@@ -42,7 +42,10 @@ EXCLUDED = {
 """Recipe fields that no key and no stage fingerprint contains, each with the reason."""
 
 LATER = frozenset(
-    ("max_length_advantage", "chosen", "rejected", "one_side")
+    (
+        "max_length_advantage", "chosen", "rejected", "one_side", "keep_fraction", "select_by",
+        "select_group",
+    )
 )  # fmt: skip
 """Fields that came when runs lay on disks already: one at its default enters no identity, so that
 such a run stays finished."""

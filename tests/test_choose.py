@@ -2,6 +2,7 @@
 
 import random
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
@@ -106,3 +107,16 @@ def test_rows_of_one_prompt_are_pooled_wherever_they_lie(tmp_path, group_by):
     assert sides(pairs) == [(f"text {n + 30}", f"text {n}") for n in range(10)]
     refused = [reject["reason"] for reject in read_rows(tmp_path / "rejects")]
     assert refused == ["pooled"] * 30
+
+
+def test_a_tenth_of_the_pairs_is_what_pandas_sorts_to_the_top(tmp_path):
+    draw = random.Random(0)
+    rows = [
+        row(n, [f"a {n}", f"b {n}", f"c {n}"], prompt=f"q {n}", s=[draw.random() for _ in range(3)])
+        for n in range(205)
+    ]
+    rule = {"score": "s", "strategy": "exhaustive"}
+    every = pd.DataFrame(choose(tmp_path / "all", rows, **rule))
+    tenth = pd.DataFrame(choose(tmp_path / "tenth", rows, keep_fraction=0.1, **rule))
+    best = every.sort_values("margin", ascending=False).head(62)  # of 615, rounded up
+    assert sorted(tenth["id"]) == sorted(best["id"])

@@ -89,7 +89,8 @@ OTHER_PROJECTION = {
     "max_pairs_per_prompt": 2, "group_by": ("turn",), "responses": ("x", "y"), "agree": True,
     "keep": ("text",), "reward": "margin", "order_by": "margin", "order_group": "text",
     "better": "lower", "max_length_advantage": 100, "chosen": Chosen(shortest_within=0.5),
-    "rejected": Side(model_alias=("a",)), "one_side": ("a",),
+    "rejected": Side(model_alias=("a",)), "one_side": ("a",), "keep_fraction": 0.1,
+    "select_by": "random", "select_group": "topic",
     "reasoning": "keep",
 }  # fmt: skip
 

@@ -1,15 +1,17 @@
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import combinations
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from prefdata.errors import PrefdataError
 from prefdata.pairs.near import NEAR_DUPLICATE_JACCARD, shingles
 from prefdata.pairs.selection import VERDICTS, PairFacts, select
-from prefdata.recipe.projection import DpoPreference
+from prefdata.recipe.projection import DpoPreference, PreferencePairs
 
 STORY = "Write a short story about an old lighthouse keeper who finds a message in a bottle"
 
@@ -130,6 +132,84 @@ def test_max_pairs_takes_whole_prompts_but_for_the_last():
             by_prompt[fact.prompt].append(fact.margin)
     assert sorted(map(len, by_prompt.values())) == [2, 4, 4]
     assert [2, 3] in [sorted(margins) for margins in by_prompt.values()]
+
+
+# Shares and quotas
+
+
+def margined(count, groups="a"):
+    draw = random.Random(0)
+    margins = [draw.choice([None, draw.random()]) for _ in range(count)]
+    return [
+        PairFacts(f"p{n // 3}", f"c{n}", f"r{n}", margin, group=draw.choice(groups))
+        for n, margin in enumerate(margins)
+    ]
+
+
+def by_margin(facts, seed=0, **fields):
+    rule = PreferencePairs(
+        type="preference_pairs", candidates="c", score="s", strategy="exhaustive", **fields
+    )
+    return list(select(iter(facts), rule, seed=seed))
+
+
+@pytest.mark.parametrize("count", [1, 9, 30, 200])
+@pytest.mark.parametrize("groups", ["a", "abc"])
+def test_a_share_of_the_pairs_is_a_sort_by_margin(count, groups):
+    facts = margined(count, groups)
+    found = by_margin(facts, keep_fraction=0.1, select_group="topic")
+    table = pd.DataFrame({"margin": [f.margin for f in facts], "group": [f.group for f in facts]})
+    wanted = table.groupby("group")["margin"].apply(
+        lambda one: one.sort_values(ascending=False).head(-(-len(one) // 10))
+    )
+    kept = table[[one == "train" for one in found]]["margin"]
+    assert sorted(kept.fillna(-1)) == sorted(wanted.fillna(-1))
+    assert found.count("over_keep_fraction") == count - len(wanted)
+
+
+def test_quotas_are_of_the_values_that_have_one():
+    facts = [PairFacts(f"p{n}", "c", "r", n, group="abc"[n % 3]) for n in range(30)]
+    found = by_margin(facts, max_pairs={"a": 2, "b": 100}, select_group="topic", select_by="margin")
+    kept = Counter(f.group for f, v in zip(facts, found, strict=True) if v == "train")
+    assert kept == {"a": 2, "b": 10, "c": 10}
+    assert [n for n in range(0, 30, 3) if found[n] == "train"] == [24, 27]
+
+
+def test_a_share_may_be_a_sample_of_whole_prompts():
+    facts = [PairFacts(f"p{n // 3}", f"c{n}", "r", n) for n in range(60)]
+    samples = {
+        frozenset(
+            prompts_of(
+                facts, by_margin(facts, seed, keep_fraction=0.1, select_by="random"), "train"
+            )
+        )  # noqa: E501
+        for seed in range(20)
+    }
+    assert all(len(one) == 2 for one in samples)
+    assert len(samples) > 10
+
+
+def test_a_number_by_margin_is_taken_of_what_the_share_leaves():
+    facts = [PairFacts(f"p{n}", "c", "r", n) for n in range(100)]
+    found = by_margin(facts, keep_fraction=0.2, max_pairs=7)
+    assert [n for n, one in enumerate(found) if one == "train"] == [*range(93, 100)]
+    assert Counter(found) == {"train": 7, "over_keep_fraction": 80, "over_max_pairs": 13}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"keep_fraction": 0.1}, "these pairs have no margin"),
+        ({"max_pairs": 3, "select_by": "margin"}, "these pairs have no margin"),
+        ({"select_group": "topic"}, "nothing is left out"),
+        ({"max_pairs": {"a": 1}}, "no column has the values"),
+        ({"keep_fraction": 1.0}, "less than 1"),
+    ],
+)
+def test_a_selection_that_cannot_be_made_is_refused(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        run([], **fields)
+    run([], keep_fraction=0.5, select_by="random")
 
 
 def test_max_pairs_above_the_number_of_pairs_drops_nothing():

@@ -17,6 +17,7 @@ import pyarrow as pa
 from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import sampling_seed
 from prefdata.pairs.files import (
+    as_text,
     count_lengths,
     easy_first,
     keep_pairs,
@@ -174,7 +175,7 @@ class _Picking:
             refused += without
             for row in made:
                 waiting.append(row)
-                yield _facts(row)
+                yield _facts(row, self._rule)
             if len(waiting) >= BATCH:
                 picks.write(_as_table(waiting, picks.schema))
                 waiting.clear()
@@ -258,7 +259,7 @@ class _Picking:
         return pick_pairs(candidates, self._rule, seed=seed), sides
 
 
-def _facts(pair: Row) -> PairFacts:
+def _facts(pair: Row, rule: Projection) -> PairFacts:
     prompt = pair["prompt"]
     return PairFacts(
         prompt_identity(prompt),
@@ -266,6 +267,7 @@ def _facts(pair: Row) -> PairFacts:
         said(pair["rejected"], pair["rejected_tool_calls"]),
         pair["margin"],
         words_of(prompt),
+        as_text(pair[rule.select_group]) if rule.select_group else "",
     )
 
 
@@ -369,8 +371,8 @@ def _responses(
 
 def _kept_columns(rule: Projection) -> tuple[str, ...]:
     """Columns of the row that its pairs keep."""
-    group = getattr(rule, "order_group", None)
-    return tuple(dict.fromkeys((*rule.keep, *([group] if group else []))))
+    groups = (getattr(rule, "order_group", None), rule.select_group)
+    return tuple(dict.fromkeys((*rule.keep, *filter(None, groups))))
 
 
 def _reward(row: Row, rule: Projection) -> Row:

@@ -9,7 +9,7 @@ ends, as prompts are.
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal
@@ -30,7 +30,10 @@ from prefdata.pairs.split import (
 from prefdata.recipe.pair_rules import PairRules
 from prefdata.seeds.identity import bare
 
-Verdict = Literal["train", "test", "contradiction", "duplicate", "near_duplicate", "over_max_pairs"]
+Verdict = Literal[
+    "train", "test", "contradiction", "duplicate", "near_duplicate",
+    "over_keep_fraction", "over_max_pairs",
+]  # fmt: skip
 
 VERDICTS: dict[Verdict, str] = {
     "train": "kept, for training",
@@ -38,7 +41,8 @@ VERDICTS: dict[Verdict, str] = {
     "contradiction": "another row of the same prompt prefers the other text; both are dropped",
     "duplicate": "an earlier row has the same prompt, chosen and rejected",
     "near_duplicate": "another prompt, which is kept, has nearly the same words",
-    "over_max_pairs": "more pairs than max_pairs; not in the seeded sample",
+    "over_keep_fraction": "not in the share of the pairs that keep_fraction keeps",
+    "over_max_pairs": "more pairs than max_pairs; not among those that stay",
 }
 """What can become of a pair, with its meaning, in the order in which the rules are asked."""
 
@@ -54,8 +58,9 @@ class PairFacts:
 
     Attributes:
         prompt: its identity (`prompt_identity`).
-        margin: where `max_pairs` cuts through a prompt, its larger margins stay; None goes last.
+        margin: the larger ones stay; None goes last.
         words: what `minhash` reads; of a chat, its turns; the prompt itself where left out.
+        group: value of the column `select_group`.
     """
 
     prompt: str
@@ -63,6 +68,7 @@ class PairFacts:
     rejected: str
     margin: float | None = None
     words: str | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,7 @@ class Selection:
 
 
 def select(facts: Iterable[PairFacts], rule: PairRules, *, seed: int) -> Selection:
-    """Drop contradictions, duplicates and what exceeds `max_pairs`; split the rest by prompt.
+    """Drop contradictions, duplicates and what is too much; split the rest by prompt.
 
     1. Contradictions: two rows of one prompt that prefer opposite texts say nothing. All rows
        about these two texts are dropped, whatever `dedupe` says.
@@ -99,7 +105,9 @@ def select(facts: Iterable[PairFacts], rule: PairRules, *, seed: int) -> Selecti
     3. Near duplicates (`minhash`): of prompts that share 0.8 of their shingles of three words
        (exact Jaccard similarity) the shortest stays, with all its pairs. So no two prompts that
        stay are near duplicates, and none is near one in the other split.
-    4. `max_pairs`: whole prompts in the order of their rank; the last one may be cut.
+    4. `keep_fraction`, then `max_pairs`, in each group of its own: the largest margins (equal ones
+       in the order of their prompts' rank), or whole prompts in the order of their rank, of which
+       the last one may be cut.
     5. `test_size`: prompts in the order of their rank, so raising `max_pairs` keeps the test set.
 
     Args:
@@ -119,10 +127,18 @@ def select(facts: Iterable[PairFacts], rule: PairRules, *, seed: int) -> Selecti
         codes[repeats] = _CODES["duplicate"]
     if rule.dedupe == "minhash":
         codes[_near_duplicates(table, prompts, _kept(codes))] = _CODES["near_duplicate"]
+    if rule.keep_fraction is not None:
+        kept = _in_order(table, prompts, claims, codes, rule)
+        sizes = np.bincount(table.groups[kept], minlength=len(table.names))
+        shares = np.ceil(rule.keep_fraction * sizes - 1e-9)  # 0.1 of 30 is 3.0000000000000004
+        codes[_beyond(table.groups[kept], kept, shares)] = _CODES["over_keep_fraction"]
     if rule.max_pairs is not None:
-        kept = _kept(codes)
-        best_first = np.lexsort((claims[kept], -table.margins[kept], prompts[kept]))
-        codes[kept[best_first[rule.max_pairs :]]] = _CODES["over_max_pairs"]
+        most = rule.max_pairs
+        limits = [
+            most.get(name, math.inf) if isinstance(most, dict) else most for name in table.names
+        ]
+        kept = _in_order(table, prompts, claims, codes, rule)
+        codes[_beyond(table.groups[kept], kept, np.array(limits, float))] = _CODES["over_max_pairs"]
     kept = _kept(codes)
     codes[kept[is_held_out(prompts[kept], rule.test_size)]] = _CODES["test"]
     return Selection(codes)
@@ -136,6 +152,8 @@ class _Columns:
     claims: bytearray = field(default_factory=bytearray)
     forward: bytearray = field(default_factory=bytearray)
     margins: "array[float]" = field(default_factory=lambda: array("d"))
+    groups: "array[int]" = field(default_factory=lambda: array("q"))
+    names: dict[str, int] = field(default_factory=dict)
     texts: Shingles = field(default_factory=Shingles)
     text_at: "array[int]" = field(default_factory=lambda: array("q"))
     last: list[str] = field(default_factory=lambda: [""])
@@ -150,6 +168,8 @@ class _Table:
         claims: hash of (prompt, the two responses in either order).
         forward: whether chosen has the smaller hash: tells the two directions of a claim apart.
         margins: NaN where there is none.
+        groups: place in `names` per pair.
+        names: values of the column `select_group`.
         texts: shingles of the prompts, an entry for each run of equal ones; none without `minhash`.
         text_at: entry of `texts` per pair.
     """
@@ -158,6 +178,8 @@ class _Table:
     claims: Keys
     forward: NDArray[np.bool_]
     margins: NDArray[np.float64]
+    groups: Numbers
+    names: Sequence[str]
     texts: Shingles
     text_at: Numbers
 
@@ -176,6 +198,8 @@ def _read(facts: Iterable[PairFacts], seed: int, *, with_words: bool) -> _Table:
         as_keys(columns.claims),
         np.frombuffer(columns.forward, dtype=np.bool_),
         np.frombuffer(columns.margins, dtype=np.float64),
+        np.frombuffer(columns.groups, dtype=np.int64),
+        list(columns.names),
         columns.texts,
         np.frombuffer(columns.text_at, dtype=np.int64),
     )
@@ -189,6 +213,7 @@ def _append(columns: _Columns, fact: PairFacts, seed: int) -> None:
     columns.claims.extend(blake2b(prompt + low + high, digest_size=16).digest())
     columns.forward.append(chosen <= rejected)
     columns.margins.append(math.nan if fact.margin is None else fact.margin)
+    columns.groups.append(columns.names.setdefault(fact.group, len(columns.names)))
 
 
 def _append_words(columns: _Columns, words: str) -> None:
@@ -201,6 +226,24 @@ def _append_words(columns: _Columns, words: str) -> None:
 
 def _kept(codes: _Codes) -> Numbers:
     return np.flatnonzero(codes == _CODES["train"])
+
+
+def _in_order(
+    table: _Table, prompts: Numbers, claims: Numbers, codes: _Codes, rule: PairRules
+) -> Numbers:
+    """The pairs that are left, those that stay longest first."""
+    kept = _kept(codes)
+    margins, ranks = -table.margins[kept], prompts[kept]
+    keys = (ranks, margins) if rule.is_selected_by_margin else (margins, ranks)
+    return kept[np.lexsort((claims[kept], *keys))]
+
+
+def _beyond(groups: Numbers, ordered: Numbers, limits: NDArray[np.float64]) -> Numbers:
+    """Those of `ordered` whose place within their group is beyond its limit."""
+    by_group = np.argsort(groups, kind="stable")
+    sizes = np.bincount(groups, minlength=len(limits))
+    places = np.arange(len(groups)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return ordered[by_group[places >= limits[groups[by_group]]]]
 
 
 def _contradicted(claims: Numbers, forward: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -49,6 +49,11 @@ class DpoPreference(PairRules):
     score: str | None = None
     """`ties: reward`: column with a score per response."""
 
+    @property
+    def has_margins(self) -> bool:
+        """Whether pairs have a margin: a verdict is none."""
+        return False
+
     @model_validator(mode="after")
     def _score_belongs_to_reward(self) -> Self:
         if self.better == "lower" and self.score is None:
@@ -154,6 +159,11 @@ class PreferencePairs(PairRules):
     @classmethod
     def _one_column_is_a_list(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @property
+    def has_margins(self) -> bool:
+        """Whether pairs have a margin."""
+        return self.score is not None
 
     @property
     def floors(self) -> dict[str, float]:

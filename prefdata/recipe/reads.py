@@ -12,7 +12,7 @@ from prefdata.recipe.schema import GIVEN, Recipe
 PROJECTED = (
     "prompt_field", "response_a_field", "response_b_field", "judge_field",
     "candidates", "responses", "score", "chosen.score", "rejected.score", "group_by",
-    "order_group", "keep",
+    "order_group", "select_group", "keep",
 )  # fmt: skip
 """Keys of `output_projection` that name a column."""
 
