@@ -4,16 +4,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefdata.pipeline import build
+    from prefdata.api.building import build, preview
+    from prefdata.api.run import Run, open_run
+    from prefdata.errors import PrefdataError, RowError
     from prefdata.recipe.loader import load_recipe
-    from prefdata.run.finished import open_run
+    from prefdata.recipe.schema import Recipe
 
-__all__ = ["__version__", "build", "load_recipe", "open_run"]
+__all__ = [
+    "PrefdataError", "Recipe", "RowError", "Run", "__version__", "build", "load_recipe",
+    "open_run", "preview",
+]  # fmt: skip
 
 _HOMES = {
-    "build": "prefdata.pipeline",
+    "PrefdataError": "prefdata.errors",
+    "Recipe": "prefdata.recipe.schema",
+    "RowError": "prefdata.errors",
+    "Run": "prefdata.api.run",
+    "build": "prefdata.api.building",
     "load_recipe": "prefdata.recipe.loader",
-    "open_run": "prefdata.run.finished",
+    "open_run": "prefdata.api.run",
+    "preview": "prefdata.api.building",
 }
 
 

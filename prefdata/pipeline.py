@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.recipe.loader import LoadedRecipe
+from prefdata.run.ending import Ending
 from prefdata.run.merging import (
     find_part,
     find_parts,
@@ -43,6 +44,7 @@ def build(
     rehearse: bool = False,
     force: bool = False,
     say: Say = print,
+    ending: Ending | None = None,
 ) -> Record:
     """Run a recipe, or continue an earlier run of it; returns the content of `run.json`.
 
@@ -53,6 +55,7 @@ def build(
         rehearse: answer with the scripted engines, without loading a model.
         force: replace a file of the user's where the recipe writes one; never one that it reads.
         say: called with each message for the user, one line at a time.
+        ending: asked, from another thread, where the run is to end.
 
     Raises:
         PrefdataError: an error that the user can fix; everything finished so far is kept.
@@ -65,7 +68,7 @@ def build(
         Fleet(loaded, out, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
         measure_throughput(fleet.work) as throughput,
     ):
-        run = Building(loaded, out, fleet, throughput, say, started)
+        run = Building(loaded, out, fleet, throughput, say, started, ending=ending or Ending())
         seeds = run.load_seeds()
         stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
         if finished := run.finished(pairs_fingerprint(stages.fingerprint, loaded.recipe)):

@@ -7,9 +7,9 @@ from import_graph import arrows_of, circles_of, files_of, imports_of, room_of
 
 PACKAGE = Path(__file__).resolve().parent.parent / "prefdata"
 ORDER = (
-    "__main__", "cli", "slurm", "train", "hub", "report", "export", "pipeline", "run", "pairs",
-    "workers", "seeds", "stages", "storage", "engines", "fingerprint", "recipe", "inference",
-    "rows", "errors",
+    "__main__", "cli", "api", "slurm", "train", "hub", "report", "export", "pipeline", "run",
+    "pairs", "workers", "seeds", "stages", "storage", "engines", "fingerprint", "recipe",
+    "inference", "rows", "errors",
 )  # fmt: skip
 """Packages and the modules beside them: each imports only from those behind it."""
 

@@ -15,7 +15,10 @@ from prefdata.errors import PrefdataError
 from prefdata.recipe.shipped import shipped
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ["__version__", "build", "load_recipe", "open_run"]
+NAMES = [
+    "PrefdataError", "Recipe", "RowError", "Run", "__version__", "build", "load_recipe",
+    "open_run", "preview",
+]  # fmt: skip
 
 
 def python(code, **options):

@@ -112,28 +112,18 @@ def load(
     recipe: str, overrides: list[str] | None, out: Path | None, trust_remote_code: bool = False
 ) -> Any:
     """The recipe of a file or of the Hub, with the overrides of the command line."""
-    given = [*(overrides or ())]
-    if out:  # in quotes: a folder may be called 2024 or a: b, and ${ is no interpolation here
-        quoted = str(out).replace("${", r"\${").replace("'", "''")
-        given.append(f"output_dir='{quoted}'")
-    if recipe.startswith("hf://"):
-        from prefdata.hub.fetched import load_fetched
+    from prefdata.api.loading import HUB  # yaml, pydantic: not for --help
+    from prefdata.api.loading import load as load_any
 
-        return load_fetched(recipe, given, trust_remote_code=trust_remote_code)
-    if trust_remote_code:
-        raise PrefdataError(
-            "--trust-remote-code is only for recipes from the Hub; in a local recipe set "
-            "trust_remote_code: true for the model"
-        )
-    from prefdata.recipe.loader import load_recipe  # yaml, pydantic: not needed for --help
-
-    return load_recipe(Path(recipe), given)
+    source = recipe if recipe.startswith(HUB) else Path(recipe)
+    return load_any(source, overrides or (), out, trust_remote_code=trust_remote_code)
 
 
 def run_folder(loaded: Any, rehearse: bool) -> Path:
     """Where the run lies; that of a rehearsal beside the real one."""
-    folder = Path(loaded.recipe.output_dir)
-    return folder.with_name(folder.name + "-rehearsal") if rehearse else folder
+    from prefdata.api.loading import run_folder as place
+
+    return place(loaded.recipe.output_dir, rehearse)
 
 
 def tell_stale(run: Path) -> None:

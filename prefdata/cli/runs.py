@@ -1,7 +1,6 @@
 """`build`, `plan`, `merge`: from a recipe to a run."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,7 +73,7 @@ def build(
         if preview and shard:
             raise PrefdataError("--preview shows a few of all rows; leave out --shard")
         if preview:
-            _preview(loaded, rows or 2, rehearse, _find_machine(gpus, replicas, rehearse))
+            _preview(loaded, rows or 2, gpus, replicas, rehearse=rehearse)
             return
         machine = _find_machine(gpus, replicas, rehearse)
         from prefdata.pipeline import build as run
@@ -183,16 +182,10 @@ def _find_machine(gpus: int | None, replicas: int | None, rehearse: bool) -> Any
     return Machine() if rehearse else find_machine(gpus, replicas)
 
 
-def _preview(loaded: Any, rows: int, rehearse: bool, machine: Any) -> None:
+def _preview(
+    loaded: Any, rows: int, gpus: int | None, replicas: int | None, *, rehearse: bool
+) -> None:
+    from prefdata.api.building import preview
     from prefdata.cli.summary import print_records
-    from prefdata.pipeline import build as run
 
-    with tempfile.TemporaryDirectory(prefix="prefdata-preview-") as folder:
-        run(
-            loaded.changed(num_records=rows, output_path=None),
-            Path(folder),
-            machine=machine,
-            rehearse=rehearse,
-            say=say,
-        )
-        print_records(Path(folder), loaded)
+    print_records(preview(loaded, rows, gpus=gpus, replicas=replicas, rehearse=rehearse, say=say))

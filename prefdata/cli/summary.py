@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -14,15 +13,15 @@ from prefdata.cli.terminal import open_console, print_row, printable
 from prefdata.pairs.prompts import tell_of_prompts
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import plan_passes
-from prefdata.rows import Row, rows_of
+from prefdata.rows import rows_of
 from prefdata.run.estimate import FLOPS, Estimate, estimate_pass
-from prefdata.run.examples import example_requests
+from prefdata.run.examples import Example, example_requests
 from prefdata.run.oddities import find_oddities
 from prefdata.seeds.seeds import seeds_of
-from prefdata.storage.folders import read_rows
 from prefdata.storage.record import first_detail
 
 if TYPE_CHECKING:  # what a build and a plan need none of
+    from prefdata.api.records import Records
     from prefdata.export import Export
     from prefdata.hub.publishing import Publication
     from prefdata.report import Report
@@ -187,16 +186,12 @@ def _trained(result: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "held out", f"{asked['prompts']:,} prompts, {asked['samples']} answers each, temperature {asked['temperature']}"  # fmt: skip  # noqa: E501
 
 
-def print_records(run: Path, loaded: LoadedRecipe) -> None:
+def print_records(records: "Records") -> None:
     """A request of every column, then every row: candidates or responses, pairs, rejects."""
-    if (row := next(read_rows(run / "candidates"), None)) is not None:
-        print_examples(loaded, row)
+    print_examples(records.requests)
     console = open_console()
-    for title, folder in (("row", "candidates"), ("pair", "pairs"), ("reject", "rejects")):
-        for number, row in enumerate(read_rows(run / folder), start=1):
-            if title == "reject":
-                row["row"] = orjson.loads(row["row"] or "null")
-            print_row(console, f"{title} {number}", row)
+    for title, row in records.rows:
+        print_row(console, title, row)
 
 
 def print_report(report: "Report") -> None:
@@ -210,10 +205,10 @@ def print_report(report: "Report") -> None:
         console.print(warning, style="yellow")
 
 
-def print_examples(loaded: LoadedRecipe, row: Row) -> None:
-    """One request of every column that a row has all columns for, as its model will read it."""
+def print_examples(examples: Iterable[Example]) -> None:
+    """Requests, as their models will read them."""
     console = Console(highlight=False, soft_wrap=True)
-    for example in example_requests(loaded, row):
+    for example in examples:
         how = "as the model reads it" if example.is_rendered else "as messages"
         title = f"{example.column} asks {example.alias}, {how}:"
         console.print(title, style="bold", markup=False)
@@ -264,7 +259,7 @@ def print_plan(loaded: LoadedRecipe) -> None:
         if recipe.endpoint(checkpoint.model) is None
     }
     console.print(f"{len(steps)} passes, {len(distinct)} model loads")
-    print_examples(loaded, sample[0])
+    print_examples(example_requests(loaded, sample[0]))
     console.print(
         "Completion tokens, GPU-hours and disk are upper bounds: every text as long as "
         f"max_tokens, {FLOPS / 1000000000000.0:.0f} TFLOP/s per GPU. '?' is known only after "

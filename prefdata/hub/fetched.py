@@ -1,4 +1,4 @@
-"""`hf://datasets/owner/name@revision/recipe.yaml`: a recipe that somebody has published.
+"""`hf://datasets/owner/name@revision/recipe.yaml`: a recipe or a run that somebody has published.
 
 It is read as data of a stranger: nothing of this machine is read, written, interpolated or sent
 anywhere for it, nor is code run, unless the command line says so. A value that the command line
@@ -6,12 +6,14 @@ gives is the user's own.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+import orjson
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -26,9 +28,13 @@ from prefdata.hub.access import HTTP_ERRORS, describe
 from prefdata.recipe.contract import At
 from prefdata.recipe.environment import INTERPOLATION, texts_in
 from prefdata.recipe.loader import LoadedRecipe, load_recipe, override_path
+from prefdata.recipe.publication import CONFIGS
 from prefdata.recipe.schema import Endpoint, Model, Recipe
 from prefdata.recipe.weights import is_file
+from prefdata.rows import REJECTS
 from prefdata.seeds.files import SUFFIXES
+from prefdata.storage.folders import RowsWriter
+from prefdata.storage.record import Record, read_record
 
 SCHEME = "hf://"
 OWN_PLACES = ("output_dir", "output_path", "publish")
@@ -48,6 +54,14 @@ _ADDRESS = re.compile(
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 _WORD = re.compile(r"[\w.-]*", re.ASCII)
+_RUN_ADDRESS = re.compile(
+    r"hf://datasets/(?P<repo>[\w.-]+/(?P<name>[\w.-]+))(?:@(?P<revision>\S+))?", re.ASCII
+)
+_INTERPOLATED = re.compile(r"(?<!\\)((?:\\\\)*)\$\{")
+"""`${` that is not escaped."""
+_FETCHED = ".cache/huggingface"
+"""What a download into a folder leaves there."""
+RUN_FILES = ("run.json", "recipe.yaml", "README.md")
 _BY_HAND = "download and read it, then build it from the file"
 
 
@@ -76,29 +90,36 @@ def load_fetched(
 
 def _fetch(address: str) -> Path:
     found = _parts(address)
-    try:
+    with _hub_errors(address, "recipe"):
         return Path(
             hf_hub_download(
                 found["repo"], found["file"], revision=found["revision"], repo_type="dataset"
             )
         )
+
+
+@contextmanager
+def _hub_errors(address: str, what: str) -> Iterator[None]:
+    """Tell in a sentence why something cannot be had from the Hub."""
+    try:
+        yield
     except LocalEntryNotFoundError as err:
         raise PrefdataError(
-            f"{address}: the Hub cannot be reached, and this machine has no copy of the recipe; "
-            "check the network connection, or give the path of a file"
+            f"{address}: the Hub cannot be reached, and this machine has no copy of the "
+            f"{what}; check the network connection, or give a path of this machine"
         ) from err
     except HFValidationError as err:
-        raise PrefdataError(f"{address}: not the address of a recipe: {err}") from err
+        raise PrefdataError(f"{address}: not the address of a {what}: {err}") from err
     except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as err:
-        what = {RepositoryNotFoundError: "dataset", RevisionNotFoundError: "revision"}
-        missing = next((w for kind, w in what.items() if isinstance(err, kind)), "file")
+        kinds = {RepositoryNotFoundError: "dataset", RevisionNotFoundError: "revision"}
+        missing = next((w for kind, w in kinds.items() if isinstance(err, kind)), "file")
         raise PrefdataError(
             f"{address}: the {missing} does not exist on the Hub, or it is private and this "
             "machine has no token for it; check the address, or run `hf auth login`"
         ) from err
     except (HfHubHTTPError, HTTP_ERRORS) as err:
         raise PrefdataError(
-            f"{address}: could not download the recipe from the Hub: {describe(err)}; check the "
+            f"{address}: could not download the {what} from the Hub: {describe(err)}; check the "
             "token (`hf auth whoami`), or try again later"
         ) from err
 
@@ -263,3 +284,63 @@ class _Stranger:
 
 def _dotted(at: Sequence[str | int]) -> str:
     return ".".join(map(str, at))
+
+
+def fetch_run(address: str, out: Path | None = None) -> Path:
+    """Fetch a run that was published, `hf://datasets/owner/name`; returns its folder.
+
+    Args:
+        address: to which `@revision` may be added.
+        out: the folder; one called like the dataset, in the current one, by default.
+
+    Raises:
+        PrefdataError: it does not exist, prefdata did not make it, or a folder is in the way.
+    """
+    found = _RUN_ADDRESS.fullmatch(address)
+    if found is None or found["name"] in (".", ".."):
+        raise PrefdataError(
+            f"{address}: not the address of a run; write hf://datasets/owner/name, or "
+            "hf://datasets/owner/name@revision"
+        )
+    folder = out or Path(found["name"])
+    if folder.exists() and any(folder.iterdir()) and not (folder / _FETCHED).is_dir():
+        raise PrefdataError(
+            f"{folder}: the folder is there already, and was not fetched from the Hub; name "
+            "another one, as in open_run(address, out)"
+        )
+    with _hub_errors(address, "run"):
+        snapshot_download(
+            found["repo"], revision=found["revision"], repo_type="dataset", local_dir=folder,
+            allow_patterns=[*(f"{name}/*.parquet" for name in CONFIGS), *RUN_FILES],
+        )  # fmt: skip
+    record = read_record(folder)
+    if record is None or "files" not in record:
+        raise PrefdataError(f"{address}: the dataset has no run.json; prefdata did not make it")
+    _settle(folder, record, address)
+    return folder
+
+
+def _settle(folder: Path, record: Record, address: str) -> None:
+    """Make a run folder of what was published: empty tables were not, and the recipe is data."""
+    if not record["rejects"] and not (folder / "rejects").exists():
+        with RowsWriter(folder / "rejects", REJECTS):
+            pass
+    if (folder / "recipe.yaml").is_file():
+        loaded = load_recipe(folder / "recipe.yaml", prepare=lambda raw: _tame(raw, address))
+        (folder / "recipe.yaml").write_text(loaded.resolved, encoding="utf-8")
+    told = record | {"files": {k: v for k, v in record["files"].items() if (folder / k).is_file()}}
+    (folder / "run.json").write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+
+
+def _tame(raw: dict[str, Any], address: str) -> None:
+    """Let nothing of this machine into the recipe of a stranger's run, which will not be built."""
+    raw.pop("publish", None)
+    raw.pop("output_path", None)
+    for at, text in [*texts_in(raw)]:
+        if at[-1] == "prompt_file" or (at[-1] == "chat_template" and is_file(text)):
+            raise PrefdataError(f"{address}: {_dotted(at)} names a file of this machine")
+        if "${" in text:
+            holder: Any = raw
+            for part in at[:-1]:
+                holder = holder[part]
+            holder[at[-1]] = _INTERPOLATED.sub(r"\1\\${", text)

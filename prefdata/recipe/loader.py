@@ -34,6 +34,9 @@ from prefdata.recipe.values import SettingsModel
 from prefdata.recipe.weights import read_model_files
 
 Settings = TypeVar("Settings", bound=SettingsModel)
+RecipeSource = Path | str | Mapping[str, Any] | Recipe
+UNNAMED = "<recipe>"
+"""Stands for the file of a recipe that has none."""
 PATH_KEYS = (
     "seed_dataset.path", "models.*.model", "models.*.adapter", "models.*.chat_template",
     "columns.*.prompt_file",
@@ -89,7 +92,7 @@ class LoadedRecipe:
 
 
 def load_recipe(
-    path: Path,
+    source: RecipeSource,
     overrides: Sequence[str] = (),
     *,
     prepare: Callable[[dict[str, Any]], None] | None = None,
@@ -98,7 +101,8 @@ def load_recipe(
     """Read, override, interpolate, validate and cross-check a recipe.
 
     Args:
-        path: of the file.
+        source: the path of a YAML file; or a recipe itself, as YAML text of several lines, as a
+            dict or as a `Recipe`. Paths in one without a file are looked up in the current folder.
         overrides: `key=value`.
         prepare: changes or refuses what stands in the file, before the overrides.
         is_saved: the recipe of a run; a variable that is not set here stands for itself.
@@ -107,9 +111,9 @@ def load_recipe(
         PrefdataError: one message per problem, with file, line and YAML path; values of the
             environment are not repeated.
     """
-    text = _read(path)
+    path, text = _written(source)
     try:
-        config, lines = _parse(path, text)
+        config, lines = _parse(path or Path(UNNAMED), text)
         if prepare is not None:
             written: Any = OmegaConf.to_container(config, resolve=False)
             prepare(written)
@@ -118,17 +122,42 @@ def load_recipe(
             lines.overridden.append(_override(config, override))
         if is_saved:
             let_stand(config)
-        return _check(config, lines, path.absolute())
+        return _check(config, lines, path.absolute() if path else None)
     except PrefdataError as err:
         raise PrefdataError(mask(str(err), "\n".join((text, *overrides)))) from err
 
 
-def _check(config: DictConfig, lines: Lines, file: Path) -> LoadedRecipe:
-    folder = file.parent
+def _written(source: RecipeSource) -> tuple[Path | None, str]:
+    """Where a recipe stands, if in a file, and its text."""
+    if isinstance(source, Recipe):
+        return None, _dump(source.model_dump(mode="json", exclude_unset=True), {})
+    if isinstance(source, Mapping):
+        try:
+            return None, yaml.safe_dump(_plain(source), sort_keys=False, allow_unicode=True)
+        except yaml.YAMLError as err:
+            raise PrefdataError(
+                f"{UNNAMED}: {_first_line(err)}; give texts, numbers, lists and dicts alone"
+            ) from err
+    if isinstance(source, str) and "\n" in source.strip():
+        return None, source
+    return Path(source), _read(Path(source))
+
+
+def _plain(value: Any) -> Any:
+    """A value of Python as YAML has it: tuples are lists, paths are texts."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _check(config: DictConfig, lines: Lines, file: Path | None) -> LoadedRecipe:
+    folder = file.parent if file else Path.cwd()
     raw = _resolve(config, lines)
     kept = find_kept(config, raw)
     told = values_told(kept, raw)
-    files = (file, *_read_prompts(raw, folder, lines))
+    files = (*([file] if file else []), *_read_prompts(raw, folder, lines))
     for at, target in read_model_files(raw, lambda file: _locate(file, folder), lines):
         if (interpolation := kept.pop(at, None)) is not None and target is not None:
             kept[target] = interpolation

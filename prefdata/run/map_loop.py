@@ -3,10 +3,11 @@
 import asyncio
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from prefdata.run.ending import end_soon, interrupt
+from prefdata.run.ending import Ending, end_soon, interrupt
 
 
 class MapLoop:
@@ -16,15 +17,18 @@ class MapLoop:
     of a task is lost, and `.map`, which waits for the tasks it has cancelled, waits forever.
     Between two steps the loop may have been told already that the task it waits for is done, and
     that stops it when `.map` runs it again to wait for the others.
+
+    Signals are for the main thread; `ending` is asked from another one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ending: Ending) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_asked = False
+        self._ending = ending
         self._is_closing = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
+        self._ending.listener = self._wake
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 before = signal.getsignal(number)
@@ -40,12 +44,11 @@ class MapLoop:
     @property
     def is_ending(self) -> bool:
         """Whether a signal to end has come: no stage is begun any more."""
-        return self._is_asked
+        return self._ending.is_asked
 
     def check(self) -> None:
         """Raise the KeyboardInterrupt that has come while the loop stood still."""
-        if self._is_asked:
-            raise KeyboardInterrupt
+        self._ending.check()
 
     def __exit__(
         self,
@@ -58,17 +61,21 @@ class MapLoop:
             self._close()
         finally:
             self._is_closing = False
+            self._ending.listener = None
             for number, before in self._before.items():
                 signal.signal(number, before)
         if kind is None or issubclass(kind, asyncio.CancelledError):
             self.check()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._is_asked = True
         if self._before[signal.Signals(number)] is interrupt:
             end_soon()
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._cancel)
+        self._ending.ask()
+
+    def _wake(self) -> None:
+        if (loop := self._loop) is not None:
+            with suppress(RuntimeError):  # closed meanwhile: its pass is over
+                loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
         if self._loop is not None and not self._is_closing:

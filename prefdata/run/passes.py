@@ -19,6 +19,7 @@ from datasets import IterableDataset, config
 
 from prefdata.errors import PrefdataError, RowError
 from prefdata.rows import ID, REJECTS, Row, is_json, json_array, reject, rows_of
+from prefdata.run.ending import Ending
 from prefdata.run.map_loop import MapLoop
 from prefdata.run.progress import Progress
 from prefdata.run.room import Room, room_for
@@ -49,6 +50,7 @@ class Sweep:
         window: rows in flight at the same time.
         slowest: records how long each row was in flight.
         room: bytes that the rows in flight may hold.
+        ending: asked when the run is to end.
     """
 
     levels: Sequence[Sequence[tuple[str, Stage]]]
@@ -57,6 +59,7 @@ class Sweep:
     window: int = WINDOW
     slowest: Slowest = data_field(default_factory=Slowest)
     room: Room = data_field(default_factory=lambda: room_for(0, 0))
+    ending: Ending = data_field(default_factory=Ending)
 
 
 def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> None:
@@ -66,7 +69,7 @@ def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> None:
         PrefdataError: as from the stages.
     """
     schema = read_schema(source)
-    with MapLoop() as loop, _window(sweep, source):
+    with MapLoop(sweep.ending) as loop, _window(sweep, source):
         waiting: deque[pa.Table] = deque()
         inputs = IterableDataset.from_generator(_rows(source, schema, sweep, waiting))
         function = _row_function(sweep, loop, progress, is_ahead=True)
@@ -87,7 +90,7 @@ def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> No
         RowsWriter(target, pa.schema([*schema, *sweep.fields])) as rows,
         RowsWriter(rejects_of(target), REJECTS) as rejects,
         ThreadPoolExecutor(1) as writer,  # what models finish meanwhile reaches the journal
-        MapLoop() as loop,
+        MapLoop(sweep.ending) as loop,
     ):
         written: Future[None] = writer.submit(lambda: None)
         waiting: deque[pa.Table] = deque()

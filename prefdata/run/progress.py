@@ -1,12 +1,15 @@
-"""The progress of a pass: one live bar on a terminal, plain lines elsewhere, on standard error."""
+"""The progress of a pass: a bar on a terminal or in a notebook, else lines on standard error."""
 
+import contextvars
+import importlib
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, TextIO
+from html import escape
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from prefdata.storage.journaled import Load, Work
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:  # not wanted by a run whose output is a file
 
 PLAIN_SECONDS = 10.0
 """Between two lines, and between two words to whoever wants to be told."""
+CELL_SECONDS = 0.5
+"""Between two looks of a bar in a notebook."""
 BAR = 8
 """The part of a terminal's width that a bar takes: one in so many."""
 Told = Callable[[int, int], None]
@@ -48,13 +53,17 @@ def show_progress(
         work: what engines have done so far.
         requests: that one row asks of models, about.
         tell: called now and then with the progress of the pass.
-        stream: where the lines go; standard error by default.
+        stream: where the lines go; the cell of a notebook, or standard error, by default.
         seconds: between two plain lines.
     """
-    stream = stream or sys.stderr
-    meter = _Meter(name, total, work, requests, tell)
-    is_live = stream.isatty() and os.environ.get("TERM") != "dumb"
-    with _live(meter, stream) if is_live else _plain(meter, stream, seconds):
+    meter, out = _Meter(name, total, work, requests, tell), stream or sys.stderr
+    if stream is None and (display := _find_display()) is not None:
+        shown = _plain(meter, _in_cell(meter, display), CELL_SECONDS)
+    elif out.isatty() and os.environ.get("TERM") != "dumb":
+        shown = _live(meter, out)
+    else:
+        shown = _plain(meter, lambda: print(meter.line(), file=out, flush=True), seconds)
+    with shown:
         yield meter
     meter.tell()
 
@@ -133,6 +142,13 @@ class _Meter:
         left = min(self._per_row * self.total - answered, of_rows)
         return answered, 0 if self.is_done else max(0, round(left))
 
+    def __repr__(self) -> str:
+        return self.line()
+
+    def _repr_html_(self) -> str:
+        bar = f'<progress max="1" value="{self.fraction:.3f}"></progress>'
+        return f"<div>{escape(self.name)} {bar} {escape(', '.join(self.parts()))}</div>"
+
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -166,16 +182,33 @@ def _live(meter: _Meter, stream: TextIO) -> Iterator[None]:
         meter.is_done = True
 
 
+def _find_display() -> Callable[..., Any] | None:
+    """What shows things in the cell of a notebook, where this runs in one."""
+    python = sys.modules.get("IPython")
+    shell = python.get_ipython() if python is not None else None
+    if python is None or shell is None or "IPKernelApp" not in shell.config:
+        return None
+    display: Callable[..., Any] = importlib.import_module("IPython.display").display
+    return display
+
+
+def _in_cell(meter: _Meter, display: Callable[..., Any]) -> Callable[[], None]:
+    """Shows the meter in a place of the cell, and from then on there again."""
+    handle = display(meter, display_id=True)
+    return lambda: handle.update(meter)
+
+
 @contextmanager
-def _plain(meter: _Meter, stream: TextIO, seconds: float) -> Iterator[None]:
-    """A line now and then, whether rows are finished or a model still loads, and one at the end."""
+def _plain(meter: _Meter, show: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Show now and then, whether rows are finished or a model still loads, and at the end."""
     ended = threading.Event()
 
     def run() -> None:
         while not ended.wait(seconds):
-            print(meter.line(), file=stream, flush=True)
+            show()
 
-    thread = threading.Thread(target=run, name="progress", daemon=True)
+    context = contextvars.copy_context()  # a cell's output is told by it
+    thread = threading.Thread(target=context.run, args=(run,), name="progress", daemon=True)
     thread.start()
     try:
         yield
@@ -183,7 +216,7 @@ def _plain(meter: _Meter, stream: TextIO, seconds: float) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-    print(meter.line(), file=stream, flush=True)
+    show()
 
 
 def _clock(seconds: float) -> str:

@@ -31,6 +31,7 @@ from prefdata.recipe.reads import all_columns, score_columns
 from prefdata.recipe.schema import Recipe
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import REJECTS
+from prefdata.run.ending import Ending
 from prefdata.run.expansion import rows_added, run_expansion
 from prefdata.run.merging import add_up
 from prefdata.run.passes import Sweep, rejects_of, run_ahead, run_pass, window_for
@@ -71,6 +72,7 @@ class Building:
     Attributes:
         started: when, in seconds since 1970.
         is_shard: it makes one of several slices, and writes its progress to disk.
+        ending: asked when the run is to end.
     """
 
     loaded: LoadedRecipe
@@ -80,6 +82,7 @@ class Building:
     say: Say
     started: float
     is_shard: bool = False
+    ending: Ending = field(default_factory=Ending)
     seconds: dict[str, float] = field(default_factory=dict)
     slowest: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
     _passes: tuple[int, int] = (0, 0)
@@ -134,6 +137,7 @@ class Building:
             self.fleet.check_health()
         for number, (step, source, target) in enumerate(stages.steps):
             self._passes = (number, len(stages.passes))
+            self.ending.check()
             self.run_pass(step, source, target)
 
     def conclude(self, seeds: Seeds, stages: StageFolders, parts: Sequence[Record] = ()) -> Record:
@@ -327,7 +331,8 @@ class Building:
         fields = [field for column in step.columns for field in fields_of(column)]
         gpus = self.fleet.gpus
         room = room_for(gpus, _row_bytes(step, recipe))
-        return Sweep(levels, fields, _reads(step, recipe), window_for(gpus), room=room)
+        reads, window = _reads(step, recipe), window_for(gpus)
+        return Sweep(levels, fields, reads, window, room=room, ending=self.ending)
 
     def _is_whole(self, folder: Path) -> bool:
         """Whether a step is finished; a damaged one is set aside, to be made again."""
