@@ -1,12 +1,14 @@
 """From scored rows on disk to pairs: several scores, their direction, groups."""
 
 import random
+from dataclasses import asdict
 
 import pandas as pd
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from prefdata.pairs.calibration import fit_lengths, tell_calibration
 from prefdata.pairs.choose import choose_pairs
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.rows import CANDIDATE, REJECTS
@@ -16,8 +18,12 @@ EMPTY = dict.fromkeys(field.name for field in CANDIDATE)
 RULE = {"type": "preference_pairs", "candidates": "candidates", "strategy": "best_vs_worst"}
 
 
-def row(number, texts, *, prompt="q", **scores):
-    candidates = [EMPTY | {"text": text, "sample": n} for n, text in enumerate(texts)]
+def row(number, texts, *, prompt="q", tokens=None, **scores):
+    counts = tokens or [None] * len(texts)
+    candidates = [
+        EMPTY | {"text": text, "sample": n, "completion_tokens": count}
+        for n, (text, count) in enumerate(zip(texts, counts, strict=True))
+    ]
     return {"id": str(number), "prompt": prompt, "turn": 0, "candidates": candidates, **scores}
 
 
@@ -120,3 +126,76 @@ def test_a_tenth_of_the_pairs_is_what_pandas_sorts_to_the_top(tmp_path):
     tenth = pd.DataFrame(choose(tmp_path / "tenth", rows, keep_fraction=0.1, **rule))
     best = every.sort_values("margin", ascending=False).head(62)  # of 615, rounded up
     assert sorted(tenth["id"]) == sorted(best["id"])
+
+
+def of_lengths(count, slope, noise=1.0):
+    """Rows of four texts; a score is quality and so much a token; prompts have levels of their own.
+
+    A prompt that scores high has short answers, so that only differences within prompts tell.
+    """
+    draw, rows = random.Random(0), []
+    for n in range(count):
+        level, quality = draw.uniform(-50, 50), [draw.gauss(0, noise) for _ in range(4)]
+        tokens = [draw.randint(50, 450) + int(500 - 10 * level) for _ in range(4)]
+        scores = [level + q + slope * t for q, t in zip(quality, tokens, strict=True)]
+        texts = [f"{n} {q}" for q in quality]
+        rows.append(row(n, texts, prompt=f"q {n}", tokens=tokens, s=scores))
+    return rows
+
+
+def test_what_a_score_has_for_length_is_taken_off(tmp_path):
+    rows = of_lengths(300, slope=0.02)
+    found = choose(tmp_path, rows, score="s", calibrate_length="s")
+    best = [max(one["candidates"], key=lambda c: float(c["text"].split()[1])) for one in rows]
+    right = sum(p["chosen"] == b["text"] for p, b in zip(found, best, strict=True))
+    plain = choose(tmp_path / "plain", rows, score="s")
+    wrong = sum(p["chosen"] == b["text"] for p, b in zip(plain, best, strict=True))
+    assert right > 290 > 200 > wrong
+    raw = {c["text"]: s for one in rows for c, s in zip(one["candidates"], one["s"], strict=True)}
+    assert all(pair["chosen_scores"] == {"s": raw[pair["chosen"]]} for pair in found)
+    mean = sum(p["chosen_score"] - raw[p["chosen"]] for p in found) / 300
+    assert abs(mean) < 5  # calibrated scores stay where the raw ones are
+
+
+@pytest.mark.parametrize("group_by", [None, "prompt"])
+def test_the_slope_is_that_of_a_regression_within_prompts(tmp_path, group_by):
+    rows = of_lengths(100, slope=0.02)
+    if group_by:  # each text in a row of its own
+        rows = [
+            one | {"id": f"{one['id']} {n}", "candidates": one["candidates"][n:][:1], "s": one["s"][n:][:1]}  # noqa: E501
+            for n in range(4) for one in rows
+        ]  # fmt: skip
+    choose(tmp_path, rows, score="s", group_by=group_by)
+    rule = PreferencePairs(**RULE, score="s", calibrate_length="s", group_by=group_by)
+    fit = fit_lengths(tmp_path / "scored", rule)["s"]
+    told = pd.DataFrame(
+        [
+            (one["prompt"], c["completion_tokens"], s)
+            for one in rows
+            for c, s in zip(one["candidates"], one["s"], strict=True)
+        ],  # noqa: E501
+        columns=["prompt", "tokens", "score"],
+    )
+    within = told[["tokens", "score"]] - told.groupby("prompt")[["tokens", "score"]].transform(
+        "mean"
+    )
+    assert fit.slope == pytest.approx(within.cov().loc["tokens", "score"] / within["tokens"].var())
+    assert fit.correlation == pytest.approx(within.corr().loc["tokens", "score"])
+    assert (fit.texts, fit.tokens) == (400, pytest.approx(told["tokens"].mean()))
+    assert fit.slope == pytest.approx(0.02, rel=0.1)
+
+
+def test_texts_of_one_length_have_no_slope(tmp_path):
+    rows = [row(0, ["a", "b"], tokens=[7, 7], s=[1.0, 2.0]), row(1, ["c", "d"], s=[1.0, 2.0])]
+    choose(tmp_path, rows, score="s")
+    fit = fit_lengths(tmp_path / "scored", PreferencePairs(**RULE, score="s", calibrate_length="s"))
+    assert tell_calibration({"calibration": {"s": asdict(fit["s"])}})["s"].startswith("nothing")
+    again = choose(tmp_path / "again", rows[:1], score="s", calibrate_length="s")
+    assert sides(again) == [("b", "a")]
+
+
+def test_the_cautious_score_is_the_lowest(tmp_path):
+    rows = [row(0, ["loved by one", "liked by both", "weak"], a=[9, 5, 0], b=[0, 4, 5])]
+    for how, best in (("z_score", "loved by one"), ("min", "liked by both")):
+        found = choose(tmp_path / how, rows, score={"a": 3.0, "b": 1.0}, combine=how)
+        assert found[0]["chosen"] == best

@@ -91,6 +91,7 @@ OTHER_PROJECTION = {
     "better": "lower", "max_length_advantage": 100, "chosen": Chosen(shortest_within=0.5),
     "rejected": Side(model_alias=("a",)), "one_side": ("a",), "keep_fraction": 0.1,
     "select_by": "random", "select_group": "topic",
+    "combine": "min", "calibrate_length": ("right",),
     "reasoning": "keep",
 }  # fmt: skip
 

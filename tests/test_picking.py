@@ -7,15 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from prefdata.pairs.picking import (
-    REASONS,
-    Candidate,
-    Picked,
-    pick_by_verdict,
-    pick_pairs,
-    tokens_of,
-)
-from prefdata.pairs.ranking import combine_ranks
+from prefdata.pairs.bounds import REASONS
+from prefdata.pairs.pair import Candidate, tokens_of
+from prefdata.pairs.picking import Picked, pick_by_verdict, pick_pairs
+from prefdata.pairs.ranking import combine_scores
 from prefdata.recipe.projection import DpoPreference, OutputProjection, PreferencePairs
 
 ONE_PAIR = ["best_vs_worst", "best_vs_random", "best_vs_second", "mu_minus_2sigma"]
@@ -836,7 +831,35 @@ def test_what_does_not_fit_together_is_told(fields, message):
     ],
 )
 def test_scores_of_different_scales_are_combined_by_rank(rated, weights, expected):
-    assert combine_ranks(rated, weights) == pytest.approx(expected)
+    assert combine_scores(rated, weights, "rank") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("rank", [0.5, 0.75, 0.25]),
+        ("z_score", [0, 0.6124, -0.6124]),
+        ("min", [-1.2247, 0, -1.2247]),
+    ],
+)
+def test_how_several_scores_become_one(how, expected):
+    rated = [{"a": 9.0, "b": -30.0}, {"a": 6.0, "b": -10.0}, {"a": 3.0, "b": -20.0}]
+    told = combine_scores(rated, {"a": 1.0, "b": 1.0}, how)
+    assert told == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("how", ["rank", "z_score", "min"])
+def test_a_scale_of_a_score_makes_no_difference(how):
+    rated = [
+        {"a": 9.0, "b": 1.0, "c": 2.0},
+        {"a": 6.0, "b": 3.0, "c": 2.0},
+        {"a": 4.0, "b": 2.0, "c": 2.0},
+    ]  # noqa: E501
+    weights = {"a": 0.5, "b": -0.3, "c": 0.2}
+    scaled = [{"a": 1e6 * r["a"] + 7, "b": r["b"] / 1e3, "c": r["c"]} for r in rated]
+    once = combine_scores(rated, weights, how)
+    assert combine_scores(scaled, weights, how) == pytest.approx(once)
+    assert once == sorted(once, reverse=True) or how == "min"
 
 
 def test_a_weak_side_that_scores_higher_is_never_rejected_however_wide_the_scores_are():

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from prefdata.engines.tool_calls import as_written, find_parser, members
 from prefdata.errors import PrefdataError
 from prefdata.export import ExportOptions, export_run
-from prefdata.pairs.picking import said
+from prefdata.pairs.pair import said
 from prefdata.pipeline import build
 from prefdata.storage.folders import read_rows
 

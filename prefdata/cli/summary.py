@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefdata.cli.terminal import open_console, print_row, printable
+from prefdata.pairs.calibration import tell_calibration
 from prefdata.pairs.prompts import tell_of_prompts
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import plan_passes
@@ -84,6 +85,7 @@ def _summary(record: dict[str, Any], folder: Path) -> Iterable[tuple[str, str]]:
             f"mean {name}",
             f"chosen {chosen:.3f}, rejected {rejected:.3f}, difference {chosen - rejected:.3f}",
         )
+    yield from ((f"{name} and length", told) for name, told in tell_calibration(record).items())
     for name, counts in record["judges"].items():
         yield from _judged(name, counts)
     asked = record["requests"]

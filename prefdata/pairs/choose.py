@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import sampling_seed
+from prefdata.pairs.calibration import LengthFit, fit_lengths
+from prefdata.pairs.candidates import SIDE, candidates_of, responses_of
 from prefdata.pairs.files import (
     as_text,
     count_lengths,
@@ -25,46 +27,22 @@ from prefdata.pairs.files import (
     reject_unselected,
 )
 from prefdata.pairs.groups import read_groups
-from prefdata.pairs.picking import (
-    Candidate,
-    Pair,
-    Picked,
-    is_score,
-    pick_by_verdict,
-    pick_pairs,
-    said,
-    tokens_of,
-)
+from prefdata.pairs.pair import Pair, said
+from prefdata.pairs.picking import Picked, pick_by_verdict, pick_pairs
 from prefdata.pairs.prompts import PairPrompts
-from prefdata.pairs.ranking import combine_ranks
 from prefdata.pairs.selection import PairFacts, select
 from prefdata.pairs.tools import PairTools
 from prefdata.recipe.chats import Roles
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.reads import projected
 from prefdata.recipe.schema import Recipe
-from prefdata.recipe.values import META_SUFFIX
-from prefdata.rows import ID, REJECTS, Row, is_answer, is_blank, is_json, reject
+from prefdata.rows import ID, REJECTS, Row, is_json, reject
 from prefdata.seeds.identity import prompt_identity, says_nothing, words_of
 from prefdata.storage.disk import temporary_name
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema
 
 Projection = DpoPreference | PreferencePairs
 BATCH = 1000
-_SIDE = {
-    "alias": pa.string(),
-    "model": pa.string(),
-    "temperature": pa.float64(),
-    "sample": pa.int32(),
-    "finish_reason": pa.string(),
-    "completion_tokens": pa.int32(),
-    "tool_calls": pa.string(),
-    "reasoning": pa.string(),
-    "reasoning_tokens": pa.int32(),
-    "reasoning_marks": pa.list_(pa.string()),
-}
-"""What is kept of each side, as `chosen_<name>` and `rejected_<name>`; `chosen_scores` and
-`rejected_scores` hold every score column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +57,7 @@ class Choice:
         asked: how the pairs' prompts differ from what was asked; see `prompts.Told`.
         means: of every score column, over chosen and over rejected: {column: (chosen, rejected)}.
         lengths: pairs whose chosen is longer, and those whose chosen is shorter.
+        calibration: of every column of `calibrate_length`, its fit.
     """
 
     pairs: dict[str, int]
@@ -88,6 +67,7 @@ class Choice:
     prompt_field: str
     asked: dict[str, int]
     lengths: tuple[int, int]
+    calibration: dict[str, LengthFit]
 
     def told(self) -> Row:
         """What the record of the run says of it."""
@@ -121,7 +101,8 @@ def choose_pairs(
     picks = temporary_name(pairs.with_name("picks"))
     prompts = PairPrompts(rule, recipe, roles)
     tools = PairTools(rule, recipe)
-    picking = _Picking(scored, rule, scores, seed, prompts, tools)
+    fits = fit_lengths(scored, rule) if isinstance(rule, PreferencePairs) else {}
+    picking = _Picking(scored, rule, scores, seed, prompts, tools, fits)
     try:
         schema = pair_schema(read_schema(scored), rule, scores, prompts, tools)
         with RowsWriter(picks, schema) as writer:
@@ -138,7 +119,7 @@ def choose_pairs(
     )
     means = mean_scores(pairs, scores)
     told, lengths = dict(prompts.told), count_lengths(pairs)
-    return Choice(kept.pairs, len(kept.rows), drops, means, rule.prompt_field, told, lengths)
+    return Choice(kept.pairs, len(kept.rows), drops, means, rule.prompt_field, told, lengths, fits)
 
 
 def check_columns(found: pa.Schema, rule: Projection) -> None:
@@ -162,7 +143,9 @@ class _Picking:
         seed: int,
         prompts: PairPrompts,
         tools: PairTools,
+        fits: Mapping[str, LengthFit],
     ) -> None:
+        self._fits = fits
         self._scored, self._rule, self._scores, self._seed = scored, rule, scores, seed
         self._prompts, self._tools = prompts, tools
         self.drops: Counter[str] = Counter()
@@ -251,11 +234,11 @@ class _Picking:
 
     def _pick_members(self, members: list[Row], seed: int) -> tuple[Picked, dict[int, Row]]:
         if isinstance(self._rule, DpoPreference):
-            a, b, sides = _responses(members[0], self._rule, self._scores)
+            a, b, sides = responses_of(members[0], self._rule, self._scores)
             verdict = members[0][self._rule.judge_field]
             winner = verdict.get(self._rule.winner_field) if isinstance(verdict, dict) else verdict
             return pick_by_verdict(a, b, winner, self._rule, seed=seed), sides
-        candidates, sides = _candidates(members, self._rule, self._scores)
+        candidates, sides = candidates_of(members, self._rule, self._scores, self._fits)
         return pick_pairs(candidates, self._rule, seed=seed), sides
 
 
@@ -269,104 +252,6 @@ def _facts(pair: Row, rule: Projection) -> PairFacts:
         words_of(prompt),
         as_text(pair[rule.select_group]) if rule.select_group else "",
     )
-
-
-def _candidates(
-    members: list[Row], rule: PreferencePairs, scores: Sequence[str]
-) -> tuple[list[Candidate], dict[int, Row]]:
-    """Candidates of a group, and what is recorded of each, by the candidate's id()."""
-    described = [one for row in members for one in _described(row, rule, scores)]
-    if isinstance(rule.score, dict):
-        totals = _combined(described, rule)
-    else:
-        totals = [_turned(one["scores"].get(rule.score), rule) for one in described]
-    found: list[Candidate] = []
-    sides: dict[int, Row] = {}
-    for one, total in zip(described, totals, strict=True):
-        candidate = Candidate(
-            text=one["text"],
-            tool_calls=one.get("tool_calls"),
-            score=total,
-            alias=one["alias"],
-            sample=one["sample"],
-            finish_reason=one["finish_reason"],
-            scores=one["scores"],
-            tokens=tokens_of(one),
-        )
-        found.append(candidate)
-        sides[id(candidate)] = one
-    return found, sides
-
-
-def _turned(score: float | None, rule: Projection) -> float | None:
-    """The score such that higher is better."""
-    return None if score is None else rule.sign * score
-
-
-def _described(row: Row, rule: PreferencePairs, scores: Sequence[str]) -> Iterator[Row]:
-    """Text, provenance and scores of every candidate of a row."""
-    if rule.candidates:
-        for number, one in enumerate(row[rule.candidates]):
-            rated = {name: row[name][number] for name in scores}
-            yield one | {"scores": rated, "row": row, "column": rule.candidates}
-        return
-    empty = dict.fromkeys(_SIDE)
-    for number, name in enumerate(rule.responses or ()):
-        meta = row.get(name + META_SUFFIX) or {}
-        rated = {score: (row[score] or {}).get(name) for score in scores}
-        told = {"text": row[name] or "", "sample": number, "scores": rated}
-        yield empty | meta | told | {"row": row, "column": name}
-
-
-def _combined(described: Sequence[Row], rule: PreferencePairs) -> list[float | None]:
-    """Of every candidate the weighted rank of its text, each text ranked once.
-
-    What stands for a text is what the pairs will be made of: its first copy that has all scores, or
-    the first uncut one.
-    """
-    weights = rule.score if isinstance(rule.score, dict) else {}
-    texts = [_said(one) if _may_be_ranked(one, rule) else "" for one in described]
-    stands_for: dict[str, int] = {}
-    for number, text in enumerate(texts):
-        before = described[stands_for[text]] if text in stands_for else None
-        is_uncut = described[number]["finish_reason"] != "length"
-        if text and (before is None or (before["finish_reason"] == "length" and is_uncut)):
-            stands_for[text] = number
-    ranked = combine_ranks([described[n]["scores"] for n in stands_for.values()], weights)
-    totals = dict(zip(stands_for, ranked, strict=True))
-    return [totals.get(text) for text in texts]
-
-
-def _may_be_ranked(one: Row, rule: PreferencePairs) -> bool:
-    reason = one["finish_reason"]
-    is_whole = is_answer(reason) and (reason != "length" or rule.truncated_rejected)
-    has_all = all(is_score(one["scores"][name]) for name in rule.scores)
-    return is_whole and has_all and not is_blank(_said(one))
-
-
-def _said(one: Row) -> str:
-    return said(one["text"], one.get("tool_calls"))
-
-
-def _responses(
-    row: Row, rule: DpoPreference, scores: Sequence[str]
-) -> tuple[Candidate, Candidate, dict[int, Row]]:
-    made = []
-    sides: dict[int, Row] = {}
-    for name in (rule.response_a_field, rule.response_b_field):
-        meta = row.get(name + META_SUFFIX) or {}
-        rated = {score: (row[score] or {}).get(name) for score in scores}
-        candidate = Candidate(
-            text=row[name] or "",
-            tool_calls=meta.get("tool_calls"),
-            score=_turned(rated.get(rule.score or ""), rule),
-            finish_reason=meta.get("finish_reason"),
-            tokens=tokens_of(meta),
-        )
-        told = {"alias": None, "tool_calls": None} | meta
-        sides[id(candidate)] = told | {"scores": rated, "row": row, "column": name}
-        made.append(candidate)
-    return made[0], made[1], sides
 
 
 def _kept_columns(rule: Projection) -> tuple[str, ...]:
@@ -431,7 +316,7 @@ def pair_schema(
         pa.field("is_tie", pa.bool_()),
     ]
     for side in ("chosen", "rejected"):
-        fields += [pa.field(f"{side}_{name}", kind) for name, kind in _SIDE.items()]
+        fields += [pa.field(f"{side}_{name}", kind) for name, kind in SIDE.items()]
         if scores:
             kind = pa.struct({name: pa.float64() for name in scores})
             fields.append(pa.field(f"{side}_scores", kind))

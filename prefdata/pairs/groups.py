@@ -28,14 +28,19 @@ def read_groups(folder: Path, group_by: Sequence[str], prompt: str) -> Iterator[
     count = 0
     for table in read_tables(folder):
         batches += table.to_batches()
-        for row in rows_of(table.select(group_by)):
-            values = [prompt_identity(row[n]) if n == prompt else row[n] for n in group_by]
-            places[as_text(values)].append(count)
+        for key in group_keys(table, group_by, prompt):
+            places[key].append(count)
             count += 1
     for groups in _some_at_once(list(places.values())):
         members = np.fromiter(chain.from_iterable(groups), dtype=np.int64)
         rows = iter(rows_of(take_rows(batches, members)))
         yield from (list(islice(rows, len(group))) for group in groups)
+
+
+def group_keys(table: pa.Table, group_by: Sequence[str], prompt: str) -> Iterator[str]:
+    """A text for each row, equal for rows of one group; `prompt` is the column with prompts."""
+    for row in rows_of(table.select(group_by)):
+        yield as_text([prompt_identity(row[n]) if n == prompt else row[n] for n in group_by])
 
 
 def _some_at_once(groups: list[list[int]]) -> Iterator[list[list[int]]]:

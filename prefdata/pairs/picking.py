@@ -12,137 +12,25 @@ end (unless `truncated_rejected`), each text once. Higher scores come first, the
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, product
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple, TypeGuard
 
-import orjson
-
-from prefdata.recipe.pair_rules import PairRules
+from prefdata.pairs.bounds import (
+    REASONS,
+    Reason,
+    Spread,
+    judge_pair,
+    pair_flaw,
+    slack_of,
+    spread_of,
+)
+from prefdata.pairs.pair import Candidate, Pair, is_score
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.sides import Side
 from prefdata.rows import is_answer
-from prefdata.seeds.identity import bare
-
-TOLERANCE = 1e-9
-
-Reason = Literal[
-    "single_candidate",
-    "no_partner",
-    "empty",
-    "no_score",
-    "truncated",
-    "identical",
-    "bad_verdict",
-    "below_min_chosen_score",
-    "tie",
-    "below_min_margin",
-    "disagreement",
-    "one_side",
-    "length_ratio",
-    "no_length",
-    "length_advantage",
-    "over_max_pairs_per_prompt",
-]
-
-REASONS: dict[str, str] = {
-    "single_candidate": "fewer than two candidates were given",
-    "no_partner": "no text is left of the aliases that the other side may come from",
-    "empty": "the text is empty or shows nothing",
-    "no_score": "the score is missing, NaN or infinite",
-    "truncated": "the text was cut off by max_tokens, or its thought never ended",
-    "identical": "the texts differ at most in blanks at their ends, or in Unicode form",
-    "bad_verdict": "the judge named neither A nor B nor tie",
-    "below_min_chosen_score": "the chosen's score is worse than min_chosen_score",
-    "tie": "the two are equally good",
-    "below_min_margin": "the score difference is below min_margin",
-    "disagreement": "one of the score columns prefers the rejected text",
-    "one_side": "both texts, or neither, are by the aliases of one_side",
-    "length_ratio": "the longer text exceeds max_length_ratio times the shorter",
-    "no_length": "max_length_advantage: the tokens of a text are not known",
-    "length_advantage": "the chosen is longer than the rejected by more than max_length_advantage",
-    "over_max_pairs_per_prompt": "max_pairs_per_prompt is reached by pairs with larger margins",
-}
-"""Every reason with its meaning, in the order in which the rules are asked."""
-
-# Squares and differences of larger scores overflow, so they count as infinite.
-_LARGEST_SCORE = 1e100
-
-
-def said(text: str, tool_calls: str | None) -> str:
-    """What an answer says: the bare text, and names and arguments of its calls as written.
-
-    Args:
-        text: the answer, without its calls.
-        tool_calls: as JSON, in OpenAI's form; their ids tell nothing.
-    """
-    if not tool_calls:
-        return bare(text)
-    made = [one["function"] for one in orjson.loads(tool_calls)]
-    return bare("\n".join((text, *(f"{one['name']}({one['arguments']})" for one in made))))
-
-
-def tokens_of(made: Mapping[str, Any]) -> int | None:
-    """Tokens of a text without its thought; None where they were not counted.
-
-    Args:
-        made: how it came to be, as `rows.TEXT_META`.
-    """
-    count: int | None = made.get("completion_tokens")
-    return None if count is None else count - (made.get("reasoning_tokens") or 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One completion of the prompt, its score and where it came from.
-
-    Attributes:
-        text: verbatim, as it will be trained on.
-        score: the higher the better; None, NaN and infinity mean that there is none.
-        alias: of the model in the recipe; `delta` reads it.
-        sample: index among the alias's samples of this prompt; `delta` reads it.
-        finish_reason: `length` means that `max_tokens` cut the text off; None is unknown. What is
-            no end, such as `content_filter`, takes part in no pair.
-        scores: by column, where `score` is made of several or a side has one of its own.
-        tool_calls: the calls behind the text, as JSON.
-        tokens: of the text, without its thought; None where unknown.
-    """
-
-    text: str
-    score: float | None = None
-    alias: str | None = None
-    model: str | None = None
-    temperature: float | None = None
-    sample: int = 0
-    finish_reason: str | None = None
-    scores: Mapping[str, float | None] = field(default_factory=dict)
-    tool_calls: str | None = None
-    tokens: int | None = None
-
-    @property
-    def said(self) -> str:
-        """What tells it apart from others: the bare text, and its calls."""
-        return said(self.text, self.tool_calls)
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Chosen is better than rejected, or as good where `is_tie`.
-
-    Attributes:
-        margin: raw score difference; None where no score was used.
-        z_margin: margin over the prompt's standard deviation; None unless `margin_unit` asks.
-        is_tie: equally good, kept because of `ties: keep`; the direction is a seeded draw.
-    """
-
-    chosen: Candidate
-    rejected: Candidate
-    margin: float | None = None
-    z_margin: float | None = None
-    is_tie: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +57,6 @@ class Picked:
     pairs: list[Pair]
     drops: Counter[str]
     drop: Drop | None = None
-
-
-class _Spread(NamedTuple):
-    mean: float
-    sigma: float
 
 
 def pick_pairs(candidates: Sequence[Candidate], rule: PreferencePairs, *, seed: int) -> Picked:
@@ -250,7 +133,7 @@ def pick_by_verdict(
         chosen, rejected = (b, a) if word == "b" else (a, b)
     elif word == "tie":
         chosen, rejected = sorted((a, b), key=lambda candidate: _tie_order(candidate, seed))
-    flaw = _pair_flaw(chosen, rejected, rule)
+    flaw = pair_flaw(chosen, rejected, rule)
     if flaw is not None:
         return _nothing(flaw, (a, b), drops)
     return Picked([Pair(chosen, rejected, is_tie=word == "tie")], drops)
@@ -261,7 +144,7 @@ def _better(a: Candidate, b: Candidate) -> Candidate | None:
     if not (is_score(a.score) and is_score(b.score)):
         return None
     margin = a.score - b.score
-    if abs(margin) <= _slack(max(abs(a.score), abs(b.score))):
+    if abs(margin) <= slack_of(max(abs(a.score), abs(b.score))):
         return None
     return a if margin > 0 else b
 
@@ -284,7 +167,7 @@ def _pick_delta(candidates: Sequence[Candidate], rule: PreferencePairs) -> Picke
     if not strong or not rejectable:
         return _nothing(_furthest(drops), candidates, drops)
     both = [one.score for one in (*strong, *rejectable)]
-    spread = _spread(both) if rule.margin_unit == "z_score" else None
+    spread = spread_of(both) if rule.margin_unit == "z_score" else None
     offers = zip(strong, rejectable, strict=False)
     return _finish(_take_all(offers, rule, spread, drops), candidates, drops)
 
@@ -313,17 +196,11 @@ def _usable(
     return list(by_text.values())
 
 
-def is_score(score: float | None) -> TypeGuard[float]:
-    """Whether there is a score that can be compared."""
-    # The comparison is false for NaN too.
-    return score is not None and -_LARGEST_SCORE <= score <= _LARGEST_SCORE
-
-
 def _pick_ranked(
     ranked: list[Candidate], rule: PreferencePairs, seed: int, drops: Counter[str]
 ) -> list[Pair]:
     wants_spread = rule.margin_unit == "z_score" or rule.strategy == "mu_minus_2sigma"
-    spread = _spread([one.score for one in ranked]) if wants_spread else None
+    spread = spread_of([one.score for one in ranked]) if wants_spread else None
     if rule.strategy in ("exhaustive", "top_k_bottom_k"):
         offers = list(_offers(ranked, rule))
         _count(drops, "no_partner", not offers)
@@ -339,7 +216,7 @@ def _pick_ranked(
     elif rule.strategy == "best_vs_random":
         others.sort(key=lambda other: _draw(seed, best.text, other.text))
     elif rule.strategy == "mu_minus_2sigma":
-        target = _spread(_side_score(one, rule.rejected, rule) for one in ranked)
+        target = spread_of(_side_score(one, rule.rejected, rule) for one in ranked)
         nearest = target.mean - 2 * target.sigma
         others.sort(
             key=lambda other: abs((_side_score(other, rule.rejected, rule) or 0.0) - nearest)
@@ -360,7 +237,7 @@ def _offers(
 
 
 def _best(
-    ranked: list[Candidate], rule: PreferencePairs, spread: _Spread | None
+    ranked: list[Candidate], rule: PreferencePairs, spread: Spread | None
 ) -> Candidate | None:
     """The text to be chosen."""
     able = _side(ranked, rule.chosen, rule)
@@ -373,7 +250,7 @@ def _best(
     if spread is not None and rule.margin_unit == "z_score":
         within *= spread.sigma
     told = [_side_score(one, rule.chosen, rule) or 0.0 for one in whole]
-    slack = _slack(max(abs(told[0]), abs(within)))
+    slack = slack_of(max(abs(told[0]), abs(within)))
     near = [
         one for one, score in zip(whole, told, strict=True) if score >= told[0] - within - slack
     ]
@@ -401,12 +278,12 @@ def _take_first(
     best: Candidate,
     others: Iterable[Candidate],
     rule: PreferencePairs,
-    spread: _Spread | None,
+    spread: Spread | None,
     drops: Counter[str],
 ) -> list[Pair]:
     refusals: list[Reason] = []
     for other in others:
-        judged = _judge(best, other, rule, spread)
+        judged = judge_pair(best, other, rule, spread)
         if isinstance(judged, Pair):
             return [judged]
         refusals.append(judged)
@@ -417,12 +294,12 @@ def _take_first(
 def _take_all(
     offers: Iterable[tuple[Candidate, Candidate]],
     rule: PreferencePairs,
-    spread: _Spread | None,
+    spread: Spread | None,
     drops: Counter[str],
 ) -> list[Pair]:
     pairs: list[Pair] = []
     for chosen, rejected in offers:
-        judged = _judge(chosen, rejected, rule, spread)
+        judged = judge_pair(chosen, rejected, rule, spread)
         if isinstance(judged, Pair):
             pairs.append(judged)
         else:
@@ -432,91 +309,6 @@ def _take_all(
     kept = pairs[: rule.max_pairs_per_prompt]
     _count(drops, "over_max_pairs_per_prompt", len(pairs) - len(kept))
     return kept
-
-
-def _judge(
-    chosen: Candidate, rejected: Candidate, rule: PreferencePairs, spread: _Spread | None
-) -> Pair | Reason:
-    if rule.score is None or chosen.score is None or rejected.score is None:
-        return _pair_flaw(chosen, rejected, rule) or Pair(chosen, rejected)
-    high, low = chosen.score, rejected.score
-    margin = high - low
-    is_tie = abs(margin) <= _slack(max(abs(high), abs(low)))
-    z_margin = None
-    if rule.margin_unit == "z_score" and spread is not None:
-        z_margin = 0.0 if is_tie or not spread.sigma else margin / spread.sigma
-    flaw = _is_too_low(chosen, rule) or _score_flaw(rule, high, low, z_margin, is_tie)
-    if flaw is None and rule.agree and not _agree(chosen, rejected, rule):
-        flaw = "disagreement"
-    flaw = flaw or _pair_flaw(chosen, rejected, rule)
-    return flaw or Pair(chosen, rejected, margin, z_margin, is_tie)
-
-
-def _is_too_low(chosen: Candidate, rule: PreferencePairs) -> Reason | None:
-    """Whether a raw score of the chosen is worse than the rule allows."""
-    for column, floor in rule.floors.items():
-        sign = rule.sign_of(column)
-        score = chosen.scores.get(column) if isinstance(rule.score, dict) else chosen.score
-        if not is_score(score):
-            return "below_min_chosen_score"
-        have = sign * score if isinstance(rule.score, dict) else score
-        if have < sign * floor - _slack(max(abs(score), abs(floor))):
-            return "below_min_chosen_score"
-    return None
-
-
-def _score_flaw(
-    rule: PreferencePairs, high: float, low: float, z_margin: float | None, is_tie: bool
-) -> Reason | None:
-    if is_tie and rule.ties == "drop":
-        return "tie"
-    slack = _slack(max(abs(high), abs(low)))
-    if high - low < -slack:  # however little of the deviation this is
-        return "below_min_margin"
-    if z_margin is not None:
-        margin, slack = z_margin, _slack(abs(z_margin))
-    else:
-        margin = high - low
-    return "below_min_margin" if margin < rule.min_margin - slack else None
-
-
-def _agree(chosen: Candidate, rejected: Candidate, rule: PreferencePairs) -> bool:
-    """Whether no score column prefers the rejected; a tie is no preference."""
-    for column, weight in (rule.score if isinstance(rule.score, dict) else {}).items():
-        high, low = chosen.scores[column], rejected.scores[column]
-        if not (is_score(high) and is_score(low)):
-            return False
-        if math.copysign(1.0, weight) * (high - low) < -_slack(max(abs(high), abs(low))):
-            return False
-    return True
-
-
-def _pair_flaw(chosen: Candidate, rejected: Candidate, rule: PairRules) -> Reason | None:
-    if chosen.finish_reason == "length":
-        return "truncated"
-    one_side = rule.one_side if isinstance(rule, PreferencePairs) else None
-    if one_side and (chosen.alias in one_side) == (rejected.alias in one_side):
-        return "one_side"
-    if rule.max_length_ratio is not None:
-        shorter, longer = sorted((len(chosen.text), len(rejected.text)))
-        if longer > rule.max_length_ratio * shorter + _slack(longer):
-            return "length_ratio"
-    if rule.max_length_advantage is not None:
-        if chosen.tokens is None or rejected.tokens is None:
-            return "no_length"
-        if chosen.tokens - rejected.tokens > rule.max_length_advantage:
-            return "length_advantage"
-    return None
-
-
-def _slack(magnitude: float) -> float:
-    return TOLERANCE + TOLERANCE * magnitude
-
-
-def _spread(found: Iterable[float | None]) -> _Spread:
-    scores = [score for score in found if score is not None]
-    mean = math.fsum(scores) / len(scores)
-    return _Spread(mean, math.sqrt(math.fsum((one - mean) ** 2 for one in scores) / len(scores)))
 
 
 def _tie_order(candidate: Candidate, seed: int) -> tuple[bool, bytes]:

@@ -1,35 +1,59 @@
-"""Several scores as one: ranks within a prompt, weighted. Knows no candidate and no row."""
+"""Several scores of the texts of one prompt as one. Knows no candidate and no row."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+from prefdata.recipe.projection import Combine
+
+Scores = Mapping[int, float]
 
 
-def combine_ranks(
-    rated: Sequence[Mapping[str, float | None]], weights: Mapping[str, float]
+def combine_scores(
+    rated: Sequence[Mapping[str, float | None]], weights: Mapping[str, float], how: Combine
 ) -> list[float | None]:
-    """Weighted mean of each text's ranks: 0 is the worst and 1 the best text of every score.
+    """One score of each text, from scores whose scales differ; within the prompt alone.
 
-    Ranks make scores of different scales comparable. Equal scores share their mean rank; a
-    negative weight turns a score round; a text that lacks one of the scores gets None.
+    - `rank`: the weighted mean of the text's ranks, 0 for the worst and 1 for the best text of
+      every score; equal scores share their mean rank.
+    - `z_score`: the weighted mean of the text's z-scores, which are differences from the prompt's
+      mean in its deviations (population): unlike ranks they know by how much a text is better.
+    - `min`: the lowest of the z-scores, as cautious as the most critical score (worst-case
+      optimisation, arXiv 2310.02743). Rewards have no common zero across prompts and models
+      (arXiv 2312.09244), so they are made comparable within the prompt first.
+
+    A negative weight turns a score round; of `min` the sign alone counts. A text that lacks one of
+    the scores gets None.
 
     Args:
         rated: the scores of every text of one prompt, by column; None where there is none.
         weights: of the columns, none of them 0.
+        how: a text's scores become one.
     """
     complete = [n for n, scores in enumerate(rated) if all(_is_told(scores[c]) for c in weights)]
-    total = sum(abs(weight) for weight in weights.values())
-    sums = dict.fromkeys(complete, 0.0)
+    told: dict[int, list[tuple[float, float]]] = {n: [] for n in complete}
+    scale = _SCALES[how]
     for column, weight in weights.items():
-        for n, rank in _ranks({n: rated[n][column] or 0.0 for n in complete}).items():
-            sums[n] += abs(weight) / total * (rank if weight > 0 else 1 - rank)
-    return [sums.get(n) for n in range(len(rated))]
+        turned = {n: math.copysign(1.0, weight) * (rated[n][column] or 0.0) for n in complete}
+        for n, score in scale(turned).items():
+            told[n].append((abs(weight), score))
+    made = {n: _lowest(parts) if how == "min" else _mean(parts) for n, parts in told.items()}
+    return [made.get(n) for n in range(len(rated))]
+
+
+def _mean(parts: Sequence[tuple[float, float]]) -> float:
+    total = math.fsum(weight for weight, _ in parts)
+    return sum(weight / total * score for weight, score in parts)
+
+
+def _lowest(parts: Sequence[tuple[float, float]]) -> float:
+    return min(score for _, score in parts)
 
 
 def _is_told(score: float | None) -> bool:
     return score is not None and math.isfinite(score)
 
 
-def _ranks(scores: Mapping[int, float]) -> dict[int, float]:
+def _ranks(scores: Scores) -> dict[int, float]:
     """From 0 to 1; 0.5 for a single one."""
     if len(scores) < 2:
         return dict.fromkeys(scores, 0.5)
@@ -40,3 +64,19 @@ def _ranks(scores: Mapping[int, float]) -> dict[int, float]:
         first.setdefault(score, place)
         last[score] = place
     return {n: (first[s] + last[s]) / 2 / (len(ordered) - 1) for n, s in scores.items()}
+
+
+def _z_scores(scores: Scores) -> dict[int, float]:
+    """0 where all are equal."""
+    if not scores:
+        return {}
+    mean = math.fsum(scores.values()) / len(scores)
+    square = math.fsum((one - mean) ** 2 for one in scores.values()) / len(scores)
+    return {n: (one - mean) / math.sqrt(square) if square else 0.0 for n, one in scores.items()}
+
+
+_SCALES: Mapping[Combine, Callable[[Scores], dict[int, float]]] = {
+    "rank": _ranks,
+    "z_score": _z_scores,
+    "min": _z_scores,
+}

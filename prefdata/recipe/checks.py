@@ -304,12 +304,16 @@ def _check_pairs(projection: PreferencePairs, at: At, scope: Scope) -> Iterator[
         if scope.has(name):
             yield Problem((*at, "candidates"), no_candidates(name))
         return
-    for score in projection.scores:
-        if scope.has(score):
-            yield from _check_score(score, projection, (*at, "score"), scope)
-    for side, said in (("chosen", projection.chosen), ("rejected", projection.rejected)):
-        if said.score and scope.has(said.score):
-            yield from _check_score(said.score, projection, (*at, side, "score"), scope)
+    named: dict[At, Sequence[str | None]] = {
+        ("score",): projection.scores,
+        ("calibrate_length",): projection.calibrate_length or (),
+        ("chosen", "score"): [projection.chosen.score],
+        ("rejected", "score"): [projection.rejected.score],
+    }
+    for key, scores in named.items():
+        for score in scores:
+            if score is not None and scope.has(score):
+                yield from _check_score(score, projection, (*at, *key), scope)
     yield from _check_writers(projection, at, scope)
 
 

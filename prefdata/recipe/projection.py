@@ -12,6 +12,7 @@ from prefdata.recipe.sides import Chosen, Side
 
 Ties = Literal["drop", "keep", "reward"]
 MarginUnit = Literal["raw", "z_score"]
+Combine = Literal["rank", "z_score", "min"]
 Strategy = Literal[
     "best_vs_worst",
     "best_vs_random",
@@ -89,9 +90,18 @@ class PreferencePairs(PairRules):
 
     score: str | Annotated[dict[str, float], Field(min_length=1)] | None = None
     """Column with one score per candidate (higher is better), or several columns with their
-    weights: then the score is the weighted mean of the candidate's ranks (0 worst, 1 best) in the
-    columns. Only `delta` needs none; where `delta` has one, a pair whose weak side scores higher
-    is dropped.
+    weights, which `combine` makes one. Only `delta` needs none; where `delta` has one, a pair whose
+    weak side scores higher is dropped.
+    """
+
+    combine: Combine = "rank"
+    """How several score columns become one, within each prompt: the weighted mean of ranks (0
+    worst, 1 best), the weighted mean of z-scores, or the lowest of the z-scores."""
+
+    calibrate_length: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Score column, or list of columns, from which what a text has for its length is taken off: the
+    slope of a regression of the scores on tokens, within prompts and over all of them, times its
+    tokens above the mean. The slope is told in summary and report.
     """
 
     agree: bool = False
@@ -155,7 +165,7 @@ class PreferencePairs(PairRules):
     for example a turn id or the prompt; None treats every row separately.
     """
 
-    @field_validator("group_by", mode="before")
+    @field_validator("group_by", "calibrate_length", mode="before")
     @classmethod
     def _one_column_is_a_list(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
@@ -202,6 +212,9 @@ class PreferencePairs(PairRules):
         if self.agree and len(weights) < 2:
             why = "it needs two or more score columns"
             raise _problem(self.strategy, "agree is true", why, "write score: {a: 0.5, b: 0.5}")
+        if self.combine != "rank" and len(weights) < 2:
+            found, why = f"combine is {self.combine}", "there is one score to combine"
+            raise _problem(self.strategy, found, why, "write score: {a: 0.5, b: 0.5}")
         return self
 
     @model_validator(mode="after")

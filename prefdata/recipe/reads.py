@@ -11,8 +11,8 @@ from prefdata.recipe.schema import GIVEN, Recipe
 
 PROJECTED = (
     "prompt_field", "response_a_field", "response_b_field", "judge_field",
-    "candidates", "responses", "score", "chosen.score", "rejected.score", "group_by",
-    "order_group", "select_group", "keep",
+    "candidates", "responses", "score", "calibrate_length", "chosen.score",
+    "rejected.score", "group_by", "order_group", "select_group", "keep",
 )  # fmt: skip
 """Keys of `output_projection` that name a column."""
 

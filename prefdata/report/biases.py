@@ -1,5 +1,6 @@
 """The panels about what pairs prefer: margins, writers, lengths, places."""
 
+from prefdata.pairs.calibration import tell_calibration
 from prefdata.report.cells import Cell, Chart, Numbers, Table, histogram, label, number, percent
 from prefdata.report.sides import RATIO_EDGES, UNKNOWN
 from prefdata.report.spreads import wilson
@@ -84,8 +85,10 @@ def length_cell(run: Numbers) -> Cell:
         tokens = (found.chosen_tokens / found.counted_tokens, found.rejected_tokens / found.counted_tokens)  # fmt: skip  # noqa: E501
         sides.append(("tokens, mean", f"{tokens[0]:,.1f}", f"{tokens[1]:,.1f}"))
     sides.append(("the longer one, pairs", f"{found.longer:,}", f"{found.shorter:,}"))
+    calibrated = list(tell_calibration(run.record).items())
     tables = [
         ("Chosen and rejected", Table(("", "chosen", "rejected"), sides)),
+        *([("Calibrated scores", Table(("score", "length"), calibrated))] if calibrated else []),
         ("Numbers", Table(("length of chosen : rejected", "pairs"), rows)),
     ]
     return Cell(summary, [chart], tables)
