@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from prefdata.engines import choose_engine
+from prefdata.engines.options import check_options, vllm_options
 from prefdata.errors import PrefdataError
 from prefdata.recipe.providers import CLIENTS, ENGINES
 from prefdata.recipe.schema import Endpoint, Model
@@ -52,3 +53,25 @@ def test_every_engine_and_client_names_a_module_that_exists_and_an_extra_for_its
 def test_a_protocol_that_nothing_speaks_is_told_with_those_that_there_are():
     with pytest.raises(ValidationError, match="there is no provider_type 'grpc'; Known: openai"):
         Endpoint(name="far", endpoint="http://host/v1", provider_type="grpc")
+
+
+def test_options_are_checked_by_name_before_anything_loads():
+    model = Model(alias="lm", model="m", engine={"max_modle_len": 9})
+    with pytest.raises(PrefdataError, match=r"'lm': unknown .* did you mean 'max_model_len'\?"):
+        check_options(model, "text", ("transformers",))
+    owned = model.model_copy(update={"engine": {"data_parallel_size": 2}})
+    if vllm_options():
+        with pytest.raises(PrefdataError, match="cannot be set here: use --gpus instead"):
+            check_options(owned, "text", ("transformers", "vllm"))
+    else:  # who knows what a vLLM elsewhere takes
+        check_options(owned, "text", ("transformers", "vllm"))
+    check_options(model.model_copy(update={"engine": {"dtype": "auto"}}), "reward", ("vllm",))
+
+
+@pytest.mark.parametrize("role", ["text", "reward"])
+def test_the_transformers_engine_takes_the_options_that_it_is_said_to_have(role):
+    options = {"max_num_seqs": 3} if role == "text" else {"max_batch_tokens": 3}
+    check_options(Model(alias="a", model="m", engine=options), role, ("transformers",))
+    other = "reward" if role == "text" else "text"
+    with pytest.raises(PrefdataError, match="remove it or set provider: vllm"):
+        check_options(Model(alias="a", model="m", engine=options), other, ("transformers",))

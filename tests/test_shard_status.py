@@ -1,19 +1,21 @@
 """What the files of a run tell about its shards."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from prefdata.errors import PrefdataError
 from prefdata.run.shard_status import (
     ALIVE_SECONDS,
+    ShardState,
     ShardStatus,
     forget_attempts,
     look_at_shards,
     write_status,
 )
 from prefdata.run.shards import Shard
-from prefdata.slurm.submit import tell_status
+from prefdata.slurm.status import RunStatus, look_at_run, watch_run
 from prefdata.storage.disk import write_text
 
 
@@ -63,7 +65,7 @@ def test_rows_and_time_left_come_from_the_shards_that_have_begun(tmp_path, folde
     write_status(folders[0], ShardStatus(1, 2, 100, 100, 600.0))
     (folders[0] / "shard.json").write_text('{"run": "abc"}')
     write_status(folders[1], ShardStatus(1, 2, 0, 100, 300.0))
-    assert tell_status(tmp_path, 4) == [
+    assert list(look_at_run(tmp_path, 4).lines()) == [
         "4 shards: 1 done, 1 running, 2 waiting, 0 failed",
         "150 of about 400 rows",
         "about 25 minutes left, with 1 at a time",
@@ -73,7 +75,7 @@ def test_rows_and_time_left_come_from_the_shards_that_have_begun(tmp_path, folde
 def test_a_run_that_has_not_begun_has_no_rows(tmp_path):
     jobs = {"arrays": [], "merge": None, "shards": 3, "scored": "", "fingerprint": ""}
     write_text(tmp_path / "slurm" / "jobs.json", json.dumps(jobs))
-    assert tell_status(tmp_path, 3)[:2] == [
+    assert list(look_at_run(tmp_path, 3).lines())[:2] == [
         "3 shards: 0 done, 0 running, 3 waiting, 0 failed",
         "no row is done yet",
     ]
@@ -84,7 +86,7 @@ def test_a_finished_run_of_another_recipe_shows_beside_the_shards(tmp_path, fold
     write_text(tmp_path / "slurm" / "jobs.json", json.dumps(jobs))
     record = {"fingerprint": "a", "rows": 60, "pairs": {"train": 50, "test": 5}}
     write_text(tmp_path / "run.json", json.dumps(record))
-    told = tell_status(tmp_path, 4)
+    told = list(look_at_run(tmp_path, 4).lines())
     assert told[0] == "4 shards: 0 done, 0 running, 4 waiting, 0 failed"
     assert "a finished run of another recipe or pair rule is there: 60 rows, 55 pairs" in told[2]
 
@@ -93,7 +95,7 @@ def test_a_failed_shard_is_told_with_its_log(tmp_path, folders):
     (folders[2] / "failed").write_text("exit code 2")
     write_status(folders[1], ShardStatus(0, 1, 0, 9, 1.0))
     log = tmp_path / "slurm" / "logs" / "shard-2.log"
-    assert f"shard 2 failed: exit code 2; see {log}" in tell_status(tmp_path, 4)
+    assert f"shard 2 failed: exit code 2; see {log}" in list(look_at_run(tmp_path, 4).lines())
 
 
 def test_a_shard_leaves_word_until_it_is_done(project):
@@ -113,3 +115,57 @@ def test_another_division_is_refused(tmp_path, folders):
     assert count_shards(tmp_path, default=9) == 4
     with pytest.raises(PrefdataError, match="already divided into 4 shards, not into 8; leave out"):
         count_shards(tmp_path, 8)
+
+
+def test_the_status_for_programs_has_the_same_figures(tmp_path, folders):
+    (folders[0] / "shard.json").write_text('{"run": "abc"}')
+    (folders[2] / "failed").write_text("exit code 2")
+    write_status(folders[1], ShardStatus(1, 2, 50, 100, 300.0))
+    told = look_at_run(tmp_path, 4).told()
+    assert told["shards"] == {"done": 1, "running": 1, "waiting": 1, "failed": 1}
+    assert (told["rows"], told["of_rows"], told["is_over"]) == (75, 400, False)
+    assert told["failed"] == [
+        {
+            "shard": 2,
+            "reason": "exit code 2",
+            "log": str(tmp_path / "slurm" / "logs" / "shard-2.log"),
+        }
+    ]
+    record = {"fingerprint": "a", "rows": 60, "pairs": {"train": 50, "test": 5}}
+    write_text(tmp_path / "run.json", json.dumps(record))
+    told = look_at_run(tmp_path, 4).told()
+    assert (told["is_merged"], told["is_over"], told["rows"], told["pairs"]) == (True, True, 60, 55)
+
+
+def states(*told, **more):
+    shards = [ShardState(Shard(n, len(told)), state) for n, state in enumerate(told)]
+    return RunStatus(Path("out"), shards, **more)
+
+
+@pytest.mark.parametrize(
+    ("status", "is_over"),
+    [
+        (states("done", "running"), False),
+        (states("done", "waiting"), False),
+        (states("done", "waiting", queue={1: False}), False),
+        (states("done", "waiting", queue={}), True),
+        (states("done", "failed", queue={}), True),
+        (states("failed", "running", queue={1: True}), False),
+        (states("done", "done"), False),
+        (states("done", "done", queue={}), False),
+        (states("done", "done", queue={}, notes=["the merge is not in the queue"]), True),
+        (states("done", "done", notes=["the queue could not be read"]), False),
+        (RunStatus(Path("out")), True),
+        (RunStatus(Path("out"), record={}, is_merged=True), True),
+    ],
+)
+def test_a_run_is_over_when_nothing_will_change_by_itself(status, is_over):
+    assert status.is_over is is_over
+
+
+def test_watching_ends_with_the_run():
+    coming = [states("running"), states("done"), RunStatus(Path("out"), is_merged=True)]
+    left, shown, waits = list(coming), [], []
+    assert watch_run(lambda: left.pop(0), shown.append, wait=waits.append).is_merged
+    assert shown == coming
+    assert len(waits) == 2

@@ -290,7 +290,7 @@ def test_an_array_that_was_submitted_twice_makes_the_same_rows(cluster, whole, t
 
 def test_a_task_beyond_its_time_limit_goes_on_later(cluster, whole, tmp_path):
     # Slurm counts limits in minutes, and the signal comes 120 s before the end: at once
-    cluster.submit(tmp_path, *MORE, "--shards", "1", "--time", "1", slow=0.03)
+    cluster.submit(tmp_path, *MORE, "--shards", "1", "--sbatch-extra=--time=1", slow=0.03)
     cluster.wait(lambda: "restart 1" in log(tmp_path, 0), "a restart")
     # 142 where the machine is too busy to end by itself within 10 s
     assert re.search(r"the queue \(exit code (130|142), asked to end: yes\)", log(tmp_path, 0))

@@ -1,5 +1,6 @@
 """The batch scripts, without a cluster."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from conftest import QUICKSTART
 from typer.testing import CliRunner
 
 from prefdata.cli import app
-from prefdata.slurm.scripts import as_ranges
+from prefdata.slurm.checks import read_time
+from prefdata.slurm.scripts import CACHES, as_ranges
 
 RECIPE = QUICKSTART / "recipe.yaml"
 
@@ -90,10 +92,118 @@ def test_a_task_runs_in_its_container_with_the_folders_that_it_needs(tmp_path, m
         mounts = script.split("--container-mounts=")[1].split()[0].split(",")
         assert {f"{p}:{p}" for p in (out.parent, copies, tmp_path / "cache")} <= set(mounts)
         assert f"\nexport HF_HOME={tmp_path}/cache\n" in script
-        assert "--container-env=HF_HOME,HF_HUB_OFFLINE,HF_TOKEN " in script
+        assert "--container-env=HF_HOME,HF_HUB_OFFLINE,HF_TOKEN " in script.replace("CACHE,", "")
         assert f"{QUICKSTART}:{QUICKSTART}" in mounts
         assert not any("models" in mount for mount in mounts)  # within the recipe's folder
         assert sys.executable not in script
+
+
+TYPO, FIXED = "models.2.engine={max_modle_len: 9}", "models.2.provider=transformers"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ("models.2.engine={tensor_parallel_size: 3}",),
+            "3 GPUs (tensor_parallel_size x pipeline_parallel_",
+        ),
+        ((TYPO, FIXED), "model 'grader': unknown engine option 'max_modle_len' of "),
+        ((TYPO, FIXED), "did you mean 'max_model_len'?"),
+        (("--time", "soon"), "--time 'soon': Slurm reads minutes, minutes:seconds, hours"),
+        (("--time", "4:70:00"), "give 4:00:00 for four hours"),
+        (("--time", "2"), "--time 2 is 2 min to Slurm, and a task is told of its end 2 min before"),
+        (("--time", "1:30"), "--time 1:30 is 1.5 min to Slurm"),
+        (("--shards", 300), "there are 300 shards, but the seeds have only 240 rows"),
+        (("--nodes", 300), "give at most --shards 240"),
+        (("--sbatch-extra=--array=0-3",), "the shards are the array; use --shards and --nodes"),
+        (("--sbatch-extra=-N2",), "a task runs on one node"),
+        (("--sbatch-extra=--no-requeue",), "a task that is told to end goes back into the queue"),
+        (("--sbatch-extra=--signal=TERM",), "a task is told 120 s before its end"),
+        (("--merge-extra=--output=x",), "--merge-extra '--output=x': the scripts set this"),
+        (
+            ("--sbatch-extra=qos=high",),
+            "it is not one option of sbatch; write it as --sbatch",
+        ),
+        (("--sbatch-extra=--qos=a\n#SBATCH -N 2",), "it is not one option of sbatch"),
+        (("--json",), "--json and --watch are for --status"),
+    ],
+)
+def test_what_would_fail_in_the_queue_is_refused_before_it(words, told, tmp_path):
+    message = " ".join(slurm(RECIPE, *words, "--out", tmp_path, code=2).split())
+    assert told in message
+    assert not (tmp_path / "slurm").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 5400), ("8:00", 480), ("8:00:00", 28800), ("1-0", 86400), ("1-2:30", 95400),
+     ("1-2:30:10", 95410), ("UNLIMITED", None)],
+)  # fmt: skip
+def test_time_limits_are_read_as_slurm_reads_them(text, seconds):
+    assert read_time(text) == seconds
+
+
+def test_a_short_time_limit_is_told_in_minutes(tmp_path):
+    assert "--time 8 gives a task 8 minutes" in slurm(RECIPE, "--out", tmp_path, "--time", 8)
+
+
+def test_a_task_and_the_merge_are_asked_for_apart(tmp_path):
+    slurm(RECIPE, "--out", tmp_path, "--cpus-per-task", 64, "--mem", "400G",
+          "--sbatch-extra=--qos=a", "--merge-extra=--mem=32G", "--merge-extra=--qos=b")  # fmt: skip
+    array, merge = scripts(tmp_path)
+    for script, has, lacks in (
+        (array, ("--cpus-per-task=64", "--mem=400G", "--qos=a"), ("--mem=32G", "--qos=b")),
+        (
+            merge,
+            ("--mem=32G", "--qos=a\n#SBATCH --mem=32G\n#SBATCH --qos=b"),
+            ("--mem=400G", "--cpus-per-task"),
+        ),
+    ):
+        assert all(f"\n#SBATCH {line}\n" in script for line in has)
+        assert not any(line in script for line in lacks)
+
+
+def test_caches_and_the_users_setup_stand_in_both_scripts(tmp_path, monkeypatch):
+    for name in CACHES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("VLLM_CACHE_ROOT", "/shared/it's vllm")
+    out = tmp_path / "run"
+    slurm(RECIPE, "--out", out, "--setup", "module load cuda", "--setup", "export A=$UNSET",
+          "--setup", "echo $A > set")  # fmt: skip
+    for name, script in zip(("array", "merge"), scripts(out), strict=True):
+        assert "\nexport HF_HOME=/" in script
+        assert "hf_secret" not in script
+        assert "\nexport VLLM_CACHE_ROOT='/shared/it'\"'\"'s vllm'\n" in script
+        assert script.index("module load cuda") < script.index("-m prefdata")
+        file = out / "slurm" / f"{name}.sbatch"
+        subprocess.run(["bash", "-n", file], check=True)
+        done = subprocess.run(
+            ["bash", file], cwd=tmp_path, capture_output=True, text=True, check=False,
+            env={"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "1", "PATH": os.environ["PATH"]},
+        )  # fmt: skip
+        assert done.returncode == 1  # there is no module command here
+        assert "--setup 'module load cuda' has failed" in done.stdout
+
+
+def test_an_edited_script_is_replaced_only_if_that_is_wanted(tmp_path):
+    slurm(RECIPE, "--out", tmp_path)
+    script = tmp_path / "slurm" / "array.sbatch"
+    edited = script.read_text() + "# mine\n"
+    script.write_text(edited)
+    told = slurm(RECIPE, "--out", tmp_path, code=2)
+    assert "prefdata did not write it as it is" in told
+    assert "--force" in told
+    assert script.read_text() == edited
+    slurm(RECIPE, "--out", tmp_path, "--force")
+    assert "# mine" not in script.read_text()
+
+
+def test_the_status_can_be_read_by_a_program(tmp_path):
+    told = json.loads(slurm(RECIPE, "--out", tmp_path, "--status", "--json"))
+    assert told["shards"] == {"done": 0, "running": 0, "waiting": 0, "failed": 0}
+    slurm(RECIPE, "--out", tmp_path, "--status", "--watch", code=2)  # there is nothing to wait for
 
 
 def test_the_merge_leaves_the_hub_alone_where_it_is_told_to(tmp_path):

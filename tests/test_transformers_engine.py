@@ -364,9 +364,7 @@ def test_a_schema_that_cannot_be_enforced_is_named(random_lm, load_text):
 
 
 def test_samples_of_a_call_share_one_prefill(random_lm):
-    loaded = load_model(
-        AutoModelForCausalLM, Checkpoint(random_lm, None, False), {}, counts=("max_num_seqs",)
-    )
+    loaded = load_model(AutoModelForCausalLM, Checkpoint(random_lm, None, False), {})
     engine = TransformersTextEngine(loaded, max_num_seqs=3)
     prefilled = []
 
@@ -382,7 +380,7 @@ def test_samples_of_a_call_share_one_prefill(random_lm):
 
 
 def loaded_text(folder, **arguments):
-    loaded = load_model(AutoModelForCausalLM, Checkpoint(folder, None, False), {}, counts=())
+    loaded = load_model(AutoModelForCausalLM, Checkpoint(folder, None, False), {})
     return loaded, TransformersTextEngine(loaded, **{"max_num_seqs": 4, **arguments})
 
 
@@ -459,12 +457,11 @@ def test_chat_template_arguments_reach_the_template(random_lm, load_text):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gpu_memory_utilization": 0.9}, "has dtype, max_model_len, max_num_seqs"),
         ({"dtype": "float8"}, "give one of auto, float32"),
         ({"max_num_seqs": 0}, "at least 1"),
         ({"max_model_len": 4096}, "has only 160 positions"),
     ],
-    ids=["unknown", "dtype", "count", "length"],
+    ids=["dtype", "count", "length"],
 )
 def test_an_option_that_cannot_be_met_is_refused(options, message, random_lm, load_text):
     with pytest.raises(PrefdataError, match=message):
@@ -593,8 +590,6 @@ def test_weights_that_are_cut_short_are_one_message(tmp_path):
     with pytest.raises(
         PrefdataError, match=r"cut': its weights could not be loaded: .*download it again"
     ):
-        load_model(
-            AutoModelForSequenceClassification, Checkpoint(str(folder), None, False), {}, counts=()
-        )
+        load_model(AutoModelForSequenceClassification, Checkpoint(str(folder), None, False), {})
     with pytest.raises(PrefdataError, match=r"model.safetensors: damaged or truncated"):
         count_parameters(str(folder))

@@ -7,6 +7,7 @@ from dataclasses import fields
 import pytest
 from conftest import QUICKSTART
 
+from prefdata.engines.options import vllm_options
 from prefdata.engines.transformers.model import Checkpoint
 from prefdata.inference import Sampling, TextRequest
 
@@ -38,6 +39,12 @@ def test_the_engine_is_set_up_as_vllms_own_class_would_for_the_same_options(task
         assert ours["scheduler_config"]["max_num_seqs"] == str(engine.capacity)
     finally:
         theirs.llm_engine.engine_core.shutdown()
+
+
+def test_the_options_that_are_read_from_vllms_source_are_those_that_it_has():
+    from vllm.engine.arg_utils import EngineArgs
+
+    assert vllm_options() == {field.name for field in fields(EngineArgs)}
 
 
 def test_without_seeds_no_start_repeats_another_and_those_of_the_recipe_still_count():

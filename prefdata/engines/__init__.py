@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from prefdata.engines.options import check_options
 from prefdata.engines.protocols import (
     Connection,
     HostedReward,
@@ -92,12 +93,14 @@ def open_text_engine(
         PrefdataError: it is not there, or not a chat model, an option is unknown, or an adapter
             does not fit.
     """
+    check_options(model, "text", (engine,))
     opened: HostedText = import_module(ENGINES[engine].module).open_text(model, path, adapters)
     return opened
 
 
 def open_reward_engine(model: Model, path: str, engine: str) -> HostedReward:
     """Load a checkpoint to score chats; arguments and errors as for `open_text_engine`."""
+    check_options(model, "reward", (engine,))
     family, module = find_family(model, path), import_module(ENGINES[engine].module)
     opened: HostedReward = module.open_reward(model, path, family)
     return opened

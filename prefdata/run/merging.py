@@ -82,12 +82,14 @@ class Finished:
         is_merged: the whole run is, whether its shards are still there or not.
         scored: fingerprint of the run up to its scores.
         fingerprint: of all of it, pairs included.
+        rows: of the seeds.
     """
 
     shards: frozenset[int]
     is_merged: bool
     scored: str
     fingerprint: str
+    rows: int
 
 
 def find_finished(
@@ -101,7 +103,7 @@ def find_finished(
         stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
     record, wanted = _read(out, "run.json"), pairs_fingerprint(stages.fingerprint, loaded.recipe)
     is_merged = record.get("fingerprint") == wanted and not lost_files(out, record)
-    return Finished(shards, is_merged, stages.fingerprint, wanted)
+    return Finished(shards, is_merged, stages.fingerprint, wanted, seeds.table.num_rows)
 
 
 def find_parts(

@@ -3,8 +3,8 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,8 +13,13 @@ from prefdata.run.shards import FOLDER
 from prefdata.storage.disk import make_folder
 from prefdata.storage.ownership import check_file, claim_folder, write_own
 
-_OURS = ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN")
-"""Variables whose value here counts in a container, whatever its image says."""
+CACHES = (
+    "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "VLLM_CACHE_ROOT",
+    "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
+)  # fmt: skip
+"""Variables that name folders of caches: as they are here, the scripts set them on every node."""
+_HANDED_ON = ("HF_HUB_OFFLINE", "HF_TOKEN")
+"""Variables that a container gets from outside, whatever its image says: no script has a token."""
 _GPU_OPTIONS = ("--gres", "--gpu", "-G", "--cpus-per-gpu", "--mem-per-gpu", "--ntasks-per-gpu")
 GRACE_SECONDS = 120
 """Between the signal that a time limit or a preemption comes, and its coming."""
@@ -30,10 +35,13 @@ class Cluster:
         shards: tasks in all.
         options: further lines of `#SBATCH`, of the array and of the merge; what asks for GPUs is
             left out for the merge.
+        array_options: those of the array alone.
+        merge_options: those of the merge alone.
+        setup: lines of shell that run before the command, on every node.
         merge_partition: of the merge, where it is another one.
         container: image for `srun --container-image` (Pyxis); None runs as it is installed here.
         mounts: folders that the container sees under the names they have here.
-        cache: `HF_HOME` of the container, which images tend to set for themselves.
+        caches: folders by the variables that name them; images tend to set some for themselves.
         max_requeues: times that one task may be started again.
         is_published: whether the merge publishes, where the recipe says so.
     """
@@ -42,10 +50,13 @@ class Cluster:
     gpus: int
     shards: int
     options: tuple[str, ...] = ()
+    array_options: tuple[str, ...] = ()
+    merge_options: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
     merge_partition: str | None = None
     container: str | None = None
     mounts: tuple[str, ...] = ()
-    cache: str = ""
+    caches: Mapping[str, str] = field(default_factory=dict)
     max_requeues: int = 20
     is_published: bool = True
 
@@ -59,7 +70,12 @@ class Scripts:
 
 
 def write_scripts(
-    words: Sequence[str], out: Path, cluster: Cluster, missing: Sequence[int]
+    words: Sequence[str],
+    out: Path,
+    cluster: Cluster,
+    missing: Sequence[int],
+    *,
+    force: bool = False,
 ) -> Scripts:
     """Write `out/slurm/array.sbatch` and `merge.sbatch`.
 
@@ -68,6 +84,10 @@ def write_scripts(
         out: the run folder, on a file system that all nodes share.
         cluster: what is asked.
         missing: numbers of the shards that are to be made.
+        force: replace scripts that were edited.
+
+    Raises:
+        PrefdataError: a script was edited.
     """
     out, place = out.absolute(), out.absolute() / "slurm"
     make_folder(place / "logs")
@@ -79,13 +99,13 @@ def write_scripts(
         "logs": shlex.quote(str(place / "logs").replace("%", "%%")),
         "logs_here": shlex.quote(str(place / "logs")),
         "count": cluster.shards,
-        "before": _before(cluster),
+        "before": [*_before(cluster), *_setup(cluster)],
     }
     scripts = Scripts(place / "array.sbatch" if missing else None, place / "merge.sbatch")
     array = {
         "numbers": as_ranges(missing),
         "nodes": cluster.nodes,
-        "options": (*gpus, *cluster.options),
+        "options": (*gpus, *cluster.options, *cluster.array_options),
         "grace": GRACE_SECONDS,
         "shards": shlex.quote(str(out / FOLDER)),
         "max_requeues": cluster.max_requeues,
@@ -93,7 +113,7 @@ def write_scripts(
     }
     for script in (scripts.array, scripts.merge):
         if script is not None:
-            check_file(script, out)
+            check_file(script, out, is_forced=force)
     claim_folder(out)
     if scripts.array is not None:
         _write(scripts.array, out, common | array)
@@ -102,7 +122,10 @@ def write_scripts(
     if cluster.merge_partition:
         options = [option for option in options if not option.startswith(("--partition", "-p"))]
         options.append(f"--partition={cluster.merge_partition}")
-    merge = {"options": options, "command": _command(cluster, "merge", merged)}
+    merge = {
+        "options": [*options, *cluster.merge_options],
+        "command": _command(cluster, "merge", merged),
+    }
     _write(scripts.merge, out, common | merge)
     return scripts
 
@@ -127,17 +150,25 @@ def _command(cluster: Cluster, verb: str, words: Sequence[str]) -> str:
     inside = (
         f"--container-image={cluster.container}",
         f"--container-mounts={mounts}",
-        f"--container-env={','.join(_OURS)}",
+        f"--container-env={','.join((*cluster.caches, *_HANDED_ON))}",
     )
     return f"srun --ntasks=1 {' '.join(map(shlex.quote, inside))} prefdata {verb} {told}"
 
 
 def _before(cluster: Cluster) -> list[str]:
-    """Lines of a script that runs in a container: what the image and srun would leave out."""
-    if cluster.container is None:
-        return []
+    """Lines of both scripts before the command: what images and srun would leave out."""
+    caches = [f"export {name}={shlex.quote(folder)}" for name, folder in cluster.caches.items()]
     cores = '[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK'
-    return [f"export HF_HOME={shlex.quote(cluster.cache)}", cores]
+    return [*caches, *([cores] if cluster.container else [])]
+
+
+def _setup(cluster: Cluster) -> list[str]:
+    """The user's lines, which may read variables that are not set, and may fail."""
+    lines = [
+        f"{{ {line}; }} || fail {shlex.quote(f'--setup {line!r} has failed')}"
+        for line in cluster.setup
+    ]
+    return ["set +u", *lines, "set -u"] if lines else []
 
 
 def _write(place: Path, out: Path, values: dict[str, object]) -> None:

@@ -1,9 +1,7 @@
-"""`prefdata slurm`: a run as an array of tasks on a cluster, and how far it is. Makes no rows."""
+"""`prefdata slurm`: a run as an array of tasks on a cluster. Makes no rows."""
 
 import os
-import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,19 +9,13 @@ from prefdata.errors import PrefdataError
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.merging import find_finished
 from prefdata.run.places import check_places
-from prefdata.run.shard_status import STATES, ShardState, forget_attempts, look_at_shards
-from prefdata.slurm.jobs import (
-    Jobs,
-    cancel,
-    is_in_queue,
-    read_jobs,
-    shards_in_queue,
-    submit,
-    tasks_in_queue,
-)
-from prefdata.slurm.scripts import Cluster, write_scripts
+from prefdata.run.shard_status import forget_attempts
+from prefdata.slurm.checks import check_cluster, check_shards, read_time
+from prefdata.slurm.jobs import Jobs, cancel, is_in_queue, read_jobs, submit, tasks_in_queue
+from prefdata.slurm.scripts import CACHES, Cluster, write_scripts
+from prefdata.slurm.status import count_shards
 from prefdata.storage.disk import disk_errors, make_folder
-from prefdata.storage.record import Record, read_record
+from prefdata.storage.record import read_record
 
 Say = Callable[[str], None]
 
@@ -35,7 +27,9 @@ def run_on_slurm(
     cluster: Cluster,
     *,
     is_submitted: bool,
+    time: str | None = None,
     rehearse: bool = False,
+    force: bool = False,
     say: Say = print,
 ) -> Jobs | None:
     """Write the scripts for what is missing, and submit them if that is wanted.
@@ -46,7 +40,9 @@ def run_on_slurm(
         out: the run folder, shared by all nodes.
         cluster: what is asked of Slurm.
         is_submitted: whether to submit; only written otherwise.
+        time: limit of a task, as for sbatch.
         rehearse: whether tasks answer with the scripted engines; `words` say so too.
+        force: replace scripts that were edited.
         say: is called with what was written and submitted.
 
     Returns:
@@ -56,6 +52,8 @@ def run_on_slurm(
         PrefdataError: the recipe cannot run, or Slurm is not here or refuses.
     """
     check_places(loaded, out)
+    if not rehearse:
+        check_cluster(loaded, cluster, time)
     with disk_errors(out):
         finished = find_finished(loaded, out, cluster.shards, rehearse=rehearse, say=say)
         if finished.is_merged:
@@ -64,16 +62,21 @@ def run_on_slurm(
         if (other := read_record(out)) is not None:
             say(f"{out}: there is a finished run of {other['rows']:,} rows, of another recipe or "
                 "pair rule; this run replaces it")  # fmt: skip
+        check_shards(cluster.shards, finished.rows)
         wanted = Jobs((), None, cluster.shards, finished.scored, finished.fingerprint)
         before = read_jobs(out) if is_submitted else None
         queued = _tasks_in_queue(before, wanted)
         there = finished.shards.union(*queued.values())
         missing = [number for number in range(cluster.shards) if number not in there]
         make_folder(out)
-        scripts = write_scripts(words, out, _with_mounts(cluster, loaded, out), missing)
+        scripts = write_scripts(
+            words, out, _with_mounts(cluster, loaded, out), missing, force=force
+        )
         waiting = len(there) - len(finished.shards)
-        say(f"{_shards(cluster.shards)}: {len(finished.shards)} done, {waiting} in the queue")
+        say(f"{count_shards(cluster.shards)}: {len(finished.shards)} done, {waiting} in the queue")
         say(f"wrote {' and '.join(str(file) for file in (scripts.array, scripts.merge) if file)}")
+        if time is not None and (limit := read_time(time) or 3600) < 3600:
+            say(f"--time {time} gives a task {limit / 60:g} minutes")
         if not is_submitted:
             say("look at the scripts, then submit them with the same command and --submit")
             return None
@@ -117,128 +120,17 @@ def shards_submitted(out: Path) -> int | None:
 
 
 def _with_mounts(cluster: Cluster, loaded: LoadedRecipe, out: Path) -> Cluster:
-    """With the folders that a container needs: of the run, of what the recipe names, the cache."""
+    """With the caches, and what a container needs besides: folders of the run and the recipe."""
     recipe = loaded.recipe
     named = [name for m in recipe.models for name in (m.model, m.adapter) if name]
     named += recipe.seed_dataset.path or ()
     places = [Path(loaded.locate(name)) for name in named]
     folders = {place if place.is_dir() else place.parent for place in places if place.is_absolute()}
-    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    folders |= {loaded.folder, out.parent, cache}
+    caches = {"HF_HOME": str(Path.home() / ".cache" / "huggingface")}
+    caches |= {name: os.environ[name] for name in CACHES if name in os.environ}
+    folders |= {loaded.folder, out.parent, *map(Path, caches.values())}
     if recipe.output_path is not None:
         folders.add(Path(recipe.output_path).absolute().parent)
     found = {folder for folder in folders if folder.is_dir()}
     mounts = sorted(str(folder) for folder in found if found.isdisjoint(folder.parents))
-    return replace(cluster, mounts=tuple(mounts), cache=str(cache))
-
-
-def tell_status(out: Path, count: int) -> list[str]:
-    """Shards by state, rows, the time left; then a line for what needs somebody.
-
-    From the files on the disk; where Slurm is, also from its queue.
-    """
-    with disk_errors(out):
-        jobs, record = read_jobs(out), read_record(out)
-        if record and (jobs is None or record["fingerprint"] == jobs.fingerprint):
-            return [f"finished and merged: {_told(record, out)}"]
-        found = look_at_shards(out, count, run=jobs.scored if jobs else None)
-    if jobs is None and not any(one.status for one in found):
-        return [f"nothing was submitted for {out} yet"]
-    queue, lines = _ask_slurm(jobs, found)
-    if queue is not None:
-        found = [_corrected(one, queue) for one in found]
-    states = Counter(one.state for one in found)
-    told = ", ".join(f"{states[state]} {state}" for state in STATES)
-    head = [f"{_shards(count)}: {told}", _rows(found)]
-    if (left := _seconds_left(found)) is not None:
-        head.append(f"{_as_time(left)} left, with {states['running']} at a time")
-    if record:
-        head.append(f"a finished run of another recipe or pair rule is there: {_told(record, out)}")
-    failed = [one for one in found if one.state == "failed"]
-    lines += [f"shard {o.shard.number} failed: {o.reason}; see {_log(out, o)}" for o in failed]
-    lost = [
-        o
-        for o in found
-        if queue is not None and o.state == "waiting" and o.shard.number not in queue
-    ]
-    if lost:
-        numbers = _named([one.shard.number for one in lost])
-        lines.append(
-            f"not in the queue: {_shards(len(lost))}: {numbers}; see {_log(out, lost[0]).parent}, "
-            "then submit them again with the same command and --submit"
-        )
-    return head + lines
-
-
-def _ask_slurm(
-    jobs: Jobs | None, found: Sequence[ShardState]
-) -> tuple[dict[int, bool] | None, list[str]]:
-    """Shards in the queue and whether they run, None where Slurm is not; what is to be said."""
-    if jobs is None or shutil.which("squeue") is None:
-        return None, []
-    try:
-        queue = shards_in_queue(jobs)
-        is_last = all(one.state == "done" for one in found)
-        if is_last and (jobs.merge is None or not is_in_queue(jobs.merge)):
-            return queue, [
-                "the merge is not in the queue; submit it with the same command and --submit"
-            ]
-        return queue, []
-    except PrefdataError as err:  # what the files tell is true all the same
-        return None, [f"the queue could not be read: {err}"]
-
-
-def _corrected(one: ShardState, queue: Mapping[int, bool]) -> ShardState:
-    """A task that has just gone leaves fresh files."""
-    is_gone = one.state == "running" and not queue.get(one.shard.number, False)
-    return replace(one, state="waiting") if is_gone else one
-
-
-def _told(record: Record, out: Path) -> str:
-    pairs = sum(record["pairs"].values())
-    return f"{record['rows']:,} rows, {pairs:,} pairs in {out / 'pairs'}"
-
-
-def _shards(count: int) -> str:
-    return f"{count} shard{'s' * (count != 1)}"
-
-
-def _rows(found: Sequence[ShardState]) -> str:
-    """Rows that went through all passes; those of a running shard by its share of the work."""
-    statuses = [one.status for one in found if one.status is not None]
-    if not statuses:
-        return "no row is done yet"
-    of_rows = sum(s.of_rows for s in statuses) * len(found) / len(statuses)
-    rows = sum(s.fraction * s.of_rows for s in statuses)
-    about = "" if len(statuses) == len(found) else "about "
-    return f"{rows:,.0f} of {about}{of_rows:,.0f} rows"
-
-
-def _seconds_left(found: Sequence[ShardState]) -> float | None:
-    """By the throughput of the attempts so far; None before there is one."""
-    running = sum(one.state == "running" for one in found)
-    statuses = [one.status for one in found if one.status is not None]
-    done = sum(s.fraction for s in statuses)
-    if not running or not done:
-        return None
-    seconds = sum(s.seconds for s in statuses) / done
-    undone = sum(1 - (one.status.fraction if one.status else 0.0) for one in found)
-    return seconds * undone / running
-
-
-def _as_time(seconds: float) -> str:
-    if seconds < 60:
-        return "less than a minute"
-    return (
-        f"about {seconds / 3600:,.1f} hours"
-        if seconds > 7200
-        else f"about {seconds / 60:,.0f} minutes"
-    )
-
-
-def _log(out: Path, one: ShardState) -> Path:
-    return out / "slurm" / "logs" / f"shard-{one.shard.number}.log"
-
-
-def _named(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:10])) + (" …" if len(numbers) > 10 else "")
+    return replace(cluster, mounts=tuple(mounts), caches=caches)

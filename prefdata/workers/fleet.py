@@ -22,6 +22,7 @@ from prefdata.engines import (
 )
 from prefdata.engines.adapters import check_peft, find_adapter, identify_adapter
 from prefdata.engines.checkpoints import check_text_model, identify
+from prefdata.engines.options import check_options
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.engines.template_file import read_template, roles_of_model
 from prefdata.fingerprint import ScoreKeys, TextKeys, digest, model_identity
@@ -214,7 +215,7 @@ class Fleet:
         path = self._loaded.locate(model.model)
         if model.alias in self._roles and not self._is_idle:
             role = self._roles[model.alias]
-            self._engine(role, model)
+            check_options(model, role, (self._engine(role, model),))
             self._machine.places(model)
             if role == "text" and not model.skip_health_check:
                 check_text_model(model, path)

@@ -171,22 +171,20 @@ class LoadedModel:
         torch.set_num_threads(1 if is_tiny else self.threads)
 
 
-def load_model(
-    auto_class: Any, checkpoint: Checkpoint, options: Mapping[str, Any], *, counts: tuple[str, ...]
-) -> LoadedModel:
+def load_model(auto_class: Any, checkpoint: Checkpoint, options: Mapping[str, Any]) -> LoadedModel:
     """Load weights and tokenizer, onto the GPU if there is one.
 
     Args:
         auto_class: the transformers Auto class of the task.
         checkpoint: what to load.
-        options: the recipe's `engine:` keys.
-        counts: names of the engine's own options; like `max_model_len`, whole numbers from 1.
+        options: the recipe's `engine:` keys, whose names are known; but for `dtype` whole numbers
+            from 1.
 
     Raises:
-        PrefdataError: no such checkpoint, an unknown option, weights that lack a part, or no
-            chat template.
+        PrefdataError: no such checkpoint, a wrong value of an option, weights that lack a part, or
+            no chat template.
     """
-    _check_options(options, known=("dtype", "max_model_len", *counts))
+    _check_options(options)
     config = _load_config(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
     max_model_len = _choose_length(checkpoint.model, config, options)
@@ -242,13 +240,8 @@ def _not_in_adapters(model: Any, missing: Iterable[str]) -> list[str]:
     return [name for name in missing if brought.isdisjoint(name.split("."))]
 
 
-def _check_options(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def _check_options(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
-        if name not in known:
-            raise PrefdataError(
-                f"unknown engine option {name!r}: the transformers engine has "
-                f"{', '.join(known)}; remove it or set provider: vllm"
-            )
         if name == "dtype" and value not in DTYPES:
             raise PrefdataError(f"engine dtype is {value!r}; give one of {', '.join(DTYPES)}")
         if name != "dtype" and not (type(value) is int and value > 0):

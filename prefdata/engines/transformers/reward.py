@@ -64,7 +64,7 @@ class TransformersRewardEngine:
                 that is not known.
         """
         auto_class = _AUTO_CLASSES[reading]
-        loaded = load_model(auto_class, checkpoint, options, counts=("max_batch_tokens",))
+        loaded = load_model(auto_class, checkpoint, options)
         if loaded.adapters:  # one at most, for good
             whole: Any = loaded.model
             loaded = replace(loaded, model=whole.merge_and_unload(), adapters={})

@@ -92,7 +92,7 @@ class TransformersTextEngine:
             PrefdataError: no such checkpoint, no language model, no chat template, an option that
                 is not known, or an adapter that does not fit.
         """
-        loaded = load_model(AutoModelForCausalLM, checkpoint, options, counts=("max_num_seqs",))
+        loaded = load_model(AutoModelForCausalLM, checkpoint, options)
         _refuse_recurrent(loaded)
         return cls(
             loaded,

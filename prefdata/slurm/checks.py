@@ -1,0 +1,120 @@
+"""What would fail in the queue after hours of waiting, refused before it. Asks no Slurm."""
+
+import re
+from collections.abc import Sequence
+
+from prefdata.engines.options import check_options
+from prefdata.errors import PrefdataError
+from prefdata.recipe.loader import LoadedRecipe
+from prefdata.recipe.plan import roles_of
+from prefdata.recipe.providers import ENGINES
+from prefdata.slurm.scripts import GRACE_SECONDS, Cluster
+from prefdata.workers.machine import Machine
+
+OURS = {
+    "array": "the shards are the array; use --shards and --nodes",
+    "a": "the shards are the array; use --shards and --nodes",
+    "nodes": "a task runs on one node; use --nodes for tasks at the same time",
+    "N": "a task runs on one node; use --nodes for tasks at the same time",
+    "ntasks": "a task is one process; use --shards for more of them",
+    "n": "a task is one process; use --shards for more of them",
+    "ntasks-per-node": "a task is one process; use --shards for more of them",
+    "output": "--status and the script itself read the logs in the run folder",
+    "o": "--status and the script itself read the logs in the run folder",
+    "error": "--status and the script itself read the logs in the run folder",
+    "e": "--status and the script itself read the logs in the run folder",
+    "open-mode": "a task that is started again goes on in its log",
+    "signal": f"a task is told {GRACE_SECONDS} s before its end, so that nothing is lost",
+    "requeue": "a task that is told to end goes back into the queue",
+    "no-requeue": "a task that is told to end goes back into the queue",
+    "dependency": "the merge follows the array",
+    "d": "the merge follows the array",
+    "kill-on-invalid-dep": "the merge follows the array",
+    "chdir": "paths of the recipe are seen from the folder where this command runs",
+    "D": "paths of the recipe are seen from the folder where this command runs",
+    "wrap": "the script has its own command",
+    "export-file": "the script exports its own variables",
+}
+"""Options of sbatch that the scripts give themselves, and why."""
+_TIME = re.compile(
+    r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>[0-5]?\d)(?::(?P<third>[0-5]?\d))?)?"
+)
+_NO_LIMIT = ("unlimited", "infinite")
+
+
+def check_cluster(loaded: LoadedRecipe, cluster: Cluster, time: str | None) -> None:
+    """See that the tasks could run as they are asked for.
+
+    Args:
+        loaded: the recipe.
+        cluster: what is asked of Slurm.
+        time: the limit of a task, as for sbatch.
+
+    Raises:
+        PrefdataError: they could not.
+    """
+    machine = Machine(tuple(map(str, range(cluster.gpus))))
+    for alias, role in roles_of(loaded.recipe).items():
+        model = loaded.recipe.model(alias)
+        if loaded.recipe.endpoint(model) is None:
+            machine.places(model)
+            engines = tuple(ENGINES) if model.provider == "auto" else (model.provider,)
+            check_options(model, role, engines)
+    _check_extra("--sbatch-extra", cluster.options)
+    _check_extra("--merge-extra", cluster.merge_options)
+    if time is not None and (seconds := read_time(time)) is not None and seconds <= GRACE_SECONDS:
+        raise PrefdataError(
+            f"--time {time} is {seconds / 60:g} min to Slurm, and a task is told of its end "
+            f"{GRACE_SECONDS // 60} min before it, so it could do nothing; give hours as 4:00:00"
+        )
+
+
+def check_shards(shards: int, rows: int) -> None:
+    """See that every shard has a row.
+
+    Raises:
+        PrefdataError: there are more shards than rows.
+    """
+    if shards > max(rows, 1):
+        raise PrefdataError(
+            f"there are {shards} shards, but the seeds have only {rows:,} rows, so some tasks "
+            f"would wait for a node and do nothing; give at most --shards {max(rows, 1)}"
+        )
+
+
+def read_time(text: str) -> int | None:
+    """Seconds of a time limit as Slurm reads it; None for no limit.
+
+    Raises:
+        PrefdataError: Slurm would not understand it.
+    """
+    if text.lower() in _NO_LIMIT:
+        return None
+    found = _TIME.fullmatch(text)
+    if found is None:
+        raise PrefdataError(
+            f"--time {text!r}: Slurm reads minutes, minutes:seconds, hours:minutes:seconds, "
+            "days-hours, days-hours:minutes or days-hours:minutes:seconds; give 4:00:00 for four "
+            "hours"
+        )
+    days, *parts = (found[name] for name in ("days", "first", "second", "third"))
+    first, second, third = (int(part or 0) for part in parts)
+    if days is not None:
+        return int(days) * 86400 + first * 3600 + second * 60 + third
+    return first * 3600 + second * 60 + third if parts[2] is not None else first * 60 + second
+
+
+def _check_extra(option: str, lines: Sequence[str]) -> None:
+    for line in lines:
+        name = re.split(r"[=\s]", line.lstrip("-"), maxsplit=1)[0]
+        if not line.startswith("-") or "\n" in line:
+            raise PrefdataError(
+                f"{option} {line!r}: it is not one option of sbatch; write it as "
+                f"{option}=--qos=high"
+            )
+        if not line.startswith("--"):  # -n4 is short for -n 4
+            name = name[:1]
+        if name in OURS:
+            raise PrefdataError(
+                f"{option} {line!r}: the scripts set this themselves: {OURS[name]}; leave it out"
+            )
