@@ -265,7 +265,7 @@ def test_a_system_turn_without_a_text_is_left_out_and_its_pair_stays(content, tm
 def test_tools_stay_behind_where_a_layout_has_no_place_for_them(tmp_path):
     prompt = [ASKED, TOOL, {"role": "tool", "content": "4"}]
     run = make_run(tmp_path, [(prompt, "It is 4.", "5"), ("1+1?", "2", "3"), ("3+3?", "6", "7")])
-    for name in ("nemo_customizer", "nemo_aligner", "axolotl", "llama_factory"):
+    for name in ("nemo_customizer", "nemo_aligner", "axolotl"):
         assert export(run, name).left_out == {"tools": 1}
     (line,) = (line for line in lines_of(export(run, "trl")) if len(line["prompt"]) == 3)
     assert line["prompt"][1]["tool_calls"] == TOOL["tool_calls"]
@@ -274,7 +274,7 @@ def test_tools_stay_behind_where_a_layout_has_no_place_for_them(tmp_path):
 def test_messages_of_one_file_have_the_same_keys(tmp_path):
     prompt = [ASKED, TOOL, {"role": "tool", "content": "4"}]
     run = make_run(tmp_path, [(prompt, "It is 4.", "5"), ("1+1?", "2", "3")])
-    for name in ("openai", "open_instruct", "ms_swift"):
+    for name in ("nemo_customizer_sft", "open_instruct", "ms_swift"):
         keys = {tuple(m) for line in lines_of(export(run, name)) for m in messages_in(line)}
         assert len(keys) == 1
 

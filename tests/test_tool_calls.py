@@ -18,8 +18,10 @@ from server_stub import Server, call_tools
 from transformers import AutoTokenizer
 
 from prefdata.engines.tool_calls import as_written, find_parser, members
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, RowError
 from prefdata.export import ExportOptions, export_run
+from prefdata.export.conversation import Conversation
+from prefdata.export.formats import FORMATS, Shape
 from prefdata.pairs.pair import said
 from prefdata.pipeline import build
 from prefdata.storage.folders import read_rows
@@ -208,7 +210,80 @@ def test_trl_renders_the_calls_as_the_model_wrote_them(project, tmp_path):
         assert whole.startswith(asked)
 
 
+CITIES = {"Paris", "Rome"}
+
+
+def exported(run, name, tmp_path):
+    made = export_run(run, name, ExportOptions(), tmp_path / name, say=lambda line: None)
+    return orjson.loads(made.train.read_bytes().splitlines()[0]), made
+
+
+def test_calls_and_tools_go_where_the_trainer_reads_them(project, tmp_path):
+    run, _ = paired(project, tmp_path)
+
+    line, made = exported(run, "llama_factory", tmp_path)
+    chosen, rejected = (orjson.loads(line[side]["value"]) for side in ("chosen", "rejected"))
+    assert chosen == [{"name": "weather", "arguments": {"city": "Paris", "days": 2}}]
+    assert rejected[0]["arguments"]["city"] == "Rome"
+    assert line["chosen"]["from"] == line["rejected"]["from"] == "function_call"
+    assert json.loads(line["tools"]) == [WEATHER]
+    info = json.loads(made.configuration["dataset_info.json"])
+    assert info["prefdata_train"]["columns"]["tools"] == "tools"
+
+    line, _ = exported(run, "ms_swift", tmp_path)
+    answers = [line["messages"][-1], *line["rejected_response"]]
+    assert [arguments(one)["city"] for one in answers] == ["Paris", "Rome"]
+    assert json.loads(line["tools"]) == [WEATHER]
+
+    line, _ = exported(run, "openai", tmp_path)
+    assert arguments(line["messages"][-1])["city"] == "Paris"
+    assert line["tools"] == [WEATHER]
+
+    line, _ = exported(run, "openai_preference", tmp_path)
+    answers = [*line["preferred_output"], *line["non_preferred_output"]]
+    assert [arguments(one)["city"] for one in answers] == ["Paris", "Rome"]
+    assert line["input"]["tools"] == [WEATHER]
+
+    line, _ = exported(run, "axolotl_passthrough", tmp_path)
+    assert line == exported(run, "trl", tmp_path)[0]
+
+
+def arguments(message):
+    return json.loads(message["tool_calls"][0]["function"]["arguments"])
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [({"content": "I look."}, "a text beside calls"), ({"arguments": "[2"}, "no JSON object")],
+    ids=["a text, too", "broken"],
+)
+def test_a_call_that_a_layout_cannot_say_stays_behind(said, reason):
+    function = {"name": "weather", "arguments": said.get("arguments", ARGUMENTS)}
+    pair = Conversation(
+        "p", ({"role": "user", "content": "q"},), said.get("content", ""), "no",
+        chosen_calls=({"type": "function", "function": function},),
+    )  # fmt: skip
+    with pytest.raises(RowError, match=reason):
+        FORMATS["llama_factory"].make(pair, Shape(has_tools=True))
+
+
+def test_lengths_count_the_tools(project, tmp_path):
+    run, model = paired(project, tmp_path)
+    options = ExportOptions(max_tokens=50, tokenizer=model)
+    made = export_run(run, "trl", options, tmp_path / "out", say=lambda line: None)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    texts = [made.train.read_bytes(), made.test.read_bytes()]
+    chats = [one["prompt"] + one["chosen"] for one in map(orjson.loads, b"".join(texts).split(b"\n")[:-1])]  # fmt: skip  # noqa: E501
+    counted = [tokenizer.apply_chat_template(one, tools=[WEATHER])["input_ids"] for one in chats]
+    assert made.lengths["longest"] == max(map(len, counted))
+
+
+STAY = ["nemo_rl", "nemo_rl_binary", "nemo_customizer", "nemo_customizer_sft", "nemo_platform",
+        "nemo_aligner", "axolotl", "openrlhf", "open_instruct"]  # fmt: skip
+
+
 def test_a_layout_without_calls_leaves_such_pairs_behind_with_the_reason(project, tmp_path):
     run, _ = paired(project, tmp_path)
-    with pytest.raises(PrefdataError, match="tools"):
-        export_run(run, "llama_factory", ExportOptions(), tmp_path / "out", say=lambda line: None)
+    for name in STAY:
+        with pytest.raises(PrefdataError, match="tools"):
+            export_run(run, name, ExportOptions(), tmp_path / name, say=lambda line: None)

@@ -16,7 +16,10 @@ import pytest
 import yaml
 from conftest import QUICKSTART
 from exported_pairs import ODD_PAIRS, PAIRS, export_pairs
+from test_tool_calls import paired
 from transformers import AutoTokenizer
+
+from prefdata.export import ExportOptions, export_run
 
 pytestmark = pytest.mark.trainers
 
@@ -35,8 +38,9 @@ class Side:
 class Reader:
     """Turns tokens back into what they say."""
 
-    def __init__(self):
-        self.tokenizer = AutoTokenizer.from_pretrained(LM)
+    def __init__(self, model=LM):
+        self.model = model
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
 
     def side(self, tokens, is_learnt):
         tokens, is_learnt = list(map(int, tokens)), list(map(bool, is_learnt))
@@ -96,7 +100,7 @@ def need(package):
 # Axolotl
 
 
-def axolotl_datasets(exported):
+def axolotl_datasets(exported, base=LM):
     folder = exported.folder
     need("axolotl")
     from axolotl.cli.config import load_cfg
@@ -104,7 +108,7 @@ def axolotl_datasets(exported):
     from axolotl.utils.data.rl import prepare_preference_datasets
 
     model = {
-        "base_model": LM,
+        "base_model": base,
         "sequence_len": 512,
         "micro_batch_size": 1,
         "gradient_accumulation_steps": 1,
@@ -122,14 +126,14 @@ def axolotl_datasets(exported):
 
 
 def read_with_axolotl(exported, reader):
-    train, test = axolotl_datasets(exported)
+    train, test = axolotl_datasets(exported, reader.model)
     from axolotl.core.trainers.dpo.args import AxolotlDPOConfig
     from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
     from transformers import AutoModelForCausalLM
 
     assert len(test) == 1
     trainer = AxolotlDPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(LM),
+        model=AutoModelForCausalLM.from_pretrained(reader.model),
         args=AxolotlDPOConfig(
             output_dir=str(exported.folder.parent / "model"),
             report_to="none",
@@ -223,6 +227,7 @@ def swift_rows(exported, kind):
             prompt=["<|user|>{{QUERY}}<|end|><|assistant|>"],
             chat_sep=["<|end|>"],
             suffix=["<|end|>"],
+            agent_template="hermes",
         ),
         exist_ok=True,
     )
@@ -354,3 +359,15 @@ def test_openrlhf_trains_a_reward_model_on_whole_conversations_and_margins(expor
 def test_ms_swift_trains_a_reward_model_with_margins(exported):
     _, batch = swift_rows(exported("ms_swift"), "rm")
     assert sorted(batch["margin"].tolist()) == sorted(pair.margin for pair in PAIRS)
+
+
+@pytest.mark.parametrize("name", ["axolotl_passthrough", "llama_factory", "ms_swift"])
+def test_calls_are_learnt_and_tools_are_read(name, project, tmp_path, reader):
+    run, model = paired(project, tmp_path)
+    made = export_run(run, name, ExportOptions(test_size=1), tmp_path / name / "out", say=print)
+    sides = READERS[name](made, Reader(model) if "axolotl" in name else reader)
+    assert sides
+    for chosen, rejected in sides:
+        assert "weather" in chosen.prompt and "The weather of a city." in chosen.prompt
+        assert "Paris" in chosen.answer and "weather" in chosen.answer
+        assert "Rome" in rejected.answer and "Paris" not in rejected.answer

@@ -35,15 +35,26 @@ class ChatTemplate:
         tokens = [token for token in self._tokenizer.all_special_tokens if token.strip()]
         self.special = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
 
-    def measure(self, prompt: Messages, answers: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+    def measure(
+        self,
+        prompt: Messages,
+        answers: Iterable[Mapping[str, Any]],
+        tools: Messages | None = None,
+    ) -> tuple[int, int]:
         """Tokens of the prompt as it is asked, and of it with the longer answer.
+
+        Args:
+            prompt: before the answers.
+            answers: messages of the assistant.
+            tools: what the model may call, here and in the other methods.
 
         Raises:
             RowError: the template refuses the chat.
         """
         chats = [[*prompt, answer] for answer in answers]
-        whole = max(len(self._apply(chat, tokenize=True)) for chat in chats)
-        return len(self._apply(prompt, tokenize=True, add_generation_prompt=True)), whole
+        whole = max(len(self._apply(chat, tokenize=True, tools=tools)) for chat in chats)
+        asked = self._apply(prompt, tokenize=True, add_generation_prompt=True, tools=tools)
+        return len(asked), whole
 
     def render(self, prompt: Messages, answer: str) -> tuple[str, str]:
         """(prompt, answer) as texts with the template's tokens in them; together, the whole chat.
@@ -61,14 +72,16 @@ class ChatTemplate:
             )
         return asked, chat[len(asked) :]
 
-    def answer(self, prompt: Messages, message: Mapping[str, Any]) -> str:
+    def answer(
+        self, prompt: Messages, message: Mapping[str, Any], tools: Messages | None = None
+    ) -> str:
         """What follows the prompt, as it is asked, once the answer's message is rendered with it.
 
         Raises:
             RowError: as from `render`.
         """
-        asked = self._apply(prompt, tokenize=False, add_generation_prompt=True)
-        chat = self._apply([*prompt, message], tokenize=False)
+        asked = self._apply(prompt, tokenize=False, add_generation_prompt=True, tools=tools)
+        chat = self._apply([*prompt, message], tokenize=False, tools=tools)
         if not chat.startswith(asked):
             raise RowError(
                 "template_prefix",
@@ -77,10 +90,10 @@ class ChatTemplate:
             )
         return str(chat[len(asked) :])
 
-    def plain_prompt(self, prompt: Messages) -> str | None:
+    def plain_prompt(self, prompt: Messages, tools: Messages | None = None) -> str | None:
         """The prompt as a text that has the tokens of the chat; None where no text has."""
-        asked = self._apply(prompt, tokenize=False, add_generation_prompt=True)
-        ids = list(self._apply(prompt, tokenize=True, add_generation_prompt=True))
+        asked = self._apply(prompt, tokenize=False, add_generation_prompt=True, tools=tools)
+        ids = list(self._apply(prompt, tokenize=True, add_generation_prompt=True, tools=tools))
         for text in (asked, asked.removeprefix(self._tokenizer.bos_token or "")):
             if list(self._tokenizer(text)["input_ids"]) == ids:
                 return str(text)

@@ -13,11 +13,13 @@ class Place:
         folder: absolute.
         train: file name in it.
         test: file name in it; None where there is none.
+        has_tools: whether its lines have tools and calls of them.
     """
 
     folder: Path
     train: str
     test: str | None
+    has_tools: bool = False
 
     @property
     def train_file(self) -> str:
@@ -161,6 +163,7 @@ def llama_factory(place: Place) -> dict[str, str]:
                 "messages": "conversations",
                 "chosen": "chosen",
                 "rejected": "rejected",
+                **({"tools": "tools"} if place.has_tools else {}),
             },
         }
         for name, file in names.items()

@@ -82,6 +82,11 @@ class Conversation:
         return bool(self.chosen_calls or self.rejected_calls or self.tools)
 
     @property
+    def tool_list(self) -> list[Message] | None:
+        """The tools as a chat template takes them."""
+        return orjson.loads(self.tools) if self.tools else None
+
+    @property
     def is_single_turn(self) -> bool:
         """Whether the prompt is one message of the user."""
         return len(self.prompt) == 1 and self.prompt[0]["role"] == "user"

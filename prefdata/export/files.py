@@ -17,7 +17,7 @@ from prefdata.engines import open_chat_template
 from prefdata.errors import PrefdataError, RowError, suggest
 from prefdata.export.configurations import Place
 from prefdata.export.conversation import Conversation, read_conversation
-from prefdata.export.formats import FORMATS, Format, Record, Shape
+from prefdata.export.formats import FORMATS, SIDES, Format, Record, Shape
 from prefdata.export.survey import Survey, Wanted, answer_key, survey
 from prefdata.export.thoughts import Way, carry, choose_way
 from prefdata.pairs.files import SPLITS, pairs_in_order
@@ -122,8 +122,9 @@ def export_run(
         found = survey(run / "pairs", form, _with_thoughts(wanted, finished, options, way))
         export = _write(finished, name, folder, found, way)
     _tell(export, say)
-    if (told := _tell_of_arguments(finished.recipe, name)) is not None:
-        say(told)
+    for told in (_tell_of_arguments(finished.recipe, name), _tell_of_template(finished.recipe)):
+        if told is not None:
+            say(told)
     return export
 
 
@@ -202,12 +203,25 @@ def _tell_of_arguments(recipe: Recipe | None, name: str) -> str | None:
     return None
 
 
+def _tell_of_template(recipe: Recipe | None) -> str | None:
+    """Which answers were written under a chat template that the trainer does not know."""
+    aliases = sorted(answering_aliases(recipe)) if recipe else []
+    own = [alias for alias in aliases if recipe and recipe.model(alias).chat_template is not None]
+    if not own:
+        return None
+    return (
+        f"the answers of {', '.join(own)} were written under a chat_template of the recipe; give "
+        "the trainer's tokenizer the same one, since the files do not carry it"
+    )
+
+
 def _measure(template: "ChatTemplate", pair: Conversation) -> tuple[int, int]:
     """Tokens of the prompt, and of it with its longer answer."""
     if pair.plain_prompt is not None:
         whole = (template.count(pair.plain_prompt + text) for text in (pair.chosen, pair.rejected))
         return template.count(pair.plain_prompt), max(whole)
-    return template.measure(pair.prompt, (pair.answer("chosen"), pair.answer("rejected")))
+    answers = (pair.answer("chosen"), pair.answer("rejected"))
+    return template.measure(pair.prompt, answers, pair.tool_list)
 
 
 def _tokenizer(run: FinishedRun, options: ExportOptions) -> Model:
@@ -286,7 +300,12 @@ def _write(run: FinishedRun, name: str, folder: Path, found: Survey, way: Way | 
         if test is None:
             (temporary / form.test).unlink()
         configuration = form.configure(
-            Place(folder.absolute(), form.train, form.test if test else None)
+            Place(
+                folder.absolute(),
+                form.train,
+                form.test if test else None,
+                has_tools=found.shape.has_tools,
+            )
         )
         lengths = asdict(found.lengths) if found.lengths else None
         left_out = Counter(fault.reason for fault in found.left_out.values())
@@ -355,8 +374,8 @@ class _Once:
 
     def choose(self, pair: Conversation, records: list[Record]) -> Iterator[Record]:
         """Those of the lines whose answers are new; lines are in the order chosen, rejected."""
-        for record, text in zip(records, (pair.chosen, pair.rejected), strict=False):
-            key = answer_key(pair, text)
+        for record, side in zip(records, SIDES, strict=False):
+            key = answer_key(pair, side)
             if key in self._disputed:
                 self.left_out["answer_on_both_sides"] += 1
             elif key in self._seen:

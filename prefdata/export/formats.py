@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import orjson
+
 from prefdata.errors import RowError
 from prefdata.export import configurations
 from prefdata.export.conversation import Conversation, Message
@@ -28,6 +30,7 @@ class Shape:
         keys: of every message; what a message lacks is null.
         is_single_turn: whether every prompt is one message of the user.
         is_scored: whether every pair has scores, and not a verdict alone.
+        has_tools: whether some model was told of tools, or has called one.
         last_message_only: whether prompts are to be cut to their last message.
         render: of the model to be trained, for the format that wants texts.
         arguments: what the chat template was given when the answers were written, where the
@@ -38,6 +41,7 @@ class Shape:
     keys: tuple[str, ...] = ("role", "content")
     is_single_turn: bool = True
     is_scored: bool = True
+    has_tools: bool = False
     last_message_only: bool = False
     render: Render | None = None
     arguments: Record | None = None
@@ -166,22 +170,51 @@ def _axolotl(pair: Conversation, shape: Shape) -> list[Record]:
 
 
 def _llama_factory(pair: Conversation, shape: Shape) -> list[Record]:
-    messages = _plain(pair)
-    roles = [message["role"] for message in messages]
-    turns = roles[1:] if roles[0] == "system" else roles
-    if turns != (["user", "assistant"] * len(turns))[: len(turns)]:
+    turns = [_SPEAKERS.get(message["role"], "none") for message in pair.prompt]
+    turns = turns[1:] if pair.prompt[0]["role"] == "system" else turns
+    if turns != (["asks", "answers"] * len(turns))[: len(turns)]:
         raise RowError(
             "turns",
-            "this format allows one system message at the start, then user and assistant in turn",
+            "this format allows one system message at the start, then user (or one result of a "
+            "tool) and assistant in turn",
         )
-    names = {"system": "system", "user": "human", "assistant": "gpt"}
     return [
         {
-            "conversations": [{"from": names[m["role"]], "value": m["content"]} for m in messages],
-            "chosen": {"from": "gpt", "value": pair.chosen},
-            "rejected": {"from": "gpt", "value": pair.rejected},
+            "conversations": [_sharegpt(message) for message in pair.prompt],
+            "chosen": _sharegpt(pair.answer("chosen")),
+            "rejected": _sharegpt(pair.answer("rejected")),
+            **({"tools": pair.tools or ""} if shape.has_tools else {}),
         }
     ]
+
+
+_SPEAKERS = {"user": "asks", "tool": "asks", "assistant": "answers"}
+_SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+
+
+def _sharegpt(message: Message) -> Record:
+    """A turn under LLaMA-Factory's names.
+
+    Raises:
+        RowError: a turn of calls has a text, too, or arguments that are no JSON object.
+    """
+    if not message.get("tool_calls"):
+        return {"from": _SHAREGPT[message["role"]], "value": message["content"]}
+    if (message["content"] or "").strip():
+        raise RowError("tools", "this format has no place for a text beside calls of tools")
+    calls = [one["function"] for one in message["tool_calls"]]
+    value = [{"name": one["name"], "arguments": _object(one["arguments"])} for one in calls]
+    return {"from": "function_call", "value": orjson.dumps(value).decode()}
+
+
+def _object(arguments: Any) -> Any:
+    try:
+        told = orjson.loads(arguments) if isinstance(arguments, str) else arguments
+    except orjson.JSONDecodeError:
+        told = None
+    if not isinstance(told, dict):
+        raise RowError("tools", f"the arguments of a call are no JSON object: {arguments!r}")
+    return told
 
 
 def _openrlhf(pair: Conversation, shape: Shape) -> list[Record]:
@@ -192,8 +225,10 @@ def _openrlhf(pair: Conversation, shape: Shape) -> list[Record]:
 def _ms_swift(pair: Conversation, shape: Shape) -> list[Record]:
     _check_system(pair)
     messages = [*_messages(pair, shape), _answer(pair, "chosen", shape)]
+    rejected: Any = [_answer(pair, "rejected", shape)] if shape.has_tools else pair.rejected
+    tools = {"tools": pair.tools} if shape.has_tools else {}
     scores = _scores(pair, shape, "margin")
-    return [{"messages": messages, "rejected_response": pair.rejected} | scores]
+    return [{"messages": messages, "rejected_response": rejected, **tools} | scores]
 
 
 def _open_instruct(pair: Conversation, shape: Shape) -> list[Record]:
@@ -206,18 +241,27 @@ def _open_instruct(pair: Conversation, shape: Shape) -> list[Record]:
     ]
 
 
-def _openai(pair: Conversation, shape: Shape) -> list[Record]:
+def _nemo_customizer_sft(pair: Conversation, shape: Shape) -> list[Record]:
     return [{"messages": [*_messages(pair, shape), _answer(pair, "chosen", shape)]}]
+
+
+def _openai(pair: Conversation, shape: Shape) -> list[Record]:
+    return [{"messages": [*pair.prompt, pair.answer("chosen")], **_tool_list(pair)}]
 
 
 def _openai_preference(pair: Conversation, shape: Shape) -> list[Record]:
     return [
         {
-            "input": {"messages": _messages(pair, shape)},
+            "input": {"messages": list(pair.prompt), **_tool_list(pair)},
             "preferred_output": [_answer(pair, "chosen")],
             "non_preferred_output": [_answer(pair, "rejected")],
         }
     ]
+
+
+def _tool_list(pair: Conversation) -> Record:
+    """As OpenAI reads them: no table is made of its files, so rows lend each other no keys."""
+    return {"tools": pair.tool_list} if pair.tool_list else {}
 
 
 def _messages(pair: Conversation, shape: Shape) -> list[Record]:
@@ -227,7 +271,10 @@ def _messages(pair: Conversation, shape: Shape) -> list[Record]:
 def _answer(pair: Conversation, side: Side, shape: Shape | None = None) -> Record:
     """A turn of the assistant; with the keys of the prompt's where both share a list."""
     said = pair.answer(side)
-    return said if shape is None else {key: said.get(key) for key in shape.keys}
+    if shape is None:
+        return said
+    keys = dict.fromkeys((*shape.keys, *(("tool_calls",) if shape.has_tools else ())))
+    return {key: said.get(key) for key in keys}
 
 
 def _completion(pair: Conversation, side: Side) -> Any:
@@ -295,7 +342,10 @@ FORMATS: dict[str, Format] = {
     "nemo_rl_binary": Format(_nemo_rl_binary, configurations.nemo_rl_binary, ways=("inline",)),
     "nemo_customizer": _CUSTOMIZER,
     "nemo_customizer_sft": replace(
-        _CUSTOMIZER, records=_openai, configure=configurations.nemo_customizer_sft, is_once=True
+        _CUSTOMIZER,
+        records=_nemo_customizer_sft,
+        configure=configurations.nemo_customizer_sft,
+        is_once=True,
     ),
     "nemo_platform": Format(
         _nemo_rl_binary,
@@ -308,13 +358,19 @@ FORMATS: dict[str, Format] = {
     "nemo_aligner": Format(_nemo_aligner, configurations.nemo_aligner),
     "axolotl": Format(_axolotl, configurations.axolotl, ways=("inline",)),
     "axolotl_passthrough": Format(
-        _trl, configurations.axolotl_passthrough, has_arguments=True, ways=_CHAT_WAYS
+        _trl,
+        configurations.axolotl_passthrough,
+        has_arguments=True,
+        has_tools=True,
+        ways=_CHAT_WAYS,
     ),
-    "llama_factory": Format(_llama_factory, configurations.llama_factory),
+    "llama_factory": Format(_llama_factory, configurations.llama_factory, has_tools=True),
     "openrlhf": Format(_openrlhf, configurations.openrlhf, ways=_CHAT_WAYS),
-    "ms_swift": Format(_ms_swift, configurations.ms_swift),
+    "ms_swift": Format(_ms_swift, configurations.ms_swift, has_tools=True),
     "open_instruct": Format(_open_instruct, configurations.open_instruct, ways=_CHAT_WAYS),
-    "openai": Format(_openai, configurations.openai, is_once=True),
-    "openai_preference": Format(_openai_preference, configurations.openai_preference),
+    "openai": Format(_openai, configurations.openai, is_once=True, has_tools=True),
+    "openai_preference": Format(
+        _openai_preference, configurations.openai_preference, has_tools=True
+    ),
 }
 """By the name that `prefdata export --format` takes."""

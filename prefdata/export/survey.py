@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from prefdata.errors import PrefdataError, RowError
 from prefdata.export.conversation import Conversation, check_tokens, read_conversation
-from prefdata.export.formats import Format, Shape
+from prefdata.export.formats import SIDES, Format, Shape, Side
 from prefdata.pairs.files import pairs_in_order
 from prefdata.pairs.selection import VERDICTS, PairFacts, select
 from prefdata.pairs.split import as_keys, hash_prompt, hash_text, is_held_out, number_keys
 from prefdata.recipe.pair_rules import PairRules
+from prefdata.recipe.tools import readable
 from prefdata.rows import Row
 from prefdata.seeds.identity import prompt_identity
 
@@ -129,6 +130,7 @@ class _Look:
     _keys: dict[str, None] = field(default_factory=lambda: dict.fromkeys(("role", "content")))
     _is_single_turn: bool = True
     _is_scored: bool = True
+    _has_tools: bool = False
 
     def add(self, split: str, row: Row) -> None:
         """The next pair in order."""
@@ -151,11 +153,12 @@ class _Look:
         self._keys |= dict.fromkeys(key for message in pair.prompt for key in message)
         self._keys |= dict.fromkeys((*pair.chosen_keys, *pair.rejected_keys))
         self._is_single_turn &= pair.is_single_turn
+        self._has_tools |= pair.has_tools
         self._is_scored &= None not in (pair.chosen_score, pair.rejected_score)
         if self.form.is_once:
-            for side, text in ((CHOSEN, pair.chosen), (REJECTED, pair.rejected)):
-                key = answer_key(pair, text)
-                self.sides[key] = self.sides.get(key, 0) | side
+            for bit, side in zip((CHOSEN, REJECTED), SIDES, strict=True):
+                key = answer_key(pair, side)
+                self.sides[key] = self.sides.get(key, 0) | bit
 
     def shape(self) -> Shape:
         """What holds for all that leave."""
@@ -164,6 +167,7 @@ class _Look:
             keys=tuple(self._keys),
             is_single_turn=self._is_single_turn,
             is_scored=self._is_scored,
+            has_tools=self._has_tools,
         )
 
     def split(self) -> NDArray[np.bool_]:
@@ -192,9 +196,11 @@ class _Look:
         return is_test
 
 
-def answer_key(pair: Conversation, text: str) -> bytes:
-    """16 bytes that stand for an answer to this prompt."""
-    return hash_text(f"{prompt_identity([*pair.prompt])}\0{text}")
+def answer_key(pair: Conversation, side: Side) -> bytes:
+    """16 bytes that stand for an answer to this prompt, its calls of tools included."""
+    calls = pair.chosen_calls if side == "chosen" else pair.rejected_calls
+    key = f"{prompt_identity([*pair.prompt])}\0{getattr(pair, side)}"
+    return hash_text(f"{key}\0{readable(calls)}" if calls else key)
 
 
 def _written_prompt(pair: Conversation, shape: Shape) -> str:

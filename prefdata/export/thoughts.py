@@ -45,7 +45,7 @@ def carry(pair: Conversation, template: "ChatTemplate", way: Way) -> Conversatio
     chosen, chosen_keys = _carry_side(pair, "chosen", template, way)
     rejected, rejected_keys = _carry_side(pair, "rejected", template, way)
     prompt = None
-    if way == "text" and (prompt := template.plain_prompt(pair.prompt)) is None:
+    if way == "text" and (prompt := template.plain_prompt(pair.prompt, pair.tool_list)) is None:
         raise _not_carried("the prompt", "as a text it has other tokens than as a chat")
     return replace(
         pair,
@@ -74,7 +74,7 @@ def _carry_side(
         raise _not_carried(side, "what the server wrote around the thought is not known")
     if way != "text":
         message = {"role": "assistant", "content": content, **keys}
-        rendered = template.answer(pair.prompt, message)
+        rendered = template.answer(pair.prompt, message, pair.tool_list)
         if not _is_right(rendered, written, thought, text):
             raise _not_carried(side, f"the chat template makes {rendered[:200]!r} of it")
     return content, keys
