@@ -44,6 +44,7 @@ def build(
     rehearse: bool = False,
     force: bool = False,
     say: Say = print,
+    progress: bool = True,
     ending: Ending | None = None,
 ) -> Record:
     """Run a recipe, or continue an earlier run of it; returns the content of `run.json`.
@@ -55,6 +56,7 @@ def build(
         rehearse: answer with the scripted engines, without loading a model.
         force: replace a file of the user's where the recipe writes one; never one that it reads.
         say: called with each message for the user, one line at a time.
+        progress: whether to show it.
         ending: asked, from another thread, where the run is to end.
 
     Raises:
@@ -68,7 +70,10 @@ def build(
         Fleet(loaded, out, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
         measure_throughput(fleet.work) as throughput,
     ):
-        run = Building(loaded, out, fleet, throughput, say, started, ending=ending or Ending())
+        run = Building(
+            loaded, out, fleet, throughput, say, started, progress=progress,
+            ending=ending or Ending(),
+        )  # fmt: skip
         seeds = run.load_seeds()
         stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
         if finished := run.finished(pairs_fingerprint(stages.fingerprint, loaded.recipe)):
@@ -88,6 +93,7 @@ def build_shard(
     rehearse: bool = False,
     force: bool = False,
     say: Say = print,
+    progress: bool = True,
 ) -> Record:
     """Make one slice of the rows, up to their scores; `merge` makes pairs of all slices.
 
@@ -100,6 +106,7 @@ def build_shard(
         rehearse: as for `build`.
         force: as for `build`.
         say: as for `build`.
+        progress: as for `build`.
 
     Returns:
         The content of the shard's `shard.json`.
@@ -119,7 +126,9 @@ def build_shard(
         Fleet(loaded, here, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
         measure_throughput(fleet.work) as throughput,
     ):
-        run = Building(loaded, here, fleet, throughput, say, started, is_shard=True)
+        run = Building(
+            loaded, here, fleet, throughput, say, started, is_shard=True, progress=progress
+        )
         everything = run.load_seeds()
         seeds = shard.slice(everything)
         part = find_part(loaded, fleet.checkpoints, seeds.fingerprint, here)

@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/install.sh
-.venv/bin/prefdata build recipes/quickstart/recipe.yaml "$@"
+.venv/bin/prefdata quickstart "$@"

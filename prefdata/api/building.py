@@ -40,6 +40,7 @@ def build(
     force: bool = False,
     trust_remote_code: bool = False,
     say: Say = print,
+    progress: bool = True,
 ) -> Run:
     """Build the dataset of a recipe, or go on where an earlier call or command has stopped.
 
@@ -55,6 +56,7 @@ def build(
         force: replace a file of yours that is in the way.
         trust_remote_code: whether models of a recipe from the Hub may run code of their own.
         say: called with each message, one line at a time.
+        progress: whether to show it.
 
     Raises:
         PrefdataError: an error that you can fix; everything finished so far is kept.
@@ -69,7 +71,7 @@ def build(
         run_apart(
             lambda ending: pipeline.build(
                 loaded, folder, machine=machine, rehearse=rehearse, force=force, say=say,
-                ending=ending,
+                progress=progress, ending=ending,
             )
         )  # fmt: skip
     return open_run(folder)
@@ -86,6 +88,7 @@ def preview(
     rehearse: bool = False,
     trust_remote_code: bool = False,
     say: Say = print,
+    progress: bool = True,
 ) -> Records:
     """A request of every column and the first `n` rows, pairs and rejects; keeps nothing.
 
@@ -99,6 +102,7 @@ def preview(
         rehearse: likewise.
         trust_remote_code: likewise.
         say: likewise.
+        progress: likewise.
 
     Raises:
         PrefdataError: as from `build`.
@@ -110,9 +114,10 @@ def preview(
         with _machine(gpus, replicas, rehearse=rehearse) as machine:
             run_apart(
                 lambda ending: pipeline.build(
-                    small, out, machine=machine, rehearse=rehearse, say=say, ending=ending
+                    small, out, machine=machine, rehearse=rehearse, say=say, progress=progress,
+                    ending=ending,
                 )
-            )
+            )  # fmt: skip
         return run_apart(lambda _: records_of(out, small))
 
 

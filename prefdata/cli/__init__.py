@@ -1,22 +1,59 @@
 """The command line: parse, call, print. What is heavy is imported by the command that needs it."""
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from prefdata.cli.cluster import slurm
 from prefdata.cli.hub import publish
+from prefdata.cli.program import with_verbosity
 from prefdata.cli.results import export, inspect, pairs, report
 from prefdata.cli.runs import build, merge, plan
+from prefdata.cli.start import check, init, quickstart, schema
 from prefdata.cli.training import train
 
 app = typer.Typer(
-    help="Build preference datasets: prompts, candidates, scores, pairs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS = (build, plan, slurm, merge, pairs, export, publish, report, inspect, train)
+COMMANDS = (
+    quickstart,
+    init,
+    check,
+    schema,
+    build,
+    plan,
+    slurm,
+    merge,
+    pairs,
+    export,
+    publish,
+    report,
+    inspect,
+    train,
+)
 for command in COMMANDS:
-    app.command()(command)
+    app.command()(with_verbosity(command))
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(version("prefdata"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Build preference datasets: prompts, candidates, scores, pairs."""
 
 
 def main() -> None:

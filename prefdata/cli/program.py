@@ -1,16 +1,19 @@
 """What commands share: arguments, exit codes, how a recipe is loaded."""
 
+import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from importlib.metadata import version
+from inspect import Parameter, signature
 from pathlib import Path
 from tempfile import gettempdir
-from traceback import format_exception
+from traceback import format_exception, print_exc
 from typing import Annotated, Any
 
 import click
@@ -47,6 +50,18 @@ Force = Annotated[
     bool,
     typer.Option("--force", help="Replace a file of yours that is in the way."),
 ]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print results and errors only: no progress, no notes."),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Print what libraries log, and where an error comes from."
+    ),
+]
+LOG = logging.getLogger("prefdata")
+"""Its level says how much commands tell."""
 
 DONE, BUG, FIXABLE, LOW_YIELD, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -72,15 +87,17 @@ def exit_codes() -> Iterator[Command]:
     try:
         yield command
     except PrefdataError as err:
-        say(f"error: {err}")
+        if LOG.isEnabledFor(logging.DEBUG):
+            print_exc()
+        complain(f"error: {err}")
         raise typer.Exit(FIXABLE) from err
     except KeyboardInterrupt as err:
-        say("interrupted; run the same command again to continue")
+        complain("interrupted; run the same command again to continue")
         raise typer.Exit(INTERRUPTED) from err
     except (typer.Exit, click.ClickException):
         raise
     except Exception as err:
-        say(_tell_bug(err, command.folder))
+        complain(_tell_bug(err, command.folder))
         raise typer.Exit(BUG) from err
 
 
@@ -104,8 +121,41 @@ def _tell_bug(err: Exception, folder: Path | None) -> str:
 
 
 def say(line: str) -> None:
-    """A line for the user, beside the results on standard output."""
+    """A line for the user, beside the results on standard output; none with --quiet."""
+    if LOG.isEnabledFor(logging.INFO):
+        complain(line)
+
+
+def complain(line: str) -> None:
+    """A line that also --quiet lets through: why a command has not done what it was to do."""
     print(line, file=sys.stderr, flush=True)
+
+
+def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the two options that all commands have."""
+
+    @wraps(command)
+    def run(*, quiet: bool, verbose: bool, **arguments: Any) -> None:
+        if quiet and verbose:
+            raise typer.BadParameter("--quiet and --verbose exclude each other")
+        LOG.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+        if verbose:  # what libraries tell
+            logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+        command(**arguments)
+
+    told = signature(command)
+    more = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in (("quiet", Quiet), ("verbose", Verbose))
+    ]
+    vars(run)["__signature__"] = told.replace(parameters=[*told.parameters.values(), *more])
+    run.__annotations__ = command.__annotations__ | {"quiet": Quiet, "verbose": Verbose}
+    return run
+
+
+def is_quiet() -> bool:
+    """Whether the command was called with --quiet."""
+    return not LOG.isEnabledFor(logging.INFO)
 
 
 def load(
@@ -140,10 +190,10 @@ def check_yield(record: dict[str, Any], min_yield: float) -> None:
     if not record["prompts"]:
         reasons = record["rejects"] or {"there are no rows": 0}
         reason = max(reasons, key=lambda name: reasons[name])
-        say(f"no row has a pair; the commonest reason: {reason} ({reasons[reason]:,} rows)")
+        complain(f"no row has a pair; the commonest reason: {reason} ({reasons[reason]:,} rows)")
         raise typer.Exit(LOW_YIELD)
     if share < min_yield:
-        say(
+        complain(
             f"the yield is {share:.1%}, below min_yield {min_yield:.1%}: {record['prompts']:,} "
             f"of {record['rows']:,} rows have a pair"
         )

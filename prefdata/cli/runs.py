@@ -16,6 +16,7 @@ from prefdata.cli.program import (
     Rehearse,
     check_yield,
     exit_codes,
+    is_quiet,
     load,
     run_folder,
     say,
@@ -89,7 +90,10 @@ def build(
         publish = None if rehearse or no_publish else loaded.recipe.publish
         if publish is not None:
             check_hub(publish)
-        record = run(loaded, folder, machine=machine, rehearse=rehearse, force=force, say=say)
+        record = run(
+            loaded, folder, machine=machine, rehearse=rehearse, force=force, say=say,
+            progress=not is_quiet(),
+        )  # fmt: skip
         from prefdata.cli.summary import print_summary
 
         print_summary(record, folder)
@@ -115,7 +119,7 @@ def _build_shard(
     shard = read_shard(text)
     build_shard(
         loaded, out, shard, attempt=attempt, machine=machine, rehearse=rehearse, force=force,
-        say=say,
+        say=say, progress=not is_quiet(),
     )  # fmt: skip
     say(
         f"shard {text} is finished, in {shard.folder(out)}; run prefdata merge once all shards "
@@ -188,4 +192,8 @@ def _preview(
     from prefdata.api.building import preview
     from prefdata.cli.summary import print_records
 
-    print_records(preview(loaded, rows, gpus=gpus, replicas=replicas, rehearse=rehearse, say=say))
+    records = preview(
+        loaded, rows, gpus=gpus, replicas=replicas, rehearse=rehearse, say=say,
+        progress=not is_quiet(),
+    )  # fmt: skip
+    print_records(records)

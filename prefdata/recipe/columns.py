@@ -74,7 +74,9 @@ class LlmStructured(Prompted):
 
     type: Literal["llm_structured"]
     model_alias: Filled
+    """Who answers."""
     output_format: JsonSchema
+    """The JSON schema of the answer, an object."""
     max_retries: Retries = 2
     """Retries, with fresh seeds, of an answer that does not match the schema, before the row is
     rejected.
@@ -99,7 +101,9 @@ class Candidates(Calling):
 
     type: Literal["candidates"]
     model_alias: Aliases
+    """One alias or a list of them; each writes `samples` texts for every row."""
     samples: Annotated[Positive, Field(le=65_536)]
+    """Texts of each alias."""
 
     holds_candidates = True
     meaning = "sampled answers of {aliases}: text, model, sampling, tokens"
@@ -117,7 +121,9 @@ class Expression(Column):
 
     type: Literal["expression"]
     expression: str
+    """A template over the row's columns."""
     dtype: Literal["str", "int", "float", "bool"] = "str"
+    """The type of the value."""
 
     meaning = "an expression of other columns"
 
@@ -135,6 +141,7 @@ class Category(Column):
 
     type: Literal["category"]
     values: Annotated[tuple[str, ...], Field(min_length=1)]
+    """What is drawn from, each with equal chance; a value given twice is twice as likely."""
 
     meaning = "a seeded draw"
 
@@ -180,6 +187,7 @@ class Expand(_Part):
     json_list: Literal[True] | None = None
     """The text is a JSON list of texts or numbers."""
     max_items: Positive | None = None
+    """Items of a list that become rows, at most."""
 
     expands = True
     meaning = "one item of a list of {source}"
@@ -217,6 +225,7 @@ class Extract(_Part):
 
     type: Literal["extract"]
     pattern: Filled
+    """A regular expression with named groups, `(?P<name>…)`; each is a column."""
 
     named_by = "pattern"
     meaning = "a part of {source}"

@@ -7,19 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, field_validator, model_validator
+from pydantic import AfterValidator, field_validator, model_validator
 
 from prefdata.errors import suggest
 from prefdata.recipe.messages import Messages
 from prefdata.recipe.prompts import compile_prompt
-from prefdata.recipe.values import META_SUFFIX, ColumnName, Filled, Frozen
+from prefdata.recipe.values import META_SUFFIX, ColumnName, Filled, Frozen, OneOrMore
 
 At = tuple[str | int, ...]
 Role = Literal["text", "reward"]
-
-
-def _as_list(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
 
 
 def _check_aliases(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -28,7 +24,7 @@ def _check_aliases(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-Aliases = Annotated[tuple[Filled, ...], BeforeValidator(_as_list), AfterValidator(_check_aliases)]
+Aliases = Annotated[tuple[Filled, ...], OneOrMore, AfterValidator(_check_aliases)]
 """One alias or a list of them."""
 
 
@@ -44,6 +40,7 @@ class Column(Frozen):
     """What every column has, and says of itself."""
 
     name: ColumnName
+    """Name of the column that is made, by which templates and other columns read it."""
     type: str
     """Narrowed by each kind to its own word, the key of `stages.STAGES`."""
 
@@ -231,7 +228,9 @@ class Scored(Column):
     """The texts to score: those of a `candidates` column, or of named response columns."""
 
     candidates: str | None = None
+    """The column of candidates whose texts are scored."""
     responses: tuple[str, ...] | None = None
+    """Text columns that are scored, in the place of candidates."""
 
     @model_validator(mode="after")
     def _one_target(self) -> "Scored":

@@ -64,7 +64,9 @@ class LlmJudge(Prompted):
 
     type: Literal["llm_judge"]
     model_alias: Filled
+    """Who judges."""
     output_format: JsonSchema
+    """The JSON schema of the verdict, an object."""
     compare: tuple[str, str] | None = None
     """The two text columns compared; if left out, the two `llm_text` columns that the prompt
     names.
@@ -72,6 +74,7 @@ class LlmJudge(Prompted):
     winner_field: str = "winner"
     """The key of the verdict, whose values are "A" (the first of the two) and "B"."""
     both_orders: bool = True
+    """Ask a second time with the two responses exchanged."""
     max_retries: Retries = 2
     """Retries, with fresh seeds, of a verdict that does not match the schema, before the row is
     rejected.
@@ -182,6 +185,7 @@ class RewardModel(Scored, Prompted):
 
     type: Literal["reward_model"]
     model_alias: Filled
+    """The reward model."""
     weights: Annotated[tuple[float, ...], Field(min_length=2)] | None = None
     """Weights of the model's attributes, in its order: the score is their weighted sum."""
 
@@ -212,6 +216,7 @@ class RubricJudge(Scored, Prompted):
 
     type: Literal["rubric_judge"]
     model_alias: Filled
+    """The text model that rates."""
     criteria: Annotated[dict[ColumnName, str], Field(min_length=1)]
     """The criteria, each with a description for the prompt."""
     scale: tuple[Digit, Digit]
@@ -219,6 +224,7 @@ class RubricJudge(Scored, Prompted):
     weights: dict[str, Weight] | None = None
     """Weights of the criteria; equal if left out."""
     max_retries: Retries = 2
+    """Retries of a rating that is no digit of the scale, before the row is rejected."""
 
     inserted = frozenset((ASKED, "response", "criterion", "description", "lowest", "highest"))
     meaning = "scores by {aliases} on the rubric's scale, in the order of the texts"
@@ -277,6 +283,8 @@ class Verifier(Scored, Asking):
 
     type: Literal["verifier"]
     method: Literal["exact_match", "regex", "number", "function"]
+    """`exact_match` compares the whole text, `number` its last number with `reference`; `regex`
+    searches `pattern`; `function` calls one."""
     reference: Filled | None = None
     """The column with the right answer (`exact_match`, `number`)."""
     pattern: Filled | None = None

@@ -11,6 +11,7 @@ class Turn(Frozen):
     """One message, or in its place all messages of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"] | None = None
+    """Who speaks."""
     content: str | None = None
     """A template. A system or developer turn whose text comes out blank is left out; a last turn of
     the assistant is an answer begun, which the model continues."""
@@ -34,5 +35,9 @@ def _as_list(value: Any) -> Any:
     return ({"chat": value},) if isinstance(value, str) else value
 
 
-Messages = Annotated[tuple[Turn, ...], BeforeValidator(_as_list), Field(min_length=1)]
+Messages = Annotated[
+    tuple[Turn, ...],
+    BeforeValidator(_as_list, json_schema_input_type=str | list[Turn]),
+    Field(min_length=1),
+]
 """The name of a chat column, or a list of turns and `{chat: column}`."""

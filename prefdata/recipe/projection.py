@@ -3,12 +3,13 @@
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StrictInt, field_validator, model_validator
+from pydantic import Field, StrictInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from prefdata.recipe.contract import Aliases
 from prefdata.recipe.pair_rules import PairRules
 from prefdata.recipe.sides import Chosen, Side
+from prefdata.recipe.values import OneOrMore
 
 Ties = Literal["drop", "keep", "reward"]
 MarginUnit = Literal["raw", "z_score"]
@@ -98,7 +99,7 @@ class PreferencePairs(PairRules):
     """How several score columns become one, within each prompt: the weighted mean of ranks (0
     worst, 1 best), the weighted mean of z-scores, or the lowest of the z-scores."""
 
-    calibrate_length: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    calibrate_length: Annotated[tuple[str, ...], Field(min_length=1), OneOrMore] | None = None
     """Score column, or list of columns, from which what a text has for its length is taken off: the
     slope of a regression of the scores on tokens, within prompts and over all of them, times its
     tokens above the mean. The slope is told in summary and report.
@@ -160,15 +161,10 @@ class PreferencePairs(PairRules):
     mean margin.
     """
 
-    group_by: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    group_by: Annotated[tuple[str, ...], Field(min_length=1), OneOrMore] | None = None
     """Column, or list of columns, whose equal values put the candidates of several rows together,
     for example a turn id or the prompt; None treats every row separately.
     """
-
-    @field_validator("group_by", "calibrate_length", mode="before")
-    @classmethod
-    def _one_column_is_a_list(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
 
     @property
     def has_margins(self) -> bool:

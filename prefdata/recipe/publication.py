@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, field_validator
 from pydantic_core import PydanticCustomError
 
-from prefdata.recipe.values import Filled, Frozen
+from prefdata.recipe.values import Filled, Frozen, OneOrMore
 
 ConfigName = Literal["pairs", "candidates", "rejects"]
 CONFIGS: tuple[ConfigName, ...] = ("pairs", "candidates", "rejects")
@@ -40,7 +40,7 @@ class Publish(Frozen):
     """The branch; created if it does not exist, `main` if left out."""
     license: Filled | None = None
     """The Hub's identifier, for example `cc-by-4.0`; never assumed."""
-    languages: tuple[Filled, ...] = ()
+    languages: Annotated[tuple[Filled, ...], OneOrMore] = ()
     """ISO 639 codes."""
     pretty_name: Filled | None = None
     """The title of the dataset card."""
@@ -48,11 +48,6 @@ class Publish(Frozen):
     """Tags in addition to preference, dpo, rlhf, synthetic and prefdata."""
     configs: tuple[ConfigName, ...] = CONFIGS
     """Which of pairs, candidates and rejects are published; pairs always are."""
-
-    @field_validator("languages", mode="before")
-    @classmethod
-    def _one_language_is_a_list(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
 
     @field_validator("configs")
     @classmethod

@@ -21,6 +21,7 @@ from prefdata.recipe.values import (
     Filled,
     Frozen,
     HttpUrl,
+    OneOrMore,
     Place,
     Positive,
     Reasoning,
@@ -47,7 +48,7 @@ class GivenCandidates(Frozen):
     with one of these names, or named `id`, gets the prefix `source_`; that of the prompt does not.
     """
 
-    group_by: Annotated[tuple[Filled, ...], Field(min_length=1)]
+    group_by: Annotated[tuple[Filled, ...], Field(min_length=1), OneOrMore]
     """Lines with equal values of these fields belong to the same turn."""
     prompt: Filled
     """Field with the prompt, a text or a list of messages; equal in all lines of a turn."""
@@ -57,11 +58,6 @@ class GivenCandidates(Frozen):
     """Field with its score; where lower is better, say so in the rules of pairs."""
     index: Filled | None = None
     """Field with its number within the turn; lines are counted where left out."""
-
-    @field_validator("group_by", mode="before")
-    @classmethod
-    def _one_field_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_name_a_column(self) -> "GivenCandidates":
@@ -85,7 +81,7 @@ class GivenCandidates(Frozen):
 class SeedDataset(Frozen):
     """Where the prompts come from."""
 
-    path: Annotated[tuple[Filled, ...], Field(min_length=1)] | None = None
+    path: Annotated[tuple[Filled, ...], Field(min_length=1), OneOrMore] | None = None
     """Hub id, jsonl/json/csv/parquet file, glob, folder of such files, or `save_to_disk` folder; a
     list of these is read in order.
     """
@@ -96,12 +92,15 @@ class SeedDataset(Frozen):
     name: str | None = None
     """Configuration of a Hub dataset."""
     split: str | None = None
+    """Its split; may be left out if it has one only."""
     revision: str | None = None
+    """Its branch, tag or commit."""
     fields: tuple[str, ...] | None = None
     """Columns to keep; all if left out."""
     limit: Positive | None = None
     """Maximum number of seeds to read."""
     strategy: Literal["ordered", "shuffle"] = "ordered"
+    """`shuffle` takes the rows in a seeded random order."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "SeedDataset":
@@ -118,11 +117,6 @@ class SeedDataset(Frozen):
                 "one of them"
             )
         return value
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _one_path_is_a_list(cls, value: Any) -> Any:
-        return value if value is None or isinstance(value, list | tuple) else (value,)
 
     @model_validator(mode="after")
     def _candidates_make_the_columns(self) -> "SeedDataset":
@@ -172,17 +166,17 @@ class InferenceParameters(Frozen):
     the answer.
     """
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Only the likeliest tokens that together have this probability are drawn."""
     top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Only so many of the likeliest tokens are drawn; 0 is all."""
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Only tokens of at least this share of the likeliest one's probability are drawn."""
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
-    stop: tuple[Filled, ...] = ()
+    """Above 1, tokens that have occurred become less likely."""
+    stop: Annotated[tuple[Filled, ...], OneOrMore] = ()
+    """Texts that end the answer and are no part of it."""
     seed: Seed | None = None
     """Mixed into the sampling seeds of this alias; two aliases with one seed still differ."""
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _one_stop_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
 
 Parameter = Literal[
@@ -197,6 +191,7 @@ class Endpoint(Frozen):
     """A server that speaks OpenAI's protocol, under a name that models use as their provider."""
 
     name: Filled
+    """The word that models give as their `provider`."""
     endpoint: HttpUrl
     """The URL including the version, as in https://host/v1."""
     provider_type: Filled = "openai"
@@ -204,6 +199,7 @@ class Endpoint(Frozen):
     api_key: EnvironmentName | None = None
     """The name of the environment variable that holds the key; no key is sent if left out."""
     max_parallel_requests: Positive = 16
+    """Requests at the same time, of all models of this server together."""
     timeout: Annotated[float, Field(gt=0)] = 600.0
     """Timeout of one request, in seconds."""
     max_retries: Annotated[int, Field(ge=0)] = 10
@@ -234,14 +230,17 @@ class Model(Frozen):
     """A checkpoint under an alias, with the sampling parameters of this alias."""
 
     alias: Filled
+    """The name by which columns ask it."""
     model: Filled
     """Hub id or local folder; the folder of a LoRA adapter stands for it and the base it names."""
     adapter: Filled | None = None
     """LoRA weights on top of `model`, a local folder or a Hub id; adapters of one base share it."""
     revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
     provider: Filled = "auto"
     """`auto`, `transformers` or `vllm` on this machine, or the name of an entry of `providers`."""
     inference_parameters: InferenceParameters = InferenceParameters()
+    """How it is sampled; a text column needs `temperature` and `max_tokens`."""
     engine: dict[str, Any] = {}
     """Passed on to the engine: dtype, max_model_len, max_num_seqs …"""
     system_prompt: str | None = None
@@ -254,6 +253,7 @@ class Model(Frozen):
     head of the user's turn, `error` stops before the start; `merge` does so whatever the template
     says, as for a server whose template is not known."""
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_of_the_template)] = {}
+    """Passed to the chat template, such as `enable_thinking`."""
     tool_parser: Filled | None = None
     """What makes calls of an answer: the name of a parser of vLLM's; `hermes`, `llama3_json` and
     `openai` are known without it. Servers send calls by themselves."""
@@ -264,6 +264,7 @@ class Model(Frozen):
     `begin` and `end`, or one with the `parser` of vLLM say it.
     """
     trust_remote_code: bool = False
+    """Allow the checkpoint to run Python code that comes with it."""
     skip_health_check: bool = False
     """Skip the check, before work starts, that the checkpoint exists."""
 
@@ -289,10 +290,15 @@ class Recipe(Frozen):
     prompts.
     """
     seed_dataset: SeedDataset
+    """The rows that the run starts from."""
     providers: tuple[Endpoint, ...] = ()
+    """Servers that answer."""
     models: tuple[Model, ...] = ()
+    """Checkpoints under aliases, each with its sampling."""
     columns: tuple[AnyColumn, ...]
+    """What is made for every row, in this order; a column reads those above it."""
     output_projection: OutputProjection
+    """How pairs are made of the rows."""
     seed: Seed = 0
     """Every sampling seed, draw, shuffle and split derives from it."""
     min_yield: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -6,7 +6,14 @@ import warnings
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 from pydantic_core import PydanticCustomError
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
@@ -16,6 +23,14 @@ Place = Annotated[Filled, AfterValidator(os.path.expanduser)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 """A count; the libraries below hold it in 32 bits."""
 Retries = Annotated[int, Field(ge=0)]
+
+
+def _as_list(value: Any) -> Any:
+    return value if value is None or isinstance(value, list | tuple | dict) else (value,)
+
+
+OneOrMore = BeforeValidator(_as_list, json_schema_input_type=str | list[str])
+"""A text stands for a list of it."""
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -133,7 +148,9 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 class Frozen(BaseModel):
     """What every part of a recipe shares: no unknown keys, no NaN, no later change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        use_attribute_docstrings=True, frozen=True, extra="forbid", allow_inf_nan=False
+    )
 
 
 class ReasoningTags(Frozen):
@@ -142,6 +159,7 @@ class ReasoningTags(Frozen):
     begin: str = ""
     """Empty if the chat template always opens the thought."""
     end: Filled
+    """What stands between the thought and the answer."""
 
 
 class ReasoningParser(Frozen):

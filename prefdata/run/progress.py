@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from html import escape
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -44,6 +44,7 @@ def show_progress(
     tell: Told | None = None,
     stream: TextIO | None = None,
     seconds: float = PLAIN_SECONDS,
+    is_shown: bool = True,
 ) -> Iterator[Progress]:
     """Report what is loading, requests, rows, tokens per second, time left, until it is left.
 
@@ -55,9 +56,13 @@ def show_progress(
         tell: called now and then with the progress of the pass.
         stream: where the lines go; the cell of a notebook, or standard error, by default.
         seconds: between two plain lines.
+        is_shown: whether there are lines at all.
     """
     meter, out = _Meter(name, total, work, requests, tell), stream or sys.stderr
-    if stream is None and (display := _find_display()) is not None:
+    shown: AbstractContextManager[None]
+    if not is_shown:
+        shown = nullcontext()
+    elif stream is None and (display := _find_display()) is not None:
         shown = _plain(meter, _in_cell(meter, display), CELL_SECONDS)
     elif out.isatty() and os.environ.get("TERM") != "dumb":
         shown = _live(meter, out)

@@ -72,6 +72,7 @@ class Building:
     Attributes:
         started: when, in seconds since 1970.
         is_shard: it makes one of several slices, and writes its progress to disk.
+        progress: whether it is shown.
         ending: asked when the run is to end.
     """
 
@@ -82,6 +83,7 @@ class Building:
     say: Say
     started: float
     is_shard: bool = False
+    progress: bool = True
     ending: Ending = field(default_factory=Ending)
     seconds: dict[str, float] = field(default_factory=dict)
     slowest: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
@@ -311,7 +313,8 @@ class Building:
     ) -> AbstractContextManager[Progress]:
         tell = partial(self._leave_word, group) if self.is_shard else None
         work = self.fleet.work
-        return show_progress(name, count_rows(source), work, requests=requests, tell=tell)
+        rows, is_shown = count_rows(source), self.progress
+        return show_progress(name, rows, work, requests=requests, tell=tell, is_shown=is_shown)
 
     def _leave_word(self, group: tuple[int, int], rows: int, of_rows: int) -> None:
         """Tell how far the shard is; each model that has a turn at a pass sees all rows."""

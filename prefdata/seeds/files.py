@@ -9,18 +9,19 @@ from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict, DownloadConfig, load_dataset, load_from_disk
-from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
 from prefdata.errors import PrefdataError
 from prefdata.recipe.schema import SeedDataset
 from prefdata.rows import Row
 from prefdata.storage.ownership import is_own
+
+if TYPE_CHECKING:  # slow to import, and not needed for files
+    from datasets import Dataset, DatasetDict
 
 BATCH = 10_000
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -69,12 +70,18 @@ def read_lines(
             f"seed_dataset.path: the folder {path!r} has no file of a supported type "
             f"({', '.join(SUFFIXES)}); give another path"
         )
-    if local.is_absolute() or path.startswith(".") or local.suffix in SUFFIXES or _is_glob(path):
+    if not may_be_hub_id(path):
         raise PrefdataError(
             f"seed_dataset.path: file not found: {path!r}; give a file "
             f"({', '.join(SUFFIXES)}), a folder, a glob or the id of a Hub dataset"
         )
     return _lines_of_dataset(_from_hub(config, path), path)
+
+
+def may_be_hub_id(path: str) -> bool:
+    """Whether a path that leads nowhere here may be the id of a dataset on the Hub."""
+    is_place = Path(path).is_absolute() or path.startswith(".") or Path(path).suffix in SUFFIXES
+    return not is_place and not _is_glob(path)
 
 
 def _is_glob(path: str) -> bool:
@@ -269,12 +276,14 @@ def _parquet(file: Path, name: str) -> Iterator[Line]:
         ) from err
 
 
-def _lines_of_dataset(dataset: Dataset, name: str) -> Iterator[Line]:
+def _lines_of_dataset(dataset: "Dataset", name: str) -> Iterator[Line]:
     for number, row in enumerate(dataset, start=1):
         yield Line(f"{Path(name).name}:row {number}", dict(row))
 
 
-def _saved(config: SeedDataset, folder: Path) -> Dataset:
+def _saved(config: SeedDataset, folder: Path) -> "Dataset":
+    from datasets import load_from_disk
+
     try:
         return _one_split(load_from_disk(str(folder)), config, str(folder))
     except (OSError, ValueError) as err:  # pyarrow's ArrowInvalid is a ValueError
@@ -283,7 +292,10 @@ def _saved(config: SeedDataset, folder: Path) -> Dataset:
         ) from err
 
 
-def _from_hub(config: SeedDataset, path: str) -> Dataset:
+def _from_hub(config: SeedDataset, path: str) -> "Dataset":
+    from datasets import DownloadConfig, load_dataset
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+
     try:
         loaded = load_dataset(
             path,
@@ -306,7 +318,9 @@ def _from_hub(config: SeedDataset, path: str) -> Dataset:
     return _one_split(loaded, config, path)
 
 
-def _one_split(loaded: Dataset | DatasetDict, config: SeedDataset, path: str) -> Dataset:
+def _one_split(loaded: "Dataset | DatasetDict", config: SeedDataset, path: str) -> "Dataset":
+    from datasets import DatasetDict
+
     if not isinstance(loaded, DatasetDict):
         return loaded
     if config.split in loaded:

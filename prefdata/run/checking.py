@@ -1,0 +1,83 @@
+"""`prefdata check`: what of a recipe can be seen to be wrong without loading a model."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from prefdata.errors import PrefdataError
+from prefdata.recipe.loader import LoadedRecipe
+from prefdata.recipe.plan import roles_of
+from prefdata.run.places import check_places
+from prefdata.seeds.files import may_be_hub_id, seed_files
+from prefdata.seeds.seeds import seeds_of
+from prefdata.stages.functions import load_function
+
+LIMIT = 1000
+"""Rows of the seeds that are looked at."""
+
+
+def check_loaded(loaded: LoadedRecipe) -> list[str]:
+    """Look at a recipe's places, seeds, functions, models and keys; returns what was seen.
+
+    Nothing is written, no model is loaded, and nothing is asked of a network.
+
+    Raises:
+        PrefdataError: one of them would stop a build.
+    """
+    check_places(loaded, Path(loaded.recipe.output_dir))
+    for column in loaded.recipe.columns:
+        if column.calls:
+            load_function(column, loaded.folder)
+    _check_keys(loaded)
+    return [*_seeds(loaded), *_models(loaded)]
+
+
+def _seeds(loaded: LoadedRecipe) -> Iterator[str]:
+    config = loaded.recipe.seed_dataset
+    for path in config.path or ():
+        place = Path(loaded.locate(path))
+        is_saved = any((place / name).exists() for name in ("state.json", "dataset_dict.json"))
+        if is_saved or (not place.is_dir() and not seed_files(place) and may_be_hub_id(path)):
+            yield f"seeds: {path} is not looked at; plan reads it"
+            return
+    limit = min(config.limit or LIMIT, LIMIT)
+    few = config.model_copy(update={"limit": limit, "strategy": "ordered"})
+    small = loaded.changed(seed_dataset=few, num_records=None).recipe
+    seeds = seeds_of(small, loaded.locate, loaded.place)
+    yield f"seeds: the first {seeds.table.num_rows:,} rows have all fields that are read"
+    yield from seeds.notes
+    for bad in seeds.rejects[:5]:
+        yield f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects"
+
+
+def _models(loaded: LoadedRecipe) -> Iterator[str]:
+    for model in loaded.recipe.models:
+        place = Path(loaded.locate(model.model))
+        if loaded.recipe.endpoint(model) is not None:
+            yield f"model {model.alias}: {model.model} at {model.provider}, not asked"
+        elif place.is_dir():
+            if not (place / "config.json").is_file():
+                raise PrefdataError(
+                    f"model {model.alias!r}: the folder {place} has no config.json, so it is no "
+                    "checkpoint; correct 'model'"
+                )
+            yield f"model {model.alias}: {place}"
+        elif model.model.startswith((".", "/", "~")):
+            raise PrefdataError(
+                f"model {model.alias!r}: there is no folder {model.model!r}; correct 'model'"
+            )
+        else:
+            yield f"model {model.alias}: {model.model} on the Hub, not looked up"
+        if model.alias not in roles_of(loaded.recipe):
+            yield f"model {model.alias}: no column asks it"
+
+
+def _check_keys(loaded: LoadedRecipe) -> None:
+    asked = roles_of(loaded.recipe)
+    for model in loaded.recipe.models:
+        server = loaded.recipe.endpoint(model) if model.alias in asked else None
+        if server is not None and server.api_key and server.api_key not in os.environ:
+            raise PrefdataError(
+                f"provider {server.name!r}: the environment variable {server.api_key} is not set; "
+                "export it with the key"
+            )
