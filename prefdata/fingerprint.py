@@ -178,9 +178,11 @@ class ScoreKeys:
         self._base = blake2b(b"score" + identity.encode(), digest_size=16)
 
     def key(self, request: ScoreRequest) -> str:
-        """32 hex digits from identity and messages."""
+        """32 hex digits from identity, messages and tools."""
         hasher = self._base.copy()
         hasher.update(orjson.dumps(request.messages))
+        if request.tools:
+            hasher.update(b"tools" + _written(request.tools))
         return hasher.hexdigest()
 
 

@@ -130,9 +130,15 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """One finished chat, last turn by the assistant, to be scored as a whole."""
+    """One finished chat, last turn by the assistant, to be scored as a whole.
+
+    Attributes:
+        messages: the chat.
+        tools: what the assistant might call, as JSON schemas in OpenAI's form.
+    """
 
     messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 Logits = tuple[float, ...]

@@ -47,7 +47,8 @@ def sent(made, row, columns=(), roles=None, **fields):
         roles=roles or {},
     )
     made_row = asyncio.run(make_stage(made, tools)({"id": "r0", **row}))
-    return [list(request.messages) for request in seen], made_row
+    tools = [request.tools for request in seen if request.tools]
+    return [list(request.messages) for request in seen], made_row | {"offered": tools}
 
 
 def text(**fields):
@@ -414,3 +415,25 @@ def test_one_turn_chats_are_answered_like_the_same_texts(tmp_path, quickstart_mo
         build(load_recipe(folder / "recipe.yaml", changed), out, say=lambda line: None)
         found.append([{**row, "id": None} for row in read_rows(out / "candidates")])
     assert found[0] == found[1]
+
+
+CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {}}}
+
+
+@pytest.mark.parametrize(("own", "count"), [({}, 2), ({"prompt": "{{ prompt }}"}, 0)], ids=["what was asked", "its own"])  # fmt: skip  # noqa: E501
+def test_a_reward_model_is_shown_the_tools_that_were_offered(own, count):
+    asked = column("answers", type="candidates", model_alias="hot", samples=2, prompt="{{ prompt }}", tools="tools")  # fmt: skip  # noqa: E501
+    rule = column(type="reward_model", model_alias="judge", candidates="answers", **own)
+    texts = [{"text": text, "alias": "hot", "finish_reason": "stop"} for text in ("4", "5")]
+    _, row = sent(rule, {"prompt": "2+2?", "tools": [CLOCK], "answers": texts}, (asked,))
+    assert row["offered"] == [(CLOCK,)] * count
+
+
+def test_an_answer_under_a_schema_is_asked_for_with_tools():
+    made = column(type="llm_structured", model_alias="hot", prompt="{{ prompt }}", output_format=WINNER, max_retries=0, tools=[CLOCK])  # fmt: skip  # noqa: E501
+    seen = []
+    models = {"hot": Model(alias="hot", model="m", inference_parameters=SAMPLING)}
+    engine = ScriptedText(lambda request: seen.append(request) or '{"winner": "A"}')
+    stage = make_stage(made, Tools(0, models, {"hot": engine}, {}))
+    assert asyncio.run(stage({"id": "r0", "prompt": "q"}))["made"] == {"winner": "A"}
+    assert [request.tools for request in seen] == [(CLOCK,)]

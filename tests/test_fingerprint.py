@@ -318,6 +318,14 @@ def test_every_part_of_a_request_changes_its_key():
     assert len(found) == 1 + len(others)
 
 
+def test_every_part_of_a_chat_to_score_changes_its_key():
+    chat = ScoreRequest(REQUEST.messages)
+    assert {field.name for field in fields(ScoreRequest)} == {"messages", "tools"}
+    found = {ScoreKeys("model").key(replace(chat, tools=tools)) for tools in [(), *OTHER_PART["tools"]]}  # fmt: skip  # noqa: E501
+    found |= {ScoreKeys("model").key(replace(chat, messages=m)) for m in OTHER_PART["messages"]}
+    assert len(found) == 1 + len(OTHER_PART["tools"]) + len(OTHER_PART["messages"])
+
+
 def test_the_page_about_keys_names_every_input():
     page = (ROOT / "docs" / "identity.md").read_text()
     asked, scored = page.split("## Inputs of `score`")

@@ -18,10 +18,13 @@ from server_stub import Server, call_tools
 from transformers import AutoTokenizer
 
 from prefdata.engines.tool_calls import as_written, find_parser, members
+from prefdata.engines.transformers.model import Checkpoint
+from prefdata.engines.transformers.reward import TransformersRewardEngine, encode_to_score
 from prefdata.errors import PrefdataError, RowError
 from prefdata.export import ExportOptions, export_run
 from prefdata.export.conversation import Conversation
 from prefdata.export.formats import FORMATS, Shape
+from prefdata.inference import ScoreRequest
 from prefdata.pairs.pair import said
 from prefdata.pipeline import build
 from prefdata.storage.folders import read_rows
@@ -181,6 +184,18 @@ def test_a_reward_model_reads_the_calls_under_its_template(project, tmp_path):
         if len(scores) == 2:
             paris, rome = (next(s for c, s in scores.items() if w in c) for w in ("Paris", "Rome"))
             assert paris > rome
+
+
+def test_a_reward_model_s_template_prints_the_tools(tmp_path):
+    grader = write_reward_model(tmp_path / "rm", "P", template=read_template("qwen3"))
+    engine = TransformersRewardEngine.load(Checkpoint(grader, None, False), {})
+    chat = ({"role": "user", "content": "q"}, {"role": "assistant", "content": "4"})
+    try:
+        ids = encode_to_score(engine._chats, ScoreRequest(chat, (WEATHER,)))
+    finally:
+        engine.close()
+    tokenizer = AutoTokenizer.from_pretrained(grader)
+    assert ids == tokenizer.apply_chat_template([*chat], tools=[WEATHER], return_dict=False)
 
 
 def paired(project, tmp_path):

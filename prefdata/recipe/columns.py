@@ -69,7 +69,7 @@ class LlmText(Calling):
         return (self.name,)
 
 
-class LlmStructured(Prompted):
+class LlmStructured(Calling):
     """One completion that satisfies a JSON schema, a dict."""
 
     type: Literal["llm_structured"]

@@ -9,6 +9,7 @@ from prefdata.recipe.contract import Column, Prompted, Scored
 from prefdata.recipe.questions import Question, SystemPrompt, question_of, system_prompt_of
 from prefdata.recipe.reads import all_columns
 from prefdata.recipe.schema import Model, Recipe
+from prefdata.recipe.tools import ToolList, read_tools
 from prefdata.recipe.values import META_SUFFIX
 
 
@@ -20,16 +21,19 @@ class Origin:
         question: of the column that wrote them.
         systems: the system prompts under which they were written, by alias.
         is_part: whether they are parts of what was written.
+        tools: what their writers might call: a column, a list, or None for nothing.
     """
 
     question: Question
     systems: Mapping[str, SystemPrompt]
     is_part: bool = False
+    tools: str | ToolList | None = None
 
     @property
     def columns(self) -> frozenset[str]:
         """Names of the columns that were read for it."""
-        return self.question.columns.union(*(one.columns for one in self.systems.values()))
+        names = {self.tools} if isinstance(self.tools, str) else set()
+        return self.question.columns.union(names, *(one.columns for one in self.systems.values()))
 
     def asked(self, row: Mapping[str, Any], alias: str | None) -> Chat:
         """The chat before the answer, the model's system prompt included.
@@ -44,6 +48,14 @@ class Origin:
         chat = self.question.chat(row)
         system = self.systems.get(alias or "")
         return chat if system is None else system.over(chat, row)
+
+    def offered(self, row: Mapping[str, Any]) -> ToolList:
+        """What the writers of a row's texts might call.
+
+        Raises:
+            RowError: as from `read_tools`.
+        """
+        return read_tools(row[self.tools] if isinstance(self.tools, str) else self.tools)
 
 
 def origin_of(name: str, columns: Sequence[Column], models: Mapping[str, Model]) -> Origin | None:
@@ -62,7 +74,8 @@ def origin_of(name: str, columns: Sequence[Column], models: Mapping[str, Model])
             name, is_part = column.source, True
         elif isinstance(column, Prompted) and not isinstance(column, Scored):
             systems = {alias: system_prompt_of(models[alias]) for alias in column.aliases}
-            return Origin(question_of(column), systems, is_part)
+            tools = getattr(column, "tools", None)
+            return Origin(question_of(column), systems, is_part, tools)
         else:
             return None
     return None

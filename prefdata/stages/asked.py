@@ -4,6 +4,7 @@ from prefdata.recipe.chats import Chat
 from prefdata.recipe.contract import Scored
 from prefdata.recipe.origins import Origin, alias_of, origin_of
 from prefdata.recipe.questions import Question
+from prefdata.recipe.tools import ToolList
 from prefdata.rows import Row
 from prefdata.stages.asking import Tools
 
@@ -36,6 +37,21 @@ class Asked:
         if candidates:
             return self._of(candidates, row, [one.get("alias") for one in row[candidates]])
         return [chat for name in responses for chat in self._of(name, row, [alias_of(row, name)])]
+
+    def tools(self, row: Row) -> list[ToolList]:
+        """What the writer of each text of the row might call; nothing where nobody knows.
+
+        Raises:
+            RowError: as it was when the texts were made.
+        """
+        candidates, responses = self._column.candidates, self._column.responses or ()
+        names = [candidates] * len(row[candidates]) if candidates else responses
+        found = {name: self._offered(name, row) for name in set(names)}
+        return [found[name] for name in names]
+
+    def _offered(self, name: str, row: Row) -> ToolList:
+        origin = self._origins.get(name)
+        return () if origin is None else origin.offered(row)
 
     def _of(self, name: str, row: Row, aliases: list[str | None]) -> list[Chat | None]:
         origin: Origin | None = self._origins[name]

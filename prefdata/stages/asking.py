@@ -18,6 +18,7 @@ from prefdata.recipe.chats import ALL_ROLES, Chat, Roles, fit_roles
 from prefdata.recipe.contract import Column
 from prefdata.recipe.questions import Question, system_prompt_of
 from prefdata.recipe.schema import Model
+from prefdata.recipe.tools import ToolList
 from prefdata.rows import Row, is_blank
 
 Value = TypeVar("Value")
@@ -156,8 +157,18 @@ async def ask_until(
     chats: Sequence[Chat],
     read: Callable[[Completion], Value],
     retries: int,
+    *,
+    tools: ToolList = (),
 ) -> list[Said[Value]]:
     """Ask every chat; what `read` refuses is asked again with a fresh seed, `retries` times.
+
+    Args:
+        asker: whom.
+        row_id: of the row.
+        chats: each is asked alone.
+        read: makes a value of a completion.
+        retries: of a chat.
+        tools: shown by the chat template.
 
     Raises:
         RowError: from `read` or of a failure, for the last attempt.
@@ -166,7 +177,7 @@ async def ask_until(
     spent = {number: (0, 0) for number in range(len(chats))}
     for retry in range(retries + 1):
         left = [number for number in spent if number not in found]
-        requests = [asker.request(row_id, chats[n], n, retry) for n in left]
+        requests = [asker.request(row_id, chats[n], n, retry, tools=tools) for n in left]
         made = await outcomes(asker.engine, requests)
         for number, request, outcome in zip(left, requests, made, strict=True):
             if isinstance(outcome, Failure):

@@ -52,12 +52,15 @@ def reward_model(column: RewardModel, tools: Tools) -> Stage:
 
     Each text is read as the answer to what it was asked, unless the column asks by itself.
     """
-    engine, chats_of = tools.reward[column.model_alias], _chats(column, tools)
+    engine, asked = tools.reward[column.model_alias], Asked(column, tools, own_question(column))
+    chats_of = _chats(column, tools, asked)
 
     async def stage(row: Row) -> Row:
         texts, metas = texts_of(column, row), metas_of(column, row)
-        scored, chats = scorable(column, row), chats_of(row)
-        requests = [ScoreRequest((*chats[n], _answer(texts[n], metas[n]))) for n in scored]
+        scored, chats, offered = scorable(column, row), chats_of(row), asked.tools(row)
+        requests = [
+            ScoreRequest((*chats[n], _answer(texts[n], metas[n])), offered[n]) for n in scored
+        ]
         attributes: list[list[float]] = [[] for _ in texts]
         async for index, logits in engine.score(requests):
             attributes[scored[index]] = [] if isinstance(logits, Failure) else list(logits)
@@ -77,11 +80,10 @@ def _answer(text: str, meta: Mapping[str, Any]) -> Message:
     return Message(**message, tool_calls=list(calls)) if calls else message
 
 
-def _chats(column: RewardModel, tools: Tools) -> Callable[[Row], Sequence[Chat]]:
+def _chats(column: RewardModel, tools: Tools, asked: Asked) -> Callable[[Row], Sequence[Chat]]:
     """A function that tells the chat before each text of a row, as the reward model reads it."""
     roles = tools.roles.get(column.model_alias, ALL_ROLES)
     system = system_prompt_of(tools.models[column.model_alias])
-    asked = Asked(column, tools, own_question(column))
     return lambda row: [fit_roles(system.over(chat or (), row), roles) for chat in asked.chats(row)]
 
 

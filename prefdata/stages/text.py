@@ -145,7 +145,12 @@ def llm_structured(column: LlmStructured, tools: Tools) -> Stage:
 
     async def stage(row: Row) -> Row:
         [said] = await ask_until(
-            asker, row[ID], [asker.chat(question, row)], read, column.max_retries
+            asker,
+            row[ID],
+            [asker.chat(question, row)],
+            read,
+            column.max_retries,
+            tools=tools_of(column, row),
         )
         meta = asker.meta(said.request, said.completion) | {
             "prompt_tokens": said.prompt_tokens,

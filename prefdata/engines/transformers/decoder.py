@@ -406,7 +406,8 @@ class Decoder:
             finish_reason=reason,
             stops=sample.sampling.stop,
         )
-        answer = read_calls(answer, self._parser, sample.request.tools, reason)
+        parser = self._parser if sample.request.schema is None else None
+        answer = read_calls(answer, parser, sample.request.tools, reason)
         counts = len(row.prompt.ids), len(sample.tokens)
         row.prompt.call.deliver(sample.index, answer.complete(*counts, sample.first_logprobs))
 

@@ -113,7 +113,9 @@ def encode_to_score(
 ) -> list[int] | Failure:
     """Token ids of a finished chat with what a model wants at its end, if it has room for them."""
     try:
-        ids = [*chats.encode(request.messages, {"add_generation_prompt": False}), *ending]
+        told = {"tools": [dict(tool) for tool in request.tools]} if request.tools else {}
+        options = {"add_generation_prompt": False, **told}
+        ids = [*chats.encode(request.messages, options), *ending]
     except RowError as err:
         return Failure(err.reason, err.detail)
     room = chats.max_model_len
