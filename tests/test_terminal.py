@@ -3,6 +3,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import struct
 import subprocess
 import sys
@@ -17,21 +18,24 @@ from typer.testing import CliRunner
 from waiting import PATIENCE
 
 from prefdata.cli import app
-from prefdata.cli.pager import KEPT, Shelf, find_rows, page_rows
+from prefdata.cli.pager import KEPT, KEYS, Opened, Shelf, open_rows, page_rows
+from prefdata.cli.screens import share_lines
 from prefdata.cli.terminal import open_console, print_row, printable
+from prefdata.pipeline import build
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 LONG = "forty winks and more " * 12
+KEY_LINE = f"[{KEYS}] "
 
 
 def inspect(*arguments):
     return CliRunner().invoke(app, ["inspect", *map(str, arguments)])
 
 
-def on_a_terminal(*arguments, typed="", columns=60, **environment):
+def on_a_terminal(*arguments, typed="", columns=60, rows=24, **environment):
     """What the command writes to a real terminal, with something typed into it."""
     mine, its = pty.openpty()
-    ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     known = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")}
     command = subprocess.Popen(
         [sys.executable, "-m", "prefdata", *map(str, arguments)],
@@ -114,11 +118,92 @@ def test_a_preview_shows_whole_records_in_colour_and_without(project, tmp_path):
     assert plain.count("temperature: 0.9") >= 4
 
 
+def screens(*arguments, typed, **how):
+    """The lines that were written before each question for a key."""
+    written = ESCAPE.sub("", on_a_terminal(*arguments, typed=typed, **how))
+    return [part.splitlines() for part in written.split(KEY_LINE)]
+
+
 def test_a_reader_pages_with_keys(run):
-    written = on_a_terminal("inspect", run, typed=["", "b", "3", "/bad 1", "1", "/GOOD 2", "q"])
-    titles = re.findall(r"(?<=\s)?pair (\d)(?= )", ESCAPE.sub("", written))
-    assert titles == ["1", "2", "1", "3", "1", "3"]
-    assert "no later row contains 'bad 1'" in written
+    typed = ["", "b", "3", "", "/bad 9", "/GOOD 2", "", "/", "q"]
+    shown = screens("inspect", run, typed=typed, columns=80)
+    titles = [
+        match[0]
+        for screen in shown
+        for one in screen
+        if (match := re.match(r"pair \d+ of \d+", one))
+    ]
+    assert titles == [f"pair {at}" for at in ("1 of 3", "2 of 3", "1 of 3", "3 of 3", "1 of 1",
+                                              "1 of 3")]  # fmt: skip
+    assert "that was the last one; q leaves, a number goes back to it" in shown[4]
+    assert "0 pairs contain 'bad 9'" in shown[5]
+    assert "pair 1 of 1 with 'good 2'   train" in shown[6]
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
+    """Chats and answers that are longer than a screen."""
+    chat = [{"role": "user", "content": LONG * 9}, {"role": "assistant", "content": "Well."},
+            {"role": "user", "content": "And now?"}]  # fmt: skip
+    lines = [line(1, chat, f"{n} {LONG * 9}\nend", n + 0.123456) for n in range(12)]
+    return make_scored_run(tmp_path_factory.mktemp("long"), lines)
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (160, 50), (40, 16)])
+def test_a_pair_fits_the_screen_with_what_matters(long_run, columns, rows):
+    typed = ["f", "m", "c", "cf", "?", "q"]
+    screen, whole, values, candidates, all_whole, _, _ = screens(
+        "inspect", long_run, typed=typed, columns=columns, rows=rows
+    )
+    assert len(screen) < rows
+    assert max(map(cell_len, screen)) <= columns
+    scores = "score 11.1 : 0.123   margin 11"
+    names = ("prompt", "chosen", "rejected", scores)
+    at = [next(n for n, one in enumerate(screen) if one.startswith(name)) for name in names]
+    assert at == sorted(at)
+    assert "  user: And now?" in screen
+    assert sum("more lines, f shows all" in one for one in screen) == 3
+    assert not any("shows all" in one for one in whole)
+    assert sum(one.count("winks") for one in whole) == 3 * 9 * 12
+    assert "is_tie             False" in values
+    assert len(candidates) <= rows  # the key that was typed is the first line
+    assert sum(one.count("winks") for one in all_whole) == 13 * 9 * 12
+
+
+def test_lines_of_a_screen_are_shared_fairly():
+    assert share_lines([2, 3, 4], 20) == [2, 3, 4]
+    assert share_lines([50, 50, 50], 18) == [6, 6, 6]
+    assert share_lines([50, 2, 3], 18) == [13, 2, 3]
+    assert share_lines([1, 50, 3], 18) == [1, 14, 3]
+    assert share_lines([9, 9, 9], 2) == [1, 1, 1]
+
+
+def test_an_unfinished_run_is_read_from_its_latest_stage(project):
+    out = project.folder / "run"
+    project.write_seeds([{"prompt": f"question {n}", "answer": n} for n in range(4)] + [b"{broken"])
+    build(project.load(), out, rehearse=True, say=lambda text: None)
+    (out / "run.json").unlink()
+    done = inspect(out, "-n", 2)
+    assert "the run is not finished; as after reward" in done.stderr
+    assert done.stdout.count("--- row") == 2
+    shutil.rmtree(next(out.glob("stages/2-*.rejects")))  # as if the pass were not over
+    screen, _ = screens("inspect", out, typed="q", columns=80)
+    assert screen[0] == "row 1 of 4   the run is not finished; as after candidates"
+    assert "  question 0" in screen
+    assert "hot, 0.9" in screen
+    assert "reason: bad_line" in inspect(out, "--rejects").stdout
+
+
+def test_a_recipe_stands_for_its_run(project):
+    project.recipe["output_dir"] = str(project.folder / "made")
+    recipe = project.write()
+    build(project.load(), project.folder / "made", rehearse=True, say=lambda text: None)
+    assert inspect(recipe, "-n", 1).stdout.startswith("--- pair 1\n")
+
+
+def test_a_search_is_counted(run):
+    assert inspect(run, "--search", "question").stderr == "3 pairs with 'question'\n"
+    assert inspect(run, "--search", "nowhere").stderr == "0 pairs with 'nowhere'\n"
 
 
 def page(rows, *answers):
@@ -132,11 +217,11 @@ def page(rows, *answers):
         return answer
 
     stream = io.StringIO()
-    page_rows(open_console(stream), Shelf(lambda: iter(rows)), "pair", ask)
-    return [int(n) for n in re.findall(r"--- pair (\d+)", stream.getvalue())]
+    page_rows(open_console(stream), Opened("row", lambda: iter(rows), len(rows)), ask)
+    return [int(n) for n in re.findall(r"ID (\d+)\n", stream.getvalue())]
 
 
-ROWS = [{"id": str(n), "text": f"row {n}"} for n in range(KEPT * 3)]
+ROWS = [{"id": str(n), "text": f"ID {n + 1}\nrow-{n}"} for n in range(KEPT * 3)]
 
 
 @pytest.mark.parametrize(
@@ -147,8 +232,8 @@ ROWS = [{"id": str(n), "text": f"row {n}"} for n in range(KEPT * 3)]
         (["300", "1", "300"], [1, 300, 1, 300]),
         (["300", ""], [1, 300]),
         (["301", "0", "-1", "what", "2"], [1, 2]),
-        (["/row 299", "b"], [1, 300, 299]),
-        (["/row 299", "q", ""], [1, 300]),
+        (["/row-299", "b", "/", "2"], [1, 300, 1, 2]),
+        (["/row-299", "q", ""], [1, 300]),
         ([], [1]),
     ],
 )
@@ -225,6 +310,6 @@ def test_every_value_of_a_row_is_printed():
 
 def test_pairs_of_both_splits_are_paged_train_first(tmp_path):
     run = make_plain_run(tmp_path)
-    splits = [row["split"] for row in find_rows(run)()]
+    splits = [row["split"] for row in open_rows(run).rows()]
     assert splits == sorted(splits, reverse=True)
     assert set(splits) == {"train", "test"}

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prefdata.cli.program import Run, exit_codes, say, tell_stale
+from prefdata.cli.program import Run, exit_codes, run_of, say, tell_stale
 from prefdata.errors import PrefdataError
 
 
@@ -32,7 +32,7 @@ def publish(
     with exit_codes():
         from prefdata.hub.publishing import PublishOptions
 
-        _publish(run, PublishOptions(repo_id, revision, private, create_pr))
+        _publish(run_of(run), PublishOptions(repo_id, revision, private, create_pr))
 
 
 def check_hub(settings: Any) -> None:

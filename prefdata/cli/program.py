@@ -35,7 +35,9 @@ Overrides = Annotated[
 Out = Annotated[
     Path | None, typer.Option(help="The run folder; overrides the recipe's output_dir.")
 ]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder of a finished run, or its recipe.")
+]
 Rehearse = Annotated[
     bool,
     typer.Option(
@@ -174,6 +176,13 @@ def run_folder(loaded: Any, rehearse: bool) -> Path:
     from prefdata.api.loading import run_folder as place
 
     return place(loaded.recipe.output_dir, rehearse)
+
+
+def run_of(place: Path) -> Path:
+    """The run folder that is named: itself, or the `output_dir` of a recipe."""
+    if not (place.is_file() and place.suffix in (".yaml", ".yml")):
+        return place
+    return Path(load(str(place), None, None).recipe.output_dir)
 
 
 def tell_stale(run: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prefdata.cli.program import Force, Run, exit_codes, say, tell_stale
+from prefdata.cli.program import Force, Run, exit_codes, run_of, say, tell_stale
 from prefdata.errors import PrefdataError
 
 
@@ -136,6 +136,7 @@ def export(
             _reasoning(reasoning),
             may_be_text=True,
         )
+        run = run_of(run)
         for name in formats:
             print_export(export_run(run, name, options, out, say=say))
         tell_stale(run)
@@ -164,6 +165,7 @@ def report(
         from prefdata.cli.summary import print_report
         from prefdata.report import make_report
 
+        run, compare = run_of(run), compare and run_of(compare)
         print_report(make_report(run, out, compare=compare, is_forced=force))
         tell_stale(run)
 
@@ -181,19 +183,26 @@ def inspect(
         int | None, typer.Option("-n", min=1, help="Print this many rows and do not ask.")
     ] = None,
 ) -> None:
-    """Page through a run's pairs; where no terminal is, all are printed as plain text."""
+    """Page through a run's pairs; where no terminal is, all are printed as plain text.
+
+    RUN may be one that is not finished: then the rows of its latest stage are shown.
+    """
     with exit_codes():
         from itertools import islice
 
-        from prefdata.cli.pager import Shelf, find_rows, page_rows, print_rows
+        from prefdata.cli.pager import open_rows, page_rows, print_rows
         from prefdata.cli.terminal import open_console
 
-        console, kind = open_console(), "reject" if rejects else "pair"
-        opened = find_rows(run, rejects=rejects, search=search)
+        console, opened = open_console(), open_rows(run_of(run), rejects=rejects)
+        if search:
+            opened = opened.search(search)
+            say(f"{opened.count:,} {opened.kind}{'s' * (opened.count != 1)} with {search!r}")
         if rows is None and console.is_terminal and sys.stdin.isatty():
-            page_rows(console, Shelf(opened), kind, input)
+            page_rows(console, opened, input)
         else:
-            print_rows(console, islice(opened(), rows), kind)
+            if opened.note:
+                say(opened.note)
+            print_rows(console, islice(opened.rows(), rows), opened.kind)
 
 
 def _test_size(text: str | None) -> int | float | None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from prefdata.cli.program import Run, exit_codes, say, tell_stale
+from prefdata.cli.program import Run, exit_codes, run_of, say, tell_stale
 from prefdata.errors import PrefdataError
 
 
@@ -51,6 +51,7 @@ def train(
     with exit_codes():
         from prefdata.recipe.loader import load_settings
 
+        run = run_of(run)
         folder = out or run / "trained" / backend.value
         if backend is Backend.nemo_customizer:
             _train_on_customizer(run, settings, overrides or [], folder, dry_run, cancel, force)

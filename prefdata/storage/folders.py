@@ -12,7 +12,7 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefdata.rows import Row, rows_of
+from prefdata.rows import ID, Row, rows_of
 from prefdata.storage.disk import Damaged, make_folder, publish, temporary_name
 
 ROWS_PER_GROUP = 10_000
@@ -228,6 +228,20 @@ def read_rows(folder: Path, *, stem: str | None = None) -> Iterator[Row]:
     """Rows as Python dicts, in order, of one stem or of all; columns of JSON texts are parsed."""
     for table in read_tables(folder, stem=stem):
         yield from rows_of(table)
+
+
+def find_row(folder: Path, name: str) -> Row | None:
+    """The row with an id, read without the others; None where there is none.
+
+    Raises:
+        Damaged: a file is cut short or missing.
+    """
+    for file in _files(folder):
+        with _damage(file):
+            found = pq.read_table(file, filters=[(ID, "=", name)])
+        if found.num_rows:
+            return rows_of(found)[0]
+    return None
 
 
 def _files(folder: Path) -> list[Path]:
