@@ -44,7 +44,7 @@ EXCLUDED = {
 LATER = frozenset(
     (
         "max_length_advantage", "chosen", "rejected", "one_side", "keep_fraction", "select_by",
-        "select_group", "combine", "calibrate_length",
+        "select_group", "combine", "calibrate_length", "margin",
     )
 )  # fmt: skip
 """Fields that came when runs lay on disks already: one at its default enters no identity, so that

@@ -33,6 +33,10 @@ marks[1] + text is what the model wrote. `tool_calls` is JSON. A text that faile
 CANDIDATE = pa.struct([("text", pa.string()), ("sample", pa.int32()), *TEXT_META.fields])
 """One of the texts of a `candidates` column; `sample` counts from 0 for each alias."""
 
+TURNS = pa.field("turns", pa.string())
+"""What candidates have besides where transcripts from elsewhere part before their last turn: the
+messages between the prompt and the text, as JSON."""
+
 STRUCTURED_META = pa.struct([*TEXT_META.fields, ("answer", pa.string())])
 """`answer` is the whole answer as JSON where it has keys that the schema does not list."""
 

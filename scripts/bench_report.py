@@ -18,10 +18,10 @@ import orjson
 from playwright.sync_api import Page, sync_playwright
 
 from prefdata.pairs.repick import pairs_of_file
-from prefdata.recipe.schema import GivenCandidates
+from prefdata.recipe.layout import Layout
 from prefdata.report import make_report
 
-FIELDS = GivenCandidates(group_by=("turn",), prompt="prompt", text="text", score="score")
+FIELDS = Layout(group_by=("turn",), prompt="prompt", text="text", score="score")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 SYLLABLES = ["ka", "ro", "mi", "ten", "lu", "sa", "vor", "ne", "dal", "pi", "gu", "fen", "o", "tri"]
 WATCH = """() => {

@@ -3,9 +3,9 @@
 import orjson
 
 from prefdata.pairs.repick import pairs_of_file
-from prefdata.recipe.schema import GivenCandidates
+from prefdata.recipe.layout import Layout
 
-FIELDS = GivenCandidates(group_by=("turn",), prompt="prompt", text="text", score="score")
+FIELDS = Layout(group_by=("turn",), prompt="prompt", text="text", score="score")
 TOOL = {
     "role": "assistant",
     "content": None,

@@ -10,7 +10,7 @@ from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.errors import PrefdataError, RowError
 from prefdata.pipeline import build
 from prefdata.recipe.chats import Roles
-from prefdata.recipe.columns import GIVEN_COLUMNS
+from prefdata.recipe.columns import given_columns
 from prefdata.recipe.loader import load_recipe
 from prefdata.recipe.schema import Model
 from prefdata.seeds.seeds import seeds_of
@@ -149,7 +149,7 @@ def test_a_reward_model_with_messages_of_its_own_reads_those():
 def test_a_reward_model_reads_given_candidates_after_their_prompt():
     made = column(type="reward_model", model_alias="judge", candidates="candidates")
     row = {"prompt": CHAT, "candidates": [{"text": "7", "alias": None}]}
-    [asked, _] = sent(made, row, GIVEN_COLUMNS)
+    [asked, _] = sent(made, row, given_columns(["score"]))
     assert asked == [[*CHAT, {"role": "assistant", "content": "7"}]]
 
 

@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from prefdata.cli import app
 from prefdata.export import FORMATS
+from prefdata.recipe.layout import Layout
 from prefdata.recipe.loader import load_recipe, load_settings
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.schema import (
@@ -36,7 +37,8 @@ PARTS = [
 ]  # fmt: skip
 TRAINING = (ROOT / "docs" / "training.md").read_text()
 SETTINGS = [ROOT / "recipes" / "quickstart" / "train.yaml"]
-RECIPES = sorted(set((ROOT / "recipes").rglob("*.yaml")) - set(SETTINGS))
+LAYOUTS = sorted((ROOT / "recipes" / "layouts").glob("*.yaml"))
+RECIPES = sorted(set((ROOT / "recipes").rglob("*.yaml")) - {*SETTINGS, *LAYOUTS})
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
@@ -49,6 +51,13 @@ def test_every_recipe_field_is_in_the_reference(part: type[BaseModel]):
 def test_every_setting_of_a_training_is_in_its_page(part: type[BaseModel]):
     missing = [name for name in part.model_fields if f"`{name}`" not in TRAINING]
     assert not missing
+
+
+def test_every_key_and_every_preset_of_a_layout_is_in_its_page():
+    page = (ROOT / "docs" / "layouts.md").read_text()
+    assert [name for name in Layout.model_fields if f"`{name}`" not in page] == []
+    assert [file.stem for file in LAYOUTS if f"`{file.stem}`" not in page] == []
+    assert [file.name for file in LAYOUTS if len(file.read_text().splitlines()) > 15] == []
 
 
 @pytest.mark.parametrize("file", SETTINGS, ids=lambda file: file.name)

@@ -7,10 +7,10 @@ from prefdata.cli import app
 from prefdata.errors import PrefdataError
 from prefdata.pairs.repick import pairs_of_file, pairs_of_run
 from prefdata.pipeline import build
-from prefdata.recipe.schema import GivenCandidates
+from prefdata.recipe.layout import Layout
 from prefdata.storage.folders import read_rows, read_schema
 
-FIELDS = GivenCandidates(group_by=("turn",), prompt="question", text="answer", score="reward")
+FIELDS = Layout(group_by=("turn",), prompt="question", text="answer", score="reward")
 
 
 def write(folder, *lines):
@@ -196,7 +196,7 @@ def test_a_field_may_have_any_name(tmp_path, name, role):
     if role == "prompt":
         fields["group_by"] = name
     file, out = write(tmp_path, *written), tmp_path / "out"
-    given = GivenCandidates(**fields | {"group_by": (fields["group_by"],)})
+    given = Layout(**fields | {"group_by": (fields["group_by"],)})
     pairs_of_file(file, given, (), out, seed=0, say=print)
     assert texts(out) == [("q", "good", "bad"), ("r", "good", "bad")]
     names = read_schema(out / "candidates").names

@@ -1,3 +1,5 @@
+import gzip
+import lzma
 import time
 
 import datasets
@@ -64,7 +66,7 @@ def file(tmp_path):
 # Kinds of source
 
 
-@pytest.fixture(params=["jsonl", "ndjson", "json list", "json lines", "json object", "csv", "parquet", "folder", "glob", "save_to_disk", "split"])  # fmt: skip  # noqa: E501
+@pytest.fixture(params=["jsonl", "ndjson", "json list", "json lines", "json object", "csv", "parquet", "folder", "glob", "save_to_disk", "split", "jsonl.gz", "json.xz", "csv.zst", "clone", "named splits"])  # fmt: skip  # noqa: E501
 def source(request, tmp_path, lines, file):
     """A source of every kind with the same three rows: its path and the fields of its config."""
     raw = orjson.dumps(ABC)
@@ -96,6 +98,35 @@ def source(request, tmp_path, lines, file):
             both = datasets.DatasetDict(train=train, test=train.select([0]))
             both.save_to_disk(tmp_path / "saved")
             return tmp_path / "saved", {"split": "train"}
+        case "jsonl.gz":
+            return file("seeds.jsonl.gz", gzip.compress(lines(*ABC).read_bytes())), {}
+        case "json.xz":
+            return file("seeds.json.xz", lzma.compress(raw)), {}
+        case "csv.zst":
+            packed = pa.compress(b"prompt\na\nb\nc\n", "zstd", asbytes=True)
+            return file("seeds.csv.zst", packed), {}
+        case "clone":
+            lines(*ABC, name="clone/main/train-0.jsonl")
+            lines(ABC[0], name="clone/main/test-0.jsonl")
+            lines(ABC[0], name="clone/more/train-0.jsonl")
+            return file("clone/README.md", CARD).parent, {"split": "train"}
+        case "named splits":
+            lines(*ABC, name="named/data/train-00000-of-00001.jsonl")
+            lines(ABC[0], name="named/data/test-00000-of-00001.jsonl")
+            return tmp_path / "named", {"split": "train"}
+
+
+CARD = """---
+configs:
+- config_name: main
+  default: true
+  data_files:
+  - {split: train, path: main/train-*}
+  - {split: test, path: [main/test-*]}
+- config_name: more
+  data_files: more/*
+---
+"""
 
 
 def test_every_kind_of_source_gives_the_same_rows_and_ids(source, lines):
@@ -113,6 +144,35 @@ def test_a_saved_dataset_with_several_splits_needs_a_split(tmp_path):
         load(tmp_path / "saved")
     with pytest.raises(PrefdataError, match=r"no split 'tran'.*one of: train, test"):
         load(tmp_path / "saved", split="tran")
+
+
+def test_a_clone_of_a_hub_dataset_mixes_no_splits_and_no_configurations(lines, file):
+    for name in ("main/train", "main/test", "more/any"):
+        lines({"prompt": name}, name=f"clone/{name}.jsonl")
+    place = file("clone/README.md", CARD.replace("-*", "*")).parent
+    with pytest.raises(PrefdataError, match=r"has several splits.*set it to one of: train, test"):
+        load(place)
+    assert prompts(load(place, split="test")) == ["main/test"]
+    assert prompts(load(place, name="more")) == ["more/any"]
+    with pytest.raises(PrefdataError, match="no 'mor'.*one of: main, more"):
+        load(place, name="mor")
+
+
+def test_files_beside_those_of_named_splits_are_said_to_be_unread(lines, tmp_path):
+    for name in ("train", "validation", "extra/more"):
+        lines({"prompt": name}, name=f"folder/{name}.jsonl")
+    seeds = load(tmp_path / "folder", split="train")
+    assert prompts(seeds) == ["train"]
+    assert "files in no split are not read: 1" in seeds.notes[0]
+
+
+@pytest.mark.parametrize("name", ["seeds.jsonl.gz", "seeds.jsonl.xz", "seeds.jsonl.zst"])
+def test_a_packed_file_that_is_cut_off_is_named(file, name):
+    packed = {"gz": gzip.compress, "xz": lzma.compress,
+              "zst": lambda raw: pa.compress(raw, "zstd", asbytes=True)}  # fmt: skip
+    whole = packed[name.rpartition(".")[2]](b'{"prompt": "a"}\n' * 1000)
+    with pytest.raises(PrefdataError, match=f"{name} is truncated or corrupt"):
+        load(file(name, whole[:-9]))
 
 
 def test_a_saved_dataset_with_one_split_needs_none(tmp_path):

@@ -143,7 +143,7 @@ def test_message_lists_keep_everything(tmp_path):
     ("change", "reason"),
     [
         ({"output": None}, "missing_field"),
-        ({"output": ["a"]}, "field_type"),
+        ({"output": [7]}, "field_type"),
         ({"turn_id": None}, "missing_field"),
         ({"input": 7}, "field_type"),
         ({"input": []}, "field_type"),

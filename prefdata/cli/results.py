@@ -1,5 +1,6 @@
 """`pairs`, `export`, `report`, `inspect`: what can be made of a run."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,10 @@ from prefdata.errors import PrefdataError
 def pairs(
     source: Annotated[
         Path,
-        typer.Argument(metavar="RUN|FILE", help="A finished run, or a JSONL of scored candidates."),
+        typer.Argument(
+            metavar="RUN|FILE",
+            help="A finished run, or a file or folder of scored or labelled texts.",
+        ),
     ],
     overrides: Annotated[
         list[str] | None,
@@ -25,6 +29,21 @@ def pairs(
     out: Annotated[
         Path | None, typer.Option(help="Where to write; by default, a run is changed in place.")
     ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="FILE: how its lines look: nectar, helpsteer3, trl … (docs/layouts.md), or a "
+            "YAML file."
+        ),
+    ] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="KEY=PATH",
+            help="FILE: where a line has what, as in each=completions; may be given several times.",
+        ),
+    ] = None,
     group: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,27 +52,38 @@ def pairs(
         ),
     ] = None,
     prompt: Annotated[
-        str, typer.Option(help="FILE: field with the prompt, a text or a list of messages.")
-    ] = "prompt",
-    text: Annotated[str, typer.Option(help="FILE: field with the candidate's text.")] = "text",
+        str | None,
+        typer.Option(help="FILE: field with the prompt, a text or a list of messages."),
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="FILE: field with the candidate's text.")] = None,
     score: Annotated[
-        str,
+        str | None,
         typer.Option(help="FILE: field with its score; the lowest is the best with better=lower."),
-    ] = "score",
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(help="FILE: the configuration to read of a folder that has some.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="FILE: the split to read of a folder that has some.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="FILE: seed for random draws, samples and splits.")] = 0,
     force: Force = False,
 ) -> None:
-    """Choose pairs again, from a finished run or from scored candidates made elsewhere."""
+    """Choose pairs again, from a finished run or from scored or labelled texts made elsewhere."""
     with exit_codes():
         from prefdata.cli.summary import print_summary
-        from prefdata.pairs.repick import pairs_of_file, pairs_of_run
-        from prefdata.recipe.schema import GivenCandidates
+        from prefdata.pairs.repick import is_run, pairs_of_file, pairs_of_run
+        from prefdata.recipe.loader import load_layout
 
         if not source.exists():
             raise PrefdataError(
                 f"{source}: not found; give a run folder or a file of scored candidates"
             )
-        if source.is_dir():
+        named = {"prompt": prompt, "text": text, "score": score}
+        told = [f"{key}={json.dumps(path)}" for key, path in named.items() if path is not None]
+        told += [f"group_by={json.dumps(group)}"] if group else []
+        told += mapping or []
+        if is_run(source) and not (told or layout or config or split):
             folder = out or source
             record = pairs_of_run(source, overrides or (), folder, force=force)
         else:
@@ -61,13 +91,12 @@ def pairs(
                 raise PrefdataError(
                     f"{source}: for a file, the output folder is required; give it with --out DIR"
                 )
-            fields = GivenCandidates(
-                group_by=tuple(group or (prompt,)), prompt=prompt, text=text, score=score
-            )
             folder = out
+            fields = load_layout(layout, told)
             record = pairs_of_file(
-                source, fields, overrides or (), out, seed=seed, say=say, force=force
-            )
+                source, fields, overrides or (), out, seed=seed, say=say, force=force,
+                config=config, split=split,
+            )  # fmt: skip
         print_summary(record, folder)
         tell_stale(folder)
 
@@ -209,7 +238,6 @@ def _test_size(text: str | None) -> int | float | None:
     """A count or a fraction, as the rules of pairs have it."""
     if text is None:
         return None
-    from prefdata.pairs.repick import DEFAULTS
-    from prefdata.recipe.loader import validate_pair_rules
+    from prefdata.recipe.loader import load_layout, validate_pair_rules
 
-    return validate_pair_rules(DEFAULTS, [f"test_size={text}"]).test_size
+    return validate_pair_rules(load_layout(None, ()).rules, [f"test_size={text}"]).test_size

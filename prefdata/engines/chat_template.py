@@ -38,20 +38,20 @@ class ChatTemplate:
     def measure(
         self,
         prompt: Messages,
-        answers: Iterable[Mapping[str, Any]],
+        answers: Iterable[Sequence[Mapping[str, Any]]],
         tools: Messages | None = None,
     ) -> tuple[int, int]:
         """Tokens of the prompt as it is asked, and of it with the longer answer.
 
         Args:
             prompt: before the answers.
-            answers: messages of the assistant.
+            answers: the messages of each; the last is the assistant's.
             tools: what the model may call, here and in the other methods.
 
         Raises:
             RowError: the template refuses the chat.
         """
-        chats = [[*prompt, answer] for answer in answers]
+        chats = [[*prompt, *answer] for answer in answers]
         whole = max(len(self._apply(chat, tokenize=True, tools=tools)) for chat in chats)
         asked = self._apply(prompt, tokenize=True, add_generation_prompt=True, tools=tools)
         return len(asked), whole

@@ -57,6 +57,8 @@ class Conversation:
         plain_prompt: the prompt rendered, for answers that are not to be rendered either.
         chosen_calls: calls of tools in the answer, and so `rejected_calls`.
         tools: what the model might call, as JSON.
+        chosen_turns: messages between the prompt and chosen that rejected lacks or has otherwise,
+            and so `rejected_turns`.
     """
 
     id: str
@@ -75,6 +77,18 @@ class Conversation:
     chosen_calls: tuple[Message, ...] = ()
     rejected_calls: tuple[Message, ...] = ()
     tools: str | None = None
+    chosen_turns: tuple[Message, ...] = ()
+    rejected_turns: tuple[Message, ...] = ()
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """All messages but the two last answers."""
+        return (*self.prompt, *self.chosen_turns, *self.rejected_turns)
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether a side is more than one message."""
+        return bool(self.chosen_turns or self.rejected_turns)
 
     @property
     def has_tools(self) -> bool:
@@ -94,7 +108,7 @@ class Conversation:
     @property
     def texts(self) -> list[str]:
         """Every text of every turn."""
-        asked = [message["content"] for message in self.prompt if message.get("content")]
+        asked = [message["content"] for message in self.turns if message.get("content")]
         thoughts = [one.text for one in (self.chosen_thought, self.rejected_thought) if one]
         return [*asked, self.chosen, self.rejected, *thoughts]
 
@@ -104,6 +118,11 @@ class Conversation:
         calls = self.chosen_calls if side == "chosen" else self.rejected_calls
         made = {"tool_calls": list(calls)} if calls else {}
         return {"role": "assistant", "content": getattr(self, side), **keys, **made}
+
+    def completion(self, side: Literal["chosen", "rejected"]) -> list[Message]:
+        """All messages of a side behind the prompt."""
+        turns = self.chosen_turns if side == "chosen" else self.rejected_turns
+        return [*turns, self.answer(side)]
 
 
 def read_conversation(row: Row) -> Conversation:
@@ -128,6 +147,8 @@ def read_conversation(row: Row) -> Conversation:
         chosen_calls=calls_of({"tool_calls": row.get("chosen_tool_calls")}),
         rejected_calls=calls_of({"tool_calls": row.get("rejected_tool_calls")}),
         tools=_tools(row.get("tools")),
+        chosen_turns=_read_turns(row, "chosen"),
+        rejected_turns=_read_turns(row, "rejected"),
     )
     _check(conversation)
     return conversation
@@ -169,11 +190,17 @@ def _read_thought(row: Row, side: str) -> Thought | None:
     return None if text is None else Thought(text, (marks[0], marks[1]) if marks else None)
 
 
+def _read_turns(row: Row, side: str) -> tuple[Message, ...]:
+    text = row.get(f"{side}_turns")
+    return tuple(orjson.loads(text)) if text else ()
+
+
 def _check(conversation: Conversation) -> None:
     if not conversation.prompt:
         raise RowError("empty_prompt", "the prompt has no message")
-    for place, message in enumerate(conversation.prompt):
-        _check_message(place, message)
+    for turns in (conversation.chosen_turns, conversation.rejected_turns):
+        for place, message in enumerate((*conversation.prompt, *turns)):
+            _check_message(place, message)
     last = conversation.prompt[-1]["role"]
     if last not in ("user", "tool"):
         raise RowError(
@@ -184,7 +211,7 @@ def _check(conversation: Conversation) -> None:
     for side, (text, calls) in zip(("chosen", "rejected"), sides, strict=True):
         if not text and not calls:
             raise RowError("empty_answer", f"{side} has no text")
-    if sides[0] == sides[1]:
+    if sides[0] == sides[1] and conversation.chosen_turns == conversation.rejected_turns:
         raise RowError("identical", "chosen and rejected are the same text")
 
 

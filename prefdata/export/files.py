@@ -220,7 +220,7 @@ def _measure(template: "ChatTemplate", pair: Conversation) -> tuple[int, int]:
     if pair.plain_prompt is not None:
         whole = (template.count(pair.plain_prompt + text) for text in (pair.chosen, pair.rejected))
         return template.count(pair.plain_prompt), max(whole)
-    answers = (pair.answer("chosen"), pair.answer("rejected"))
+    answers = (pair.completion("chosen"), pair.completion("rejected"))
     return template.measure(pair.prompt, answers, pair.tool_list)
 
 

@@ -31,6 +31,7 @@ class Shape:
         is_single_turn: whether every prompt is one message of the user.
         is_scored: whether every pair has scores, and not a verdict alone.
         has_tools: whether some model was told of tools, or has called one.
+        has_margin: whether every pair has a margin.
         last_message_only: whether prompts are to be cut to their last message.
         render: of the model to be trained, for the format that wants texts.
         arguments: what the chat template was given when the answers were written, where the
@@ -42,6 +43,7 @@ class Shape:
     is_single_turn: bool = True
     is_scored: bool = True
     has_tools: bool = False
+    has_margin: bool = True
     last_message_only: bool = False
     render: Render | None = None
     arguments: Record | None = None
@@ -69,6 +71,7 @@ class Format:
         needs_test: whether the trainer refuses to start without test lines.
         is_once: whether equal lines are written once; those with both labels not at all.
         has_tools: whether a line can hold tools, and answers that call them.
+        has_turns: whether a side can be several messages.
         has_arguments: whether a line can say what its trainer gives to the chat template.
         ways: in which it carries thoughts, the best first.
     """
@@ -83,6 +86,7 @@ class Format:
     has_arguments: bool = False
     ways: tuple[Way, ...] = ()
     has_tools: bool = False
+    has_turns: bool = False
 
     def make(self, pair: Conversation, shape: Shape) -> list[Record]:
         """The lines of a pair.
@@ -92,6 +96,12 @@ class Format:
         """
         if pair.has_tools and not self.has_tools:
             raise RowError("tools", "the layout has no place for calls of tools or their results")
+        if pair.has_turns and not self.has_turns:
+            raise RowError(
+                "turns",
+                "the two conversations part before their last answers, and the layout has no place "
+                "for several messages behind the prompt",
+            )
         return self.records(pair, shape)
 
 
@@ -128,7 +138,7 @@ def _trl_kto(pair: Conversation, shape: Shape) -> list[Record]:
 
 def _nemo_rl(pair: Conversation, shape: Shape) -> list[Record]:
     completions = [
-        {"rank": rank, "completion": [_answer(pair, side)]} for rank, side in enumerate(SIDES)
+        {"rank": rank, "completion": pair.completion(side)} for rank, side in enumerate(SIDES)
     ]
     return [{"context": _messages(pair, shape), "completions": completions}]
 
@@ -234,10 +244,7 @@ def _ms_swift(pair: Conversation, shape: Shape) -> list[Record]:
 def _open_instruct(pair: Conversation, shape: Shape) -> list[Record]:
     prompt = _messages(pair, shape)
     return [
-        {
-            "chosen": [*prompt, _answer(pair, "chosen", shape)],
-            "rejected": [*prompt, _answer(pair, "rejected", shape)],
-        }
+        {side: [*prompt, *_turns(pair, side, shape), _answer(pair, side, shape)] for side in SIDES}
     ]
 
 
@@ -268,6 +275,12 @@ def _messages(pair: Conversation, shape: Shape) -> list[Record]:
     return [{key: message.get(key) for key in shape.keys} for message in pair.prompt]
 
 
+def _turns(pair: Conversation, side: Side, shape: Shape) -> list[Record]:
+    """The messages between the prompt and an answer."""
+    between = pair.completion(side)[:-1]
+    return [{key: message.get(key) for key in shape.keys} for message in between]
+
+
 def _answer(pair: Conversation, side: Side, shape: Shape | None = None) -> Record:
     """A turn of the assistant; with the keys of the prompt's where both share a list."""
     said = pair.answer(side)
@@ -278,8 +291,8 @@ def _answer(pair: Conversation, side: Side, shape: Shape | None = None) -> Recor
 
 
 def _completion(pair: Conversation, side: Side) -> Any:
-    """An answer as TRL reads it: a list of one message, or a text where the prompt is one."""
-    return [_answer(pair, side)] if pair.plain_prompt is None else getattr(pair, side)
+    """An answer as TRL reads it: a list of messages, or a text where the prompt is one."""
+    return pair.completion(side) if pair.plain_prompt is None else getattr(pair, side)
 
 
 def _tools(pair: Conversation) -> Record:
@@ -315,7 +328,9 @@ def _arguments(shape: Shape) -> Record:
 
 
 def _scores(pair: Conversation, shape: Shape, *names: str) -> Record:
-    return {name: getattr(pair, name) for name in names} if shape.is_scored else {}
+    told = {"margin"} if shape.has_margin else set()
+    told |= {"chosen_score", "rejected_score"} if shape.is_scored else set()
+    return {name: getattr(pair, name) for name in names if name in told}
 
 
 _CUSTOMIZER = Format(
@@ -329,16 +344,19 @@ _CUSTOMIZER = Format(
 _CHAT_WAYS: tuple[Way, ...] = (*KEYS, "inline")
 _TRL_WAYS: tuple[Way, ...] = (*_CHAT_WAYS, "text")
 FORMATS: dict[str, Format] = {
-    "trl": Format(_trl, configurations.trl, has_arguments=True, has_tools=True, ways=_TRL_WAYS),
+    "trl": Format(
+        _trl, configurations.trl, has_arguments=True, has_tools=True, has_turns=True, ways=_TRL_WAYS
+    ),
     "trl_kto": Format(
         _trl_kto,
         configurations.trl_kto,
         is_once=True,
         has_arguments=True,
         has_tools=True,
+        has_turns=True,
         ways=_TRL_WAYS,
     ),
-    "nemo_rl": Format(_nemo_rl, configurations.nemo_rl, ways=("inline",)),
+    "nemo_rl": Format(_nemo_rl, configurations.nemo_rl, has_turns=True, ways=("inline",)),
     "nemo_rl_binary": Format(_nemo_rl_binary, configurations.nemo_rl_binary, ways=("inline",)),
     "nemo_customizer": _CUSTOMIZER,
     "nemo_customizer_sft": replace(
@@ -362,10 +380,11 @@ FORMATS: dict[str, Format] = {
         configurations.axolotl_passthrough,
         has_arguments=True,
         has_tools=True,
+        has_turns=True,
         ways=_CHAT_WAYS,
     ),
     "llama_factory": Format(_llama_factory, configurations.llama_factory, has_tools=True),
-    "openrlhf": Format(_openrlhf, configurations.openrlhf, ways=_CHAT_WAYS),
+    "openrlhf": Format(_openrlhf, configurations.openrlhf, has_turns=True, ways=_CHAT_WAYS),
     "ms_swift": Format(_ms_swift, configurations.ms_swift, has_tools=True),
     "open_instruct": Format(_open_instruct, configurations.open_instruct, ways=_CHAT_WAYS),
     "openai": Format(_openai, configurations.openai, is_once=True, has_tools=True),

@@ -131,6 +131,7 @@ class _Look:
     _is_single_turn: bool = True
     _is_scored: bool = True
     _has_tools: bool = False
+    _has_margin: bool = True
 
     def add(self, split: str, row: Row) -> None:
         """The next pair in order."""
@@ -150,10 +151,11 @@ class _Look:
         self.places.append(place)
         prompt = _written_prompt(pair, self.wanted.shape)
         self._prompts += hash_prompt(prompt, self.wanted.seed)
-        self._keys |= dict.fromkeys(key for message in pair.prompt for key in message)
+        self._keys |= dict.fromkeys(key for message in pair.turns for key in message)
         self._keys |= dict.fromkeys((*pair.chosen_keys, *pair.rejected_keys))
         self._is_single_turn &= pair.is_single_turn
         self._has_tools |= pair.has_tools
+        self._has_margin &= pair.margin is not None
         self._is_scored &= None not in (pair.chosen_score, pair.rejected_score)
         if self.form.is_once:
             for bit, side in zip((CHOSEN, REJECTED), SIDES, strict=True):
@@ -168,6 +170,7 @@ class _Look:
             is_single_turn=self._is_single_turn,
             is_scored=self._is_scored,
             has_tools=self._has_tools,
+            has_margin=self._has_margin,
         )
 
     def split(self) -> NDArray[np.bool_]:
@@ -199,7 +202,8 @@ class _Look:
 def answer_key(pair: Conversation, side: Side) -> bytes:
     """16 bytes that stand for an answer to this prompt, its calls of tools included."""
     calls = pair.chosen_calls if side == "chosen" else pair.rejected_calls
-    key = f"{prompt_identity([*pair.prompt])}\0{getattr(pair, side)}"
+    turns = [*pair.prompt, *pair.completion(side)[:-1]]
+    key = f"{prompt_identity(turns)}\0{getattr(pair, side)}"
     return hash_text(f"{key}\0{readable(calls)}" if calls else key)
 
 

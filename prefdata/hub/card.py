@@ -20,7 +20,7 @@ from prefdata.recipe.publication import Publish
 from prefdata.recipe.schema import Model
 from prefdata.run.finished import FinishedRun
 from prefdata.run.public import make_public_recipe, shorten
-from prefdata.seeds.files import SUFFIXES
+from prefdata.seeds.files import is_data_file
 from prefdata.storage.folders import read_rows, read_schema
 
 TAGS = ("preference", "dpo", "rlhf", "synthetic", "prefdata")
@@ -199,7 +199,7 @@ def _source(run: FinishedRun) -> Facts | None:
 
 def _is_file_name(path: str) -> bool:
     is_place = path.startswith(("/", ".", "~")) or any(c in path for c in "*?[")
-    return is_place or Path(path).suffix in SUFFIXES
+    return is_place or is_data_file(path)
 
 
 def _shape(run: FinishedRun) -> str:
@@ -230,14 +230,17 @@ def _command(
 
 def _repick_command(run: FinishedRun) -> str:
     record = run.record
-    fields = record["fields"]
     words = ["prefdata", "pairs", record["source"]]
     for key, value in record["projection"].items():
         if value is not None and key != "type":
             words.append(f"{key}={orjson.dumps(value).decode()}")
-    words += [word for name in fields["group_by"] for word in ("--group", name)]
-    words += ["--prompt", fields["prompt"]]
-    words += ["--text", fields["text"], "--score", fields["score"]]
+    for key, value in record["fields"].items():
+        is_plain = isinstance(value, str) and yaml.safe_load(value) == value
+        told = value if is_plain else orjson.dumps(value).decode()
+        words += ["--map", f"{key}={told}"]
+    part = record.get("part", {})
+    words += [word for key, option in (("name", "--config"), ("split", "--split"))
+              if key in part for word in (option, part[key])]  # fmt: skip
     words += ["--seed", str(run.seed), "--out", "again"]
     return " ".join(map(shlex.quote, words))
 

@@ -32,7 +32,7 @@ from prefdata.recipe.publication import CONFIGS
 from prefdata.recipe.schema import Endpoint, Model, Recipe
 from prefdata.recipe.weights import is_file
 from prefdata.rows import REJECTS
-from prefdata.seeds.files import SUFFIXES
+from prefdata.seeds.files import is_data_file
 from prefdata.storage.folders import RowsWriter
 from prefdata.storage.record import Record, read_record
 
@@ -204,7 +204,7 @@ class _Stranger:
                 f"seed_dataset.path: its seeds are in {path!r}, which would be read on this "
                 "machine; to allow that, give seed_dataset.path=…"
             )
-        if Path(path).suffix in SUFFIXES or any(c in path for c in "*?["):
+        if is_data_file(path) or any(c in path for c in "*?["):
             raise self._refusal(
                 f"its seeds were in {path!r}, a file of the author's machine that is not in the "
                 "repository; give your own with seed_dataset.path=…"

@@ -76,6 +76,25 @@ def judge_pair(
     return flaw or Pair(chosen, rejected, margin, z_margin, is_tie)
 
 
+def judge_given(
+    chosen: Candidate, rejected: Candidate, rule: PreferencePairs, margin: float | None
+) -> Pair | Reason:
+    """The same for a pair from elsewhere, of which a margin may be all that is known, or not even.
+
+    Scores that are there say how much better the chosen is unless `margin` does.
+    """
+    is_tie = margin is not None and abs(margin) <= slack_of(0)
+    flaw = _is_too_low(chosen, rule)
+    if flaw is None and margin is not None:
+        flaw = _score_flaw(rule, margin, 0.0, None, is_tie)
+    elif flaw is None and rule.min_margin:
+        flaw = "no_score"
+    if flaw is None and rule.agree and not _agree(chosen, rejected, rule):
+        flaw = "disagreement"
+    flaw = flaw or pair_flaw(chosen, rejected, rule)
+    return flaw or Pair(chosen, rejected, margin, is_tie=is_tie)
+
+
 def _is_too_low(chosen: Candidate, rule: PreferencePairs) -> Reason | None:
     """Whether a raw score of the chosen is worse than the rule allows."""
     for column, floor in rule.floors.items():

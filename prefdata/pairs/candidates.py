@@ -52,6 +52,7 @@ def candidates_of(
         candidate = Candidate(
             text=one["text"],
             tool_calls=one.get("tool_calls"),
+            turns=one.get("turns"),
             score=total,
             alias=one["alias"],
             sample=one["sample"],
@@ -116,7 +117,7 @@ def _may_be_ranked(one: Row, scores: Scores, rule: PreferencePairs) -> bool:
 
 
 def _said(one: Row) -> str:
-    return said(one["text"], one.get("tool_calls"))
+    return said(one["text"], one.get("tool_calls"), one.get("turns"))
 
 
 def responses_of(

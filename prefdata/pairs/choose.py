@@ -36,7 +36,7 @@ from prefdata.recipe.chats import Roles
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.reads import projected
 from prefdata.recipe.schema import Recipe
-from prefdata.rows import ID, REJECTS, Row, is_json, reject
+from prefdata.rows import ID, REJECTS, TURNS, Row, is_json, reject
 from prefdata.seeds.identity import prompt_identity, says_nothing, words_of
 from prefdata.storage.disk import temporary_name
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema
@@ -194,7 +194,10 @@ class _Picking:
                 row,
                 stage="pairs",
                 reason="prompt_differs",
-                detail=f"the group of row {first[ID]} has a different prompt",
+                detail=(
+                    f"the group of row {first[ID]} has a different prompt; name the prompt's "
+                    "column in group_by, too, to keep such rows apart"
+                ),
             )
             for row in strangers
         ]
@@ -239,19 +242,24 @@ class _Picking:
             winner = verdict.get(self._rule.winner_field) if isinstance(verdict, dict) else verdict
             return pick_by_verdict(a, b, winner, self._rule, seed=seed), sides
         candidates, sides = candidates_of(members, self._rule, self._scores, self._fits)
-        return pick_pairs(candidates, self._rule, seed=seed), sides
+        margin = members[0].get(self._rule.margin or "")
+        return pick_pairs(candidates, self._rule, seed=seed, margin=margin), sides
 
 
 def _facts(pair: Row, rule: Projection) -> PairFacts:
     prompt = pair["prompt"]
     return PairFacts(
         prompt_identity(prompt),
-        said(pair["chosen"], pair["chosen_tool_calls"]),
-        said(pair["rejected"], pair["rejected_tool_calls"]),
+        _said_on(pair, "chosen"),
+        _said_on(pair, "rejected"),
         pair["margin"],
         words_of(prompt),
         as_text(pair[rule.select_group]) if rule.select_group else "",
     )
+
+
+def _said_on(pair: Row, side: str) -> str:
+    return said(pair[side], pair[f"{side}_tool_calls"], pair.get(f"{side}_turns"))
 
 
 def _kept_columns(rule: Projection) -> tuple[str, ...]:
@@ -315,8 +323,9 @@ def pair_schema(
         ),
         pa.field("is_tie", pa.bool_()),
     ]
+    told = SIDE | ({TURNS.name: TURNS.type} if has_turns(before, rule) else {})
     for side in ("chosen", "rejected"):
-        fields += [pa.field(f"{side}_{name}", kind) for name, kind in SIDE.items()]
+        fields += [pa.field(f"{side}_{name}", kind) for name, kind in told.items()]
         if scores:
             kind = pa.struct({name: pa.float64() for name in scores})
             fields.append(pa.field(f"{side}_scores", kind))
@@ -324,6 +333,14 @@ def pair_schema(
     if getattr(rule, "reward", None) is not None:
         fields.append(pa.field("reward", pa.float64()))
     return pa.schema(fields)
+
+
+def has_turns(rows: pa.Schema, rule: Projection) -> bool:
+    """Whether there may be turns between the prompt and a text."""
+    name = getattr(rule, "candidates", None)
+    kind = rows.field(name).type if name else None
+    kind = kind.value_type if kind is not None and pa.types.is_list(kind) else None
+    return kind is not None and pa.types.is_struct(kind) and kind.get_field_index(TURNS.name) >= 0
 
 
 def _as_table(rows: list[Row], schema: pa.Schema) -> pa.Table:

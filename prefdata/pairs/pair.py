@@ -26,6 +26,7 @@ class Candidate:
         scores: by column, where `score` is made of several or a side has one of its own.
         tool_calls: the calls behind the text, as JSON.
         tokens: of the text, without its thought; None where unknown.
+        turns: the messages between the prompt and the text, as JSON.
     """
 
     text: str
@@ -38,11 +39,12 @@ class Candidate:
     scores: Mapping[str, float | None] = field(default_factory=dict)
     tool_calls: str | None = None
     tokens: int | None = None
+    turns: str | None = None
 
     @property
     def said(self) -> str:
-        """What tells it apart from others: the bare text, and its calls."""
-        return said(self.text, self.tool_calls)
+        """What tells it apart from others: turns before it, the bare text, and its calls."""
+        return said(self.text, self.tool_calls, self.turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,17 @@ class Pair:
     is_tie: bool = False
 
 
-def said(text: str, tool_calls: str | None) -> str:
+def said(text: str, tool_calls: str | None, turns: str | None = None) -> str:
     """What an answer says: the bare text, and names and arguments of its calls as written.
 
     Args:
         text: the answer, without its calls.
         tool_calls: as JSON, in OpenAI's form; their ids tell nothing.
+        turns: the messages before it that only this side has, as JSON.
     """
+    if turns:
+        answer = said(text, tool_calls)
+        return f"{turns}\n{answer}" if answer else ""
     if not tool_calls:
         return bare(text)
     made = [one["function"] for one in orjson.loads(tool_calls)]

@@ -22,6 +22,7 @@ from prefdata.pairs.bounds import (
     REASONS,
     Reason,
     Spread,
+    judge_given,
     judge_pair,
     pair_flaw,
     slack_of,
@@ -59,7 +60,13 @@ class Picked:
     drop: Drop | None = None
 
 
-def pick_pairs(candidates: Sequence[Candidate], rule: PreferencePairs, *, seed: int) -> Picked:
+def pick_pairs(
+    candidates: Sequence[Candidate],
+    rule: PreferencePairs,
+    *,
+    seed: int,
+    margin: float | None = None,
+) -> Picked:
     """Pairs of one prompt, by `rule.strategy`.
 
     Strategies that want one pair take the best candidate as chosen and try its partners until
@@ -83,12 +90,16 @@ def pick_pairs(candidates: Sequence[Candidate], rule: PreferencePairs, *, seed: 
 
     `chosen` and `rejected` of the rule narrow each side to aliases and may give it a score of its
     own; `one_side` asks for exactly one text of an alias. Margins stay those of `score`.
+    And `given` takes the first candidate over the second: a pair that somebody else has made.
 
     Args:
         candidates: all of this prompt; an order that means nothing still decides between equals.
         rule: the recipe's projection.
         seed: of this prompt (recipe seed and row id), for draws among equals and at random.
+        margin: `given`: how much better the first is, where it is known.
     """
+    if rule.strategy == "given":
+        return _pick_given(candidates, rule, seed, margin)
     if rule.strategy == "delta":
         return _pick_delta(candidates, rule)
     drops: Counter[str] = Counter()
@@ -170,6 +181,27 @@ def _pick_delta(candidates: Sequence[Candidate], rule: PreferencePairs) -> Picke
     spread = spread_of(both) if rule.margin_unit == "z_score" else None
     offers = zip(strong, rejectable, strict=False)
     return _finish(_take_all(offers, rule, spread, drops), candidates, drops)
+
+
+def _pick_given(
+    candidates: Sequence[Candidate], rule: PreferencePairs, seed: int, margin: float | None
+) -> Picked:
+    drops: Counter[str] = Counter()
+    if len(candidates) < 2:
+        return _nothing("single_candidate", candidates, drops)
+    sides = _usable(candidates[:2], drops, scored=False, may_be_cut=rule.truncated_rejected)
+    if len(sides) < 2:
+        return _nothing(_furthest(drops), candidates, drops)
+    chosen, rejected = sides
+    if not is_score(margin):
+        both = is_score(chosen.score) and is_score(rejected.score)
+        margin = chosen.score - rejected.score if both else None  # type: ignore[operator]
+    if margin is not None and abs(margin) <= slack_of(0):
+        chosen, rejected = sorted(sides, key=lambda candidate: _tie_order(candidate, seed))
+    judged = judge_given(chosen, rejected, rule, margin)
+    if isinstance(judged, Pair):
+        return Picked([judged], drops)
+    return _nothing(judged, candidates, drops)
 
 
 def _usable(

@@ -16,14 +16,15 @@ from prefdata.pairs.files import copies_of, write_jsonl
 from prefdata.pairs.outcomes import count_outcomes, settle_reasoning
 from prefdata.pairs.readable import make_readable, write_readme
 from prefdata.recipe.chats import Roles
+from prefdata.recipe.layout import Layout, plain
 from prefdata.recipe.loader import load_recipe, validate_pair_rules
 from prefdata.recipe.reads import score_columns
-from prefdata.recipe.schema import GivenCandidates, Recipe, SeedDataset
+from prefdata.recipe.schema import Recipe, SeedDataset
 from prefdata.rows import REJECTS, Row
-from prefdata.seeds.files import read_lines
+from prefdata.seeds.files import read_lines, seed_files
 from prefdata.seeds.turns import Turns
 from prefdata.storage.disk import disk_errors
-from prefdata.storage.folders import RowsWriter, link_folder, read_tables
+from prefdata.storage.folders import RowsWriter, link_folder, read_schema, read_tables
 from prefdata.storage.ownership import Input, check_file, check_folder, hold_run, write_own
 from prefdata.storage.record import (
     CUT_SHORT,
@@ -38,13 +39,14 @@ from prefdata.storage.record import (
 )
 
 Say = Callable[[str], None]
-DEFAULTS = {
-    "type": "preference_pairs",
-    "candidates": "candidates",
-    "score": "score",
-    "strategy": "best_vs_worst",
-}
-"""The default pair rules where neither a recipe nor the command line gives any."""
+
+
+def is_run(place: Path) -> bool:
+    """Whether pairs of this folder have been chosen, or are all that it could hold."""
+    names = ("run.json", CUT_SHORT, "recipe.yaml", "stages")
+    return place.is_dir() and (
+        any((place / name).exists() for name in names) or not seed_files(place)
+    )  # noqa: E501
 
 
 def pairs_of_run(run: Path, overrides: Sequence[str], out: Path, *, force: bool = False) -> Record:
@@ -60,14 +62,16 @@ def pairs_of_run(run: Path, overrides: Sequence[str], out: Path, *, force: bool 
         PrefdataError: no finished run there, or a rule that its columns cannot serve.
     """
     record = read_record(run) or read_record(run, CUT_SHORT)
-    if record is None or "scored_fingerprint" not in record:
+    if record is None or record.keys().isdisjoint(("scored_fingerprint", "projection")):
         raise PrefdataError(f"{run}: no finished run there; run `prefdata build` first")
     is_same = out.resolve() == run.resolve()
     _check_out(out, [Input(run / "candidates", "the run itself")], is_same, is_forced=force)
-    rules = [f"output_projection.{rule}" for rule in overrides]
-    loaded = load_recipe(run / "recipe.yaml", rules, is_saved=True)
     before = [row for table in read_tables(run / "rejects") for row in table.to_pylist()]
     kept = [row for row in before if row["stage"] != "pairs"]
+    if "projection" in record:
+        return _again_from_file(run, record, kept, overrides, out)
+    rules = [f"output_projection.{rule}" for rule in overrides]
+    loaded = load_recipe(run / "recipe.yaml", rules, is_saved=True)
     rule, seed = loaded.recipe.output_projection, loaded.recipe.seed
     copies = copies_of(loaded.recipe) if is_same else {}
     if not any(str(place) in record["files"] for place in copies.values()):
@@ -93,63 +97,79 @@ def pairs_of_run(run: Path, overrides: Sequence[str], out: Path, *, force: bool 
         return write_record(out, made, copies.values())
 
 
+def _again_from_file(
+    run: Path, record: Record, kept: list[Row], overrides: Sequence[str], out: Path
+) -> Record:
+    """Choose again where candidates came from a file, and there is no recipe."""
+    layout = Layout.model_validate(record["fields"])
+    rule = validate_pair_rules(record["projection"], overrides)
+    scored, is_same = run / "candidates", out.resolve() == run.resolve()
+    check_columns(read_schema(scored), rule)
+    with disk_errors(out), hold_run(out):
+        if not is_same:
+            withdraw_record(out)
+            link_folder(scored, out / "candidates")
+        with _record_away(out) if is_same else nullcontext():
+            changed = _choose(scored, out, kept, rule, layout.score_columns, record["seed"])
+        return write_record(out, record | changed | {"projection": rule.model_dump()})
+
+
 def pairs_of_file(
     file: Path,
-    fields: GivenCandidates,
+    layout: Layout,
     overrides: Sequence[str],
     out: Path,
     *,
     seed: int,
     say: Say,
     force: bool = False,
+    config: str | None = None,
+    split: str | None = None,
 ) -> Record:
-    """Choose pairs from a file of scored candidates; lines of a group share a prompt.
+    """Choose pairs from scored or labelled texts made elsewhere; lines of a group share a prompt.
 
     A group's first line sets its prompt; lines with a different prompt, or without a field, are
     rejects.
 
     Args:
-        file: one candidate a line; other fields are ignored but for alias, model, temperature,
-            sample and finish_reason, which are carried along.
-        fields: what its fields are called.
-        overrides: `key=value` of the pair rules; best_vs_worst where they name no strategy.
+        file: or a folder; fields that the layout does not name are ignored but for alias, model,
+            temperature, sample and finish_reason, which are carried along.
+        layout: where its lines have what.
+        overrides: `key=value` of the pair rules; on top of those that go with the layout.
         out: gets candidates, pairs, rejects and run.json.
         seed: of draws, samples and splits.
         say: called with messages about bad lines.
         force: replace a file of the user's in `out`.
+        config: of a folder that has several.
+        split: likewise.
 
     Raises:
         PrefdataError: the file is missing or has no usable line, or a rule is wrong.
     """
-    rule = validate_pair_rules(DEFAULTS, overrides)
-    if not file.is_file():
+    rule, scores = validate_pair_rules(layout.rules, overrides), layout.score_columns
+    if not file.exists():
         raise PrefdataError(f"{file}: not found; give a run folder or a file of scored candidates")
     _check_out(out, [Input(file, "the file of candidates")], is_same=False, is_forced=force)
-    groups = Turns(fields)
-    groups.read(read_lines(SeedDataset(path=(str(file),)), str(file), []))
+    groups, notes = Turns(layout), list[str]()
+    source = SeedDataset(path=(str(file),), name=config, split=split)
+    groups.read(read_lines(source, str(file), notes))
     groups.check_fields(
-        lambda key: f"{file}: --{key.removesuffix('_by')}", is_scored=rule.score is not None
-    )
-    if not groups.rows:
-        first = (
-            f"; the first: {groups.rejects[0]['source']}: {groups.rejects[0]['detail']}"
-            if groups.rejects
-            else ""
-        )
-        raise PrefdataError(f"{file}: there is no usable line{first}")
-    for bad in groups.rejects[:5]:
-        say(f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects")
-    for note in groups.notes():
+        lambda key: f"{file}: --{key.removesuffix('_by')}" if key in _OPTIONS
+        else f"{file}{f': {key}' if key else ''}",
+        "add --layout {}",
+        is_scored=rule.score is not None,
+    )  # fmt: skip
+    for note in [*notes, *(_told(bad) for bad in groups.rejects[:5]), *groups.notes()]:
         say(note)
     table = groups.table()
     check_columns(table.schema, rule)
     with disk_errors(out), hold_run(out):
-        make_readable(out, table.schema, rule, ["score"])
+        make_readable(out, table.schema, rule, scores)
         with RowsWriter(out / "candidates", table.schema) as writer:
             writer.write(table)
         withdraw_record(out)
         seeds = len(groups.rows) + len(groups.rejects)
-        changed = _choose(out / "candidates", out, groups.rejects, rule, ["score"], seed)
+        changed = _choose(out / "candidates", out, groups.rejects, rule, scores, seed)
         count = sum(len(row["candidates"]) for row in groups.rows.values())
         base = {
             "prefdata": version("prefdata"),
@@ -160,7 +180,8 @@ def pairs_of_file(
             "candidates": count,
             "rehearsed": False,
             "source": file.name,
-            "fields": fields.model_dump(exclude_none=True),
+            "fields": plain(layout),
+            "part": source.model_dump(include={"name", "split"}, exclude_none=True),
             "seed": seed,
         }
         work = {
@@ -168,6 +189,14 @@ def pairs_of_file(
             "tokens": {"completion": 0},
         }
         return write_record(out, base | work | changed | {"projection": rule.model_dump()})
+
+
+_OPTIONS = ("group_by", "prompt", "text", "score")
+"""Keys of a layout that are options of their own."""
+
+
+def _told(bad: Row) -> str:
+    return f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prefdata.errors import PrefdataError, suggest
-from prefdata.recipe.columns import GIVEN_COLUMNS
+from prefdata.recipe.columns import given_columns
 from prefdata.recipe.contract import (
     At,
     Column,
@@ -54,7 +54,8 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
         seed_fields: names of the seed columns, or None if they are not known yet.
     """
     problems = [*_check_aliases(recipe), *_check_providers(recipe)]
-    given = GIVEN_COLUMNS if recipe.seed_dataset.candidates else ()
+    layout = recipe.seed_dataset.candidates
+    given = given_columns(layout.score_columns) if layout else ()
     scope = Scope(seed_fields, {column.name: column for column in given})
     for number, column in enumerate(recipe.columns):
         at: At = ("columns", number)

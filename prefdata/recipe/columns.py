@@ -276,14 +276,18 @@ AnyColumn = Annotated[
     Field(discriminator="type"),
 ]
 
-GIVEN_COLUMNS: tuple[Column, ...] = (
-    Candidates.model_construct(
+
+def given_columns(scores: Sequence[str]) -> tuple[Column, ...]:
+    """The columns that seeds of scored texts bring along, as if the recipe had made them."""
+    texts = Candidates.model_construct(
         name="candidates", type="candidates", model_alias=(), prompt="{{ prompt }}", messages=None,
         samples=1,
-    ),
-    Verifier.model_construct(
-        name="score", type="verifier", candidates="candidates", responses=None, function=None,
-        reference=None, prompt=None, messages=None,
-    ),
-)  # fmt: skip
-"""Columns that seeds of scored candidates bring along, as if the recipe had made them."""
+    )  # fmt: skip
+    rated = [
+        Verifier.model_construct(
+            name=name, type="verifier", candidates="candidates", responses=None, function=None,
+            reference=None, prompt=None, messages=None,
+        )
+        for name in scores
+    ]  # fmt: skip
+    return (texts, *rated)

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from prefdata.recipe.layout import layout_names
 from prefdata.recipe.schema import Recipe
 
 SHIPPED = Path(__file__).with_name("recipe.schema.json")
 """The schema as a file of the package, which a recipe can name at its head."""
 _INTERPOLATION = {"type": "string", "pattern": r"\$\{.+\}"}
 _PROMPT_FILE = {"type": "string", "description": "A file with the prompt, beside the recipe."}
+_LAYOUT = {"enum": layout_names(), "description": "A layout that ships; other keys replace its."}
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -21,6 +23,8 @@ def recipe_schema() -> dict[str, Any]:
             fields[name] = _with_interpolation(field)
         if "prompt" in fields and "messages" in fields:
             fields["prompt_file"] = _PROMPT_FILE
+    schema["$defs"]["SeedDataset"]["properties"]["candidates"]["anyOf"] += [_LAYOUT]
+    schema["$defs"]["Layout"]["properties"]["layout"] = _LAYOUT
     schema["required"].remove("output_dir")  # the command line may give it
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

@@ -27,6 +27,7 @@ from prefdata.recipe.environment import (
     values_told,
 )
 from prefdata.recipe.faults import Lines, explain, shown
+from prefdata.recipe.layout import Layout, expand_layout
 from prefdata.recipe.projection import PreferencePairs
 from prefdata.recipe.providers import LOCAL_PROVIDERS
 from prefdata.recipe.schema import Recipe
@@ -161,6 +162,7 @@ def _check(config: DictConfig, lines: Lines, file: Path | None) -> LoadedRecipe:
     for at, target in read_model_files(raw, lambda file: _locate(file, folder), lines):
         if (interpolation := kept.pop(at, None)) is not None and target is not None:
             kept[target] = interpolation
+    _use_layout(raw, lines)
     for at, interpolation, value in _add_providers(raw):
         kept[at], told[value] = interpolation, interpolation
     try:
@@ -193,6 +195,32 @@ def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -
         return PreferencePairs.model_validate(raw)
     except ValidationError as err:
         raise PrefdataError(explain(err, lines, "output_projection", "preference_pairs")) from err
+
+
+def load_layout(name: str | None, overrides: Sequence[str]) -> Layout:
+    """The layout of a file without a recipe.
+
+    Args:
+        name: of a preset, or of a YAML file; `prompt`, `text` and `score` where left out.
+        overrides: `key=value` of the layout.
+
+    Raises:
+        PrefdataError: there is none of this name, an unknown key, or a value that does not fit.
+    """
+    file = Path(name) if name and name.endswith((".yaml", ".yml")) else None
+    config, lines = _parse(file, _read(file)) if file else (DictConfig({}), Lines(None, None))
+    if name and not file:
+        config = DictConfig(expand_layout(name))
+    for override in overrides:
+        lines.overridden.append(_override(config, override))
+    raw = _resolve(config, lines)
+    if not name:
+        is_pair = raw.keys() & {"a", "b", "label", "chosen", "rejected"}
+        raw = {"prompt": "prompt"} | ({} if is_pair else {"text": "text", "score": "score"}) | raw
+    try:
+        return Layout.model_validate(expand_layout(raw))
+    except ValidationError as err:
+        raise PrefdataError(explain(err, lines, root=Layout)) from err
 
 
 def load_settings(kind: type[Settings], file: Path | None, overrides: Sequence[str]) -> Settings:
@@ -255,6 +283,21 @@ def _read_prompts(raw: dict[str, Any], folder: Path, lines: "Lines") -> list[Pat
             ) from err
         column["prompt"] = text.removesuffix("\n")
     return files
+
+
+def _use_layout(raw: dict[str, Any], lines: Lines) -> None:
+    """Put a layout in the place of its name, and its direction where the rules say none."""
+    seeds, rule = raw.get("seed_dataset"), raw.get("output_projection")
+    if not isinstance(seeds, dict) or "candidates" not in seeds:
+        return
+    try:
+        told = seeds["candidates"] = expand_layout(seeds["candidates"])
+    except PrefdataError as err:
+        place = lines.place(("seed_dataset", "candidates"))
+        raise PrefdataError(f"{place}: {err}") from err
+    is_lower = isinstance(told, dict) and told.get("better") == "lower"
+    if is_lower and isinstance(rule, dict) and rule.get("score") == "score":
+        rule.setdefault("better", "lower")
 
 
 def _add_providers(raw: dict[str, Any]) -> Iterator[tuple[At, str, str]]:

@@ -22,6 +22,7 @@ Strategy = Literal[
     "mu_minus_2sigma",
     "top_k_bottom_k",
     "delta",
+    "given",
 ]
 
 
@@ -91,8 +92,13 @@ class PreferencePairs(PairRules):
 
     score: str | Annotated[dict[str, float], Field(min_length=1)] | None = None
     """Column with one score per candidate (higher is better), or several columns with their
-    weights, which `combine` makes one. Only `delta` needs none; where `delta` has one, a pair whose
-    weak side scores higher is dropped.
+    weights, which `combine` makes one. Only `delta` and `given` need none; where they have one, a
+    pair whose rejected side scores higher is dropped.
+    """
+
+    margin: str | None = None
+    """`given`: column that says how much better the first candidate is; 0 is a tie. The difference
+    of the scores if left out.
     """
 
     combine: Combine = "rank"
@@ -169,7 +175,7 @@ class PreferencePairs(PairRules):
     @property
     def has_margins(self) -> bool:
         """Whether pairs have a margin."""
-        return self.score is not None
+        return self.score is not None or self.margin is not None
 
     @property
     def floors(self) -> dict[str, float]:
@@ -194,7 +200,12 @@ class PreferencePairs(PairRules):
         if self.order_group is not None and self.order_by is None:
             found, why = f"order_group is {self.order_group}", "only order_by uses it"
             raise _problem(self.strategy, found, why, "add order_by: margin")
-        if self.score is None and (self.reward is not None or self.order_by is not None):
+        needs_score = not self.has_margins or self.reward == "chosen_score"
+        if (
+            needs_score
+            and self.score is None
+            and (self.reward is not None or self.order_by is not None)
+        ):
             why = "reward and order_by need scores"
             raise _problem(self.strategy, "score is missing", why, "name a score column")
         return self
@@ -274,8 +285,10 @@ class PreferencePairs(PairRules):
 
     @model_validator(mode="after")
     def _sides_of_a_strategy_that_reads_them(self) -> Self:
-        if self.strategy == "delta" and (self.chosen, self.rejected) != (Chosen(), Side()):
-            why = "delta's sides are those of strong and weak"
+        is_fixed = self.strategy in ("delta", "given")
+        if is_fixed and (self.chosen, self.rejected) != (Chosen(), Side()):
+            of = {"delta": "strong and weak", "given": "the pair as it is"}[self.strategy]
+            why = f"the sides are those of {of}"
             raise _problem(self.strategy, "chosen or rejected is given", why, "remove them")
         found = [f"{name}.score" for name in ("chosen", "rejected") if getattr(self, name).score]
         found += ["chosen.shortest_within"] if self.chosen.shortest_within is not None else []
@@ -286,10 +299,21 @@ class PreferencePairs(PairRules):
         return self
 
     @model_validator(mode="after")
+    def _given_is_the_pair_of_a_row(self) -> Self:
+        if self.strategy != "given" and self.margin is not None:
+            found = f"margin is {self.margin}"
+            raise _problem(self.strategy, found, "only given reads it", "remove margin")
+        if self.strategy == "given" and (self.group_by or self.margin_unit != "raw"):
+            found = f"group_by is {self.group_by}, margin_unit is {self.margin_unit}"
+            why = "it takes the pair of each row as it is"
+            raise _problem(self.strategy, found, why, "remove group_by and margin_unit")
+        return self
+
+    @model_validator(mode="after")
     def _score_is_there_for_those_who_read_it(self) -> Self:
-        if self.score is not None:
+        if self.score is not None or self.margin is not None:
             return self
-        if self.strategy != "delta":
+        if self.strategy not in ("delta", "given"):
             raise _problem(
                 self.strategy,
                 "score is missing",

@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
-from prefdata.recipe.columns import GIVEN_COLUMNS
+from prefdata.recipe.columns import given_columns
 from prefdata.recipe.contract import Column, Scored
 from prefdata.recipe.projection import DpoPreference, OutputProjection
 from prefdata.recipe.questions import ASKED, system_prompt_of
-from prefdata.recipe.schema import GIVEN, Recipe
+from prefdata.recipe.schema import Recipe
 
 PROJECTED = (
     "prompt_field", "response_a_field", "response_b_field", "judge_field",
-    "candidates", "responses", "score", "calibrate_length", "chosen.score",
+    "candidates", "responses", "score", "margin", "calibrate_length", "chosen.score",
     "rejected.score", "group_by", "order_group", "select_group", "keep",
 )  # fmt: skip
 """Keys of `output_projection` that name a column."""
@@ -23,7 +23,8 @@ ANSWERS = frozenset(("response_a_field", "response_b_field", "candidates", "resp
 
 def all_columns(recipe: Recipe) -> tuple[Column, ...]:
     """The recipe's columns, behind those that seeds of scored candidates bring along."""
-    given = () if recipe.seed_dataset.candidates is None else GIVEN_COLUMNS
+    layout = recipe.seed_dataset.candidates
+    given = () if layout is None else given_columns(layout.score_columns)
     return (*given, *recipe.columns)
 
 
@@ -35,12 +36,8 @@ def columns_made(recipe: Recipe) -> dict[str, str]:
 
 def columns_needed(recipe: Recipe) -> dict[str, str]:
     """The seed columns that the recipe needs, each with the YAML path of its first use."""
-    made = {
-        "id",
-        *columns_made(recipe),
-        *recipe.inputs,
-        *(GIVEN if recipe.seed_dataset.candidates else ()),
-    }
+    layout = recipe.seed_dataset.candidates
+    made = {"id", *columns_made(recipe), *recipe.inputs, *(layout.makes if layout else ())}
     needed: dict[str, str] = {}
     for number, column in enumerate(recipe.columns):
         for key, name in column.references:

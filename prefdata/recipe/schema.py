@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from prefdata.errors import suggest
 from prefdata.recipe.chats import SystemPromptMode
 from prefdata.recipe.columns import AnyColumn
+from prefdata.recipe.layout import Layout
 from prefdata.recipe.projection import OutputProjection
 from prefdata.recipe.providers import CLIENTS, LOCAL_PROVIDERS
 from prefdata.recipe.publication import Publish
@@ -28,8 +29,6 @@ from prefdata.recipe.values import (
     Seed,
 )
 
-GIVEN = ("prompt", "candidates", "score")
-"""Columns of a row of given candidates, besides those of `group_by`."""
 TEMPLATE_CALL = frozenset(
     (
         "self", "name", "tokenizer", "conversation", "messages", "tokenize", "return_dict",
@@ -41,43 +40,6 @@ TEMPLATE_CALL = frozenset(
 """Arguments of the call that renders a chat; they are not the chat template's own."""
 
 
-class GivenCandidates(Frozen):
-    """Scored candidates, one per line; lines of the same turn become one row with all of them.
-
-    The row has the columns of `group_by`, `prompt`, `candidates` and `score`. A field of `group_by`
-    with one of these names, or named `id`, gets the prefix `source_`; that of the prompt does not.
-    """
-
-    group_by: Annotated[tuple[Filled, ...], Field(min_length=1), OneOrMore]
-    """Lines with equal values of these fields belong to the same turn."""
-    prompt: Filled
-    """Field with the prompt, a text or a list of messages; equal in all lines of a turn."""
-    text: Filled
-    """Field with the candidate."""
-    score: Filled
-    """Field with its score; where lower is better, say so in the rules of pairs."""
-    index: Filled | None = None
-    """Field with its number within the turn; lines are counted where left out."""
-
-    @model_validator(mode="after")
-    def _one_name_a_column(self) -> "GivenCandidates":
-        names = list(self.columns.values())
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(
-                f"'group_by' gives two fields the column name {twice[0]!r}; name each field once, "
-                "and rename one of them in the file if they differ"
-            )
-        return self
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """The row's columns of `group_by`, by field."""
-        own = {"id", *GIVEN}
-        fields = [one for one in self.group_by if (one, self.prompt) != ("prompt", "prompt")]
-        return {one: f"source_{one}" if one in own else one for one in fields}
-
-
 class SeedDataset(Frozen):
     """Where the prompts come from."""
 
@@ -85,8 +47,9 @@ class SeedDataset(Frozen):
     """Hub id, jsonl/json/csv/parquet file, glob, folder of such files, or `save_to_disk` folder; a
     list of these is read in order.
     """
-    candidates: GivenCandidates | None = None
-    """Set if the seeds are scored candidates, several lines per row."""
+    candidates: Layout | None = None
+    """Set if the seeds are scored or labelled texts: the name of a layout that ships, or a mapping
+    that says where a line has what."""
     rows: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] | None = None
     """The seeds themselves, instead of `path`."""
     name: str | None = None
@@ -130,7 +93,7 @@ class SeedDataset(Frozen):
     def kept(self) -> frozenset[str] | None:
         """Names of the seed columns, or None if they are known only after loading the seeds."""
         if self.candidates is not None:
-            return frozenset((*self.candidates.columns.values(), *GIVEN))
+            return frozenset((*self.candidates.columns.values(), *self.candidates.makes))
         names: Iterable[str] | None = self.fields
         if self.fields is None and self.rows is not None:
             names = {name for row in self.rows for name in row}

@@ -1,30 +1,37 @@
-"""Lines of seeds: from jsonl, json, csv, parquet, saved datasets and the Hub. Checks no column.
+"""Lines of seeds: from files, packed or not, saved datasets and the Hub. Checks no column.
 
 A line that cannot be read is a Line with the reason; a file that cannot be read is an error.
 """
 
 import csv
+import gzip
+import lzma
 import os
+import zlib
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, cast
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from prefdata.errors import PrefdataError
 from prefdata.recipe.schema import SeedDataset
-from prefdata.rows import Row
+from prefdata.rows import Row, rows_of
 from prefdata.storage.ownership import is_own
 
 if TYPE_CHECKING:  # slow to import, and not needed for files
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset, IterableDataset
 
 BATCH = 10_000
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+PACKED = (".gz", ".xz", ".zst")
+"""What files of text may be packed with."""
 MAX_DEPTH = 100
 """Levels of lists and objects in a row; deeper ones are more than parquet and orjson take."""
 
@@ -54,13 +61,19 @@ def read_lines(
     if (local / "state.json").exists() or (local / "dataset_dict.json").exists():
         return _lines_of_dataset(_saved(config, local), path)
     files, found = seed_files(local, out), seed_files(local)
+    splits = splits_of(local, config.name) if local.is_dir() and files else {}
     if len(files) < len(found):
         notes.append(
             f"seed_dataset.path: {path}: {len(found) - len(files)} files of runs of prefdata are "
             "there, and are not read"
         )
+    if splits:
+        files, left = _of_split(files, splits, config.split, path)
+        if left and not _configs(local):
+            notes.append(f"seed_dataset.path: {path}: files in no split are not read: {left}")
     if files:
-        unread = [key for key in ("name", "split", "revision") if getattr(config, key) is not None]
+        keys = ("revision",) if splits else ("name", "split", "revision")
+        unread = [key for key in keys if getattr(config, key) is not None]
         if unread:
             notes.append(f"seed_dataset: {', '.join(unread)} ignored: {path} is not a Hub dataset")
         root = local if local.is_dir() else Path(os.path.commonpath([f.parent for f in files]))
@@ -80,8 +93,100 @@ def read_lines(
 
 def may_be_hub_id(path: str) -> bool:
     """Whether a path that leads nowhere here may be the id of a dataset on the Hub."""
-    is_place = Path(path).is_absolute() or path.startswith(".") or Path(path).suffix in SUFFIXES
+    is_place = Path(path).is_absolute() or path.startswith(".") or is_data_file(path)
     return not is_place and not _is_glob(path)
+
+
+def is_data_file(name: str | Path) -> bool:
+    """Whether a name ends like one of a file of seeds."""
+    return _kind(Path(name))[0] in SUFFIXES
+
+
+def _kind(file: Path) -> tuple[str, str]:
+    """(what it holds, what it is packed with), both as suffixes; files of text alone are packed."""
+    is_packed = file.suffix in PACKED and Path(file.stem).suffix not in ("", ".parquet")
+    return (Path(file.stem).suffix, file.suffix) if is_packed else (file.suffix, "")
+
+
+def splits_of(folder: Path, config: str | None = None) -> dict[str, set[Path]]:
+    """Files by split, as `load_dataset` of the folder has them; empty where it has none.
+
+    A README with `configs` says it, as in a clone of a Hub dataset, or else names such as `train`
+    and `test` do.
+
+    Raises:
+        PrefdataError: there is no such configuration, or none is given and there are several.
+    """
+    configs = _configs(folder)
+    if not configs:
+        found = _named_splits(folder)
+        return found if len(found) > 1 else {}
+    chosen = configs.get(config or "") if config else _default(configs)
+    if chosen is None:
+        what = "it has several configurations" if config is None else f"there is no {config!r}"
+        raise PrefdataError(
+            f"seed_dataset.name: {what} in {folder}; set it to one of: {', '.join(configs)}"
+        )
+    from datasets.data_files import sanitize_patterns
+
+    base = folder / str(chosen.get("data_dir", ""))
+    if "data_files" not in chosen:
+        return _named_splits(base)
+    return _resolved(sanitize_patterns(chosen["data_files"]), base)
+
+
+def _default(configs: dict[str, Row]) -> Row | None:
+    named = [one for name, one in configs.items() if one.get("default") or name == "default"]
+    return next(iter(named or configs.values())) if named or len(configs) == 1 else None
+
+
+def _configs(folder: Path) -> dict[str, Row]:
+    card = folder / "README.md"
+    head = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    if not head.startswith("---\n"):
+        return {}
+    try:
+        told = yaml.safe_load(head.split("---\n", 2)[1])
+    except yaml.YAMLError:
+        return {}
+    configs = told.get("configs") if isinstance(told, dict) else None
+    entries = [one for one in configs if isinstance(one, dict)] if isinstance(configs, list) else []
+    return {str(one.get("config_name", "default")): one for one in entries}
+
+
+def _named_splits(folder: Path) -> dict[str, set[Path]]:
+    from datasets.data_files import EmptyDatasetError, get_data_patterns
+
+    try:
+        return _resolved(get_data_patterns(str(folder)), folder)
+    except (EmptyDatasetError, FileNotFoundError):
+        return {}
+
+
+def _resolved(patterns: Mapping[str, Iterable[str]], base: Path) -> dict[str, set[Path]]:
+    from datasets.data_files import resolve_pattern
+
+    found: dict[str, set[Path]] = {}
+    for split, some in patterns.items():
+        for pattern in some:
+            try:
+                places = resolve_pattern(pattern, str(base))
+            except FileNotFoundError:  # a pattern of which this copy has no file
+                continue
+            found.setdefault(str(split), set()).update(Path(place).resolve() for place in places)
+    return found
+
+
+def _of_split(
+    files: Sequence[Path], splits: Mapping[str, set[Path]], split: str | None, path: str
+) -> tuple[list[Path], int]:
+    """The files of the split that is read, and how many are in none."""
+    if split is None and len(splits) > 1 or split not in (None, *splits):
+        _refuse_split(split, path, splits)
+    chosen = splits[split] if split is not None else next(iter(splits.values()))
+    known = set().union(*splits.values())
+    places = {file: file.resolve() for file in files}
+    return [f for f in files if places[f] in chosen], sum(p not in known for p in places.values())
 
 
 def _is_glob(path: str) -> bool:
@@ -107,7 +212,7 @@ def seed_files(local: Path, out: Path | None = None) -> list[Path]:
 
 def _find(local: Path) -> list[Path]:
     if local.is_dir():
-        inside = ((f, f.relative_to(local).parts) for f in local.rglob("*") if f.suffix in SUFFIXES)
+        inside = ((f, f.relative_to(local).parts) for f in local.rglob("*") if is_data_file(f))
         return sorted(f for f, parts in inside if not any(p.startswith(".") for p in parts))
     if not _is_glob(str(local)):
         return []
@@ -120,29 +225,50 @@ def _find(local: Path) -> list[Path]:
 
 
 def _lines_of_file(file: Path, name: str, notes: list[str]) -> Iterator[Line]:
-    match file.suffix:
-        case ".jsonl" | ".ndjson":
-            yield from _jsonl(file, name)
-        case ".json":
-            yield from _json(file, name)
-        case ".csv":
-            yield from _csv(file, name, notes)
-        case ".parquet":
-            yield from _parquet(file, name)
+    kind, packed = _kind(file)
+    if kind == ".parquet":
+        yield from _parquet(file, name)
+        return
+    if kind not in SUFFIXES:
+        raise PrefdataError(
+            f"seed_dataset.path: the type of {file} is not supported; use one of: "
+            f"{', '.join(SUFFIXES)}, packed ({', '.join(PACKED)}) or not"
+        )
+    try:
+        with _open(file, packed) as content:
+            match kind:
+                case ".json":
+                    yield from _json(content, file, name)
+                case ".csv":
+                    yield from _csv(content, file, name, notes)
+                case _:
+                    yield from _jsonl(content, name)
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as err:
+        raise PrefdataError(f"seed_dataset.path: {file} is truncated or corrupt: {err}") from err
+    except OSError as err:
+        if not packed or err.errno is not None:
+            raise
+        raise PrefdataError(f"seed_dataset.path: {file} is truncated or corrupt: {err}") from err
+
+
+def _open(file: Path, packed: str) -> BinaryIO:
+    match packed:
+        case ".gz":
+            return cast(BinaryIO, gzip.open(file))  # noqa: SIM115
+        case ".xz":
+            return cast(BinaryIO, lzma.open(file))  # noqa: SIM115
+        case ".zst":
+            return BufferedReader(pa.CompressedInputStream(str(file), "zstd"))
         case _:
-            raise PrefdataError(
-                f"seed_dataset.path: the type of {file} is not supported; use one of: "
-                f"{', '.join(SUFFIXES)}"
-            )
+            return file.open("rb")
 
 
-def _jsonl(file: Path, name: str) -> Iterator[Line]:
-    with file.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            if number == 1:
-                raw = raw.removeprefix(BOM_UTF8)
-            if raw.strip():
-                yield _json_line(raw, f"{name}:{number}")
+def _jsonl(lines: Iterable[bytes], name: str) -> Iterator[Line]:
+    for number, raw in enumerate(lines, start=1):
+        if number == 1:
+            raw = raw.removeprefix(BOM_UTF8)
+        if raw.strip():
+            yield _json_line(raw, f"{name}:{number}")
 
 
 def _json_line(raw: bytes, source: str) -> Line:
@@ -178,27 +304,27 @@ def _object(value: Any, source: str) -> Line:
     )
 
 
-def _json(file: Path, name: str) -> Iterator[Line]:
-    raw = file.read_bytes().removeprefix(BOM_UTF8)
+def _json(content: BinaryIO, file: Path, name: str) -> Iterator[Line]:
+    raw = content.read().removeprefix(BOM_UTF8)
     if _is_json_lines(raw):
-        yield from _jsonl(file, name)
+        yield from _jsonl(raw.splitlines(keepends=True), name)
         return
     try:
-        content = orjson.loads(raw)
+        value = orjson.loads(raw)
     except orjson.JSONDecodeError as err:
         raise PrefdataError(
             f"seed_dataset.path: {file} is not valid JSON: {err}; fix it, or use .jsonl"
         ) from err
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        content = lists[0] if len(lists) == 1 else None
-    if not isinstance(content, list):
+    if isinstance(value, dict):
+        lists = [one for one in value.values() if isinstance(one, list)]
+        value = lists[0] if len(lists) == 1 else None
+    if not isinstance(value, list):
         raise PrefdataError(
             f"seed_dataset.path: {file} must contain a list of objects, or one object with "
             "one such list"
         )
-    for number, value in enumerate(content, start=1):
-        yield _object(value, f"{name}:item {number}")
+    for number, one in enumerate(value, start=1):
+        yield _object(one, f"{name}:item {number}")
 
 
 def _is_json_lines(raw: bytes) -> bool:
@@ -207,10 +333,10 @@ def _is_json_lines(raw: bytes) -> bool:
     return bool(rest.strip()) and _json_line(first, "").fields is not None
 
 
-def _csv(file: Path, name: str, notes: list[str]) -> Iterator[Line]:
+def _csv(content: BinaryIO, file: Path, name: str, notes: list[str]) -> Iterator[Line]:
     csv.field_size_limit(2**31 - 1)  # texts are longer than csv's default of 128 KiB
     # -sig: spreadsheets begin with a byte order mark; bytes that are no UTF-8 show as surrogates
-    with file.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as text:
+    with TextIOWrapper(content, "utf-8-sig", "surrogateescape", newline="") as text:
         reader = csv.DictReader(text, strict=True)
         _check_header(reader.fieldnames or (), file, notes)
         rows = iter(reader)
@@ -267,7 +393,7 @@ def _parquet(file: Path, name: str) -> Iterator[Line]:
         with pq.ParquetFile(file) as parquet:
             number = 0
             for batch in parquet.iter_batches(BATCH):
-                for row in batch.to_pylist():
+                for row in rows_of(pa.Table.from_batches([batch])):
                     number += 1
                     yield Line(f"{name}:row {number}", row)
     except pa.ArrowInvalid as err:
@@ -276,7 +402,7 @@ def _parquet(file: Path, name: str) -> Iterator[Line]:
         ) from err
 
 
-def _lines_of_dataset(dataset: "Dataset", name: str) -> Iterator[Line]:
+def _lines_of_dataset(dataset: "Dataset | IterableDataset", name: str) -> Iterator[Line]:
     for number, row in enumerate(dataset, start=1):
         yield Line(f"{Path(name).name}:row {number}", dict(row))
 
@@ -292,16 +418,19 @@ def _saved(config: SeedDataset, folder: Path) -> "Dataset":
         ) from err
 
 
-def _from_hub(config: SeedDataset, path: str) -> "Dataset":
+def _from_hub(config: SeedDataset, path: str) -> "Dataset | IterableDataset":
     from datasets import DownloadConfig, load_dataset
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
+    # what is cut off after some rows is read as it comes, not fetched as a whole first
+    is_cut = config.limit is not None and config.strategy == "ordered"
     try:
         loaded = load_dataset(
             path,
             config.name,
             split=config.split,
             revision=config.revision,
+            streaming=is_cut,
             download_config=DownloadConfig(max_retries=3),
         )
     except DatasetNotFoundError as err:
@@ -318,18 +447,20 @@ def _from_hub(config: SeedDataset, path: str) -> "Dataset":
     return _one_split(loaded, config, path)
 
 
-def _one_split(loaded: "Dataset | DatasetDict", config: SeedDataset, path: str) -> "Dataset":
-    from datasets import DatasetDict
-
-    if not isinstance(loaded, DatasetDict):
+def _one_split(loaded: Any, config: SeedDataset, path: str) -> "Dataset | IterableDataset":
+    if not isinstance(loaded, dict):
         return loaded
     if config.split in loaded:
         return loaded[config.split]
     if config.split is None and len(loaded) == 1:
         return next(iter(loaded.values()))
-    what = f"there is no split {config.split!r}" if config.split else "it has several splits"
+    return _refuse_split(config.split, path, loaded)
+
+
+def _refuse_split(split: str | None, path: str, known: Iterable[Any]) -> NoReturn:
+    what = f"there is no split {split!r}" if split else "it has several splits"
     raise PrefdataError(
-        f"seed_dataset.split: {what} in {path!r}; set it to one of: {', '.join(map(str, loaded))}"
+        f"seed_dataset.split: {what} in {path!r}; set it to one of: {', '.join(map(str, known))}"
     )
 
 

@@ -150,7 +150,7 @@ def load_seeds(
     else:
         turns = Turns(config.candidates)
         turns.read(lines)
-        turns.check_fields(lambda key: f"seed_dataset.candidates.{key}")
+        turns.check_fields(_key_of_candidates, "write candidates: {}")
         table, reading.rejects = turns.table(), turns.rejects
         reading.notes += turns.notes()
     if table.num_rows == 0:
@@ -189,6 +189,10 @@ def load_seeds(
     more = [part for part in (inputs, contents) if part]
     fingerprint = digest(table[ID].to_pylist(), refused, *more)
     return Seeds(table, reading.rejects, fingerprint, reading.notes)
+
+
+def _key_of_candidates(key: str) -> str:
+    return f"seed_dataset.candidates.{key}" if key else "seed_dataset.path"
 
 
 def _lines(

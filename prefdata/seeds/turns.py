@@ -1,38 +1,24 @@
-"""Scored candidates from elsewhere: lines in, one row per turn out. Picks no pair."""
+"""Scored data from elsewhere: lines in, rows with all candidates of a turn out. Picks no pair."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
 from prefdata.errors import PrefdataError, RowError, suggest
-from prefdata.fingerprint import digest
-from prefdata.recipe.schema import GivenCandidates
-from prefdata.rows import CANDIDATE, ID, JSON_FIELD, Row, reject
+from prefdata.fingerprint import copy_id, digest
+from prefdata.recipe.layout import Layout, plain
+from prefdata.rows import CANDIDATE, ID, JSON_FIELD, TURNS, Row, reject
 from prefdata.seeds.files import Line
-from prefdata.seeds.identity import prompt_identity, says_nothing
+from prefdata.seeds.identity import prompt_identity
+from prefdata.seeds.layouts import Given, given, is_there, is_within, recognise
 
 CHUNK = 10_000
+SAMPLE = 20
+"""Lines by which a layout is recognised."""
 Code = Callable[[Any], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What a line brings to its turn.
-
-    Attributes:
-        group: values of the fields of `group_by`, by field.
-        prompt: a text or a chat, as it stands in the line.
-        candidates: values of type `rows.CANDIDATE`; a `sample` of None is counted within the turn.
-        scores: one for each of them; None where there is none.
-    """
-
-    group: Row
-    prompt: Any
-    candidates: Sequence[Row]
-    scores: Sequence[float | None]
 
 
 class Turns:
@@ -44,11 +30,13 @@ class Turns:
             prompt.
     """
 
-    def __init__(self, fields: GivenCandidates) -> None:
-        self._fields = fields
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
         self.rows: dict[str, Row] = {}
         self.rejects: list[Row] = []
-        self._seen: dict[str, None] = {}
+        self._copies: Counter[str] = Counter()
+        self._first: list[Row] = []
+        self._unfound = {path: key for key, path in layout.paths}
 
     def read(self, lines: Iterable[Line]) -> None:
         """Add lines; those of further files join the turns that are there."""
@@ -56,32 +44,48 @@ class Turns:
             if line.fields is None:
                 self._refuse(line.source, {"raw": line.raw}, line.reason, line.detail)
                 continue
-            self._seen |= dict.fromkeys(line.fields)
+            if len(self._first) < SAMPLE:
+                self._first.append(line.fields)
+            for path in [
+                path for path in self._unfound if is_there(line.fields, path, self._layout)
+            ]:
+                del self._unfound[path]
             try:
-                self._add(given(line.fields, self._fields))
+                self._add(given(line.fields, self._layout))
             except RowError as err:
                 self._refuse(line.source, line.fields, err.reason, err.detail)
 
-    def check_fields(self, called: Callable[[str], str], *, is_scored: bool = True) -> None:
-        """Make sure that every field that is named stands in some line.
+    def check_fields(
+        self, called: Callable[[str], str], advice: str, *, is_scored: bool = True
+    ) -> None:
+        """Make sure that every field that is named stands in some line, and that there is a row.
 
         Args:
-            called: what the user knows a key of the fields as.
-            is_scored: whether the score is going to be read.
+            called: what the user knows a key of the layout as.
+            advice: what to do with the name of a layout, as in `add --layout {}`.
+            is_scored: whether the scores are going to be read.
 
         Raises:
             PrefdataError: one is in none; what is named wrongly would leave no pair and no reason.
         """
-        names = self._fields
-        asked = [("prompt", names.prompt), ("text", names.text)]
-        asked += [("group_by", name) for name in names.group_by]
-        asked += [("score", names.score)] if is_scored else []
-        asked += [("index", names.index)] if names.index else []
-        for key, name in asked:
-            if self._seen and name not in self._seen:
+        for path, key in self._unfound.items() if self._first else ():
+            if is_scored or not key.endswith("score"):
+                known = dict.fromkeys(name for line in self._first for name in line)
                 raise PrefdataError(
-                    f"{called(key)}: there is no field {name!r}; {suggest(name, self._seen)}"
+                    f"{called(key)}: there is no field {path!r}; {suggest(path, known)}"
+                    f"{self._resemblance(advice)}"
                 )
+        if not self.rows:
+            told = "".join(f"; the first: {r['source']}: {r['detail']}" for r in self.rejects[:1])
+            raise PrefdataError(
+                f"{called('')}: there is no usable line{told}{self._resemblance(advice)}"
+            )
+
+    def _resemblance(self, advice: str) -> str:
+        found = recognise(self._first)
+        if found is None or plain(found) == plain(self._layout):
+            return ""
+        return f"; the file looks like {found.called}: {advice.format(found.file)}"
 
     def notes(self) -> list[str]:
         """What the user should know of the rows, a sentence each."""
@@ -94,7 +98,7 @@ class Turns:
         ]
 
     def table(self) -> pa.Table:
-        """`id`, the fields of `group_by`, `prompt`, `candidates`, `score`.
+        """`id`, the fields of `group_by`, `prompt`, `candidates`, the scores, `margin`.
 
         Prompts are texts, or lists of role and content; where messages have more than that, tool
         calls or parts of content, they are JSON texts, which keep them as they are. A text among
@@ -102,11 +106,16 @@ class Turns:
         """
         rows = list(self.rows.values())
         kinds: list[tuple[pa.Field, Code]] = [(pa.field(ID, pa.string()), _same)]
-        for name in self._fields.columns.values():
+        for name in self._layout.columns.values():
             kinds.append(_group_field(name, [row[name] for row in rows]))
         kinds.append(_prompt_field([row["prompt"] for row in rows]))
-        kinds.append((pa.field("candidates", pa.list_(CANDIDATE)), _same))
-        kinds.append((pa.field("score", pa.list_(pa.float64())), _same))
+        has_turns = any(one["turns"] for row in rows for one in row["candidates"])
+        kind = pa.struct([*CANDIDATE.fields, *([TURNS] if has_turns else [])])
+        kinds.append((pa.field("candidates", pa.list_(kind)), _same))
+        for name in self._layout.score_columns:
+            kinds.append((pa.field(name, pa.list_(pa.float64())), _same))
+        if self._layout.has_margin:
+            kinds.append((pa.field("margin", pa.float64()), _same))
         schema = pa.schema([field for field, _ in kinds])
         # in parts: a piece of an Arrow list column holds 2 GiB of text at most
         parts = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
@@ -119,12 +128,19 @@ class Turns:
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
     def _add(self, given: Given) -> None:
-        prompts, names = self._fields.prompt, self._fields.columns
-        identity = prompt_identity(given.prompt)
-        keys = [identity if name == prompts else value for name, value in given.group.items()]
-        key = digest(*keys, size=10)
+        layout = self._layout
+        names, identity = layout.columns, prompt_identity(given.prompt)
+        keys = [identity if n == layout.prompt else value for n, value in given.group.items()]
+        if given.is_row:
+            said = [(one["text"], one["turns"], one["tool_calls"]) for one in given.candidates]
+            content = digest(*keys, identity, said, size=10)
+            key = copy_id(content, self._copies[content])
+            self._copies[content] += 1
+        else:
+            key = digest(*(keys or [identity]), size=10)
         new = {names[name]: value for name, value in given.group.items() if name in names}
-        new |= {ID: key, "prompt": given.prompt, "candidates": [], "score": []}
+        new |= {name: [] for name in ("candidates", *layout.score_columns)}
+        new |= {ID: key, "prompt": given.prompt, "margin": given.margin}
         row = self.rows.setdefault(key, new)
         if prompt_identity(row["prompt"]) != identity:
             raise RowError(
@@ -136,67 +152,12 @@ class Turns:
             number = candidate["sample"]
             place = len(row["candidates"]) if number is None else number
             row["candidates"].append(candidate | {"sample": place})
-        row["score"] += given.scores
+        for name, scores in given.scores.items():
+            row[name] += scores
 
     def _refuse(self, source: str, line: Row, reason: str, detail: str) -> None:
         row = reject(line, stage="seeds", reason=reason, detail=detail, source=source)
         self.rejects.append({**row, ID: digest(source, line, size=10)})
-
-
-def given(line: Row, names: GivenCandidates) -> Given:
-    """What a line with one candidate brings.
-
-    Raises:
-        RowError: it lacks a field, or one holds what cannot be used.
-    """
-    for field in (*names.group_by, names.prompt, names.text):
-        if line.get(field) is None:
-            raise RowError("missing_field", f"there is no {field!r}; {suggest(field, line)}")
-    if not isinstance(line[names.text], str):
-        raise RowError("field_type", f"{names.text!r} is not a text")
-    prompt = line[names.prompt]
-    if not _is_prompt(prompt):
-        raise RowError(
-            "field_type",
-            f"{names.prompt!r} is neither a text nor a list of messages with role and content",
-        )
-    if says_nothing(prompt):
-        raise RowError("empty_prompt", f"{names.prompt!r} asks nothing: it is empty or blank")
-    known = {field.name: _fitting(line.get(field.name), field.type) for field in CANDIDATE.fields}
-    index = _fitting(line.get(names.index or "sample"), pa.int32())
-    candidate = known | {"text": line[names.text], "sample": index}
-    group = {name: line[name] for name in names.group_by}
-    return Given(group, prompt, [candidate], [_number(line.get(names.score))])
-
-
-def _fitting(value: Any, kind: pa.DataType) -> Any:
-    """The value if it is of this type, else None: these fields are optional."""
-    if isinstance(value, bool):
-        return None
-    if pa.types.is_string(kind):
-        return value if isinstance(value, str) else None
-    if pa.types.is_list(kind):
-        parts = value if isinstance(value, list) else None
-        return parts if parts and all(isinstance(part, str) for part in parts) else None
-    if pa.types.is_floating(kind):
-        return float(value) if isinstance(value, float) or _is_within(value, 64) else None
-    if not pa.types.is_integer(kind):  # lists and bools: nobody else's file has them as ours are
-        return None
-    return value if _is_within(value, kind.bit_width) else None
-
-
-def _is_within(value: Any, bits: int) -> bool:
-    return isinstance(value, int) and -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
-
-
-def _is_prompt(value: Any) -> bool:
-    if not isinstance(value, list):
-        return isinstance(value, str)
-    turns = [turn if isinstance(turn, dict) else {} for turn in value]
-    return bool(turns) and all(
-        isinstance(turn.get("role"), str) and turn.keys() & {"content", "tool_calls"}
-        for turn in turns
-    )
 
 
 def _is_plain(prompt: Any) -> bool:
@@ -231,19 +192,8 @@ def _group_field(name: str, values: list[Any]) -> tuple[pa.Field, Code]:
     """Ids as they are if all are texts or all integers of 64 bits, else as JSON texts."""
     if all(isinstance(value, str) for value in values):
         return pa.field(name, pa.string()), _same
-    if all(type(value) is int and _is_within(value, 64) for value in values):
+    if all(type(value) is int and is_within(value, 64) for value in values):
         return pa.field(name, pa.int64()), _same
     return pa.field(
         name, pa.string()
     ), lambda value: value if isinstance(value, str) else _json(value)
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-    ):  # no score: pairs drops the candidate and counts it
-        return None

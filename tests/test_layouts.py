@@ -1,0 +1,372 @@
+"""Scored and labelled data as public datasets have it: what becomes of a file of each layout."""
+
+import gzip
+import json
+import lzma
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from layout_rows import LAYOUTS, assistant, trl_implicit_texts, trl_texts, turns, user
+from trl import extract_prompt, is_conversational
+from typer.testing import CliRunner
+
+from prefdata.cli import app
+from prefdata.errors import PrefdataError
+from prefdata.export import ExportOptions, export_run
+from prefdata.pairs.repick import pairs_of_file, pairs_of_run
+from prefdata.pipeline import build
+from prefdata.recipe.layout import layout_names
+from prefdata.recipe.loader import load_layout, load_recipe
+from prefdata.seeds.layouts import recognise
+from prefdata.storage.folders import read_rows
+
+TABLE = {
+    # layout: rows, pairs, rejects by reason, margins, prompts that are chats, loaded by TRL
+    "ultrafeedback": (10, 9, {"tie": 1}, "3", 0, 9),
+    "ultrafeedback-binarized-preferences-cleaned": (10, 8, {"empty": 1, "tie": 1}, "2.5", 8, 8),
+    "ultrafeedback_binarized": (8, 7, {"tie": 1}, "2", 7, 7),
+    "helpsteer2": (16, 8, {}, "1.05 to 2.2", 8, 8),
+    "helpsteer3": (10, 8, {"tie": 2}, "1 to 3", 8, 8),
+    "nectar": (8, 8, {}, "6", 8, 8),
+    "hh-rlhf": (12, 10, {"empty": 1, "no_shared_prompt": 1}, "none", 10, 10),
+    "pku-saferlhf": (10, 10, {}, "none", 0, 10),
+    "chatbot_arena_conversations": (12, 6, {"tie": 6}, "none", 6, 6),
+    "llama-3.1-tulu-3-8b-preference-mixture": (10, 9, {"identical": 1}, "none", 9, 9),
+    "llama3-ultrafeedback-armorm": (8, 6, {"identical": 1, "tie": 1}, "0.4", 0, 6),
+    "distilabel": (8, 6, {"lengths_differ": 1, "no_score": 1}, "2 to 4", 0, 6),
+    "openai": (8, 8, {}, "2 to 3", 8, 8),
+    "trl": (4, 4, {}, "none", 4, 4),
+    "trl-implicit": (8, 8, {}, "none", 8, 8),
+}
+BY_HAND = {"prefdata", "prefdata-pairs"}
+"""Layouts of our own files, which tests make by runs."""
+
+
+def write(place, rows):
+    place.parent.mkdir(parents=True, exist_ok=True)
+    raw = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    match place.suffix:
+        case ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows), place)
+        case ".gz":
+            place.write_bytes(gzip.compress(raw))
+        case ".xz":
+            place.write_bytes(lzma.compress(raw))
+        case ".zst":
+            place.write_bytes(pa.compress(raw, "zstd", asbytes=True))
+        case _:
+            place.write_bytes(raw)
+    return place
+
+
+def in_form(folder, form, rows):
+    """The rows in a file of this form, or in a folder that is like a clone of a Hub dataset."""
+    if form != "folder":
+        return write(folder / f"rows.{form}", rows), None
+    half = len(rows) // 4 * 2
+    write(folder / "clone/data/train-00000-of-00002.parquet", rows[:half])
+    write(folder / "clone/data/train-00001-of-00002.parquet", rows[half:])
+    write(folder / "clone/data/test-00000-of-00001.parquet", rows[:1])
+    return folder / "clone", "train"
+
+
+def choose(place, out, layout, *rules, changes=(), split=None, seed=0):
+    mapping = load_layout(layout, changes)
+    return pairs_of_file(place, mapping, rules, out, seed=seed, say=lambda line: None, split=split)
+
+
+def pairs(out):
+    return list(read_rows(out / "pairs"))
+
+
+def spread(values):
+    told = sorted({f"{value:g}" for value in values if value is not None}, key=float)
+    return "none" if not told else told[0] if len(told) == 1 else f"{told[0]} to {told[-1]}"
+
+
+def loaded_by_trl(out):
+    """Pairs that TRL reads from an export as a prompt with two answers."""
+    exported = export_run(out, "trl", ExportOptions(test_size=0), say=lambda line: None)
+    rows = load_dataset("json", data_files=str(exported.folder / "train.jsonl"), split="train")
+    fitting = [
+        row
+        for row in map(dict, rows)
+        if is_conversational(row)
+        and extract_prompt({"chosen": row["prompt"] + row["chosen"],
+                            "rejected": row["prompt"] + row["rejected"]})["prompt"]
+        == row["prompt"]
+    ]  # fmt: skip
+    return len(fitting)
+
+
+def line_of_the_table(record, out):
+    made = pairs(out)
+    rejects = {name.partition(": ")[2]: count for name, count in record["rejects"].items()}
+    chats = sum(not isinstance(pair["prompt"], str) for pair in made)
+    margins = spread(pair["margin"] for pair in made)
+    return len(made), dict(sorted(rejects.items())), margins, chats
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "jsonl.gz", "folder"])
+@pytest.mark.parametrize("layout", TABLE)
+def test_a_file_of_each_layout_becomes_pairs_by_its_name_alone(tmp_path, layout, form):
+    rows, count, rejects, margins, chats, loaded = TABLE[layout]
+    made = LAYOUTS[layout]()
+    assert len(made) == rows
+    place, split = in_form(tmp_path, form, made)
+    record = choose(place, tmp_path / "out", layout, split=split)
+    assert line_of_the_table(record, tmp_path / "out") == (count, rejects, margins, chats)
+    assert record["prompts"] + sum(record["rejects"].values()) == record["seeds"]
+    if form == "jsonl":
+        assert loaded_by_trl(tmp_path / "out") == loaded
+
+
+def test_every_preset_is_in_the_table():
+    assert set(layout_names()) == TABLE.keys() | BY_HAND
+
+
+@pytest.mark.parametrize("layout", TABLE)
+def test_a_layout_is_recognised_by_its_first_lines(layout):
+    assert recognise(LAYOUTS[layout]()).file == layout
+
+
+def command(*words):
+    done = CliRunner().invoke(app, ["pairs", *map(str, words)])
+    return done.exit_code, " ".join(done.output.split())
+
+
+def test_a_file_that_looks_like_a_preset_is_told_so(tmp_path):
+    place = write(tmp_path / "ranked.jsonl", LAYOUTS["nectar"]())
+    code, said = command(place, "--out", tmp_path / "out")
+    assert code == 2
+    assert "there is no field 'text'" in said
+    assert said.endswith("the file looks like Nectar: add --layout nectar")
+    code, said = command(place, "--layout", "trl", "--out", tmp_path / "out")
+    assert "ranked.jsonl: chosen: there is no field 'chosen'" in said
+    assert "looks like Nectar" in said
+    assert command(place, "--layout", "berkeley-nest/NECTAR", "--out", tmp_path / "out")[0] == 0
+
+
+def test_a_name_that_no_layout_has_is_told_with_those_there_are(tmp_path):
+    place = write(tmp_path / "ranked.jsonl", LAYOUTS["nectar"]())
+    code, said = command(place, "--layout", "nectr", "--out", tmp_path / "out")
+    assert (code, "there is no layout 'nectr'; did you mean 'nectar'?" in said) == (2, True)
+
+
+def test_keys_of_a_preset_can_be_replaced(tmp_path):
+    place = write(tmp_path / "pku.jsonl", LAYOUTS["pku-saferlhf"]())
+    choose(place, tmp_path / "out", "pku-saferlhf", changes=["label=safer_response_id"])
+    assert {pair["chosen"][:8] for pair in pairs(tmp_path / "out")} == {"Answer 1"}
+
+
+def test_a_layout_of_ones_own_is_a_yaml_file(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("{layout: helpsteer3, a: left}\n")
+    rows = [{"context": "q", "left": "a", "response2": "b", "overall_preference": -2}]
+    choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", str(mine))
+    assert [(p["chosen"], p["margin"]) for p in pairs(tmp_path / "out")] == [("a", 2.0)]
+
+
+def test_a_recipe_names_a_layout_and_ranks_are_better_low(tmp_path):
+    write(tmp_path / "ranked.jsonl", LAYOUTS["nectar"]())
+    (tmp_path / "r.yaml").write_text(
+        "output_dir: out\n"
+        "seed_dataset: {path: ranked.jsonl, candidates: nectar}\n"
+        "columns: [{name: first, type: verifier, method: regex, pattern: 'Answer 0',"
+        " candidates: candidates}]\n"
+        "output_projection: {type: preference_pairs, candidates: candidates, score: score,"
+        " strategy: best_vs_worst}\n"
+    )
+    build(load_recipe(tmp_path / "r.yaml"), tmp_path / "out", say=lambda line: None)
+    assert {pair["chosen"][:8] for pair in pairs(tmp_path / "out")} == {"Answer 0"}
+    # what a column scores anew is not a rank
+    again = ["output_projection.score=first"]
+    build(load_recipe(tmp_path / "r.yaml", again), tmp_path / "out", say=lambda line: None)
+    assert {pair["chosen"][:8] for pair in pairs(tmp_path / "out")} == {"Answer 0"}
+
+
+def test_a_recipe_pairs_what_is_labelled(tmp_path):
+    write(tmp_path / "votes.jsonl", LAYOUTS["helpsteer3"]())
+    (tmp_path / "r.yaml").write_text(
+        "output_dir: out\n"
+        "seed_dataset: {path: votes.jsonl, candidates: {layout: helpsteer3, group_by: domain}}\n"
+        "columns: []\n"
+        "output_projection: {type: preference_pairs, candidates: candidates, strategy: given,"
+        " margin: margin, min_margin: 2, keep: [domain], order_by: margin}\n"
+    )
+    record = build(load_recipe(tmp_path / "r.yaml"), tmp_path / "out", say=lambda line: None)
+    made = [(pair["margin"], pair["domain"]) for pair in pairs(tmp_path / "out")]
+    assert made == [(3.0, "general")] * 2 + [(2.0, "general")] * 3
+    assert record["rejects"] == {"pairs: below_min_margin": 3, "pairs: tie": 2}
+
+
+def test_ties_are_kept_where_they_are_asked_for(tmp_path):
+    place = write(tmp_path / "votes.jsonl", LAYOUTS["chatbot_arena_conversations"]())
+    choose(place, tmp_path / "out", "chatbot_arena_conversations", "ties=keep")
+    made = pairs(tmp_path / "out")
+    assert [pair["is_tie"] for pair in made].count(True) == 6
+    assert {pair["margin"] for pair in made if pair["is_tie"]} == {0.0}
+    assert {pair["chosen"][:4] for pair in made if pair["is_tie"]} == {"Left", "Righ"}
+
+
+def test_conversations_that_part_keep_the_turns_of_each_side(tmp_path):
+    place = write(tmp_path / "votes.jsonl", LAYOUTS["chatbot_arena_conversations"]())
+    choose(place, tmp_path / "out", "chatbot_arena_conversations")
+    [long] = [pair for pair in pairs(tmp_path / "out") if pair["chosen"] == "Left 8 2"]
+    assert long["prompt"] == [user("Ask 8 0")]
+    between = turns("Left 8 0", "Ask 8 1", "Left 8 1", "Ask 8 2")
+    mine = [one | {"role": ("assistant", "user")[n % 2]} for n, one in enumerate(between)]
+    assert orjson.loads(long["chosen_turns"]) == mine
+    exported = export_run(tmp_path / "out", "trl", ExportOptions(test_size=0), say=str)
+    lines = [orjson.loads(line) for line in (exported.folder / "train.jsonl").open("rb")]
+    assert [*mine, assistant("Left 8 2")] in [line["chosen"] for line in lines]
+    told = export_run(tmp_path / "out", "llama_factory", ExportOptions(test_size=0), say=str)
+    assert told.left_out == {"turns": 4}
+
+
+SCORED = [
+    {"q": "a", "meta": {"n": 1}, "out": f"text {k}", "marks": {"good": k, "short": -k}}
+    for k in range(4)
+]
+
+
+def test_several_scores_are_summed_by_weight_or_ranked(tmp_path):
+    place = write(tmp_path / "x.jsonl", SCORED)
+    base = ["prompt=q", "text=out", "group_by=[meta.n]"]
+    base += ["score={good: marks.good, short: marks.short}"]
+    choose(place, tmp_path / "sum", None, changes=[*base, "weights={good: 1, short: 3}"])
+    [pair] = pairs(tmp_path / "sum")
+    assert (pair["chosen"], pair["margin"]) == ("text 0", 6.0)
+    assert pair["chosen_scores"] == {"good": 0.0, "short": 0.0, "score": 0.0}
+    choose(place, tmp_path / "rank", None, "score={good: 0.9, short: 0.1}", changes=base)
+    [pair] = pairs(tmp_path / "rank")
+    assert (pair["chosen"], pair["rejected"]) == ("text 3", "text 0")
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"prompt": "p"}, "give 'text' for candidates"),
+        ({"prompt": "p", "text": "t", "chosen": "c"}, "only one of the three"),
+        ({"prompt": "p", "a": "a", "b": "b", "label": "l"}, "'winner' is missing"),
+        ({"prompt": "p", "text": "t", "margin": "m"}, "'margin' is not read where there is 'text'"),
+        ({"text": "t"}, "'prompt' is missing"),
+        ({"prompt": "p", "text": "t", "score": ["a", "b"], "weights": {"a": 1}}, "gives? .*weight"),
+        ({"prompt": "p", "text": "t", "score": ["prompt"]}, "which rows already have"),
+        ({"prompt": "p", "text": "t", "group_by": []}, "at least 1"),
+        ({"prompt": "p", "text": "t", "scores": "s"}, "no key 'scores' here; did you mean 'score'"),
+    ],
+    ids=str,
+)
+def test_a_mapping_that_does_not_fit_is_one_sentence(tmp_path, mapping, message):
+    (tmp_path / "mine.yaml").write_text(json.dumps(mapping))
+    with pytest.raises(PrefdataError, match=message) as caught:
+        load_layout(str(tmp_path / "mine.yaml"), ())
+    assert str(caught.value).startswith(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "chat", "texts"),
+    [
+        (trl_texts, False, (" blue 0.", " green 0.")),
+        (trl_implicit_texts, True, ("blue.", "green.")),
+    ],
+    ids=["explicit", "implicit"],
+)
+def test_pairs_may_be_texts(tmp_path, rows, chat, texts):
+    layout = "trl-implicit" if chat else "trl"
+    choose(write(tmp_path / "x.jsonl", rows()), tmp_path / "out", layout)
+    first = pairs(tmp_path / "out")[0]
+    assert first["prompt"] == ([user("The sky 0 is")] if chat else "The sky 0 is")
+    assert (first["chosen"], first["rejected"]) == texts
+
+
+def reject_reasons(out):
+    return [row["reason"] for row in read_rows(out / "rejects")]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"chosen": [user("a")], "rejected": [user("a")]}, "no_answer"),
+        ({"chosen": turns("a", "b"), "rejected": turns("c", "d")}, "no_shared_prompt"),
+        ({"chosen": turns("a", "b"), "rejected": "text"}, "field_type"),
+        ({"chosen": turns(" ", "b"), "rejected": turns(" ", "c")}, "empty_prompt"),
+        ({"chosen": "yes it is", "rejected": "no"}, "no_shared_prompt"),
+        ({"chosen": turns("a", "b")}, "missing_field"),
+        ({"chosen": 7, "rejected": [user("a")]}, "field_type"),
+    ],
+    ids=str,
+)
+def test_a_pair_that_is_none_is_a_reject(tmp_path, row, reason):
+    good = {"chosen": turns("q", "a"), "rejected": turns("q", "b")}
+    choose(write(tmp_path / "x.jsonl", [good, row]), tmp_path / "out", "trl-implicit")
+    assert len(pairs(tmp_path / "out")) == 1
+    assert reject_reasons(tmp_path / "out") == [reason]
+
+
+def test_a_label_without_a_meaning_is_a_reject(tmp_path):
+    rows = LAYOUTS["helpsteer3"]()[:2]
+    rows[1]["overall_preference"] = "unsure"
+    choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", "helpsteer3")
+    assert reject_reasons(tmp_path / "out") == ["bad_label"]
+
+
+def test_calls_in_messages_stay_calls(tmp_path):
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": {"at": 1}}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    rows = [{"prompt": [user("q")], "chosen": [said], "rejected": [assistant("no")]}]
+    choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", "trl")
+    [pair] = pairs(tmp_path / "out")
+    [made] = orjson.loads(pair["chosen_tool_calls"])
+    assert made["function"] == {"name": "look", "arguments": '{"at":1}'}
+
+
+def test_columns_of_objects_as_datasets_has_them_are_a_list_of_objects(tmp_path):
+    rows = LAYOUTS["nectar"]()
+    for row in rows:
+        row["answers"] = {key: [one[key] for one in row["answers"]] for key in row["answers"][0]}
+    record = choose(write(tmp_path / "x.parquet", rows), tmp_path / "out", "nectar")
+    assert line_of_the_table(record, tmp_path / "out") == (8, {}, "6", 8)
+
+
+def test_equal_lines_are_rows_of_their_own_and_their_pairs_are_duplicates(tmp_path):
+    rows = LAYOUTS["helpsteer3"]()[:1] * 3
+    record = choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", "helpsteer3")
+    assert (record["pairs"]["train"], record["rejects"]) == (1, {"pairs: duplicate": 2})
+
+
+# What we have made ourselves
+
+
+def test_pairs_of_a_file_are_chosen_again_in_their_folder(tmp_path):
+    place = write(tmp_path / "x.jsonl", LAYOUTS["llama3-ultrafeedback-armorm"]())
+    first = choose(place, tmp_path / "out", "llama3-ultrafeedback-armorm", seed=3)
+    again = pairs_of_run(tmp_path / "out", ["strategy=exhaustive"], tmp_path / "out")
+    assert again["pairs"]["train"] > first["pairs"]["train"]
+    assert (again["seed"], again["fields"]) == (3, first["fields"])
+    other = pairs_of_run(tmp_path / "out", ["strategy=best_vs_worst"], tmp_path / "other")
+    assert other["pairs"] == first["pairs"]
+    code, said = command(tmp_path / "out", "min_margin=0.35")
+    assert (code, "6 train" in said) == (0, True)
+
+
+def test_candidates_and_pairs_of_a_run_come_back(tmp_path):
+    place = write(tmp_path / "x.jsonl", LAYOUTS["openai"]())
+    choose(place, tmp_path / "run", "openai")
+    choose(tmp_path / "run" / "candidates", tmp_path / "again", "prefdata")
+    choose(tmp_path / "run" / "pairs", tmp_path / "pairs", "prefdata-pairs")
+    names = ("prompt", "chosen", "rejected", "chosen_score", "rejected_score", "margin")
+    first, *others = (
+        [{name: pair[name] for name in names} for pair in pairs(tmp_path / out)]
+        for out in ("run", "again", "pairs")
+    )
+    assert len(first) == 8
+    assert others == [first, first]
+    exported = export_run(tmp_path / "run", "trl", ExportOptions(test_size=0), say=str)
+    choose(exported.folder / "train.jsonl", tmp_path / "exported", "prefdata-pairs")
+    back = [{name: pair[name] for name in names} for pair in pairs(tmp_path / "exported")]
+    assert back == first
