@@ -171,7 +171,7 @@ def export(
         tell_stale(run)
 
 
-def _reasoning(told: str | None) -> Literal["keep", "drop"] | None:
+def _reasoning(told: str | None) -> Literal["drop", "keep"] | None:
     if told == "keep" or told == "drop":
         return told  # type: ignore[return-value, unused-ignore]
     if told is not None:

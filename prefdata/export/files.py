@@ -64,7 +64,7 @@ class ExportOptions:
     tokenizer: str | Model | None = None
     drop_too_long: bool = False
     last_message_only: bool = False
-    reasoning: Literal["keep", "drop"] | None = None
+    reasoning: Literal["drop", "keep"] | None = None
     may_be_text: bool = False
 
 

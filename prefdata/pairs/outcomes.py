@@ -36,7 +36,7 @@ def count_outcomes(scored: Path) -> Outcomes:
     return told
 
 
-def settle_reasoning(scored: Path, rule: PairRules) -> Literal["keep", "drop"] | None:
+def settle_reasoning(scored: Path, rule: PairRules) -> Literal["drop", "keep"] | None:
     """Whether trainers are given the thoughts: as the recipe says, else where all texts have one.
 
     None where no text has any.

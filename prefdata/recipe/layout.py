@@ -53,8 +53,11 @@ class Winner(Frozen):
     """What the values of a label mean; a text such as `< 0` stands for all numbers below."""
 
     A: Meanings
+    """Values by which `a` is better."""
     B: Meanings
+    """Values by which `b` is better."""
     tie: Meanings = ()
+    """Values by which neither is."""
 
 
 class Layout(Frozen):
@@ -98,7 +101,9 @@ class Layout(Frozen):
     b: Filled | None = None
     """The other."""
     a_alias: Filled | None = None
+    """Who wrote `a`."""
     b_alias: Filled | None = None
+    """Who wrote `b`."""
     label: Filled | None = None
     """Which of the two is better."""
     winner: Winner | None = None
@@ -109,9 +114,13 @@ class Layout(Frozen):
     rejected: Filled | None = None
     """The other."""
     chosen_alias: Filled | None = None
+    """Who wrote `chosen`."""
     rejected_alias: Filled | None = None
+    """Who wrote `rejected`."""
     chosen_score: Filled | None = None
+    """The score of `chosen`; both count if both are named."""
     rejected_score: Filled | None = None
+    """The score of `rejected`."""
     margin: Filled | None = None
     """How much better the one text is; 0 is a tie."""
 
