@@ -134,7 +134,10 @@ def test_message_lists_keep_everything(tmp_path):
         *(line("f", "t", k, k, f"move {k}", prompt="a text") for k in range(2)),
     )
     run(tmp_path, f"output_path={tmp_path / 'pairs.jsonl'}")
-    assert [pair["prompt"] for pair in pairs(tmp_path)] == [CHAT, [{"role": "user", "content": "a text f t"}]]
+    assert [pair["prompt"] for pair in pairs(tmp_path)] == [
+        CHAT,
+        [{"role": "user", "content": "a text f t"}],
+    ]
     told = [orjson.loads(line)["prompt"] for line in (tmp_path / "pairs.jsonl").open("rb")]
     assert told == [CHAT, [{"role": "user", "content": "a text f t"}]]
 
