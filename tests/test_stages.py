@@ -14,7 +14,7 @@ from waiting import wait_until
 
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.errors import PrefdataError, RowError
-from prefdata.inference import Completion
+from prefdata.inference import Completion, Failure
 from prefdata.recipe.columns import AnyColumn
 from prefdata.recipe.schema import Model
 from prefdata.rows import is_json
@@ -435,6 +435,21 @@ def test_rewards_of_responses_carry_their_names():
     made = column(**REWARD, responses=["a", "b"])
     given = tools(rate=lambda request: len(request.messages[-1]["content"]))
     assert run(made, {"prompt": "p", "a": "xx", "b": "x"}, given)["made"] == {"a": 2.0, "b": 1.0}
+
+
+def test_why_a_text_has_no_score_stands_beside_it():
+    def rate(request):
+        text = request.messages[-1]["content"]
+        return Failure("too_long_to_score", f"{text} is long") if len(text) > 1 else 1.0
+
+    made = column(**REWARD, candidates="c")
+    row = run(made, {"prompt": "p", "c": [{"text": "a"}, {"text": "aa"}]}, tools(rate=rate))
+    assert row["made"] == [1.0, None]
+    assert row["made__failures"] == [None, "too_long_to_score: aa is long"]
+    assert run(made, {"prompt": "p", "c": [{"text": "a"}]}, tools(rate=rate))["made__failures"] is None  # fmt: skip  # noqa: E501
+    made = column(**REWARD, responses=["a", "b"])
+    row = run(made, {"prompt": "p", "a": "x", "b": "xx"}, tools(rate=rate))
+    assert row["made__failures"] == {"a": None, "b": "too_long_to_score: xx is long"}
 
 
 def test_the_reward_model_reads_the_stated_prompt():

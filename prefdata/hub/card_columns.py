@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from prefdata.recipe.schema import Recipe
-from prefdata.recipe.values import META_SUFFIX
+from prefdata.recipe.values import FAILURES_SUFFIX, META_SUFFIX
 from prefdata.rows import is_json
 
 _SIDES = {
@@ -78,8 +78,11 @@ def _made_columns(recipe: Recipe) -> dict[str, str]:
         aliases = ", ".join(f"`{alias}`" for alias in column.aliases)
         meaning = column.meaning.format(aliases=aliases, source=f"`{column.source}`")
         for name in column.makes:
-            made = name.removesuffix(META_SUFFIX)
-            told[name] = meaning if name == made else f"how `{made}` came to be"
+            told[name] = meaning
+            if name.endswith(META_SUFFIX):
+                told[name] = f"how `{name.removesuffix(META_SUFFIX)}` came to be"
+            elif name.endswith(FAILURES_SUFFIX):
+                told[name] = f"why a text has no `{name.removesuffix(FAILURES_SUFFIX)}`"
     return told
 
 

@@ -23,6 +23,7 @@ from prefdata.recipe.contract import (
 from prefdata.recipe.questions import ASKED, own_question, question_of
 from prefdata.recipe.swaps import swap_of
 from prefdata.recipe.values import (
+    FAILURES_SUFFIX,
     META_SUFFIX,
     ColumnName,
     Filled,
@@ -195,7 +196,8 @@ class RewardModel(Scored, Prompted):
 
     @property
     def makes(self) -> tuple[str, ...]:
-        return with_meta(self.name) if self.weights else (self.name,)
+        made = with_meta(self.name) if self.weights else (self.name,)
+        return (*made, self.name + FAILURES_SUFFIX)
 
     @property
     def reads_asked(self) -> bool:

@@ -65,6 +65,7 @@ def _check_environment_name(name: str) -> str:
 HttpUrl = Annotated[str, AfterValidator(_check_url)]
 EnvironmentName = Annotated[str, AfterValidator(_check_environment_name)]
 
+FAILURES_SUFFIX = "__failures"
 META_SUFFIX = "__meta"
 """Added to a text column's name for the column that says how the text came to be."""
 OWN_ID = "source_id"

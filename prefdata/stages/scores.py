@@ -14,7 +14,7 @@ from prefdata.recipe.contract import Scored
 from prefdata.recipe.judges import RewardModel, Verifier
 from prefdata.recipe.questions import ASKED, own_question, system_prompt_of
 from prefdata.recipe.tools import calls_of, with_calls
-from prefdata.recipe.values import META_SUFFIX
+from prefdata.recipe.values import FAILURES_SUFFIX, META_SUFFIX
 from prefdata.rows import Row, is_answer
 from prefdata.stages.asked import Asked
 from prefdata.stages.asking import Tools
@@ -35,16 +35,18 @@ def score_fields(column: Scored) -> list[pa.Field]:
 
 
 def reward_fields(column: RewardModel) -> list[pa.Field]:
-    """The scores, and where they are weighted sums the attributes, in the model's order."""
-    if column.weights is None:
-        return score_fields(column)
-    attributes = pa.list_(pa.float64())
-    kind = (
-        pa.struct(dict.fromkeys(column.responses, attributes))
-        if column.responses
-        else pa.list_(attributes)
-    )
-    return [*score_fields(column), pa.field(column.name + META_SUFFIX, kind)]
+    """The scores, where they are weighted sums the attributes, and why texts have none.
+
+    Attributes are in the model's order.
+    """
+
+    def parallel(kind: pa.DataType) -> pa.DataType:
+        names = column.responses
+        return pa.struct(dict.fromkeys(names, kind)) if names else pa.list_(kind)
+
+    attributes = pa.field(column.name + META_SUFFIX, parallel(pa.list_(pa.float64())))
+    failures = pa.field(column.name + FAILURES_SUFFIX, parallel(pa.string()))
+    return [*score_fields(column), *([attributes] if column.weights else []), failures]
 
 
 def reward_model(column: RewardModel, tools: Tools) -> Stage:
@@ -62,10 +64,16 @@ def reward_model(column: RewardModel, tools: Tools) -> Stage:
             ScoreRequest((*chats[n], _answer(texts[n], metas[n])), offered[n]) for n in scored
         ]
         attributes: list[list[float]] = [[] for _ in texts]
-        async for index, logits in engine.score(requests):
-            attributes[scored[index]] = [] if isinstance(logits, Failure) else list(logits)
+        failures: list[str | None] = [None for _ in texts]
+        async for index, found in engine.score(requests):
+            if isinstance(found, Failure):
+                failures[scored[index]] = f"{found.reason}: {found.detail}"
+            else:
+                attributes[scored[index]] = list(found)
         scores = [_total(column, each) if each else None for each in attributes]
         made = {column.name: as_column(column, scores)}
+        told = as_column(column, failures) if any(failures) else None
+        made[column.name + FAILURES_SUFFIX] = told
         if column.weights is not None:
             made[column.name + META_SUFFIX] = as_column(column, attributes)
         return made
