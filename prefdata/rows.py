@@ -81,7 +81,7 @@ _UNSEEN = (
     (0x2028, 0x202F), (0x205F, 0x206F), (0x2800, 0x2800), (0x3000, 0x3000), (0x3164, 0x3164),
     (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFFB), (0xE0000, 0xE0FFF),
 )  # fmt: skip
-UNSEEN = "".join(chr(code) for first, last in _UNSEEN for code in range(first, last + 1))
+UNSEEN = frozenset(chr(code) for first, last in _UNSEEN for code in range(first, last + 1))
 """Characters that show nothing: white space, controls, and what Unicode lets a font leave out
 (Default_Ignorable_Code_Point), the blank of braille among them."""
 
@@ -105,7 +105,17 @@ def reject(
 
 def is_blank(text: str) -> bool:
     """Whether the text shows nothing."""
-    return not text.strip(UNSEEN)
+    return not strip_unseen(text)
+
+
+def strip_unseen(text: str) -> str:
+    """The text without what is unseen at its ends; `strip` would look through all of `UNSEEN`."""
+    start, end = 0, len(text)
+    while start < end and text[start] in UNSEEN:
+        start += 1
+    while start < end and text[end - 1] in UNSEEN:
+        end -= 1
+    return text[start:end]
 
 
 def field_of_schema(name: str, schema: Mapping[str, Any]) -> pa.Field:

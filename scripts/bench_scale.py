@@ -58,10 +58,11 @@ GIBIBYTE = 2**30
 
 @dataclass(frozen=True)
 class Spent:
-    """What a command has taken: seconds, and MiB at its peak."""
+    """What a command has taken: seconds, of which the processors worked, and MiB at its peak."""
 
     seconds: float
     peak: float
+    work: float
 
     def __str__(self) -> str:
         return f"{self.seconds:,.1f} s, {self.peak:,.0f} MiB"
@@ -187,7 +188,7 @@ def command(*words: object) -> Spent:
         if os.waitstatus_to_exitcode(status):
             output.seek(0)
             sys.exit(f"{' '.join(told)}\n{output.read().decode()}")
-    return Spent(time.monotonic() - start, usage.ru_maxrss / 1024)
+    return Spent(time.monotonic() - start, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
 
 
 def tell(what: str, value: object) -> None:

@@ -97,6 +97,8 @@ def judge_given(
 
 def _is_too_low(chosen: Candidate, rule: PreferencePairs) -> Reason | None:
     """Whether a raw score of the chosen is worse than the rule allows."""
+    if rule.min_chosen_score is None:
+        return None
     for column, floor in rule.floors.items():
         sign = rule.sign_of(column)
         score = chosen.scores.get(column) if isinstance(rule.score, dict) else chosen.score

@@ -4,7 +4,7 @@ import json
 from typing import Any
 from unicodedata import normalize
 
-from prefdata.rows import UNSEEN, Row, is_blank
+from prefdata.rows import Row, is_blank, strip_unseen
 
 _OTHER = "\0"  # no bare text begins with it, so no text equals a chat
 
@@ -33,7 +33,7 @@ def prompt_identity(prompt: Any) -> str:
 
 def bare(text: str) -> str:
     """The text in NFC, without blanks and other unseen characters at its ends."""
-    return normalize("NFC", text).strip(UNSEEN)
+    return strip_unseen(normalize("NFC", text))
 
 
 def words_of(prompt: Any) -> str:
