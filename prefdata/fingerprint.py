@@ -44,7 +44,8 @@ EXCLUDED = {
 LATER = frozenset(
     (
         "max_length_advantage", "chosen", "rejected", "one_side", "keep_fraction", "select_by",
-        "select_group", "combine", "calibrate_length", "margin",
+        "select_group", "combine", "calibrate_length", "margin", "models_per_row", "always",
+        "llm_structured.tools",
     )
 )  # fmt: skip
 """Fields that came when runs lay on disks already: one at its default enters no identity, so that
@@ -221,6 +222,7 @@ def pairs_fingerprint(parent: str, recipe: Recipe) -> str:
 
 
 def _facts(part: BaseModel) -> dict[str, Any]:
-    fields = type(part).model_fields
-    same = {name for name in LATER & fields.keys() if getattr(part, name) == fields[name].default}
+    fields, kind = type(part).model_fields, getattr(part, "type", "")
+    later = {name for name in fields if not LATER.isdisjoint((name, f"{kind}.{name}"))}
+    same = {name for name in later if getattr(part, name) == fields[name].default}
     return part.model_dump(exclude=same)

@@ -9,7 +9,7 @@ import orjson
 import pyarrow as pa
 import pytest
 from datasets import Dataset, IterableDataset
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from waiting import wait_until
 
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
@@ -106,6 +106,46 @@ def test_candidates_are_ordered_by_alias_and_sample():
     places = [(one["alias"], one["sample"]) for one in found]
     assert places == [("hot", 0), ("hot", 1), ("cool", 0), ("cool", 1)]
     assert len({one["seed"] for one in found}) == 4
+
+
+def writers(count, **fields):
+    """Who answers 60 rows, of a pool of five models."""
+    pool = ["a", "b", "c", "d", "e"]
+    made = column(
+        type="candidates", model_alias=pool, samples=1, prompt="{{ prompt }}",
+        models_per_row=count, **fields,
+    )  # fmt: skip
+    given = tools(models=[model(alias) for alias in pool])
+    rows = [{"id": f"r{n}", "prompt": "p"} for n in range(60)]
+    return [[one["alias"] for one in run(made, row, given)["made"]] for row in rows]
+
+
+def test_each_row_is_answered_by_some_different_models_of_a_pool():
+    found = writers(2)
+    assert all(len(set(one)) == 2 and one == sorted(one) for one in found)
+    assert {alias for one in found for alias in one} == set("abcde")
+    assert found == writers(2)
+    more = writers(3)  # keeps what is answered already
+    assert all(set(few) < set(many) for few, many in zip(found, more, strict=True))
+
+
+def test_the_policy_may_answer_every_row_beside_one_of_a_pool():
+    found = writers(2, always="d")
+    assert all("d" in one and len(one) == 2 for one in found)
+    assert {alias for one in found for alias in one} == set("abcde")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"models_per_row": 3}, "models_per_row is 3, but model_alias names 2"),
+        ({"models_per_row": 1, "always": "x"}, "always names 'x', which is not in model_alias"),
+        ({"always": "hot"}, "always names 1, but models_per_row is None"),
+    ],
+)
+def test_a_pool_that_is_too_small_is_refused(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        column(type="candidates", model_alias=["hot", "cool"], samples=1, prompt="q", **fields)
 
 
 def test_all_samples_of_a_row_reach_their_engine_in_one_call():

@@ -97,23 +97,53 @@ class LlmStructured(Calling):
 
 
 class Candidates(Calling):
-    """`samples` completions from every alias, as a list of structs."""
+    """`samples` completions from every alias, or from some drawn ones, as a list of structs."""
 
     type: Literal["candidates"]
     model_alias: Aliases
     """One alias or a list of them; each writes `samples` texts for every row."""
     samples: Annotated[Positive, Field(le=65_536)]
     """Texts of each alias."""
+    models_per_row: Positive | None = None
+    """So many different aliases answer each row, drawn by row id and seed; all of them if left out.
+    UltraFeedback has 4 of 17 (arXiv 2310.01377). A larger number keeps those that were drawn.
+    """
+    always: Aliases | None = None
+    """Aliases that are among the `models_per_row` of every row: the policy, where pairs are to tell
+    it from others (see `one_side`).
+    """
 
     holds_candidates = True
     meaning = "sampled answers of {aliases}: text, model, sampling, tokens"
 
     @property
     def size(self) -> int:
-        return self.samples * max(1, len(self.model_alias))
+        return self.samples * max(1, self.models_of_a_row)
+
+    @property
+    def models_of_a_row(self) -> int:
+        """How many aliases answer a row."""
+        return self.models_per_row or len(self.model_alias)
 
     def requests(self, columns: Sequence[Column]) -> int:
-        return self.samples * len(self.model_alias)
+        return self.samples * self.models_of_a_row
+
+    @model_validator(mode="after")
+    def _as_many_models_as_there_are(self) -> "Candidates":
+        named, always = len(self.model_alias), self.always or ()
+        if (self.models_per_row or 0) > named:
+            raise ValueError(
+                f"models_per_row is {self.models_per_row}, but model_alias names {named}; name "
+                "more of them, or lower it"
+            )
+        if missing := [alias for alias in always if alias not in self.model_alias]:
+            raise ValueError(f"always names {missing[0]!r}, which is not in model_alias; add it")
+        if always and len(always) > (self.models_per_row or 0):
+            raise ValueError(
+                f"always names {len(always)}, but models_per_row is {self.models_per_row}, so none "
+                "is drawn; raise models_per_row, or remove always"
+            )
+        return self
 
 
 class Expression(Column):
@@ -281,7 +311,7 @@ def given_columns(scores: Sequence[str]) -> tuple[Column, ...]:
     """The columns that seeds of scored texts bring along, as if the recipe had made them."""
     texts = Candidates.model_construct(
         name="candidates", type="candidates", model_alias=(), prompt="{{ prompt }}", messages=None,
-        samples=1,
+        samples=1, models_per_row=None, always=None,
     )  # fmt: skip
     rated = [
         Verifier.model_construct(

@@ -65,7 +65,7 @@ def candidates_fields(column: Candidates) -> list[pa.Field]:
 
 
 def candidates(column: Candidates, tools: Tools) -> Stage:
-    """`samples` completions of every alias, ordered by alias and sample.
+    """`samples` completions of every alias, or of a row's own, ordered by alias and sample.
 
     All requests of a row that one engine serves go to it in one call, so that they stay adjacent.
     """
@@ -74,7 +74,7 @@ def candidates(column: Candidates, tools: Tools) -> Stage:
 
     async def stage(row: Row) -> Row:
         made, given = [], tools_of(column, row)
-        for asker in askers:
+        for asker in _askers_of(row, column, askers, tools.seed):
             chat = asker.chat(question, row)
             made += [
                 (asker, k, asker.request(row[ID], chat, k, tools=given))
@@ -89,6 +89,18 @@ def candidates(column: Candidates, tools: Tools) -> Stage:
         return {column.name: [_candidate(*made[n], found[n]) for n in range(len(made))]}
 
     return stage
+
+
+def _askers_of(row: Row, column: Candidates, askers: list[Asker], seed: int) -> list[Asker]:
+    """Who answers a row: those that always do, and of the others the first in a seeded order."""
+    always = column.always or ()
+
+    def place(asker: Asker) -> tuple[bool, int]:
+        alias = asker.model.alias
+        return alias not in always, sampling_seed(seed, row[ID], column.name, "pool", alias)
+
+    drawn = sorted(askers, key=place)[: column.models_of_a_row]
+    return [asker for asker in askers if asker in drawn]
 
 
 def tools_of(column: Calling, row: Row) -> ToolList:
