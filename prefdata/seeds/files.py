@@ -11,6 +11,7 @@ import zlib
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, cast
@@ -61,7 +62,7 @@ def read_lines(
     if (local / "state.json").exists() or (local / "dataset_dict.json").exists():
         return _lines_of_dataset(_saved(config, local), path)
     files, found = seed_files(local, out), seed_files(local)
-    splits = splits_of(local, config.name) if local.is_dir() and files else {}
+    splits = splits_of(local, files, config.name) if local.is_dir() and files else {}
     if len(files) < len(found):
         notes.append(
             f"seed_dataset.path: {path}: {len(found) - len(files)} files of runs of prefdata are "
@@ -108,31 +109,32 @@ def _kind(file: Path) -> tuple[str, str]:
     return (Path(file.stem).suffix, file.suffix) if is_packed else (file.suffix, "")
 
 
-def splits_of(folder: Path, config: str | None = None) -> dict[str, set[Path]]:
+def splits_of(folder: Path, files: Iterable[Path], config: str | None) -> dict[str, set[Path]]:
     """Files by split, as `load_dataset` of the folder has them; empty where it has none.
 
     A README with `configs` says it, as in a clone of a Hub dataset, or else names such as `train`
     and `test` do.
 
+    Args:
+        folder: of any depth.
+        files: those in it that may be read.
+        config: the configuration that is wanted.
+
     Raises:
         PrefdataError: there is no such configuration, or none is given and there are several.
     """
-    configs = _configs(folder)
-    if not configs:
-        found = _named_splits(folder)
-        return found if len(found) > 1 else {}
-    chosen = configs.get(config or "") if config else _default(configs)
-    if chosen is None:
+    configs, known = _configs(folder), {file.resolve() for file in files}
+    chosen = configs.get(config) if config else _default(configs)
+    if configs and chosen is None:
         what = "it has several configurations" if config is None else f"there is no {config!r}"
         raise PrefdataError(
             f"seed_dataset.name: {what} in {folder}; set it to one of: {', '.join(configs)}"
         )
-    from datasets.data_files import sanitize_patterns
-
-    base = folder / str(chosen.get("data_dir", ""))
-    if "data_files" not in chosen:
-        return _named_splits(base)
-    return _resolved(sanitize_patterns(chosen["data_files"]), base)
+    base = folder / str((chosen or {}).get("data_dir", ""))
+    told = (chosen or {}).get("data_files")
+    found = _named_splits(base) if told is None else _resolved(told, base)
+    splits = {split: some & known for split, some in found.items() if some & known}
+    return splits if configs or len(splits) > 1 else {}
 
 
 def _default(configs: dict[str, Row]) -> Row | None:
@@ -163,17 +165,16 @@ def _named_splits(folder: Path) -> dict[str, set[Path]]:
         return {}
 
 
-def _resolved(patterns: Mapping[str, Iterable[str]], base: Path) -> dict[str, set[Path]]:
-    from datasets.data_files import resolve_pattern
+def _resolved(patterns: Any, base: Path) -> dict[str, set[Path]]:
+    """Files by split of patterns in any of the forms that a README may have them in."""
+    from datasets.data_files import resolve_pattern, sanitize_patterns
 
     found: dict[str, set[Path]] = {}
-    for split, some in patterns.items():
+    for split, some in sanitize_patterns(patterns).items():
         for pattern in some:
-            try:
+            with suppress(FileNotFoundError):  # a pattern of which this copy has no file
                 places = resolve_pattern(pattern, str(base))
-            except FileNotFoundError:  # a pattern of which this copy has no file
-                continue
-            found.setdefault(str(split), set()).update(Path(place).resolve() for place in places)
+                found.setdefault(str(split), set()).update(Path(one).resolve() for one in places)
     return found
 
 
