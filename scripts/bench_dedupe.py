@@ -1,4 +1,4 @@
-"""How long near duplicates and groups take as a set of prompts grows.
+"""CPU time that near duplicates and groups take as a set of prompts grows.
 
 python scripts/bench_dedupe.py [SIZE...]
 """
@@ -57,15 +57,15 @@ def with_copies(count: int) -> list[str]:
 
 
 def near_duplicates(prompts: list[str]) -> tuple[float, int]:
-    """Seconds, and prompts left out."""
+    """CPU seconds, and prompts left out."""
     rule = PreferencePairs(**RULE, dedupe="minhash")
-    start = time.perf_counter()
+    start = time.process_time()
     found = select((PairFacts(prompt, "a", "b") for prompt in prompts), rule, seed=0)
-    return time.perf_counter() - start, found.counts["near_duplicate"]
+    return time.process_time() - start, found.counts["near_duplicate"]
 
 
 def groups(count: int) -> tuple[float, int]:
-    """Seconds to pair rows of two candidates in groups of four, far from each other; pairs."""
+    """CPU seconds to pair rows of two candidates in groups of four, far from each other; pairs."""
     rule = PreferencePairs(**RULE, group_by=("turn",))
     empty = dict.fromkeys(field.name for field in CANDIDATE)
     fields = {"id": pa.string(), "turn": pa.int64(), "prompt": pa.string()}
@@ -88,12 +88,12 @@ def groups(count: int) -> tuple[float, int]:
                     for n in range(begin, min(begin + 1000, count))
                 ]
                 writer.write(pa.Table.from_pylist(rows, schema=writer.schema))
-        start = time.perf_counter()
+        start = time.process_time()
         with RowsWriter(folder / "rejects", REJECTS) as rejects:
             choice = choose_pairs(
                 folder / "scored", folder / "pairs", rejects, rule, scores=["score"], seed=0
             )
-        return time.perf_counter() - start, sum(choice.pairs.values())
+        return time.process_time() - start, sum(choice.pairs.values())
 
 
 def main() -> None:

@@ -59,9 +59,37 @@ def test_vllm_parts_thoughts_as_transformers_does(tmp_path, kind):
     assert (free.text, free.reasoning) == (ANSWER, THOUGHT)
     assert cut == ask_transformers(folder, max_tokens=5)
     assert cut.finish_reason == "truncated"
-    # what the scripted gpt-oss writes has other tokens than its marks, which vLLM counts from
+    # what this gpt-oss writes has other tokens than its marks, which vLLM counts from; see below
     if kind != "gpt_oss":
         assert THOUGHT.startswith(bounded.reasoning) and len(bounded.reasoning) < len(THOUGHT)
+    assert (bounded.text, bounded.finish_reason) == (ANSWER, "stop")
+    assert json.loads(bound.text)["winner"] in ("A", "B")
+    assert bound.reasoning == THOUGHT
+
+
+def harmony(folder):
+    """A gpt-oss whose words of channels are single tokens, as in its own vocabulary."""
+    return models.write_model(
+        folder,
+        {"assistant": WRITTEN["gpt_oss"]},
+        template=models.read_template("gptoss"),
+        specials=(*models.HARMONY, "assistant", "analysis", "final"),
+        eos=("<|return|>", "<|endoftext|>", "<|call|>"),
+        bos="<|startoftext|>",
+    )
+
+
+@pytest.mark.parametrize("reasoning", ["auto", ReasoningParser(parser="openai_gptoss")], ids=str)
+def test_a_thought_on_a_channel_is_bounded_and_waited_for(tmp_path, reasoning):
+    free, bounded, bound = ask_all(
+        harmony(tmp_path),
+        request(),
+        request(max_reasoning_tokens=3),
+        request(SCHEMA),
+        reasoning=reasoning,
+    )
+    assert (free.text, free.reasoning) == (ANSWER, THOUGHT)
+    assert THOUGHT.startswith(bounded.reasoning) and len(bounded.reasoning) < len(THOUGHT)
     assert (bounded.text, bounded.finish_reason) == (ANSWER, "stop")
     assert json.loads(bound.text)["winner"] in ("A", "B")
     assert bound.reasoning == THOUGHT
@@ -97,8 +125,7 @@ def test_vllm_s_own_parsers_part_the_same(tmp_path, kind, parser):
     assert free == ask_transformers(folder)
     assert (cut.text, cut.finish_reason) == ("", "truncated")
     assert json.loads(bound.text)["winner"] in ("A", "B")
-    # vLLM 0.32 binds a model with this parser from its first token: it answers without a thought
-    assert bound.reasoning == (None if parser == "openai_gptoss" else THOUGHT)
+    assert bound.reasoning == THOUGHT
 
 
 def test_a_parser_that_vllm_does_not_have_is_one_line(tmp_path):

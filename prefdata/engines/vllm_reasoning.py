@@ -25,7 +25,8 @@ from prefdata.recipe.values import Reasoning, ReasoningParser
 OURS = "prefdata"
 """The name under which vLLM knows our marks."""
 CHANNELS = "openai_gptoss"
-"""The parser of vLLM that finds where thoughts end and leaves their reading to others."""
+"""The parser of vLLM that says of every token that the thought is over: its server binds and
+reads gpt-oss by other means. Ours is used in its place."""
 
 
 def open_vllm_reader(
@@ -39,10 +40,13 @@ def open_vllm_reader(
     Raises:
         PrefdataError: vLLM has no such parser, or it does not fit the model.
     """
-    if isinstance(reasoning, ReasoningParser):
+    if not isinstance(reasoning, ReasoningParser):
+        reader = open_reader(reasoning, name, tokenizer)
+    elif reasoning.parser == CHANNELS:
+        reader = Reader(Harmony(), tokenizer)
+    else:
         reader = _open_parser(reasoning.parser, name, tokenizer)
         return reader, {"reasoning_parser": reasoning.parser}
-    reader = open_reader(reasoning, name, tokenizer)
     if reader.form is None:
         return reader, {}
     # in this process, where the engine decides what a schema binds
@@ -95,8 +99,6 @@ class ParsedReader(Reader):
 
 
 def _open_parser(parser: str, name: str, tokenizer: Any) -> Reader:
-    if parser == CHANNELS:
-        return Reader(Harmony(), tokenizer)
     try:
         kind = ReasoningParserManager.get_reasoning_parser(parser)
     except KeyError as err:
