@@ -239,6 +239,29 @@ def test_a_place_where_no_folder_can_be_made_is_told(build):
     assert "no folder can be made there; choose another folder with --out" in said
 
 
+LONG = "a" * 5000
+
+
+@pytest.mark.parametrize("name", [LONG, "b" * 300, "b" * 300 + "/seeds.jsonl"])
+@pytest.mark.parametrize("key", ["seeds", "output_path", "model", "adapter", "verifier", "--out"])
+def test_a_path_too_long_for_the_system_is_told_in_short(build, project, key, name):
+    if key == "seeds":
+        project.recipe["seed_dataset"]["path"] = name
+    elif key == "output_path":
+        project.recipe["output_path"] = name
+    elif key == "verifier":
+        project.recipe["columns"].append(
+            {"name": "v", "type": "verifier", "candidates": "candidates", "method": "function",
+             "function": f"{name}:f"}
+        )  # fmt: skip
+    elif key != "--out":
+        project.recipe["models"][0][key] = name
+    code, said = build(*(["--out", name] if key == "--out" else []))
+    assert code == 2
+    assert "too long" in said
+    assert len(said) < 1500
+
+
 # Bugs
 
 

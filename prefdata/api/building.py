@@ -19,6 +19,7 @@ from prefdata.api.run import Run, open_run
 from prefdata.errors import PrefdataError
 from prefdata.recipe.loader import LoadedRecipe, RecipeSource
 from prefdata.run.steps import Say
+from prefdata.storage.disk import disk_errors
 from prefdata.storage.ownership import check_folder, claim_folder, own_file
 from prefdata.workers.machine import Machine, find_machine
 
@@ -28,6 +29,7 @@ SEEDS = "seeds.parquet"
 ROWS_PER_GROUP = 10_000
 
 
+@disk_errors()
 def build(
     recipe: RecipeSource | LoadedRecipe,
     out: Path | str | None = None,
@@ -77,6 +79,7 @@ def build(
     return open_run(folder)
 
 
+@disk_errors()
 def preview(
     recipe: RecipeSource | LoadedRecipe,
     n: int = 2,

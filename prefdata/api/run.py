@@ -32,6 +32,7 @@ from prefdata.report import Report, make_report
 from prefdata.run.finished import FinishedRun
 from prefdata.run.finished import open_run as open_finished
 from prefdata.run.steps import Say
+from prefdata.storage.disk import disk_errors
 from prefdata.storage.folders import read_schema
 from prefdata.storage.record import Record
 
@@ -202,6 +203,7 @@ def _without_bars() -> Iterator[None]:
         enable_progress_bars()
 
 
+@disk_errors()
 def open_run(source: Path | str, out: Path | str | None = None) -> Run:
     """Open a finished run, or one that was published.
 

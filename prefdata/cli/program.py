@@ -21,6 +21,7 @@ import typer
 
 from prefdata.errors import PrefdataError
 from prefdata.run.ending import interrupt
+from prefdata.storage.disk import disk_errors
 
 RecipeFile = Annotated[
     str,
@@ -87,7 +88,8 @@ def exit_codes() -> Iterator[Command]:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, interrupt)
     try:
-        yield command
+        with disk_errors():
+            yield command
     except PrefdataError as err:
         if LOG.isEnabledFor(logging.DEBUG):
             print_exc()

@@ -37,11 +37,13 @@ _FIXABLE = {
     errno.ENOTDIR: ("a file stands where a folder is needed", "move it away"),
     errno.EEXIST: ("a file stands where a folder is needed", "move it away"),
     errno.EISDIR: ("a folder stands where a file is needed", "move it away"),
-    errno.ENAMETOOLONG: ("the name is too long", _ELSEWHERE),
+    errno.ENAMETOOLONG: ("the name is too long", "give a shorter path"),
     errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
     errno.EIO: ("the disk or its server failed", "check that it works"),
     errno.ESTALE: ("the file server no longer has the file", "check that the folder is mounted"),
 }
+_LONGEST_NAME = 255
+"""Characters of a path in a message; of a longer one its ends are shown."""
 _HERE, _SWAP = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, 524}
@@ -64,18 +66,27 @@ class Damaged(PrefdataError):
 
 
 @contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
-    """Turn what the user can fix (full disk, no permission …) into a PrefdataError."""
+def disk_errors(place: Path | None = None) -> Iterator[None]:
+    """Turn what the user can fix (full disk, no permission …) into a PrefdataError.
+
+    Args:
+        place: what is named where the error names no file; None lets such an error pass.
+    """
     try:
         yield
     except OSError as err:
-        if err.errno not in _FIXABLE:
+        name = err.filename2 or err.filename or place
+        if err.errno not in _FIXABLE or name is None:
             raise
         cause, remedy = _FIXABLE[err.errno]
         raise PrefdataError(
-            f"{err.filename2 or err.filename or place}: cannot go on: {cause}; {remedy} and run "
-            "the same command again. Everything finished so far is kept."
+            f"{_shortened(str(name))}: cannot go on: {cause}; {remedy} and run the same command "
+            "again. Everything finished so far is kept."
         ) from err
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[:80]}…{name[-40:]}"
 
 
 @contextmanager
