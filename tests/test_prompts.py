@@ -28,6 +28,8 @@ def refusal(template, **row):
         ("{% set x = a %}{{ x }}", ("a",)),
         ("{% for m in chat %}{{ m.role }}{% endfor %}", ("chat",)),
         ("{% if c is defined %}{{ d }}{% endif %}", ("c", "d")),
+        ('{{ row["chosen-rating"] }} {{ b }} {{ row["no. 1"] }}', ("chosen-rating", "b", "no. 1")),
+        ('{% for row in rows %}{{ row["a-b"] }}{% endfor %}', ("rows",)),
         ("{# a #}{% raw %}{{ a }}{% endraw %}", ()),
         ("{{ range }} {{ dict }}", ("range", "dict")),
     ],
@@ -41,6 +43,15 @@ def test_a_template_tells_the_columns_it_reads_in_the_order_it_names_them(templa
 
 def test_only_the_columns_read_are_needed_of_a_row():
     assert render("{{ a }}", a="x", other=object()) == "x"
+
+
+def test_a_column_whose_name_is_none_in_jinja_is_read_from_the_row():
+    template = '{{ row["chosen-rating"] + 1 }} of {{ prompt }}'
+    assert render(template, **{"chosen-rating": 4, "prompt": "p"}) == "5 of p"
+    assert compile_prompt('{{ row["a chat"] }}').bare == "a chat"
+    assert render("{{ row.a }}", row={"a": 1}) == "1"
+    with pytest.raises(PrefdataError, match="'row' is a column, too"):
+        compile_prompt('{{ row["a-b"] }} {{ row.a }}')
 
 
 def test_a_column_may_be_called_like_a_function_of_jinja():

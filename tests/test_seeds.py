@@ -364,6 +364,21 @@ def test_values_that_arrow_cannot_hold_together_name_their_column(lines):
         load(lines({"prompt": "x", "tags": [1]}, {"prompt": "y", "tags": ["b"]}))
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (pa.array([1, 2**64 - 1], pa.uint64()), "column 'odd' has integers beyond 64 bits"),
+        (pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())), "column 'odd' is a map"),
+    ],
+    ids=["uint64", "map"],
+)
+def test_a_column_that_no_table_of_ours_holds_is_named(tmp_path, values, message):
+    pq.write_table(pa.table({"prompt": ["a", "b"], "odd": values}), tmp_path / "s.parquet")
+    with pytest.raises(PrefdataError, match=message):
+        load(tmp_path / "s.parquet")
+    assert prompts(load(tmp_path / "s.parquet", fields=("prompt",))) == ["a", "b"]
+
+
 def test_a_seed_column_called_id_is_renamed_and_said_so_once(lines):
     seeds = load(lines({"id": "u1", "prompt": "x"}, {"id": "u2", "prompt": "y"}))
     assert seeds.table["source_id"].to_pylist() == ["u1", "u2"]

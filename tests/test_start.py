@@ -9,11 +9,13 @@ import pytest
 import yaml
 from conftest import QUICKSTART, ROOT
 from jsonschema.validators import validator_for
+from layout_rows import nectar
 from typer.testing import CliRunner
 
 from prefdata.cli import app
 from prefdata.recipe.json_schema import SHIPPED, recipe_schema
 from prefdata.recipe.loader import load_recipe
+from prefdata.storage.folders import read_rows
 
 RECIPES = [f for f in sorted((ROOT / "recipes").rglob("*.yaml")) if "columns:" in f.read_text()]
 
@@ -96,7 +98,6 @@ def test_init_lists_fields_of_some_lines_apart_and_offers_a_verifier(here):
     [
         (["none.jsonl", "--model", "m"], "none.jsonl: not found"),
         (["empty.jsonl", "--model", "m"], "there is no usable line"),
-        (["odd.jsonl", "--model", "m"], "no template can name the field 'my prompt'"),
         (["odd.jsonl", "--model", "m", "--prompt-field", "x"], "the field 'x' is in no line"),
         ([], "give it with --model"),
         (["--model", "m", "--reward", "r", "--judge", "j"], "give one of them"),
@@ -107,6 +108,25 @@ def test_init_says_what_it_lacks(here, arguments, message):
     write_lines(here / "odd.jsonl", {"my prompt": "a"})
     assert message in prefdata("init", *arguments, code=2).output
     assert not (here / "recipe.yaml").exists()
+
+
+def test_init_reads_a_field_whose_name_is_none_in_a_template(here):
+    write_lines(here / "odd.jsonl", {"my-prompt": "a"}, {"my-prompt": "b"})
+    prefdata("init", "odd.jsonl", "--model", "m", "--reward", "r")
+    assert (
+        '{{ row["my-prompt"] }}'
+        in yaml.safe_load((here / "recipe.yaml").read_text())["columns"][0]["prompt"]
+    )  # noqa: E501
+    prefdata("build", "recipe.yaml", "--rehearse")
+    pairs = read_rows(here / "output" / "odd-rehearsal" / "pairs")
+    assert {pair["prompt"] for pair in pairs} == {"a", "b"}
+
+
+def test_init_tells_that_a_file_has_scored_texts_already(here):
+    write_lines(here / "ranked.jsonl", *nectar())
+    said = prefdata("init", "ranked.jsonl", "--model", "m", "--reward", "r").output
+    assert "looks like Nectar" in said
+    assert "prefdata pairs ranked.jsonl --layout nectar --out DIR" in said
 
 
 # check

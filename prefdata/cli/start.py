@@ -101,11 +101,13 @@ def _describe(file: Path | None, out: Path, prompt_field: str | None) -> dict[st
     from prefdata.seeds.guess import SAMPLE, guess_seeds
 
     guess = guess_seeds(file, prompt_field)
-    if not guess.prompt.isidentifier():
-        raise PrefdataError(
-            f"{file}: no template can name the field {guess.prompt!r}; rename it in the file, "
-            "with letters, digits and '_' only"
+    if guess.layout is not None:
+        say(
+            f"{file}: it looks like {guess.layout.called}. This recipe asks its prompts anew; for "
+            f"pairs of its texts: prefdata pairs {file} --layout {guess.layout.file} --out DIR"
         )
+    name = guess.prompt
+    read = name if name.isidentifier() else f"row[{json.dumps(name, ensure_ascii=False)}]"
     seen = f"the first {guess.lines}" if guess.lines == SAMPLE else f"{guess.lines}"
     return about | {
         "about": f"Pairs from {file.name}: {seen} lines looked at, the prompt is {guess.prompt!r}.",
@@ -115,7 +117,7 @@ def _describe(file: Path | None, out: Path, prompt_field: str | None) -> dict[st
         "others": ", ".join(guess.others),
         "prompt": _plain(guess.prompt),
         "is_chat": guess.is_chat,
-        "template": _plain(f"{{{{ {guess.prompt} }}}}"),
+        "template": _plain(f"{{{{ {read} }}}}"),
         "answer": guess.answer,
         "method": "number" if guess.is_number else "exact_match",
     }

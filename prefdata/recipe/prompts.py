@@ -19,6 +19,7 @@ from jinja2.nodes import (
     And,
     Concat,
     CondExpr,
+    Const,
     Expr,
     Filter,
     Getitem,
@@ -29,6 +30,7 @@ from jinja2.nodes import (
     Slice,
     TemplateData,
 )
+from jinja2.visitor import NodeTransformer
 
 from prefdata.errors import PrefdataError, RowError
 from prefdata.recipe.bounded_template import BoundedEnvironment, TooMuch
@@ -42,6 +44,9 @@ _WHOLE = ("default", "d", "e", "escape", "forceescape", "indent", "list", "repla
 """Filters that print a value that is not a text as a whole."""
 
 
+_ROW = "row"
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A compiled template.
@@ -51,6 +56,7 @@ class Prompt:
         mentions: the same, in the order in which the template first names them.
         bare: the column that it prints and nothing else, as in `{{ prompt }}`.
         printed: columns whose whole value it prints.
+        quoted: columns that it names as in `row["chosen-rating"]`: Jinja has no such names.
     """
 
     template: Template
@@ -58,6 +64,7 @@ class Prompt:
     mentions: tuple[str, ...]
     bare: str | None
     printed: frozenset[str]
+    quoted: frozenset[str] = frozenset()
 
     def render(self, row: Mapping[str, Any]) -> str:
         """The text for one row; only the columns read are handed to the template.
@@ -67,7 +74,9 @@ class Prompt:
                 value of this row does not fit it, or is null where text is needed.
             PrefdataError: the template does what the sandbox forbids.
         """
-        values = {name: row[name] for name in self.columns}
+        values = {name: row[name] for name in self.columns - self.quoted}
+        if self.quoted:
+            values[_ROW] = {name: row[name] for name in self.quoted}
         try:
             return self.template.render(values)
         except SecurityError as err:
@@ -132,8 +141,15 @@ def compile_prompt(source: str) -> Prompt:
     """
     environment = _environment()
     try:
-        tree = environment.parse(source)
+        tree, unquote = environment.parse(source), _Unquote()
+        if _ROW in find_undeclared_variables(tree):  # it may be a loop's own name
+            tree = unquote.visit(tree)
         columns = find_undeclared_variables(tree)
+        if unquote.found and _ROW in columns:
+            raise PrefdataError(
+                f"the template names columns as in row[{min(unquote.found)!r}], and {_ROW!r} is a "
+                "column, too; give it another name"
+            )
         named = dict.fromkeys(node.name for node in tree.find_all(Name))
         mentions = tuple(name for name in named if name in columns)
         if any(True for _ in find_referenced_templates(tree)):
@@ -144,13 +160,30 @@ def compile_prompt(source: str) -> Prompt:
         printed = frozenset(_printed(tree)) & columns
         bare = _bare(tree)
         template = environment.from_string(source)
-        return Prompt(template, frozenset(columns), mentions, bare, printed)
+        quoted = frozenset(unquote.found)
+        return Prompt(template, frozenset(columns), mentions, bare, printed, quoted)
     except TemplateSyntaxError as err:
         raise PrefdataError(
             f"the template is not valid Jinja: {err.message} (its line {err.lineno})"
         ) from err
     except TemplateError as err:
         raise PrefdataError(f"the template cannot be compiled: {err}") from err
+
+
+class _Unquote(NodeTransformer):
+    """Every `row["a name that Jinja has not"]` as that name, for who looks at the names."""
+
+    def __init__(self) -> None:
+        self.found: set[str] = set()
+
+    def visit_Getitem(self, node: Getitem) -> Node:  # noqa: D102, N802
+        self.generic_visit(node)
+        name = node.arg.value if isinstance(node.arg, Const) else None
+        is_row = isinstance(node.node, Name) and node.node.name == _ROW
+        if not is_row or not isinstance(name, str) or name.isidentifier():
+            return node
+        self.found.add(name)
+        return Name(name, "load", lineno=node.lineno)
 
 
 def _bare(tree: Node) -> str | None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from prefdata.errors import PrefdataError, suggest
 from prefdata.recipe.chats import looks_like_chat
+from prefdata.recipe.layout import Preset
 from prefdata.recipe.schema import SeedDataset
 from prefdata.rows import Row
 from prefdata.seeds.files import kind_of, read_lines
+from prefdata.seeds.layouts import recognise
 
 SAMPLE = 200
 """Lines that are looked at."""
@@ -34,6 +36,7 @@ class Guess:
         answer: the field with the right answer, if any.
         is_number: whether the right answers are numbers.
         lines: that were looked at.
+        layout: the layout of scored or labelled texts that they have, if any.
     """
 
     prompt: str
@@ -43,6 +46,7 @@ class Guess:
     answer: str | None
     is_number: bool
     lines: int
+    layout: Preset | None = None
 
 
 def guess_seeds(file: Path, prompt: str | None = None) -> Guess:
@@ -61,6 +65,9 @@ def guess_seeds(file: Path, prompt: str | None = None) -> Guess:
         raise PrefdataError(f"{file}: there is no usable line; give a file with one object a line")
     names = list(dict.fromkeys(name for row in rows for name in row))
     full = [name for name in names if all(row.get(name) is not None for row in rows)]
+    layout = recognise(rows[:20])
+    if prompt is None and layout is not None and layout.prompt in full:
+        prompt = layout.prompt
     found = _find_prompt(file, rows, full) if prompt is None else prompt
     if found not in full:
         told = "is not in every line" if found in names else "is in no line"
@@ -75,6 +82,7 @@ def guess_seeds(file: Path, prompt: str | None = None) -> Guess:
         answer,
         all(_is_number(value) for value in values),
         len(rows),
+        layout,
     )
 
 

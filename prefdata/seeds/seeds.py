@@ -328,9 +328,8 @@ def _table(rows: Iterator[Row], wanted: int | None, path: str) -> pa.Table:
             chunks.append(chunk_table(chunk))
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as err:
             raise PrefdataError(
-                f"seed_dataset.path: {path}: {_culprit(chunk)} has values of different types "
-                f"({err}); list only the columns you need in seed_dataset.fields, or give "
-                "them one type"
+                f"seed_dataset.path: {path}: {_culprit(chunk, err)}; list only the columns you "
+                "need in seed_dataset.fields, or give them one type that fits"
             ) from err
     try:
         return join_chunks(chunks)
@@ -341,13 +340,19 @@ def _table(rows: Iterator[Row], wanted: int | None, path: str) -> pa.Table:
         ) from err
 
 
-def _culprit(chunk: list[Row]) -> str:
-    for name in chunk[0]:
+def _culprit(chunk: list[Row], err: Exception) -> str:
+    """Which column Arrow cannot hold, and why."""
+    for name in dict.fromkeys(name for row in chunk for name in row):
+        values = [row.get(name) for row in chunk]
         try:
-            chunk_table([{name: row.get(name)} for row in chunk])
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            return f"column {name!r}"
-    return "a column"
+            chunk_table([{name: value} for value in values])
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as found:
+            if isinstance(found, OverflowError):
+                return f"column {name!r} has integers beyond 64 bits with a sign (uint64?)"
+            if any(isinstance(one, tuple) for v in values if isinstance(v, list) for one in v):
+                return f"column {name!r} is a map, of keys that differ by row"
+            return f"column {name!r} has values of different types ({found})"
+    return f"a column has values of different types ({err})"
 
 
 def _ids(table: pa.Table) -> list[str]:
