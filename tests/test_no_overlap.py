@@ -70,9 +70,13 @@ def test_all_forms_of_a_prompt_are_on_one_side(mixed):
     assert not identities(train) & identities(test)
 
 
-def test_prompts_are_stored_as_they_came(mixed):
+def test_texts_among_chats_become_turns_and_stay_as_they_came(mixed):
     stored = [row["prompt"] for row in read_rows(mixed / "pairs")]
-    assert all(form(0) in stored for form in FORMS.values())
+    came = [form(0) for form in FORMS.values()]
+    assert all(
+        (one if isinstance(one, list) else [{"role": "user", "content": one}]) in stored
+        for one in came
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"test_size": 0.3}], ids=["own", "new"])
@@ -106,4 +110,4 @@ def test_two_forms_of_a_prompt_that_prefer_opposite_texts_contradict_each_other(
 def test_two_forms_of_a_pair_are_one(tmp_path):
     chat = [{"role": "user", "content": "q"}]
     run = make_run(tmp_path, [("q", "é", "b"), (chat, "e\u0301", "b ")])
-    assert [row["prompt"] for row in read_rows(run / "pairs")] == ["q"]
+    assert [row["prompt"] for row in read_rows(run / "pairs")] == [chat]
