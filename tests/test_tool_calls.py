@@ -293,6 +293,16 @@ def test_lengths_count_the_tools(project, tmp_path):
     assert made.lengths["longest"] == max(map(len, counted))
 
 
+def test_calls_stay_behind_where_the_trainer_s_template_would_quote_them(project, tmp_path):
+    run, _ = paired(project, tmp_path)
+    options = ExportOptions(tokenizer=gpt_oss(tmp_path / "other"))
+    for name in ("trl", "trl_kto", "axolotl_passthrough"):
+        with pytest.raises(PrefdataError, match="tools"):
+            export_run(run, name, options, tmp_path / name, say=lambda line: None)
+    made = export_run(run, "openai", options, tmp_path / "out", say=lambda line: None)
+    assert made.lines["train"] > 0
+
+
 STAY = ["nemo_rl", "nemo_rl_binary", "nemo_customizer", "nemo_customizer_sft", "nemo_platform",
         "nemo_aligner", "axolotl", "openrlhf", "open_instruct"]  # fmt: skip
 

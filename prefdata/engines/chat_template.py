@@ -5,7 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from prefdata.engines.transformers.model import Checkpoint, apply_template, load_tokenizer
+from prefdata.engines.transformers.model import (
+    Checkpoint,
+    apply_template,
+    load_tokenizer,
+    wants_objects,
+)
 from prefdata.errors import RowError
 
 Messages = Sequence[Mapping[str, Any]]
@@ -16,6 +21,8 @@ class ChatTemplate:
 
     Attributes:
         special: finds a special token of the tokenizer in a text.
+        quotes_arguments: whether it prints the arguments of a call as JSON, and so a text in
+            quotes.
     """
 
     def __init__(
@@ -33,6 +40,7 @@ class ChatTemplate:
         self._tokenizer: Any = load_tokenizer(checkpoint)
         self._name, self._arguments = checkpoint.model, arguments
         tokens = [token for token in self._tokenizer.all_special_tokens if token.strip()]
+        self.quotes_arguments = wants_objects(self._tokenizer)
         self.special = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
 
     def measure(

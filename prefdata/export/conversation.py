@@ -96,6 +96,12 @@ class Conversation:
         return bool(self.chosen_calls or self.rejected_calls or self.tools)
 
     @property
+    def has_calls(self) -> bool:
+        """Whether a turn calls a tool."""
+        asked = any(message.get("tool_calls") for message in self.prompt)
+        return bool(asked or self.chosen_calls or self.rejected_calls)
+
+    @property
     def tool_list(self) -> list[Message] | None:
         """The tools as a chat template takes them."""
         return orjson.loads(self.tools) if self.tools else None

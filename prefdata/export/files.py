@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
@@ -159,7 +159,11 @@ def _wanted(run: FinishedRun, name: str, options: ExportOptions) -> Wanted:
     shape = Shape(
         last_message_only=options.last_message_only, arguments=_only(_arguments(run.recipe))
     )
-    wanted = Wanted(options.test_size, run.seed, shape)
+    check = partial(_check_calls, cache(partial(_known_template, run, options)))
+    # formats with arguments of the chat template are those that the trainer renders with it
+    wanted = Wanted(
+        options.test_size, run.seed, shape, check=check if FORMATS[name].has_arguments else None
+    )
     if options.tokenizer is None and options.max_tokens is None:
         return wanted
     template = open_chat_template(_tokenizer(run, options))
@@ -171,6 +175,28 @@ def _wanted(run: FinishedRun, name: str, options: ExportOptions) -> Wanted:
         max_tokens=options.max_tokens,
         drop_too_long=options.drop_too_long,
     )
+
+
+def _known_template(run: FinishedRun, options: ExportOptions) -> "ChatTemplate | None":
+    """The chat template of the model to be trained; None where nobody says which."""
+    try:
+        return open_chat_template(_tokenizer(run, options))
+    except PrefdataError:
+        return None
+
+
+def _check_calls(find: Callable[[], "ChatTemplate | None"], pair: Conversation) -> None:
+    """Make sure that the trainer's rendering writes calls as they were written.
+
+    Raises:
+        RowError: it would put their arguments in quotes; objects in a table lend each other keys.
+    """
+    if pair.has_calls and (template := find()) is not None and template.quotes_arguments:
+        raise RowError(
+            "tools",
+            "the chat template of the model prints the arguments of a call as JSON, so the trainer "
+            "would put those of this file, which are texts, in quotes",
+        )
 
 
 def _arguments(recipe: Recipe | None) -> list[dict[str, Any]]:

@@ -78,6 +78,7 @@ class Wanted:
         shape: its `last_message_only` and `render`.
         special: tokens of the chat template of the model to be trained.
         measure: None where lengths do not matter.
+        check: raises RowError for a pair whose rendering would not be what was asked.
     """
 
     test_size: int | float | None
@@ -85,6 +86,7 @@ class Wanted:
     shape: Shape
     special: re.Pattern[str] | None = None
     measure: Measure | None = None
+    check: Callable[[Conversation], None] | None = None
     max_tokens: int | None = None
     drop_too_long: bool = False
 
@@ -142,6 +144,8 @@ class _Look:
         try:
             pair = read_conversation(row)
             check_tokens(pair, self.wanted.special)
+            if self.wanted.check is not None:
+                self.wanted.check(pair)
             pair = self.wanted.shape.prepare(pair)
             self.form.make(pair, self.wanted.shape)
             _measure(pair, self.wanted, self.lengths)
