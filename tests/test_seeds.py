@@ -7,6 +7,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_stub import Hub, Shell
 
 from prefdata.errors import PrefdataError
 from prefdata.recipe.schema import SeedDataset
@@ -544,3 +545,39 @@ def test_rows_read_before_the_first_that_has_tools_go_without(tmp_path):
     write(tmp_path, [*ABC, {"prompt": "d", "tools": [CLOCK]}])
     seeds = load(tmp_path / "s.jsonl", needed=WITH_TOOLS, tools=("tools",), num_records=2)
     assert seeds.table["tools"].to_pylist() == [None, None]
+
+
+# The Hub
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A Hub with a dataset in three shards of two lines, and a process that knows no other Hub."""
+    hub = Hub()
+    shell = Shell(hub, tmp_path)
+    rows = [b'{"prompt": "%d", "chosen": "a %d", "rejected": "b"}\n' % (n, n) for n in range(6)]
+    files = {f"data/train-{n}.jsonl": b"".join(rows[2 * n : 2 * n + 2]) for n in range(3)}
+    hub.make("user/shards", files)
+    yield hub, shell
+    shell.close()
+    hub.close()
+
+
+LOADED = """
+from prefdata.recipe.schema import SeedDataset
+from prefdata.seeds.seeds import load_seeds
+config = SeedDataset(path="user/shards", {})
+value = load_seeds(config, ["user/shards"], needed=dict(), num_records=None, seed=0)
+value = value.table["prompt"].to_pylist()
+"""
+
+
+@pytest.mark.parametrize(
+    "more", ["", ', candidates=dict(prompt="prompt", chosen="chosen", rejected="rejected")']
+)
+def test_a_limit_reads_no_more_shards_of_a_hub_dataset_than_it_needs(hub, more):
+    stub, shell = hub
+    assert shell.value(LOADED.format("limit=2" + more)) == ["0", "1"]
+    assert stub.count("GET", "train-0") >= 1
+    assert stub.count("GET", "train-2") == 0
+    assert shell.value(LOADED.format(more.strip(", "))) == list("012345")

@@ -7,7 +7,7 @@ One mapping for `seed_dataset.candidates`, the options of `prefdata pairs FILE` 
 import math
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -180,37 +180,37 @@ class Layout(Frozen):
             )
         return self
 
-    @property
+    @cached_property
     def kind(self) -> Kind:
         """What a line holds."""
         return next(k for k, keys in _KINDS.items() if getattr(self, keys[0]) is not None)
 
-    @property
+    @cached_property
     def scores(self) -> dict[str, str]:
         """Paths of the scores of one candidate, by column."""
         if isinstance(self.score, dict):
             return self.score
         return {"score": self.score} if self.score else {}
 
-    @property
+    @cached_property
     def score_columns(self) -> tuple[str, ...]:
         """The columns with a score for each candidate."""
         if self.kind == "pairs" and self.chosen_score and self.rejected_score:
             return ("score",)
         return (*self.scores, *(("score",) if self.weights else ()))
 
-    @property
+    @cached_property
     def has_margin(self) -> bool:
         """Whether rows have a column `margin`."""
         return self.kind == "labelled" or self.margin is not None
 
-    @property
+    @cached_property
     def makes(self) -> tuple[str, ...]:
         """The columns of a row, besides `id` and those of `group_by`."""
         margin = ("margin",) if self.has_margin else ()
         return ("prompt", "candidates", *self.score_columns, *margin)
 
-    @property
+    @cached_property
     def columns(self) -> dict[str, str]:
         """The row's columns of `group_by`, by field."""
         own = {"id", "score", *self.makes}

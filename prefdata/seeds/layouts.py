@@ -16,6 +16,9 @@ from prefdata.rows import CANDIDATE, Row
 from prefdata.seeds.identity import says_nothing
 
 _CALLS = "tool_calls"
+_TYPES = {one.name: one.type for one in CANDIDATE.fields}
+_TOLD = [name for name in _TYPES if name != "text"]
+_NULLS: Row = dict.fromkeys(_TYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ def find(line: Any, path: str) -> Any:
 
     A field whose name is the whole path goes before the parts of the path.
     """
+    if isinstance(line, dict) and path in line:
+        return line[path]
     for way in path.split("|"):
         value = _walk(line, way.strip())
         if value is not _MISSING:
@@ -138,9 +143,11 @@ class _Item:
     def __init__(self, line: Row, own: Any, number: int, count: int | None) -> None:
         self._line, self._own, self._number, self._count = line, own, number, count
 
-    def own(self, name: str) -> Any:
-        """A field that no layout names."""
-        return self.find(name) if self._own is None else find(self._own, name)
+    def told(self) -> Row:
+        """What is known of the candidate by fields that no layout names."""
+        if self._own is not None:
+            return {name: self._own[name] for name in _TOLD if name in self._own}
+        return {name: self.find(name) for name in _TOLD if name in self._line}
 
     def find(self, path: str) -> Any:
         """The value at a path in the object, or else in the line."""
@@ -189,7 +196,7 @@ def _candidate(item: _Item, layout: Layout) -> tuple[_Answer, Row]:
     text = item.find(layout.text or "")
     if text is _MISSING:
         raise RowError("missing_field", f"there is no {layout.text!r} in an item")
-    told = {one.name: item.own(one.name) for one in CANDIDATE.fields if one.name != "text"}
+    told = item.told()
     if layout.alias:
         told["alias"] = item.find(layout.alias)
     if layout.index:
@@ -387,7 +394,7 @@ def _is_prompt(value: Any) -> bool:
 
 def _fitted(told: Row, answer: _Answer, before: tuple[Row, ...]) -> Row:
     """A value of CANDIDATE; of what is told of it, what has the right type."""
-    made = {one.name: _fitting(told.get(one.name), one.type) for one in CANDIDATE.fields}
+    made = _NULLS | {name: _fitting(told[name], _TYPES[name]) for name in _TOLD if name in told}
     turns = _json([*before]) if before else None
     calls = answer.calls or made[_CALLS]
     return made | {"text": answer.text, _CALLS: calls, "turns": turns}

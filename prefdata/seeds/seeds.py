@@ -149,7 +149,7 @@ def load_seeds(
         table = _table(reading.rows(lines), stop_early, path)
     else:
         turns = Turns(config.candidates)
-        turns.read(lines)
+        turns.read(lines, stop_early)
         turns.check_fields(_key_of_candidates, "write candidates: {}")
         table, reading.rejects = turns.table(), turns.rejects
         reading.notes += turns.notes()

@@ -38,8 +38,13 @@ class Turns:
         self._first: list[Row] = []
         self._unfound = {path: key for key, path in layout.paths}
 
-    def read(self, lines: Iterable[Line]) -> None:
-        """Add lines; those of further files join the turns that are there."""
+    def read(self, lines: Iterable[Line], limit: int | None = None) -> None:
+        """Add lines; those of further files join the turns that are there.
+
+        Args:
+            lines: of one file or several.
+            limit: rows that are wanted; where each line is one, no more are read.
+        """
         for line in lines:
             if line.fields is None:
                 self._refuse(line.source, {"raw": line.raw}, line.reason, line.detail)
@@ -51,9 +56,13 @@ class Turns:
             ]:
                 del self._unfound[path]
             try:
-                self._add(given(line.fields, self._layout))
+                told = given(line.fields, self._layout)
+                self._add(told)
             except RowError as err:
                 self._refuse(line.source, line.fields, err.reason, err.detail)
+                continue
+            if told.is_row and len(self.rows) == limit:
+                return
 
     def check_fields(
         self, called: Callable[[str], str], advice: str, *, is_scored: bool = True
