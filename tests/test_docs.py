@@ -14,7 +14,7 @@ from prefdata.cli import app
 from prefdata.export import FORMATS
 from prefdata.recipe.layout import Layout
 from prefdata.recipe.loader import load_recipe, load_settings
-from prefdata.recipe.projection import DpoPreference, PreferencePairs
+from prefdata.recipe.projection import DpoPreference, Mix, PreferencePairs
 from prefdata.recipe.schema import (
     AnyColumn,
     InferenceParameters,
@@ -32,7 +32,7 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 REFERENCE = (ROOT / "docs" / "recipe.md").read_text()
 COLUMNS = get_args(get_args(AnyColumn)[0])
 PARTS = [
-    Recipe, SeedDataset, Model, InferenceParameters, DpoPreference, PreferencePairs, Chosen,
+    Recipe, SeedDataset, Model, InferenceParameters, DpoPreference, PreferencePairs, Chosen, Mix,
     Publish, *COLUMNS,
 ]  # fmt: skip
 TRAINING = (ROOT / "docs" / "training.md").read_text()

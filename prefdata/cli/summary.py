@@ -65,6 +65,7 @@ def _summary(record: dict[str, Any], folder: Path) -> Iterable[tuple[str, str]]:
     yield "candidates", f"{record['candidates']:,}"
     splits = ", ".join(f"{count:,} {split}" for split, count in record["pairs"].items() if count)
     yield "pairs", f"{splits or 0} from {record['prompts']:,} prompts"
+    yield from ((f"  {name}", f"{count:,}") for name, count in record.get("sources", {}).items())
     yield "rejects", f"{sum(record['rejects'].values()):,}"
     for number, (reason, count) in enumerate(record["rejects"].items()):
         yield f"  {reason}", f"{count:,}"

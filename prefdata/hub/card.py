@@ -16,6 +16,7 @@ from prefdata.hub.card_columns import describe_columns
 from prefdata.hub.card_figures import PairFigures, Spread, measure_pairs
 from prefdata.hub.content import Content
 from prefdata.pairs.prompts import tell_of_prompts
+from prefdata.recipe.projection import projections_of
 from prefdata.recipe.publication import Publish
 from prefdata.recipe.schema import Model
 from prefdata.run.finished import FinishedRun
@@ -133,9 +134,11 @@ def _facts(run: FinishedRun, settings: Publish, contents: Contents, tag: str) ->
         "record": record,
         "asked": tell_of_prompts(record),
         "recipe": recipe,
-        "rule": {k: run.tell(v) for k, v in recipe.output_projection.model_dump().items()}
+        "may_be_cut": any(
+            part.truncated_rejected for part in projections_of(recipe.output_projection).values()
+        )
         if recipe
-        else record["projection"],
+        else record["projection"]["truncated_rejected"],
         "contents": contents,
         "shape": _shape(run),
         "columns": {

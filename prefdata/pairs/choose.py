@@ -7,7 +7,7 @@ keeps what `select` kept. Every row that goes in comes out in a pair or in a rej
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +33,8 @@ from prefdata.pairs.prompts import PairPrompts
 from prefdata.pairs.selection import PairFacts, select
 from prefdata.pairs.tools import PairTools
 from prefdata.recipe.chats import Roles
-from prefdata.recipe.projection import DpoPreference, PreferencePairs
+from prefdata.recipe.pair_rules import SetRules
+from prefdata.recipe.projection import SOURCE, DpoPreference, PreferencePairs
 from prefdata.recipe.reads import projected
 from prefdata.recipe.schema import Recipe
 from prefdata.rows import ID, REJECTS, TURNS, Row, is_json, reject
@@ -58,6 +59,7 @@ class Choice:
         means: of every score column, over chosen and over rejected: {column: (chosen, rejected)}.
         lengths: pairs whose chosen is longer, and those whose chosen is shorter.
         calibration: of every column of `calibrate_length`, its fit.
+        sources: pairs by the projection of a mix.
     """
 
     pairs: dict[str, int]
@@ -68,6 +70,7 @@ class Choice:
     asked: dict[str, int]
     lengths: tuple[int, int]
     calibration: dict[str, LengthFit]
+    sources: dict[str, int] = field(default_factory=dict)
 
     def told(self) -> Row:
         """What the record of the run says of it."""
@@ -158,14 +161,14 @@ class _Picking:
             refused += without
             for row in made:
                 waiting.append(row)
-                yield _facts(row, self._rule)
+                yield facts_of(row, self._rule)
             if len(waiting) >= BATCH:
-                picks.write(_as_table(waiting, picks.schema))
+                picks.write(as_table(waiting, picks.schema))
                 waiting.clear()
             if len(refused) >= BATCH:
                 rejects.write(pa.Table.from_pylist(refused, schema=REJECTS))
                 refused.clear()
-        picks.write(_as_table(waiting, picks.schema))
+        picks.write(as_table(waiting, picks.schema))
         rejects.write(pa.Table.from_pylist(refused, schema=REJECTS))
 
     def _groups(self) -> Iterator[list[Row]]:
@@ -246,7 +249,8 @@ class _Picking:
         return pick_pairs(candidates, self._rule, seed=seed, margin=margin), sides
 
 
-def _facts(pair: Row, rule: Projection) -> PairFacts:
+def facts_of(pair: Row, rule: SetRules) -> PairFacts:
+    """What the selection needs of a pair; its group is a mix's source unless the rule has one."""
     prompt = pair["prompt"]
     return PairFacts(
         prompt_identity(prompt),
@@ -254,7 +258,7 @@ def _facts(pair: Row, rule: Projection) -> PairFacts:
         _said_on(pair, "rejected"),
         pair["margin"],
         words_of(prompt),
-        as_text(pair[rule.select_group]) if rule.select_group else "",
+        as_text(pair[rule.select_group or SOURCE]) if rule.select_group or SOURCE in pair else "",
     )
 
 
@@ -343,7 +347,8 @@ def has_turns(rows: pa.Schema, rule: Projection) -> bool:
     return kind is not None and pa.types.is_struct(kind) and kind.get_field_index(TURNS.name) >= 0
 
 
-def _as_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+def as_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+    """Pairs as they are written."""
     coded = [field.name for field in schema if is_json(field)]
     if coded:
         rows = [r | {n: orjson.dumps(r[n]).decode() for n in coded} for r in rows]

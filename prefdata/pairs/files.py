@@ -110,7 +110,7 @@ def mean_scores(pairs: Path, scores: Sequence[str]) -> dict[str, tuple[float, fl
     for table in read_tables(pairs, columns=["chosen_scores", "rejected_scores"]):
         for at, column in enumerate(table.columns):
             for row in column.to_pylist():
-                for name, value in row.items():
+                for name, value in (row or {}).items():  # a source may have no scores
                     seen[name][at].add(value)
     return {name: (c.mean, r.mean) for name, (c, r) in seen.items() if c.count and r.count}
 

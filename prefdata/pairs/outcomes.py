@@ -8,7 +8,8 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefdata.recipe.pair_rules import PairRules
+from prefdata.recipe.projection import OutputProjection
+from prefdata.recipe.reads import texts_of_rule
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ENDS
 from prefdata.storage.folders import read_schema, read_tables
@@ -36,14 +37,14 @@ def count_outcomes(scored: Path) -> Outcomes:
     return told
 
 
-def settle_reasoning(scored: Path, rule: PairRules) -> Literal["drop", "keep"] | None:
+def settle_reasoning(scored: Path, rule: OutputProjection) -> Literal["drop", "keep"] | None:
     """Whether trainers are given the thoughts: as the recipe says, else where all texts have one.
 
     None where no text has any.
     """
-    answered = thought = 0
+    answered, thought, sides = 0, 0, texts_of_rule(rule)
     for name, texts in _texts(scored):
-        if texts.type.get_field_index("reasoning") < 0 or not _is_side(name, rule):
+        if texts.type.get_field_index("reasoning") < 0 or name not in sides:
             continue
         is_whole = pc.is_in(pc.struct_field(texts, "finish_reason"), pa.array([*ENDS, "length"]))
         has_thought = pc.is_valid(pc.struct_field(texts, "reasoning"))
@@ -52,12 +53,6 @@ def settle_reasoning(scored: Path, rule: PairRules) -> Literal["drop", "keep"] |
     if not thought:
         return None
     return rule.reasoning or ("keep" if thought == answered else "drop")
-
-
-def _is_side(name: str, rule: PairRules) -> bool:
-    """Whether pairs are made of a column's texts."""
-    sides = {getattr(rule, key, None) for key in ("candidates", "response_a_field", "response_b_field")}  # fmt: skip  # noqa: E501
-    return name in sides | set(getattr(rule, "responses", None) or ())
 
 
 def _texts(scored: Path) -> Iterator[tuple[str, pa.StructArray]]:

@@ -8,10 +8,9 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from prefdata.pairs.choose import Projection, pair_schema
-from prefdata.pairs.prompts import PairPrompts
-from prefdata.pairs.tools import PairTools
+from prefdata.pairs.mixing import schema_of_pairs
 from prefdata.recipe.chats import Roles
+from prefdata.recipe.projection import OutputProjection
 from prefdata.recipe.schema import Recipe
 from prefdata.rows import REJECTS
 from prefdata.storage.folders import RowsWriter
@@ -24,7 +23,7 @@ _MARK = "---\n"
 def make_readable(
     out: Path,
     scored: pa.Schema,
-    rule: Projection,
+    rule: OutputProjection,
     scores: Sequence[str],
     recipe: Recipe | None = None,
     roles: Mapping[str, Roles] | None = None,
@@ -39,10 +38,9 @@ def make_readable(
         recipe: as for `choose_pairs`.
         roles: likewise.
     """
-    prompts, tools = PairPrompts(rule, recipe, roles), PairTools(rule, recipe)
     kinds = {
         "candidates": ("rows", scored),
-        "pairs": ("train", pair_schema(scored, rule, scores, prompts, tools)),
+        "pairs": ("train", schema_of_pairs(scored, rule, scores, recipe, roles)),
         "rejects": ("rows", REJECTS),
     }
     for name in TABLES:

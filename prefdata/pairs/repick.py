@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
-from prefdata.pairs.choose import check_columns, choose_pairs
+from prefdata.pairs.choose import check_columns
 from prefdata.pairs.files import copies_of, write_jsonl
+from prefdata.pairs.mixing import make_pairs
 from prefdata.pairs.outcomes import count_outcomes, settle_reasoning
 from prefdata.pairs.readable import make_readable, write_readme
 from prefdata.recipe.chats import Roles
@@ -234,7 +235,7 @@ def _choose(
     write_readme(out, has_test=False)  # until there is one again
     with RowsWriter(out / "rejects", REJECTS) as rejects:
         rejects.write(pa.Table.from_pylist(before, schema=REJECTS))
-        choice = choose_pairs(
+        choice = make_pairs(
             scored,
             out / "pairs",
             rejects,

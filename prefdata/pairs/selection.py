@@ -9,7 +9,7 @@ ends, as prompts are.
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal
@@ -27,12 +27,13 @@ from prefdata.pairs.split import (
     is_held_out,
     number_keys,
 )
-from prefdata.recipe.pair_rules import PairRules
+from prefdata.recipe.pair_rules import SetRules
+from prefdata.recipe.projection import Mix
 from prefdata.seeds.identity import bare
 
 Verdict = Literal[
     "train", "test", "contradiction", "duplicate", "near_duplicate",
-    "over_keep_fraction", "over_max_pairs",
+    "over_keep_fraction", "over_weight", "over_max_pairs",
 ]  # fmt: skip
 
 VERDICTS: dict[Verdict, str] = {
@@ -42,6 +43,7 @@ VERDICTS: dict[Verdict, str] = {
     "duplicate": "an earlier row has the same prompt, chosen and rejected",
     "near_duplicate": "another prompt, which is kept, has nearly the same words",
     "over_keep_fraction": "not in the share of the pairs that keep_fraction keeps",
+    "over_weight": "more pairs of its source than the weights of the mix allow",
     "over_max_pairs": "more pairs than max_pairs; not among those that stay",
 }
 """What can become of a pair, with its meaning, in the order in which the rules are asked."""
@@ -96,7 +98,7 @@ class Selection:
         return dict(zip(_NAMES, numbers, strict=True))
 
 
-def select(facts: Iterable[PairFacts], rule: PairRules, *, seed: int) -> Selection:
+def select(facts: Iterable[PairFacts], rule: SetRules, *, seed: int) -> Selection:
     """Drop contradictions, duplicates and what is too much; split the rest by prompt.
 
     1. Contradictions: two rows of one prompt that prefer opposite texts say nothing. All rows
@@ -105,9 +107,9 @@ def select(facts: Iterable[PairFacts], rule: PairRules, *, seed: int) -> Selecti
     3. Near duplicates (`minhash`): of prompts that share 0.8 of their shingles of three words
        (exact Jaccard similarity) the shortest stays, with all its pairs. So no two prompts that
        stay are near duplicates, and none is near one in the other split.
-    4. `keep_fraction`, then `max_pairs`, in each group of its own: the largest margins (equal ones
-       in the order of their prompts' rank), or whole prompts in the order of their rank, of which
-       the last one may be cut.
+    4. `keep_fraction`, the weights of a mix, then `max_pairs`, in each group of its own: the
+       largest margins (equal ones in the order of their prompts' rank), or whole prompts in the
+       order of their rank, of which the last one may be cut.
     5. `test_size`: prompts in the order of their rank, so raising `max_pairs` keeps the test set.
 
     Args:
@@ -130,8 +132,12 @@ def select(facts: Iterable[PairFacts], rule: PairRules, *, seed: int) -> Selecti
     if rule.keep_fraction is not None:
         kept = _in_order(table, prompts, claims, codes, rule)
         sizes = np.bincount(table.groups[kept], minlength=len(table.names))
-        shares = np.ceil(rule.keep_fraction * sizes - 1e-9)  # 0.1 of 30 is 3.0000000000000004
-        codes[_beyond(table.groups[kept], kept, shares)] = _CODES["over_keep_fraction"]
+        parts = np.ceil(rule.keep_fraction * sizes - 1e-9)  # 0.1 of 30 is 3.0000000000000004
+        codes[_beyond(table.groups[kept], kept, parts)] = _CODES["over_keep_fraction"]
+    if isinstance(rule, Mix) and rule.weights is not None:
+        kept = _in_order(table, prompts, claims, codes, rule)
+        shares = _shares(table, kept, rule.weights, rule.max_pairs)
+        codes[_beyond(table.groups[kept], kept, shares)] = _CODES["over_weight"]
     if rule.max_pairs is not None:
         most = rule.max_pairs
         limits = [
@@ -229,13 +235,25 @@ def _kept(codes: _Codes) -> Numbers:
 
 
 def _in_order(
-    table: _Table, prompts: Numbers, claims: Numbers, codes: _Codes, rule: PairRules
+    table: _Table, prompts: Numbers, claims: Numbers, codes: _Codes, rule: SetRules
 ) -> Numbers:
     """The pairs that are left, those that stay longest first."""
     kept = _kept(codes)
     margins, ranks = -table.margins[kept], prompts[kept]
     keys = (ranks, margins) if rule.is_selected_by_margin else (margins, ranks)
     return kept[np.lexsort((claims[kept], *keys))]
+
+
+def _shares(
+    table: _Table, kept: Numbers, weights: Mapping[str, float], most: int | dict[str, int] | None
+) -> NDArray[np.float64]:
+    """Pairs of each source: as many as the scarcest one, and `most`, leave in these proportions."""
+    sizes = np.bincount(table.groups[kept], minlength=len(table.names))
+    have = dict(zip(table.names, sizes.tolist(), strict=True))
+    scale = min(have.get(name, 0) / weight for name, weight in weights.items())
+    if isinstance(most, int):
+        scale = min(scale, most / math.fsum(weights.values()))
+    return np.array([math.floor(weights[name] * scale + 1e-9) for name in table.names], float)
 
 
 def _beyond(groups: Numbers, ordered: Numbers, limits: NDArray[np.float64]) -> Numbers:

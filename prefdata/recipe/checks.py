@@ -22,7 +22,12 @@ from prefdata.recipe.contract import (
 )
 from prefdata.recipe.judges import verdicts
 from prefdata.recipe.origins import origin_of
-from prefdata.recipe.projection import DpoPreference, OutputProjection, PreferencePairs
+from prefdata.recipe.projection import (
+    DpoPreference,
+    OutputProjection,
+    PreferencePairs,
+    projections_of,
+)
 from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.providers import LOCAL_PROVIDERS
 from prefdata.recipe.questions import ASKED, system_prompt_of
@@ -206,17 +211,18 @@ def _check_sampling(model: Model, number: int) -> Iterator[Problem]:
 
 
 def _check_projection(recipe: Recipe, scope: Scope) -> Iterator[Problem]:
-    at: At = ("output_projection",)
     projection = recipe.output_projection
     for key, name in projected(projection):
         if not scope.has(name):
-            yield Problem((*at, *key.split(".")), scope.missing(name))
-    if projection.prompt_field == ASKED:
-        yield from _check_prompt_asked(projection, (*at, "prompt_field"), scope, recipe)
-    if isinstance(projection, DpoPreference):
-        yield from _check_verdict(projection, at, scope)
-    if isinstance(projection, PreferencePairs):
-        yield from _check_pairs(projection, at, scope)
+            yield Problem(("output_projection", *key.split(".")), scope.missing(name))
+    for name, part in projections_of(projection).items():
+        at: At = ("output_projection", *(("of", name) if name else ()))
+        if part.prompt_field == ASKED:
+            yield from _check_prompt_asked(part, (*at, "prompt_field"), scope, recipe)
+        if isinstance(part, DpoPreference):
+            yield from _check_verdict(part, at, scope)
+        else:
+            yield from _check_pairs(part, at, scope)
 
 
 def _check_prompt_asked(

@@ -136,7 +136,9 @@ def _without_tags(loc: At) -> At:
     if loc[:1] == ("columns",) and len(loc) > 2:
         return (*loc[:2], *loc[3:])
     if loc[:1] == ("output_projection",) and len(loc) > 1 and loc[1] in _projections():
-        return (loc[0], *loc[2:])
+        loc = (loc[0], *loc[2:])
+    if loc[:2] == ("output_projection", "of") and len(loc) > 3:
+        return (*loc[:3], *loc[4:])
     return loc
 
 
@@ -149,7 +151,10 @@ def _known_keys(loc: At, root: type[BaseModel]) -> list[str]:
     if loc[:1] == ("columns",) and len(loc) > 2:
         model = _tags(AnyColumn)[str(loc[2])]
     elif loc[:1] == ("output_projection",) and len(loc) > 1:
-        model = _submodel(loc[2:], _projections()[str(loc[1])])
+        is_part = loc[2:3] == ("of",) and len(loc) > 4
+        model = _submodel(
+            loc[5:] if is_part else loc[2:], _projections()[str(loc[4 if is_part else 1])]
+        )
     elif loc:
         model = _submodel(loc, root)
     return sorted(model.model_fields)

@@ -21,35 +21,12 @@ _PAIR_COLUMNS = frozenset(
 )
 
 
-class PairRules(BaseModel):
-    """The rules for a pair and for the whole set that both preference projections share."""
+class SetRules(BaseModel):
+    """The rules for a whole set of pairs."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
-
-    ties: Literal["drop", "keep"] = "drop"
-    """`keep` makes a pair of two equally good texts, in a seeded random order and marked `is_tie`:
-    for losses that model ties. For plain DPO such a pair is noise.
-    """
-
-    truncated_rejected: bool = False
-    """Whether a completion cut off by `max_tokens` may be the rejected one; it is never chosen. By
-    default it takes part in no pair: a model trained on such pairs learns where texts were cut.
-    """
-
-    max_length_ratio: Annotated[float, Field(gt=1)] | None = None
-    """Maximum length of the longer text divided by the shorter one's, in characters (inclusive)."""
-
-    max_length_advantage: StrictInt | None = None
-    """Tokens by which a chosen text may be longer than the rejected one, thoughts not counted
-    (inclusive); below 0 it must be shorter. Bounds what a judge's liking for length leaves in the
-    pairs: Olmo 3's preference mixes have 100 (arXiv 2512.13961; the sets named `lbc100`).
-    """
-
-    better: Better = "higher"
-    """Which scores are better. With `lower`, `chosen_score` and `rejected_score` are the negatives
-    of the scores, so that higher is better there; `chosen_scores` keep the scores unchanged."""
 
     dedupe: Dedupe = "exact"
     """`exact` drops repeated (prompt, chosen, rejected); `minhash` also all but one of every group
@@ -81,16 +58,8 @@ class PairRules(BaseModel):
     have one.
     """
 
-    keep: tuple[str, ...] = ()
-    """Columns of the row that are copied to its pairs, for example ids."""
-
     test_size: int | float = 0
     """Prompts that go to test: an int is a count, a float in [0, 1) a fraction."""
-
-    @property
-    def sign(self) -> int:
-        """What a score is multiplied by so that higher is better."""
-        return -1 if self.better == "lower" else 1
 
     @property
     def has_margins(self) -> bool:
@@ -128,17 +97,6 @@ class PairRules(BaseModel):
     def _values_are_texts(cls, value: object) -> object:
         return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
 
-    @field_validator("keep")
-    @classmethod
-    def _not_a_column_of_pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if name in _PAIR_COLUMNS or name.startswith(("chosen_", "rejected_")):
-                raise PydanticCustomError(
-                    "keep", "pairs have a column {name} of their own; copy yours into an "
-                    "'expression' column with another name, and keep that", {"name": repr(name)},
-                )  # fmt: skip
-        return value
-
     @field_validator("test_size", mode="before")
     @classmethod
     def _test_size_is_a_number(cls, value: object) -> object:
@@ -161,4 +119,50 @@ class PairRules(BaseModel):
                 "prompts must be 0 or more; write 500 for 500 prompts, or 0.05 for 5 %",
                 {"found": value},
             )
+        return value
+
+
+class PairRules(SetRules):
+    """The rules for a pair and for the whole set that both preference projections share."""
+
+    ties: Literal["drop", "keep"] = "drop"
+    """`keep` makes a pair of two equally good texts, in a seeded random order and marked `is_tie`:
+    for losses that model ties. For plain DPO such a pair is noise.
+    """
+
+    truncated_rejected: bool = False
+    """Whether a completion cut off by `max_tokens` may be the rejected one; it is never chosen. By
+    default it takes part in no pair: a model trained on such pairs learns where texts were cut.
+    """
+
+    max_length_ratio: Annotated[float, Field(gt=1)] | None = None
+    """Maximum length of the longer text divided by the shorter one's, in characters (inclusive)."""
+
+    max_length_advantage: StrictInt | None = None
+    """Tokens by which a chosen text may be longer than the rejected one, thoughts not counted
+    (inclusive); below 0 it must be shorter. Bounds what a judge's liking for length leaves in the
+    pairs: Olmo 3's preference mixes have 100 (arXiv 2512.13961; the sets named `lbc100`).
+    """
+
+    better: Better = "higher"
+    """Which scores are better. With `lower`, `chosen_score` and `rejected_score` are the negatives
+    of the scores, so that higher is better there; `chosen_scores` keep the scores unchanged."""
+
+    keep: tuple[str, ...] = ()
+    """Columns of the row that are copied to its pairs, for example ids."""
+
+    @property
+    def sign(self) -> int:
+        """What a score is multiplied by so that higher is better."""
+        return -1 if self.better == "lower" else 1
+
+    @field_validator("keep")
+    @classmethod
+    def _not_a_column_of_pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name in _PAIR_COLUMNS or name.startswith(("chosen_", "rejected_")):
+                raise PydanticCustomError(
+                    "keep", "pairs have a column {name} of their own; copy yours into an "
+                    "'expression' column with another name, and keep that", {"name": repr(name)},
+                )  # fmt: skip
         return value

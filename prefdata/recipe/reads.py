@@ -5,7 +5,13 @@ from typing import Any
 
 from prefdata.recipe.columns import given_columns
 from prefdata.recipe.contract import Column, Scored
-from prefdata.recipe.projection import DpoPreference, OutputProjection
+from prefdata.recipe.projection import (
+    SOURCE,
+    DpoPreference,
+    Mix,
+    OutputProjection,
+    PreferencePairs,
+)
 from prefdata.recipe.questions import ASKED, system_prompt_of
 from prefdata.recipe.schema import Recipe
 
@@ -53,38 +59,49 @@ def columns_needed(recipe: Recipe) -> dict[str, str]:
 
 def projected(projection: OutputProjection) -> Iterator[tuple[str, str]]:
     """(key of the projection, column it names)."""
-    for key in PROJECTED:
-        value: Any = projection
-        for part in key.split("."):
-            value = getattr(value, part, None)
-        if key == "prompt_field" and value == ASKED:
-            continue
-        yield from ((key, name) for name in ([value] if isinstance(value, str) else value or ()))
+    parts = (
+        [(f"of.{name}.", part) for name, part in projection.of.items()]
+        if isinstance(projection, Mix)
+        else []
+    )
+    for prefix, part in [*parts, ("", projection)]:
+        for key in PROJECTED:
+            value: Any = part
+            for step in key.split("."):
+                value = getattr(value, step, None)
+            names = [value] if isinstance(value, str) else value or ()
+            if (key, value) not in (("prompt_field", ASKED), ("select_group", SOURCE)):
+                yield from ((prefix + key, name) for name in names)
 
 
 def texts_of_rule(projection: OutputProjection) -> tuple[str, ...]:
     """The columns whose texts are paired."""
+    if isinstance(projection, Mix):
+        parts = (texts_of_rule(part) for part in projection.of.values())
+        return tuple(dict.fromkeys(name for names in parts for name in names))
     if isinstance(projection, DpoPreference):
         return projection.response_a_field, projection.response_b_field
     return (projection.candidates,) if projection.candidates else projection.responses or ()
 
 
-def score_columns(recipe: Recipe) -> list[str]:
-    """Columns with a score for each side of a pair."""
-    rule = recipe.output_projection
+def score_columns(recipe: Recipe, projection: OutputProjection | None = None) -> list[str]:
+    """Columns with a score for each side of a pair, of the recipe's projection by default."""
+    rule = projection or recipe.output_projection
+    if isinstance(rule, Mix):
+        found = (score_columns(recipe, part) for part in rule.of.values())
+        return list(dict.fromkeys(name for names in found for name in names))
     scored = [column for column in all_columns(recipe) if isinstance(column, Scored)]
-    if isinstance(rule, DpoPreference):
-        sides = {rule.response_a_field, rule.response_b_field}
-        return [column.name for column in scored if sides <= set(column.responses or ())]
-    if rule.responses:
-        rated = set(rule.responses)
-        return [column.name for column in scored if rated <= set(column.responses or ())]
-    return [column.name for column in scored if column.candidates == rule.candidates]
+    if isinstance(rule, PreferencePairs) and rule.candidates:
+        return [column.name for column in scored if column.candidates == rule.candidates]
+    sides = set(texts_of_rule(rule))
+    return [column.name for column in scored if sides <= set(column.responses or ())]
 
 
 def answering_aliases(recipe: Recipe) -> frozenset[str]:
     """The models that wrote the texts of which pairs are made."""
-    texts = {name for key, name in projected(recipe.output_projection) if key in ANSWERS}
+    texts = {
+        name for key, name in projected(recipe.output_projection) if key.split(".")[-1] in ANSWERS
+    }
     found: set[str] = set()
     for column in reversed(recipe.columns):
         if texts.intersection(column.makes):

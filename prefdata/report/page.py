@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe.projection import DpoPreference
+from prefdata.recipe.projection import DpoPreference, first_projection
 from prefdata.recipe.questions import ASKED
 from prefdata.recipe.reads import score_columns
 from prefdata.report.cells import Numbers, Panel
@@ -134,9 +134,9 @@ def _sources(run: FinishedRun) -> Sources:
     if run.recipe is None:
         rule = run.record["projection"]
         return Sources(rule["candidates"], (), ("score",), rule["prompt_field"], ())
-    recipe, rule = run.recipe, run.recipe.output_projection
+    recipe, rule = run.recipe, first_projection(run.recipe.output_projection)
     stages = tuple(column.name for column in recipe.columns)
-    scores = tuple(score_columns(recipe))
+    scores = tuple(score_columns(recipe, rule))
     if isinstance(rule, DpoPreference):
         sides = (rule.response_a_field, rule.response_b_field)
         return Sources(None, sides, scores, rule.prompt_field, stages)

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
-from prefdata.pairs.choose import choose_pairs
 from prefdata.pairs.files import copies_of, write_jsonl
+from prefdata.pairs.mixing import make_pairs
 from prefdata.pairs.outcomes import count_outcomes, settle_reasoning
 from prefdata.pairs.readable import make_readable, write_readme
 from prefdata.pairs.verdicts import count_verdicts
@@ -271,7 +271,7 @@ class Building:
                 for folder in folders:
                     for table in read_tables(rejects_of(folder)):
                         rejects.write(table)
-                choice = choose_pairs(
+                choice = make_pairs(
                     scored,
                     self.out / "pairs",
                     rejects,

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefdata.recipe.chats import Roles
-from prefdata.recipe.projection import DpoPreference
+from prefdata.recipe.reads import texts_of_rule
 from prefdata.recipe.schema import Recipe
 from prefdata.storage.disk import Damaged, sync, write_text
-from prefdata.storage.folders import count_rows, read_tables
+from prefdata.storage.folders import count_rows, read_schema, read_tables
 
 FOLDERS = ("candidates", "pairs", "rejects")
 Record = dict[str, Any]
@@ -143,11 +144,9 @@ def first_detail(rejects: Path, counted: str) -> str | None:
 
 def count_candidates(scored: Path, recipe: Recipe) -> int:
     """Texts that could become a side of a pair."""
-    rule = recipe.output_projection
-    if isinstance(rule, DpoPreference):
-        return 2 * count_rows(scored)
-    if rule.responses:
-        return len(rule.responses) * count_rows(scored)
-    column = rule.candidates or ""
-    tables = read_tables(scored, columns=[column])
-    return sum(pc.sum(pc.list_value_length(table[column])).as_py() or 0 for table in tables)
+    texts = texts_of_rule(recipe.output_projection)
+    schema = read_schema(scored)
+    lists = [name for name in texts if pa.types.is_list(schema.field(name).type)]
+    tables = read_tables(scored, columns=lists) if lists else ()
+    held = sum(pc.sum(pc.list_value_length(t[n])).as_py() or 0 for t in tables for n in lists)
+    return held + (len(texts) - len(lists)) * count_rows(scored)

@@ -15,6 +15,7 @@ from prefdata.export import Export
 from prefdata.inference import Message
 from prefdata.pairs.prompts import PairPrompts
 from prefdata.recipe.contract import Scored
+from prefdata.recipe.projection import first_projection
 from prefdata.recipe.schema import Model, Recipe, SeedDataset
 from prefdata.rows import ID, Row, rows_of
 from prefdata.run.finished import FinishedRun
@@ -148,7 +149,7 @@ async def _evaluate(
 
 
 def _rows_of_file(recipe: Recipe, path: str) -> list[Row]:
-    prompts = PairPrompts(recipe.output_projection, recipe)
+    prompts = PairPrompts(first_projection(recipe.output_projection), recipe)
     needed = dict.fromkeys(prompts.reads, "output_projection.prompt_field")
     for rule in verifiers_of(recipe):
         made = {ANSWERS, rule.candidates, *(rule.responses or ())}
@@ -184,7 +185,9 @@ def _key(prompt: Any) -> bytes:
 
 def _prompts(run: FinishedRun) -> PairPrompts:
     recipe = _recipe(run)
-    return PairPrompts(recipe.output_projection, recipe, roles_of_record(run.record))
+    return PairPrompts(
+        first_projection(recipe.output_projection), recipe, roles_of_record(run.record)
+    )
 
 
 def _recipe(run: FinishedRun) -> Recipe:
