@@ -2,6 +2,7 @@ import hashlib
 import re
 import shutil
 from base64 import b64encode
+from collections import Counter
 from html.parser import HTMLParser
 
 import orjson
@@ -14,6 +15,7 @@ from prefdata.errors import PrefdataError
 from prefdata.pipeline import build
 from prefdata.recipe.loader import load_recipe
 from prefdata.report import make_report, write_report
+from prefdata.report.compare import delta, recipe_differences
 from prefdata.report.excerpt import LONGEST, embed, take_excerpt
 from prefdata.storage.folders import read_rows
 
@@ -166,13 +168,74 @@ def test_a_run_without_a_pair_has_a_report(tmp_path):
     lines = [line(n, f"question {n}", "same", 1.0) for n in range(3)]
     page = Page(write_report(make_scored_run(tmp_path, lines)))
     assert "0 of 3 rows" in page.text
-    assert "This run has no pair." in page.text
+    assert "Margins" not in page.text
 
 
-def test_a_run_from_a_file_says_that_it_has_recorded_no_throughput(tmp_path):
+def test_panels_that_have_nothing_to_show_are_away(tmp_path):
     page = Page(write_report(make_plain_run(tmp_path)))
-    assert "This run has not recorded its throughput." in page.text
+    for title in ("Throughput", "Judges", "By seed column"):
+        assert title not in page.text
+    for title in ("Scores", "Margins", "Who wins", "Length", "Slowest and largest rows"):
+        assert title in page.text
     assert "This run has not recorded how long its rows took." in page.text
+
+
+def test_the_verdict_and_its_warnings_stand_first_and_the_pairs_second(tmp_path):
+    text = Page(write_report(make_plain_run(tmp_path))).text
+    wanted = (
+        "40 pairs, from 93.0\u00a0% of 43 rows; at the median chosen scores 20.01 more. 2 things",
+        "Length bias", "Key figures", "Show", "What each step leaves of the rows.",
+    )  # fmt: skip
+    places = [text.index(one, text.index("Theme: auto")) for one in wanted]
+    assert places == sorted(places)
+    few = Page(write_report(make_plain_run(tmp_path / "few", turns=20)))
+    assert "Nothing odd was found." in few.text
+
+
+def test_pairs_are_broken_down_by_the_seed_columns_that_they_keep(project):
+    seeds = [
+        {"prompt": f"question {n}", "answer": n, "language": "de" if n % 4 else "en", "hard": n < 9}
+        for n in range(20)
+    ]
+    project.write_seeds(seeds)
+    project.recipe["seed_dataset"]["fields"] += ["language", "hard"]
+    project.recipe["output_projection"]["keep"] = ["language", "hard", "answer"]
+    build(project.load(), project.folder / "run", rehearse=True)
+    page = Page(write_report(project.folder / "run"))
+    assert "language has 2 values. hard has 2 values." in page.text  # answer is another each time
+    charts = [one for cells in orjson.loads(page.data[0])["charts"] for one in cells[0]]
+    [chart] = [one for one in charts if one["title"] == "Pairs by language"]
+    counts = Counter(row["language"] for row in read_rows(project.folder / "run" / "pairs"))
+    assert dict(zip(chart["labels"], chart["series"][0][1], strict=True)) == dict(counts)
+    assert "wins most" in page.text
+
+
+def test_the_loading_of_models_is_shown_in_the_throughput(project, quickstart_models):
+    for at, name in enumerate(("lm", "rm")):
+        project.recipe["models"][at]["model"] = str(quickstart_models / name)
+    project.recipe["seed_dataset"]["limit"] = 2
+    build(project.load(), project.folder / "run", say=lambda text: None)
+    data = orjson.loads(Page(write_report(project.folder / "run")).data[0])
+    bands = [chart["bands"] for cells in data["charts"] for chart in cells[0] if chart["bands"]]
+    assert [name for _, _, name in bands[0]] == [
+        "loading hot on the CPU",
+        "loading grader on the CPU",
+    ]
+    assert all(0 <= begun <= ended for begun, ended, _ in bands[0])
+
+
+def test_every_candidate_of_a_shown_pair_is_in_the_page(project):
+    run = project.folder / "run"
+    build(project.load(), run, rehearse=True)
+    page = Page(write_report(run))
+    data = orjson.loads(page.data[0])["runs"][0]
+    assert data["scores"] == ["reward"]
+    found = dict(orjson.loads(page.data[-1]))
+    for row in read_rows(run / "candidates"):
+        told = found[row["id"]]
+        assert [one[3] for one in told] == [one["text"] for one in row["candidates"]]
+        assert [one[4] for one in told] == [[score] for score in row["reward"]]
+        assert told[0][:2] == ["hot", 0.9]
 
 
 def test_a_build_notes_its_throughput_and_its_slowest_rows(project):
@@ -213,7 +276,7 @@ def test_judged_runs_tell_agreement_and_position_bias(project):
     counts = record["judges"]["judge"]
     page = Page(write_report(project.folder / "run"))
     assert f"both orders agree in {counts['agreed'] / 20:.1%}".replace("%", "\u00a0%") in page.text
-    assert "No column of this run scores the texts one by one." in page.text
+    assert "How the scores of each writer's texts are spread." not in page.text
     charts = orjson.loads(page.data[0])["charts"]
     assert any(chart["title"] == "What single verdicts name" for cells in charts for cell in cells for chart in cell)  # fmt: skip  # noqa: E501
 
@@ -243,6 +306,23 @@ def test_two_runs_stand_side_by_side_with_one_scale(tmp_path):
     assert one["labels"] == other["labels"]
     assert sum(one["series"][0][1]) == 40
     assert sum(other["series"][0][1]) == 50
+    assert "difference" in page.text
+    assert re.search(r"Candidates\s*86\s*106\s*\+20", page.text)
+
+
+def test_two_recipes_are_told_by_what_differs():
+    one = "seed: 0\noutput_dir: a\nmodels: [{alias: x, model: m, t: 1}, {alias: y, model: n}]"
+    other = (
+        "seed: 0\noutput_dir: b\nmodels: [{alias: y, model: n}, {alias: x, model: m, t: 2}]\nk: [1]"
+    )
+    assert recipe_differences(one, other) == [("models.x.t", "1", "2"), ("k", "–", "[1]")]
+    assert recipe_differences("", "seed: 1") == [("seed", "–", "1")]
+
+
+def test_a_difference_has_its_sign():
+    assert [delta(*two) for two in ((1, 3), (3.5, 1), (2, 2), (None, 1), (0, 12345))] == [
+        "+2", "−2.5", "–", "", "+12,345",
+    ]  # fmt: skip
 
 
 def test_a_run_is_not_compared_with_itself(tmp_path):
@@ -281,8 +361,8 @@ def test_texts_without_a_writer_win_nothing_and_a_build_without_models_has_no_th
     loaded = load_recipe(ROOT / "recipes" / "agent_turns.yaml", [f"output_dir={tmp_path}/run"])
     build(loaded, tmp_path / "run", say=lambda line: None)
     page = Page(write_report(tmp_path / "run"))
-    assert "The texts of this run came without alias and model." in page.text
-    assert "No model was asked in the last build." in page.text
+    assert "Who wins" not in page.text
+    assert "Throughput" not in page.text
 
 
 def test_prompts_with_tool_calls_are_messages_in_the_page(tmp_path):

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from reported import HOSTILE, SCRIPT, make_hostile_run, make_plain_run
+from reported import HOSTILE, SCRIPT, line, make_hostile_run, make_plain_run, make_scored_run
 
 from prefdata.report import write_report
 
@@ -309,3 +309,33 @@ def test_two_runs_are_shown_side_by_side_and_row_by_row(read, tmp_path):
     reader.choose("Run", "b/run")
     reader.wait_for_count("50 of 50 pairs")
     assert "The same row in a/run" in reader.open_text()
+
+
+def test_all_candidates_of_a_prompt_are_shown_with_their_scores(read, tmp_path):
+    lines = [line(n, f"question {n}", f"text {n} {m}", float(m), "ab"[m % 2]) for n in range(3) for m in range(5)]  # fmt: skip  # noqa: E501
+    reader = read(write_report(make_scored_run(tmp_path, lines)))
+    reader.page.get_by_text("All 5 candidates of this prompt").click()
+    told = reader.page.locator(".candidate").all_inner_texts()
+    assert [one.split("\n")[0] for one in told] == [
+        "a, 0.9 · score 4 · chosen", "b, 0.9 · score 3", "a, 0.9 · score 2", "b, 0.9 · score 1",
+        "a, 0.9 · score 0 · rejected",
+    ]  # fmt: skip
+    assert reader.complaints == []
+
+
+@pytest.mark.parametrize(("width", "is_beside"), [(1280, True), (1680, True), (900, False)])
+def test_wide_screens_have_two_charts_a_row(read, plain, width, is_beside):
+    page = read(plain, viewport={"width": width, "height": 900}).page
+    left, right = (page.locator(f"#{name}").bounding_box() for name in ("margins", "wins"))
+    assert (left["y"] == right["y"]) is is_beside
+    assert (left["x"] < right["x"]) is is_beside
+
+
+def test_a_phone_cuts_no_text_off(read, tmp_path):
+    texts = [(f"{side} " + "word " * 3000 + "a" * 500, score) for side, score in (("good", 2.0), ("bad", 1.0))]  # fmt: skip  # noqa: E501
+    run = make_scored_run(tmp_path, [line(1, "question", *one) for one in texts])
+    page = read(write_report(run), viewport=PHONE, has_touch=True, is_mobile=True).page
+    for side in ("chosen", "rejected"):
+        whole, seen = page.locator(f".{side} .body").evaluate("e => [[e.scrollWidth, e.scrollHeight], [e.clientWidth, e.clientHeight]]")  # fmt: skip  # noqa: E501
+        assert whole == seen
+    assert page.evaluate("document.documentElement.scrollWidth") == 375

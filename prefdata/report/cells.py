@@ -3,12 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefdata.report.figures import Sized, Step
 from prefdata.report.sides import Group, Lengths, Wins
 from prefdata.report.spreads import Grid, Spread
 from prefdata.run.oddities import find_oddities
+
+if TYPE_CHECKING:
+    from prefdata.report.breakdown import Breakdown
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Chart:
         series: (name, values).
         marks: (x, name) of lines across the plot.
         lasts: where the axis of `lines`, which begins at 0, has its end.
+        bands: (from, to, name) of what lasted for a while.
     """
 
     kind: str
@@ -33,6 +37,16 @@ class Chart:
     marks: Sequence[tuple[float, str]] = ()
     is_percent: bool = False
     lasts: float | None = None
+    bands: Sequence[tuple[float, float, str]] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number at the head of the page, as a text and, where two can be compared, as a number."""
+
+    name: str
+    text: str
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,16 @@ class Panel:
     lead: str
     cells: Sequence[Cell]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no run has anything to show in it."""
+        return not any(cell.charts or cell.tables for cell in self.cells)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it has a table that stands open."""
+        return any(table.is_open for cell in self.cells for _, table in cell.tables)
+
 
 @dataclass
 class Numbers:
@@ -91,6 +115,7 @@ class Numbers:
     largest: list[Sized]
     largest_by: str
     excerpts: dict[str, str] = field(default_factory=dict)
+    breakdowns: "Sequence[Breakdown]" = ()
 
     @property
     def warnings(self) -> list[str]:
@@ -119,7 +144,7 @@ def label(group: Group) -> str:
 
 def number(value: float) -> str:
     """Four digits, as many as a reader wants."""
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.4g}"
 
 
 def percent(share: float) -> str:

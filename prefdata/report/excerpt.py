@@ -5,7 +5,7 @@ row's id, so that the reports of two runs over the same seeds show the same rows
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -15,11 +15,12 @@ from typing import Any
 import orjson
 from markupsafe import Markup
 
-from prefdata.rows import ID
+from prefdata.rows import ID, Row, rows_of
 from prefdata.storage.folders import read_rows, read_schema, read_tables
 
 MOST_ROWS = 20_000
 MOST_BYTES = 64 * 2**20
+CANDIDATE_BYTES = 32 * 2**20
 LONGEST = 50_000
 """Characters of a text after which the page does not show it."""
 ROWS_PER_PART = 500
@@ -77,6 +78,46 @@ class Excerpt:
                 else:
                     row["row"] = orjson.loads(row["row"] or "null")
                 yield [_shown(row[name]) for name in self.fields]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Every candidate of the rows whose pairs are shown.
+
+    Attributes:
+        column: that holds them.
+        scores: columns with a score for each.
+    """
+
+    folder: Path
+    column: str
+    scores: tuple[str, ...]
+    _below: int
+
+    def parts(self) -> Iterator[Markup]:
+        """JSON lists of [row, [[alias or model, temperature, finish reason, text, scores], …]]."""
+        tables = read_tables(self.folder, columns=[ID, self.column, *self.scores])
+        rows = (
+            [row[ID], [self._told(row, at) for at in range(len(row[self.column]))]]
+            for table in tables
+            for row in rows_of(table)
+            if _ticket(row[ID]) < self._below
+        )
+        while part := list(islice(rows, ROWS_PER_PART)):
+            yield embed(part)
+
+    def _told(self, row: Row, at: int) -> list[Any]:
+        one = row[self.column][at]
+        writer = one.get("alias") or one.get("model")
+        scores = [row[name][at] for name in self.scores]
+        text = _shown(one["text"])
+        return [writer, one.get("temperature"), one.get("finish_reason"), text, scores]
+
+
+def take_candidates(folder: Path, column: str, scores: Sequence[str], pairs: Excerpt) -> Candidates:
+    """All candidates of rows whose pairs are shown, as far as their bytes allow."""
+    whole = take_excerpt(folder, most_bytes=CANDIDATE_BYTES)
+    return Candidates(folder, column, tuple(scores), min(whole._below, pairs._below))
 
 
 def take_excerpt(

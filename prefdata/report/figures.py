@@ -211,6 +211,7 @@ class Rates:
         requests: texts and scores that models have made.
         tokens: of texts.
         passes: (second, name) of each pass that began.
+        loads: (from, to, name) of each model that was loaded.
     """
 
     lasted: float
@@ -218,6 +219,7 @@ class Rates:
     requests: list[float]
     tokens: list[float]
     passes: list[tuple[float, str]]
+    loads: list[tuple[float, float, str]]
 
 
 def rates(record: Mapping[str, Any], parts: int = 60) -> Rates | None:
@@ -240,4 +242,5 @@ def rates(record: Mapping[str, Any], parts: int = 60) -> Rates | None:
     middles = ((edges[1:] + edges[:-1]) / 2).tolist()
     tokens = samples[:, at["completion_tokens"]]
     passes = [(float(second), str(name)) for second, name in noted["passes"]]
-    return Rates(float(when[-1]), middles, speed(made), speed(tokens), passes)
+    loads = [(begun, ended, f"loading {name}") for name, begun, *ends in noted.get("loads", ()) for ended in ends]  # fmt: skip  # noqa: E501
+    return Rates(float(when[-1]), middles, speed(made), speed(tokens), passes, loads)

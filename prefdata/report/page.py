@@ -23,8 +23,10 @@ from prefdata.errors import PrefdataError
 from prefdata.recipe.projection import DpoPreference, first_projection
 from prefdata.recipe.questions import ASKED
 from prefdata.recipe.reads import score_columns
-from prefdata.report.cells import Numbers, Panel
-from prefdata.report.excerpt import Excerpt, embed, take_excerpt
+from prefdata.report.breakdown import plan_breakdowns
+from prefdata.report.cells import Figure, Numbers, Panel
+from prefdata.report.compare import delta, recipe_differences
+from prefdata.report.excerpt import Candidates, Excerpt, embed, take_candidates, take_excerpt
 from prefdata.report.figures import (
     Sized,
     Sources,
@@ -34,7 +36,7 @@ from prefdata.report.figures import (
     score_spreads,
     slowest_rows,
 )
-from prefdata.report.panels import EXCERPT, key_figures, make_panels
+from prefdata.report.panels import EXCERPT, key_figures, make_panels, verdict
 from prefdata.report.sides import Lengths, Wins, sides_of
 from prefdata.report.spreads import Grid, Range, Spreading, numbers
 from prefdata.rows import ID, rows_of
@@ -43,13 +45,15 @@ from prefdata.run.public import make_public_recipe
 from prefdata.run.stale import is_report
 from prefdata.seeds.identity import words_of
 from prefdata.storage.disk import disk_errors, hold, whole_file
-from prefdata.storage.folders import read_tables
+from prefdata.storage.folders import count_rows, read_schema, read_tables, row_bytes
 from prefdata.storage.ownership import check_name
 from prefdata.storage.record import identify_pairs
 
 SCRIPTS = ("vendor/chart.umd.min.js", "vendor/diff.min.js", "report.js")
 LICENCES = ("vendor/chart.LICENSE.md", "vendor/diff.LICENSE")
 REJECT_BYTES = 16 * 2**20
+MOST_READ = 2**30
+"""Bytes of candidates above which the page has only those that are in pairs."""
 WRITER = ("alias", "model", "temperature")
 
 
@@ -111,13 +115,22 @@ def make_report(
     panels = make_panels(found)
     pairs = [take_excerpt(one.folder / "pairs") for one in opened]
     rejects = [take_excerpt(one.folder / "rejects", most_bytes=REJECT_BYTES) for one in opened]
+    candidates = [_all_candidates(*one) for one in zip(opened, sources, pairs, strict=True)]
     inside = place.resolve().is_relative_to(run.resolve()) and not is_held
     with disk_errors(place), hold(run) if inside else nullcontext(), whole_file(place) as file:
-        for part in _page(opened, found, panels, pairs, rejects):
+        for part in _page(opened, found, panels, pairs, rejects, candidates):
             file.write(part.encode())
     warnings = [warning for one in found for warning in one.warnings]
     shown = sum(one.shown for one in pairs), sum(one.rows for one in pairs)
     return Report(place, place.stat().st_size, shown, warnings)
+
+
+def _all_candidates(run: FinishedRun, source: Sources, pairs: Excerpt) -> Candidates | None:
+    """Every candidate of the rows whose pairs are shown; of a very large run none."""
+    folder = run.folder / "candidates"
+    if source.candidates is None or row_bytes(folder) * count_rows(folder) > MOST_READ:
+        return None
+    return take_candidates(folder, source.candidates, source.scores, pairs)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -169,7 +182,11 @@ def _count_run(
     own = {name: grid for name, grid in grids.items() if name in source.scores}
     columns = [*source.meta(*WRITER), *own]
     wins, lengths, margins = Wins(), Lengths(), Spreading(axis) if axis else None
+    kept = _kept(run)
+    breakdowns = plan_breakdowns(read_tables(run.folder / "pairs", columns=kept), kept)
     for table in read_tables(run.folder / "pairs"):
+        for breakdown in breakdowns:
+            breakdown.add(table)
         lengths.add(table)
         wins.add(
             sides_of(table, "chosen"), sides_of(table, "rejected"), table["is_tie"].to_pylist()
@@ -189,7 +206,16 @@ def _count_run(
         largest=largest,
         largest_by=unit,
         excerpts=_excerpts(run, source, wanted),
+        breakdowns=breakdowns,
     )
+
+
+def _kept(run: FinishedRun) -> list[str]:
+    """Columns of the seeds that the pairs keep."""
+    rule = run.recipe.output_projection.model_dump() if run.recipe else run.record["projection"]
+    names = [*(rule.get("keep") or ()), rule.get("order_group")]
+    present = read_schema(run.folder / "pairs").names
+    return [name for name in dict.fromkeys(names) if name in present]
 
 
 def _largest(run: FinishedRun, source: Sources) -> tuple[list[Sized], str]:
@@ -228,16 +254,23 @@ def _page(
     panels: Sequence[Panel],
     pairs: Sequence[Excerpt],
     rejects: Sequence[Excerpt],
+    candidates: Sequence[Candidates | None],
 ) -> Iterable[str]:
     """The page in pieces, so that it is never in memory as a whole."""
     style, scripts = Markup(_read("report.css")), [Markup(_read(name)) for name in SCRIPTS]
     data = {
         "charts": [[cell.charts for cell in panel.cells] for panel in panels],
         "runs": [
-            {"name": one.name, "pairs": _told(p), "rejects": _told(r)}
-            for one, p, r in zip(found, pairs, rejects, strict=True)
+            {
+                "name": one.name,
+                "pairs": _told(p),
+                "rejects": _told(r),
+                "scores": c.scores if c else (),
+            }
+            for one, p, r, c in zip(found, pairs, rejects, candidates, strict=True)
         ],
     }
+    recipes = [make_public_recipe(run) or "" for run in runs]  # the page leaves this machine
     environment = Environment(
         loader=PackageLoader("prefdata.report"), autoescape=True, undefined=StrictUndefined
     )
@@ -245,11 +278,14 @@ def _page(
         runs=found,
         identity=identify_pairs(runs[0].folder, runs[0].record),
         figures=_side_by_side(found),
-        recipes=[_recipe(run) for run in runs],
+        verdicts=[verdict(one) for one in found],
+        recipes=recipes,
+        differences=recipe_differences(*recipes) if len(recipes) == 2 else [],
         started=[_date(run.record) for run in runs],
         panels=panels,
         pairs=pairs,
         rejects=rejects,
+        candidates=candidates,
         data=embed(data),
         style=style,
         scripts=scripts,
@@ -260,18 +296,20 @@ def _page(
 
 
 def _side_by_side(found: Sequence[Numbers]) -> list[tuple[str, list[str]]]:
-    """(name, value of each run)."""
-    told = [dict(key_figures(one)) for one in found]
-    names = dict.fromkeys(name for one in told for name in one)
-    return [(name, [one.get(name, "–") for one in told]) for name in names]
+    """(name, value of each run; of two, how much more the second has)."""
+    told = [{figure.name: figure for figure in key_figures(one)} for one in found]
+    lines = []
+    for name in dict.fromkeys(name for one in told for name in one):
+        figures = [one.get(name, Figure(name, "–")) for one in told]
+        texts = [figure.text for figure in figures]
+        if len(figures) == 2:
+            texts.append(delta(figures[0].value, figures[1].value))
+        lines.append((name, texts))
+    return lines
 
 
 def _told(excerpt: Excerpt) -> dict[str, Any]:
     return {"fields": excerpt.fields, "rows": excerpt.rows, "shown": excerpt.shown}
-
-
-def _recipe(run: FinishedRun) -> str:
-    return make_public_recipe(run) or ""  # the page leaves this machine
 
 
 def _date(record: Mapping[str, Any]) -> str:

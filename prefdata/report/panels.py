@@ -4,9 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from prefdata.pairs.prompts import tell_of_prompts
 from prefdata.report.biases import judges_cell, length_cell, margins_cell, wins_cell
+from prefdata.report.breakdown import breakdown_cell
 from prefdata.report.cells import (
     Cell,
     Chart,
+    Figure,
     Numbers,
     Panel,
     Table,
@@ -25,8 +27,8 @@ EXCERPT = 160
 
 
 def make_panels(runs: Sequence[Numbers]) -> list[Panel]:
-    """The panels, in the order of the page."""
-    return [
+    """The panels that have something to show, in the order of the page."""
+    panels = [
         Panel(id, title, lead, [tell(run) for run in runs])
         for id, title, lead, tell in (
             ("funnel", "From seeds to pairs", "What each step leaves of the rows.", _funnel),
@@ -41,27 +43,57 @@ def make_panels(runs: Sequence[Numbers]) -> list[Panel]:
                 "What models have done, over the last build.",
                 _throughput,
             ),
+            (
+                "breakdown",
+                "By seed column",
+                "The pairs by the values of columns that they keep.",
+                lambda run: breakdown_cell(run.breakdowns),
+            ),
             ("rows", "Slowest and largest rows", "What took or holds the most.", _rows),
         )
     ]
+    return [panel for panel in panels if not panel.is_empty]
 
 
-def key_figures(run: Numbers) -> list[tuple[str, str]]:
+def verdict(run: Numbers) -> str:
+    """What the run has come to, in two sentences."""
+    record, pairs = run.record, sum(run.record["pairs"].values())
+    kept = percent(record["prompts"] / record["rows"]) if record["rows"] else "–"
+    told = f"{pairs:,} pairs, from {kept} of {record['rows']:,} rows"
+    if run.margins:
+        told += f"; at the median chosen scores {number(run.margins.quantiles[1])} more"
+    found = len(run.warnings)
+    odd = f"{found} thing{'s' * (found > 1)} to look at before you train." if found else "Nothing odd was found."  # fmt: skip  # noqa: E501
+    return f"{told}. {odd}"
+
+
+def key_figures(run: Numbers) -> list[Figure]:
     """The numbers at the head of the page."""
     record = run.record
-    splits = [f"{n:,} {split}" for split, n in record["pairs"].items() if n]
+    splits, rejects = record["pairs"], sum(record["rejects"].values())
+    pairs = " + ".join(f"{n:,} {split}" for split, n in splits.items() if n) or "0"
+    with_pair = f"{record['prompts']:,} of {record['rows']:,}"
     told = [
-        ("Seeds", f"{record['seeds']:,}"),
-        ("Candidates", f"{record['candidates']:,}"),
-        ("Pairs", " + ".join(splits) or "0"),
-        ("Prompts with a pair", f"{record['prompts']:,} of {record['rows']:,}"),
-        ("Rejects", f"{sum(record['rejects'].values()):,}"),
+        Figure("Seeds", f"{record['seeds']:,}", record["seeds"]),
+        Figure("Candidates", f"{record['candidates']:,}", record["candidates"]),
+        Figure("Pairs", pairs, sum(splits.values())),
+        Figure("Prompts with a pair", with_pair, record["prompts"]),
+        Figure("Rejects", f"{rejects:,}", rejects),
     ]
     if run.margins:
-        told.append(("Median margin", number(run.margins.quantiles[1])))
+        middle = run.margins.quantiles[1]
+        told.append(Figure("Median margin", number(middle), middle))
+    for name, (chosen, rejected) in record["means"].items():
+        text = f"{chosen:.3g} : {rejected:.3g}"
+        told.append(Figure(f"Mean {name}, chosen : rejected", text, chosen - rejected))
+    if run.lengths.pairs:
+        told.append(
+            Figure("Longer one chosen", percent(share := run.lengths.share[0]), 100 * share)
+        )
     if tokens := record["tokens"]["completion"]:
-        told.append(("Completion tokens", f"{tokens:,}"))
-    return [*told, ("Time", duration(record["seconds"]["total"]))]
+        told.append(Figure("Completion tokens", f"{tokens:,}", tokens))
+    seconds = record["seconds"]["total"]
+    return [*told, Figure("Time", duration(seconds), seconds)]
 
 
 def _funnel(run: Numbers) -> Cell:
@@ -176,7 +208,7 @@ def _throughput(run: Numbers) -> Cell:
 
 
 def _speed(found: Rates, name: str, values: Sequence[float]) -> Chart:
-    return Chart("lines", name.capitalize(), found.seconds, [(name, values)], "seconds since the start", name, marks=found.passes, lasts=found.lasted)  # fmt: skip  # noqa: E501
+    return Chart("lines", name.capitalize(), found.seconds, [(name, values)], "seconds since the start", name, marks=found.passes, lasts=found.lasted, bands=found.loads)  # fmt: skip  # noqa: E501
 
 
 def _rows(run: Numbers) -> Cell:

@@ -75,6 +75,19 @@
   function marks(chart, colour) {
     return {
       id: "marks",
+      beforeDatasetsDraw({ ctx, chartArea, scales }) {
+        ctx.save();
+        ctx.font = "11px system-ui, sans-serif";
+        chart.bands.forEach(([from, to, name], n) => {
+          const [left, right] = [from, to].map((at) => Math.min(Math.max(scales.x.getPixelForValue(at), chartArea.left), chartArea.right));
+          ctx.fillStyle = pale(colour.series[1], 0.14);
+          ctx.fillRect(left, chartArea.top, Math.max(right - left, 2), chartArea.bottom - chartArea.top);
+          ctx.fillStyle = colour.text;
+          const wide = ctx.measureText(name).width;
+          ctx.fillText(name, Math.min(left + 4, chartArea.right - wide), chartArea.top + 14 * (n % 3 + 1));
+        });
+        ctx.restore();
+      },
       afterDatasetsDraw({ ctx, chartArea, scales }) {
         ctx.save();
         ctx.font = "11px system-ui, sans-serif";
@@ -88,7 +101,7 @@
           ctx.lineTo(x, chartArea.bottom);
           ctx.stroke();
           const room = (places[n + 1] ?? chartArea.right + 8) - x;
-          if (ctx.measureText(name).width < room) ctx.fillText(name, x, chartArea.top - 5);
+          if (ctx.measureText(name).width + 6 < room) ctx.fillText(name, x, chartArea.top - 5);
         });
         ctx.restore();
       },
@@ -200,6 +213,8 @@
     name: run.name,
     pairs: table(run.pairs.fields),
     rejects: table(run.rejects.fields),
+    scores: run.scores,
+    candidates: new Map(),
   }));
 
   function table(fields) {
@@ -209,8 +224,12 @@
 
   async function load() {
     for (const part of document.querySelectorAll("script.part")) {
-      const { rows } = runs[part.dataset.run][part.dataset.kind];
-      for (const row of JSON.parse(part.textContent)) rows.push(row);
+      const run = runs[part.dataset.run];
+      const isPart = part.dataset.kind === "candidates";
+      for (const row of JSON.parse(part.textContent)) {
+        if (isPart) run.candidates.set(row[0], row[1]);
+        else run[part.dataset.kind].rows.push(row);
+      }
       part.remove(); // what is parsed need not be held twice
       await pause();
     }
@@ -531,7 +550,7 @@
     if (kind === "pairs") {
       parts.push(...turns(get("prompt")).map(([role, text]) => make("div", { class: "turn" }, make("p", { text: role }), body(text))));
       parts.push(sides(rows, row));
-      parts.push(...others(run, get("row_id")));
+      parts.push(...others(run, get("row_id")), ...candidates(run, get));
       const rest = rows.fields.filter((name) => !SHOWN.has(name) && !/^(chosen|rejected)_/.test(name));
       parts.push(compared(rows, row), facts([["id", get("id")], ["split", get("_split")], ...rest.map((name) => [name.replaceAll("_", " "), get(name)])]));
     } else {
@@ -541,6 +560,20 @@
       else if (held !== null) parts.push(body(asText(held)));
     }
     place.replaceChildren(...parts);
+  }
+
+  // All candidates of the prompt, the best first, with their scores.
+  function candidates(run, get) {
+    const all = run.candidates.get(get("row_id"));
+    if (!all || all.length < 3) return [];
+    const best = [...all].sort((a, b) => (b[4][0] ?? -Infinity) - (a[4][0] ?? -Infinity));
+    const made = best.map(([name, heat, ended, text, scores]) => {
+      const said = [heat === null ? name ?? UNKNOWN : `${name ?? UNKNOWN}, ${heat}`, ...run.scores.map((score, n) => `${score} ${round(scores[n])}`)];
+      if (ended !== null && ended !== "stop") said.push(ended);
+      for (const side of ["chosen", "rejected"]) if (get(side) === text) said.push(side);
+      return make("div", { class: "candidate" }, make("p", { class: "small", text: said.join(" · ") }), body(text ?? ""));
+    });
+    return [make("details", { class: "all" }, make("summary", { text: `All ${all.length.toLocaleString("en")} candidates of this prompt` }), ...made)];
   }
 
   // What the other run has made of the same row.
