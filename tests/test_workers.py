@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from waiting import wait_until
 from prefdata.errors import PrefdataError
 from prefdata.inference import Failure, Sampling, TextRequest
 from prefdata.recipe.schema import Model
+from prefdata.workers.devices import Devices
 from prefdata.workers.machine import Place
 from prefdata.workers.messages import Order
 from prefdata.workers.pool import Workers
@@ -25,10 +27,12 @@ SAMPLING = Sampling(temperature=1.0, max_tokens=8)
 
 
 @contextmanager
-def workers(folder, n=2, path="stub", **more):
+def workers(folder, n=2, path="stub", places=None, **more):
     order = Order("text", Model(alias="m", model="stub"), path, "transformers")
     said = []
-    engine = Workers(order, [Place()] * n, folder / "logs", said.append, program=STUB, **more)
+    engine = Workers(
+        order, places or [Place()] * n, folder / "logs", said.append, program=STUB, **more
+    )
     engine.said = said
     try:
         yield engine
@@ -232,6 +236,57 @@ def test_workers_that_die_while_they_load_end_the_run_with_their_last_words(tmp_
     assert isinstance(error, PrefdataError)
     assert "2 workers in a row died while it loaded (exit code 9)" in str(error)
     assert "out of memory, says the driver" in str(error)
+
+
+def test_who_has_nothing_left_to_do_makes_room_for_others_and_somebody_stays(tmp_path, gate):
+    devices, places = Devices(), [Place(gpus=(name,)) for name in "01"]
+
+    async def run(engine, following):
+        slow = asyncio.create_task(ask(engine, f"slow {gate.word}"))
+        busy = (await gate.arrival(1))["slow"]
+        engine.dismiss_idle()
+        await asyncio.to_thread(wait_until, lambda: following.capacity == CAPACITY)
+        assert engine.pids == [busy]
+        answers = await ask(following, "row")
+        gate.open()
+        return answers, await slow, await ask(engine, "more")
+
+    with workers(tmp_path / "1", places=places, devices=devices) as engine:
+        wait_until(lambda: engine.capacity == 2 * CAPACITY)
+        with workers(tmp_path / "2", places=places, devices=devices) as following:
+            answers = asyncio.run(run(engine, following))
+            engine.close()
+            wait_until(lambda: following.capacity == 2 * CAPACITY)
+    check(["row", "slow", "more"], answers)
+
+
+@pytest.mark.parametrize(
+    ("held", "share", "fits"),
+    [(1.0, 1.0, False), (0.5, 0.5, True), (0.6, 0.5, False)],
+)
+def test_a_place_is_held_by_shares_of_its_memory(held, share, fits):
+    devices, pair, second = Devices(), Place(gpus=("0", "1")), Place(gpus=("1",))
+    for place in (pair, second):  # its own never wait
+        devices.line_up("one", place)
+        assert devices.take("one", place, held, lambda: True)
+    devices.line_up("other", second)
+    wanted = iter([True, False])
+    waking = threading.Timer(0.01, devices.wake)
+    waking.start()
+    assert devices.take("other", second, share, lambda: next(wanted)) is fits
+    waking.join()
+
+
+def test_who_lined_up_first_gets_a_place_first():
+    devices, place = Devices(), Place(gpus=("0",))
+    devices.line_up("first", place)
+    devices.line_up("second", place)
+    wanted = iter([True, False])
+    waking = threading.Timer(0.01, devices.wake)
+    waking.start()
+    assert not devices.take("second", place, 1.0, lambda: next(wanted))
+    assert devices.take("first", place, 1.0, lambda: True)
+    waking.join()
 
 
 def test_closing_leaves_no_process_behind(tmp_path):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Connection", "Role", "RewardEngine", "TextEngine", "choose_engine",
     "connect", "count_gpus", "open_chat_template",
-    "open_reward_engine", "open_text_engine",
+    "open_reward_engine", "open_text_engine", "prepare_engine",
 ]  # fmt: skip
 
 
@@ -76,6 +76,15 @@ def count_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def prepare_engine(engine: str) -> None:
+    """Import what an engine needs, which takes seconds; no device is touched.
+
+    Args:
+        engine: a key of ENGINES.
+    """
+    import_module(ENGINES[engine].module)
 
 
 def open_text_engine(

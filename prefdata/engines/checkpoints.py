@@ -1,7 +1,7 @@
 """Which weights a name stands for, without loading them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from math import prod
 from pathlib import Path
@@ -16,6 +16,8 @@ from prefdata.recipe.schema import Model
 
 WHOLE_FILE = 64 * 2**20
 """The hash of a file above this many bytes is remembered on this machine."""
+READ_AHEAD = 16 * 2**20
+"""Bytes of a file that are read at once."""
 _TEXT = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 _COUNTED = (".json", ".jinja", ".safetensors", ".bin", ".model", ".txt", ".py", ".tiktoken")
 _OTHER_WEIGHTS = (".pt", ".pth", ".gguf")
@@ -110,6 +112,26 @@ def _damaged(model: Model, file: Path, why: str) -> str:
         f"model {model.alias!r}: {file} cannot be used ({why}); fetch the checkpoint again, or "
         "save it anew with save_pretrained"
     )
+
+
+def read_ahead(path: str, is_over: Callable[[], bool]) -> None:
+    """Read a local checkpoint, so that the system has it in memory when it is loaded.
+
+    A Hub id is not looked up. One that takes more than half of the memory that is free is left out.
+
+    Args:
+        path: a folder, or a Hub id.
+        is_over: asked between blocks; it ends the reading.
+    """
+    folder = Path(path)
+    files = [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if sum(file.stat().st_size for file in files) > free / 2:
+        return
+    for file in files:
+        with file.open("rb", buffering=0) as content:
+            while not is_over() and content.read(READ_AHEAD):
+                pass
 
 
 def check_text_model(model: Model, path: str) -> None:

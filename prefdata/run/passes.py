@@ -28,6 +28,8 @@ from prefdata.storage.journaled import NotNow
 from prefdata.workers.throughput import Slowest
 
 Stage = Callable[[Row], Awaitable[Row]]
+Levels = Sequence[Sequence[tuple[str, Stage]]]
+"""(column, stage) pairs; those of one level run at the same time for a row."""
 _REJECTED = "__rejected__"
 WINDOW = 1000
 """Rows in flight where the engines are small."""
@@ -51,15 +53,17 @@ class Sweep:
         slowest: records how long each row was in flight.
         room: bytes that the rows in flight may hold.
         ending: asked when the run is to end.
+        note: told how many rows have begun and how many are finished.
     """
 
-    levels: Sequence[Sequence[tuple[str, Stage]]]
+    levels: Levels
     fields: Sequence[pa.Field]
     reads: frozenset[str] | None
     window: int = WINDOW
     slowest: Slowest = data_field(default_factory=Slowest)
     room: Room = data_field(default_factory=lambda: room_for(0, 0))
     ending: Ending = data_field(default_factory=Ending)
+    note: Callable[[int, int], None] = lambda begun, finished: None
 
 
 def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> None:
@@ -179,14 +183,18 @@ def _row_function(
     sweep: Sweep, loop: MapLoop, progress: Progress, *, is_ahead: bool = False
 ) -> Stage:
     """All stages of the pass as one function for `.map`; `is_ahead` stops at a model not loaded."""
+    begun = finished = 0
 
     async def run(row: Row) -> Row:
+        nonlocal begun, finished
         loop.adopt()
         number = await sweep.room.enter()
         start = monotonic()
         made: Row = {}
+        begun += 1
+        sweep.note(begun, finished)
         try:
-            made = await sweep_row(row)
+            made = await run_levels(sweep.levels, row, lambda: loop.is_ending)
         except NotNow:
             if not is_ahead:
                 raise
@@ -196,20 +204,24 @@ def _row_function(
             made = {}
         sweep.room.finish(number, made)
         progress.advance(1)
+        finished += 1
+        sweep.note(begun, finished)
         return made
 
-    async def sweep_row(row: Row) -> Row:
-        added: Row = {}
-        for level in sweep.levels:
-            if loop.is_ending:  # thousands of rows may be next, each with a slow stage
-                raise asyncio.CancelledError
-            outcome = await _run_level(level, row | added)
-            added |= outcome
-            if _REJECTED in outcome:
-                break
-        return added
-
     return run
+
+
+async def run_levels(levels: Levels, row: Row, is_ending: Callable[[], bool]) -> Row:
+    """What the stages add to a row, up to the one that rejects it."""
+    added: Row = {}
+    for level in levels:
+        if is_ending():  # thousands of rows may be next, each with a slow stage
+            raise asyncio.CancelledError
+        outcome = await _run_level(level, row | added)
+        added |= outcome
+        if _REJECTED in outcome:
+            break
+    return added
 
 
 async def _run_level(level: Sequence[tuple[str, Stage]], row: Row) -> Row:

@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pairs.files import copies_of, write_jsonl
@@ -24,13 +25,15 @@ from prefdata.pairs.outcomes import count_outcomes, settle_reasoning
 from prefdata.pairs.readable import make_readable, write_readme
 from prefdata.pairs.verdicts import count_verdicts
 from prefdata.recipe.chats import ALL_ROLES, Roles
+from prefdata.recipe.contract import Column
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.origins import columns_read
 from prefdata.recipe.plan import Checkpoint, Pass
 from prefdata.recipe.reads import all_columns, score_columns
 from prefdata.recipe.schema import Recipe
 from prefdata.recipe.values import META_SUFFIX
-from prefdata.rows import REJECTS
+from prefdata.rows import ID, REJECTS, Row, rows_of
+from prefdata.run.ahead import Ahead, Way
 from prefdata.run.ending import Ending
 from prefdata.run.expansion import rows_added, run_expansion
 from prefdata.run.merging import add_up
@@ -43,7 +46,14 @@ from prefdata.run.system_messages import tell_of_system_messages
 from prefdata.seeds.seeds import Seeds, seeds_of
 from prefdata.stages import Tools, fields_of, make_expansion, make_stage
 from prefdata.storage.disk import Damaged
-from prefdata.storage.folders import RowsWriter, count_rows, link_folder, read_tables
+from prefdata.storage.folders import (
+    RowsWriter,
+    count_rows,
+    link_folder,
+    read_schema,
+    read_tables,
+    row_bytes,
+)
 from prefdata.storage.ownership import write_own
 from prefdata.storage.record import (
     Record,
@@ -59,6 +69,11 @@ from prefdata.workers.fleet import Fleet
 from prefdata.workers.throughput import Throughput
 
 Say = Callable[[str], None]
+Note = Callable[[int, int], None]
+Turn = tuple[Pass, frozenset[str]]
+"""A pass, and the keys of the models that are loaded for it at one time."""
+Ordered = Sequence[Sequence[Sequence[Column]]]
+"""Columns of two passes, by level."""
 VERSIONS = ("datasets", "llguidance", "pyarrow", "torch", "transformers")
 """Packages whose version can matter to the rows."""
 BYTES_PER_TOKEN = 4
@@ -88,6 +103,7 @@ class Building:
     seconds: dict[str, float] = field(default_factory=dict)
     slowest: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
     _passes: tuple[int, int] = (0, 0)
+    _ahead: Ahead | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -137,10 +153,16 @@ class Building:
             for note in tell_of_system_messages(self.recipe, seeds.table, roles):
                 self.say(note)
             self.fleet.check_health()
-        for number, (step, source, target) in enumerate(stages.steps):
-            self._passes = (number, len(stages.passes))
-            self.ending.check()
-            self.run_pass(step, source, target)
+        steps = [*stages.steps]
+        try:
+            for number, (step, source, target) in enumerate(steps):
+                self._passes = (number, len(steps))
+                self.ending.check()
+                after = [one for one, _, made in steps[number + 1 :][:1] if not self.is_made(made)]
+                self.run_pass(step, source, target, *after)
+        finally:
+            if self._ahead is not None:
+                self._ahead.close()
 
     def conclude(self, seeds: Seeds, stages: StageFolders, parts: Sequence[Record] = ()) -> Record:
         """Choose the pairs of finished passes and write the record of the run.
@@ -238,8 +260,8 @@ class Building:
         """Whether a pass has been finished before; what is damaged shows when it is read."""
         return target.exists() and rejects_of(target).exists()
 
-    def run_pass(self, step: Pass, source: Path, target: Path) -> None:
-        """Make `target` unless it is there and whole."""
+    def run_pass(self, step: Pass, source: Path, target: Path, after: Pass | None = None) -> None:
+        """Make `target` unless it is there and whole; `after` is the pass that will follow."""
         if self._is_whole(target):
             return
         if (column := step.expands) is not None:
@@ -247,18 +269,80 @@ class Building:
                 children = make_expansion(column)
                 run_expansion(column.name, children, fields_of(column), source, target, progress)
             return
-        *before, last = self.fleet.model_groups(step)
+        groups = self.fleet.model_groups(step)
+        turns = [(step, group) for group in groups]
+        if after is not None and after.expands is None:
+            turns.append((after, self.fleet.model_groups(after)[0]))
         with self._timed(step.name):
-            for number, group in enumerate(before):
-                name = f"{step.name} ({number + 1} of {len(before) + 1} models)"
-                requests, turn = _requests(step, self.recipe, group), (number, len(before) + 1)
-                with self._progress(name, source, requests, group=turn) as progress:
-                    run_ahead(sweep := self._sweep(step, group), source, progress)
+            for number, group in enumerate(groups):
+                turn, is_last = (number, len(groups)), number + 1 == len(groups)
+                told = "" if is_last else f" ({number + 1} of {len(groups)} models)"
+                name, asked = (
+                    step.name + told,
+                    _requests(step, self.recipe, None if is_last else group),
+                )
+                following = turns[number + 1] if number + 1 < len(turns) else None
+                with (
+                    self._progress(name, source, asked, group=turn) as progress,
+                    self._overlap(turns[number], following, source) as note,
+                ):
+                    sweep = replace(self._sweep(step, group), note=note)
+                    if is_last:
+                        run_pass(sweep, source, target, progress)
+                    else:
+                        run_ahead(sweep, source, progress)
                 self.slowest[name] = sweep.slowest.rows()
-            requests, turn = _requests(step, self.recipe), (len(before), len(before) + 1)
-            with self._progress(step.name, source, requests, group=turn) as progress:
-                run_pass(sweep := self._sweep(step, last), source, target, progress)
-            self.slowest[step.name] = sweep.slowest.rows()
+
+    @contextmanager
+    def _overlap(self, turn: Turn, following: Turn | None, source: Path) -> Iterator[Note]:
+        """While a turn comes to its end, its rows go on to the models of the following turn."""
+        work, fleet, before = self.fleet.work, self.fleet, self._ahead
+        asked = work.generated + work.scored
+        levels = None if following is None else columns_ahead(turn[0], following[0], self.recipe)
+        if following is None or levels is None:
+            yield lambda begun, finished: None
+        else:
+            ahead = self._ahead = Ahead(
+                count_rows(source),
+                is_working=lambda: fleet.is_open(turn[1]) or work.generated + work.scored > asked,
+                prepare=lambda: fleet.prepare(following[1], following[0].checkpoints),
+                begin=lambda: self._way(turn, following, levels, source),
+            )
+            try:
+                yield ahead.note
+            except BaseException:
+                ahead.close()
+                raise
+            ahead.finish()
+        if before is not None:  # whatever it has asked has been answered by now
+            before.close()
+
+    def _way(self, turn: Turn, following: Turn, columns: Ordered, source: Path) -> Way:
+        fleet, step = self.fleet, following[0]
+        engines = fleet.go_ahead(*turn, *following)
+        levels = [
+            [(column.name, make_stage(column, self._tools(*asked))) for column in level]
+            for asked, part in zip(engines, columns, strict=True)
+            for level in part
+        ]
+        reads = [_reads(turn[0], self.recipe), _reads(step, self.recipe)]
+        wanted = {ID}.union(*(names for names in reads if names is not None))
+        names = [n for n in read_schema(source).names if n in wanted or None in reads]
+        size = row_bytes(source) + _row_bytes(turn[0], self.recipe) + _row_bytes(step, self.recipe)
+        limit = room_for(fleet.gpus, 0).limit
+
+        def rows() -> Iterator[Row]:
+            for table in read_tables(source):
+                yield from rows_of(table.select(names))
+
+        return Way(
+            levels,
+            rows,
+            max(1, min(window_for(fleet.gpus), limit // max(1, size))),
+            is_ready=lambda: fleet.has_loaded(following[1]),
+            refresh=fleet.refresh_journal,
+            end=lambda: fleet.refresh_journal(is_over=True),
+        )
 
     def choose(self, folders: list[Path]) -> dict[str, Any]:
         """Write candidates, pairs, rejects and the JSONL copies; returns their counts."""
@@ -324,18 +408,20 @@ class Building:
         write_status(self.out, ShardStatus(*self._passes, rows, of_rows, seconds))
 
     def _sweep(self, step: Pass, group: frozenset[str]) -> Sweep:
-        text, reward = self.fleet.engines_of(step, group)
-        models = {model.alias: model for model in self.recipe.models}
-        recipe, folder = self.recipe, self.loaded.folder
-        columns, prompt = all_columns(recipe), recipe.output_projection.prompt_field
-        roles = self.fleet.template_roles
-        tools = Tools(recipe.seed, models, text, reward, folder, columns, prompt, roles)
+        tools, recipe = self._tools(*self.fleet.engines_of(step, group)), self.recipe
         levels = [[(c.name, make_stage(c, tools)) for c in level] for level in step.levels]
         fields = [field for column in step.columns for field in fields_of(column)]
         gpus = self.fleet.gpus
         room = room_for(gpus, _row_bytes(step, recipe))
         reads, window = _reads(step, recipe), window_for(gpus)
         return Sweep(levels, fields, reads, window, room=room, ending=self.ending)
+
+    def _tools(self, text: Mapping[str, TextEngine], reward: Mapping[str, RewardEngine]) -> Tools:
+        recipe, folder = self.recipe, self.loaded.folder
+        models = {model.alias: model for model in recipe.models}
+        columns, prompt = all_columns(recipe), recipe.output_projection.prompt_field
+        roles = self.fleet.template_roles
+        return Tools(recipe.seed, models, text, reward, folder, columns, prompt, roles)
 
     def _is_whole(self, folder: Path) -> bool:
         """Whether a step is finished; a damaged one is set aside, to be made again."""
@@ -392,6 +478,26 @@ def _requests(step: Pass, recipe: Recipe, group: frozenset[str] | None = None) -
         if own:
             asked += column.requests(columns) * len(own) / len(column.aliases)
     return asked
+
+
+def columns_ahead(step: Pass, after: Pass, recipe: Recipe) -> Ordered | None:
+    """Columns that rows need which go on from one pass to the models of the next, level by level.
+
+    Those of the first pass whose answers are only looked up, and of the next what models answer
+    and what they read. None where that takes a call of the recipe's function, which is made once.
+    """
+    passes = [after] if step is after else [step, after]
+    needed, kept = set[str](), set[str]()
+    for number, one in reversed([*enumerate(passes)]):
+        for column in reversed(one.columns):
+            is_asking = bool(column.aliases) and number == len(passes) - 1
+            if is_asking or needed & {column.name, *column.makes}:
+                if column.calls:
+                    return None
+                needed |= columns_read(column, recipe)
+                kept.add(column.name)
+    parts = [[[c for c in level if c.name in kept] for level in one.levels] for one in passes]
+    return [*([[]] * (2 - len(parts))), *parts]
 
 
 def _reads(step: Pass, recipe: Recipe) -> frozenset[str] | None:

@@ -66,6 +66,7 @@ class Journal:
         self._folder, self._worker = folder, worker
         self._earlier = _Index(sorted(folder.glob("*.jsonl")))
         self._own: _OwnFile | None = None
+        self._lock = threading.Lock()
 
     @property
     def damage(self) -> list[Damage]:
@@ -88,13 +89,16 @@ class Journal:
         self.close()
 
     def refresh(self) -> None:
-        """Read again, so that what this run has appended is found as well."""
-        self._earlier.close()
-        self._earlier = _Index(sorted(self._folder.glob("*.jsonl")))
+        """Read again, so that what this run has appended is found as well; from any thread."""
+        read = _Index(sorted(self._folder.glob("*.jsonl")))
+        with self._lock:
+            self._earlier.close()
+            self._earlier = read
 
     def get(self, key: str) -> list[Any]:
         """The values that earlier runs have written under this key, the earliest first."""
-        return self._earlier.get(bytes.fromhex(key))
+        with self._lock:
+            return self._earlier.get(bytes.fromhex(key))
 
     def append(self, records: Sequence[tuple[str, Any]]) -> None:
         """Write (key, value) records; they are safe from a kill when this returns.
@@ -102,9 +106,11 @@ class Journal:
         Raises:
             OSError: the disk is full, read-only …; what was appended before is kept.
         """
-        if self._own is None:
-            self._own = _OwnFile(self._folder, self._worker)
-        self._own.append(b"".join(_line(key, value) for key, value in records))
+        lines = b"".join(_line(key, value) for key, value in records)
+        with self._lock:
+            if self._own is None:
+                self._own = _OwnFile(self._folder, self._worker)
+            self._own.append(lines)
 
     def close(self) -> None:
         """Bring the last records to the disk; the journal cannot be used afterwards."""

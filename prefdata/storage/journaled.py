@@ -1,9 +1,13 @@
 """Engines that ask the journal first. They keep the protocols, so a stage cannot tell."""
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from copy import copy
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.fingerprint import ScoreKeys, TextKeys
@@ -54,12 +58,24 @@ class Work:
     completion_tokens: int = 0
     loads: list[Load] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
 
 KILLS = "kills_workers"
 """A failure that lasts as long as the model runs in the same way: with the same options, memory
 limits among them, and versions.
 """
+
+
+class Closing(Protocol):
+    """What can be closed."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
+Engine = TypeVar("Engine", bound=Closing)
 
 
 class NotNow(Exception):
@@ -83,10 +99,20 @@ class JournaledText:
         way: str = "",
     ) -> None:
         """Open nothing yet; `way` is a hash of how the model runs, for which rows may kill it."""
-        self._open, self._keys, self._work = open_engine, keys, work
+        self._keys, self._work, self._told = keys, work, work
         self._outcomes = _Outcomes(journal, work, way)
-        self._engine: TextEngine | None = None
+        self._engine = _Opened(open_engine)
+        self._is_aside = False
         self.may_load = True
+
+    def beside(self, *, may_load: bool) -> "JournaledText":
+        """The same engine for a caller in another thread, whose replays are not counted."""
+        return _beside(self, may_load=may_load)
+
+    @property
+    def outcomes(self) -> "_Outcomes":
+        """What is known, and what is being asked."""
+        return self._outcomes
 
     async def generate(
         self, requests: Sequence[TextRequest]
@@ -99,32 +125,43 @@ class JournaledText:
             if known is None:
                 missing.append(index)
                 continue
-            self._work.replayed += 1
-            self._work.answered += 1
+            self._told.replayed += not self._outcomes.was_aside(key)
+            self._told.answered += 1
             yield index, known if isinstance(known, Failure) else _completion(known)
         if not missing:
             return
         if not self.may_load:
             raise NotNow
-        if self._engine is None:
-            self._engine = self._open()
-        async for index, outcome in self._engine.generate([requests[i] for i in missing]):
-            self._outcomes.keep(keys[missing[index]], outcome)
-            if isinstance(outcome, Completion):
-                self._count(outcome)
-            self._work.answered += 1
-            yield missing[index], outcome
+        asked = self._outcomes.ask([keys[index] for index in missing])
+        mine = [index for index in missing if keys[index] not in asked]
+        try:
+            if mine:
+                stream = self._engine.get().generate([requests[index] for index in mine])
+                async for number, outcome in stream:
+                    self._outcomes.keep(keys[mine[number]], outcome)
+                    if isinstance(outcome, Completion):
+                        self._count(outcome)
+                    self._told.answered += 1
+                    yield mine[number], outcome
+        finally:
+            self._outcomes.leave([keys[index] for index in mine], is_aside=self._is_aside)
+        for index in (index for index in missing if keys[index] in asked):
+            if (found := await asyncio.wrap_future(asked[keys[index]])) is not None:
+                self._told.answered += 1
+                yield index, found
+                continue
+            async for _, outcome in self.generate([requests[index]]):  # the other has given up
+                yield index, outcome
 
     def _count(self, completion: Completion) -> None:
-        self._work.generated += 1
-        self._work.prompt_tokens += completion.prompt_tokens
-        self._work.completion_tokens += completion.completion_tokens
+        with self._work.lock:
+            self._work.generated += 1
+            self._work.prompt_tokens += completion.prompt_tokens
+            self._work.completion_tokens += completion.completion_tokens
 
     def close(self) -> None:
         """Free the model if it was loaded."""
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        self._engine.close()
 
 
 class JournaledReward:
@@ -144,10 +181,20 @@ class JournaledReward:
         way: str = "",
     ) -> None:
         """As for `JournaledText`."""
-        self._open, self._keys, self._work = open_engine, keys, work
+        self._keys, self._work, self._told = keys, work, work
         self._outcomes = _Outcomes(journal, work, way)
-        self._engine: RewardEngine | None = None
+        self._engine = _Opened(open_engine)
+        self._is_aside = False
         self.may_load = True
+
+    def beside(self, *, may_load: bool) -> "JournaledReward":
+        """As for `JournaledText`."""
+        return _beside(self, may_load=may_load)
+
+    @property
+    def outcomes(self) -> "_Outcomes":
+        """As for `JournaledText`."""
+        return self._outcomes
 
     async def score(
         self, requests: Sequence[ScoreRequest]
@@ -165,39 +212,139 @@ class JournaledReward:
             if known is None:
                 missing.append(key)
                 continue
-            self._work.replayed += 1
-            self._work.answered += len(indices)
+            self._told.replayed += not self._outcomes.was_aside(key)
+            self._told.answered += len(indices)
             for index in indices:
                 yield index, known if isinstance(known, Failure) else _logits(known)
         if not missing:
             return
         if not self.may_load:
             raise NotNow
-        if self._engine is None:
-            self._engine = self._open()
-        asked = [requests[places[key][0]] for key in missing]
-        async for number, outcome in self._engine.score(asked):
-            key = missing[number]
-            is_failure = isinstance(outcome, Failure)
-            self._outcomes.keep(key, outcome if is_failure else {"logits": outcome})
-            self._work.scored += not is_failure
-            self._work.answered += len(places[key])
+        asked = self._outcomes.ask(missing)
+        mine = [key for key in missing if key not in asked]
+        try:
+            if mine:
+                stream = self._engine.get().score([requests[places[key][0]] for key in mine])
+                async for number, outcome in stream:
+                    self._outcomes.keep(mine[number], outcome)
+                    with self._work.lock:
+                        self._work.scored += not isinstance(outcome, Failure)
+                    self._told.answered += len(places[mine[number]])
+                    for index in places[mine[number]]:
+                        yield index, outcome
+        finally:
+            self._outcomes.leave(mine, is_aside=self._is_aside)
+        for key in (key for key in missing if key in asked):
+            again = [requests[places[key][0]]]
+            found = await asyncio.wrap_future(asked[key])
+            if found is None:  # the other has given up
+                [(_, found)] = [scored async for scored in self.score(again)]
+            else:
+                self._told.answered += len(places[key])
             for index in places[key]:
-                yield index, outcome
+                yield index, found
 
     def close(self) -> None:
         """Free the model if it was loaded."""
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        self._engine.close()
+
+
+Journaled = TypeVar("Journaled", JournaledText, JournaledReward)
+
+
+def _beside(engine: Journaled, *, may_load: bool) -> Journaled:
+    other = copy(engine)
+    other.may_load, other._told, other._is_aside = may_load, Work(), True
+    return other
+
+
+class _Opened(Generic[Engine]):
+    """An engine that is opened when it is first wanted, by whichever thread."""
+
+    def __init__(self, open_engine: Callable[[], Engine]) -> None:
+        self._open, self._lock = open_engine, threading.Lock()
+        self._engine: Engine | None = None
+
+    def get(self) -> Engine:
+        with self._lock:
+            if self._engine is None:
+                self._engine = self._open()
+            return self._engine
+
+    def close(self) -> None:
+        with self._lock:
+            if self._engine is not None:
+                self._engine.close()
+                self._engine = None
 
 
 class _Outcomes:
-    """What became of requests, by key: in earlier runs, and of those that failed in this one."""
+    """What became of requests, by key: in earlier runs, and of those that failed in this one.
+
+    Attributes:
+        is_shared: two threads ask for the same rows, so each request is asked by the first of them.
+    """
 
     def __init__(self, journal: Journal, work: Work, way: str) -> None:
         self._journal, self._told, self._way = journal, work.failures, way
         self._failed: dict[str, Failure] = {}
+        self._asked: dict[str, Future[Any]] = {}
+        self._aside: set[str] = set()
+        self._lock = threading.Lock()
+        self.is_shared = False
+
+    def ask(self, keys: Sequence[str]) -> dict[str, "Future[Any]"]:
+        """Those that somebody else is asking, with what will be their outcome; the rest are mine.
+
+        The outcome is None where the other has given up.
+        """
+        others: dict[str, Future[Any]] = {}
+        if not self.is_shared:
+            return others
+        with self._lock:
+            for key in keys:
+                if key in self._asked:
+                    others[key] = self._asked[key]
+                else:
+                    self._asked[key] = Future()
+        return others
+
+    def leave(self, keys: Sequence[str], *, is_aside: bool) -> None:
+        """Nobody asks for these any more; what has no outcome is given up.
+
+        Args:
+            keys: mine.
+            is_aside: the outcomes are for another thread, which may not find them in the journal
+                yet.
+        """
+        if not self.is_shared:
+            return
+        with self._lock:
+            for key in keys:
+                asked = self._asked.get(key)
+                if asked is not None and is_aside and asked.done():
+                    self._aside.add(key)
+                elif asked is not None:
+                    del self._asked[key]
+                    if not asked.done():
+                        asked.set_result(None)
+
+    def was_aside(self, key: str) -> bool:
+        """Whether it was asked by this run's other thread, so that it is no replay; told once."""
+        if key not in self._aside:
+            return False
+        self._aside.discard(key)
+        return True
+
+    def answered(self) -> list[str]:
+        """What has its outcome here until the journal is read again, and `forget` is told."""
+        return [key for key, asked in [*self._asked.items()] if asked.done()]
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """The journal, read again, tells these."""
+        with self._lock:
+            for key in keys:
+                self._asked.pop(key, None)
 
     def get(self, key: str) -> Failure | dict[str, Any] | None:
         """A success of any run; else a failure, unless another try may go better."""
@@ -216,12 +363,15 @@ class _Outcomes:
 
     def keep(self, key: str, outcome: Any) -> None:
         """Write an outcome into the journal."""
+        value = {"logits": outcome} if isinstance(outcome, tuple) else outcome
         if isinstance(outcome, Failure):
             self._failed[key] = outcome
             self._told.setdefault(outcome.reason, outcome.detail)
             way = {"way": self._way} if outcome.reason == KILLS else {}
-            outcome = {"failure": outcome.reason, "detail": outcome.detail} | way
-        self._journal.append([(key, outcome)])
+            value = {"failure": outcome.reason, "detail": outcome.detail} | way
+        self._journal.append([(key, value)])
+        if (asked := self._asked.get(key)) is not None:
+            asked.set_result(outcome)
 
 
 def _completion(value: dict[str, Any]) -> Completion:

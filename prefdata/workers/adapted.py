@@ -1,5 +1,6 @@
 """A loaded base that several aliases share, each with LoRA weights of its own or with none."""
 
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
@@ -13,13 +14,15 @@ class Base:
     def __init__(self, open_engine: Callable[[], TextEngine]) -> None:
         self._open = open_engine
         self._engine: TextEngine | None = None
+        self._lock = threading.Lock()
 
     @property
     def engine(self) -> TextEngine:
         """The engine, loaded by now."""
-        if self._engine is None:
-            self._engine = self._open()
-        return self._engine
+        with self._lock:
+            if self._engine is None:
+                self._engine = self._open()
+            return self._engine
 
     def close(self) -> None:
         """Free the model if it was loaded."""

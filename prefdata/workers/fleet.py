@@ -3,11 +3,12 @@
 Every engine is behind the journal. Knows neither rows nor stages.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, cached_property, partial
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -35,10 +36,13 @@ from prefdata.recipe.schema import Endpoint, Model
 from prefdata.storage.journal import Journal
 from prefdata.storage.journaled import JournaledReward, JournaledText, Load, Work
 from prefdata.workers.adapted import Adapted, Base
+from prefdata.workers.devices import Devices
 from prefdata.workers.machine import Machine
 from prefdata.workers.messages import Order
 from prefdata.workers.pool import Workers
 
+Engines = tuple[dict[str, JournaledText], dict[str, JournaledReward]]
+"""Text and reward engines by alias."""
 LIBRARIES = ("torch", "transformers", "vllm")
 
 
@@ -77,6 +81,9 @@ class Fleet:
         self._journal: Journal | None = None
         self._engines: dict[tuple[str, str | None], JournaledText | JournaledReward] = {}
         self._bases: dict[str, Base] = {}
+        self._devices = Devices()
+        self._pools: dict[str, Workers] = {}
+        self._prepared: dict[str, tuple[Workers, Load]] = {}
         self._known: dict[str, Checkpoint] = {}
         self.work = Work()
         self._roles = roles_of(loaded.recipe)
@@ -101,6 +108,8 @@ class Fleet:
         try:
             for engine in self._engines.values():
                 engine.close()
+            for workers, _ in self._prepared.values():
+                workers.close()
             for connection in self._connections.values():
                 connection.close()
         finally:
@@ -135,17 +144,26 @@ class Fleet:
             return [frozenset(keys)]
         return [frozenset([key]) for key in keys]
 
-    def engines_of(
-        self, step: Pass, group: frozenset[str]
-    ) -> tuple[dict[str, JournaledText], dict[str, JournaledReward]]:
+    def engines_of(self, step: Pass, group: frozenset[str]) -> Engines:
         """Text and reward engines of a pass, by alias; only those of the group may load.
 
         What earlier passes and groups have loaded and what has no room beside this is freed.
         """
         if self._journal is not None and len(group) < len(step.checkpoints):
             self._journal.refresh()  # the others' answers were given in this run
-        text: dict[str, JournaledText] = {}
-        reward: dict[str, JournaledReward] = {}
+        found = self._find_engines(step)
+        together = [self._known[key] for key in group]
+        for (key, _), engine in self._engines.items():
+            engine.may_load = key in group
+            if key not in group and not self._fit([*together, self._known[key]]):
+                engine.close()
+                self._pools.pop(key, None)
+        self.refresh_journal()
+        return _by_role({alias: engine for alias, (_, engine) in found.items()})
+
+    def _find_engines(self, step: Pass) -> dict[str, tuple[str, JournaledText | JournaledReward]]:
+        """Key and engine of every alias of a pass; those that are new are made, and not loaded."""
+        found = {}
         for model in self._loaded.recipe.models:
             for key, checkpoint in step.checkpoints.items():
                 own = Checkpoint(checkpoint.role, model)
@@ -155,17 +173,72 @@ class Fleet:
                 name = key, model.adapter
                 if name not in self._engines:
                     self._engines[name] = self._make(own)
-                engine = self._engines[name]
-                if isinstance(engine, JournaledText):
-                    text[model.alias] = engine
-                else:
-                    reward[model.alias] = engine
-        together = [self._known[key] for key in group]
-        for (key, _), engine in self._engines.items():
-            engine.may_load = key in group
-            if key not in group and not self._fit([*together, self._known[key]]):
-                engine.close()
-        return text, reward
+                found[model.alias] = key, self._engines[name]
+        return found
+
+    def prepare(self, group: frozenset[str], checkpoints: Mapping[str, Checkpoint]) -> bool:
+        """Start the workers of models whose turn is next; they load once their places are free.
+
+        Args:
+            group: keys of those that are loaded together.
+            checkpoints: by key.
+
+        Returns:
+            Whether there are such workers, so that it makes sense to go ahead with their rows.
+        """
+        for key in group:
+            checkpoint, model = checkpoints[key], checkpoints[key].model
+            if self._is_embedded(checkpoint.role, model):
+                continue
+            if key not in self._prepared and key not in self._pools:
+                load = self._load(model)
+                self._prepared[key] = self._start_workers(checkpoint.role, model, load), load
+        return any(key in self._prepared for key in group)
+
+    def go_ahead(
+        self, done: Pass, group: frozenset[str], after: Pass, next_group: frozenset[str]
+    ) -> tuple[Engines, Engines]:
+        """Engines for rows that have all answers of one group and go on to the next one's models.
+
+        They are for another thread: the first only tell what the journal has. From now on a
+        replica of the group that has nothing left to do makes room.
+
+        Returns:
+            Those of the pass that ends, and those of the pass after it, which may be the same.
+        """
+        first, second = self._find_engines(done), self._find_engines(after)
+        for key, engine in second.values():
+            engine.outcomes.is_shared |= key in next_group
+        for key in group - next_group:
+            if key in self._pools and not self._fit(
+                [self._known[key], *(self._known[k] for k in next_group)]
+            ):
+                self._pools[key].dismiss_idle()
+        return tuple(  # type: ignore[return-value]
+            _by_role({a: e.beside(may_load=key in next_group) for a, (key, e) in found.items()})
+            for found in (first, second)
+        )
+
+    def has_loaded(self, group: frozenset[str]) -> bool:
+        """Whether workers of all these models that have been prepared are ready for rows."""
+        pools = [self._prepared[key][0] for key in group if key in self._prepared]
+        pools += [self._pools[key] for key in group if key in self._pools]
+        return bool(pools) and all(workers.capacity for workers in pools)
+
+    def is_open(self, group: frozenset[str]) -> bool:
+        """Whether workers of one of these models have been wanted, so that rows are being made."""
+        return any(key in self._pools for key in group)
+
+    def refresh_journal(self, *, is_over: bool = False) -> None:
+        """Let what went ahead be found in the journal; `is_over`: nothing goes ahead any more."""
+        shared = [e.outcomes for e in self._engines.values() if e.outcomes.is_shared]
+        if not shared:
+            return
+        answered = [outcomes.answered() for outcomes in shared]
+        self._open_journal().refresh()
+        for outcomes, keys in zip(shared, answered, strict=True):
+            outcomes.is_shared &= not is_over
+            outcomes.forget(keys)
 
     def check_health(self) -> None:
         """Ask every alias on a server for one short answer, unless its recipe says not to.
@@ -242,12 +315,12 @@ class Fleet:
         endpoint = self._loaded.recipe.endpoint(model)
         if endpoint is not None and not self._rehearse:
             return self._connection(endpoint).open_text(model)
+        if not self._is_embedded("text", model):
+            return self._workers("text", model)
         load = self._begin_load(model)
         if self._rehearse:
             load.finish()
             return ScriptedText()
-        if not self._is_embedded("text", model):
-            return self._workers("text", model, load)
         path = self._loaded.locate(model.model)
         engine, adapters = self._engine("text", model), self._adapters_on(model)
         opened = open_text_engine(model, path, engine, adapters)
@@ -258,12 +331,12 @@ class Fleet:
         endpoint = self._loaded.recipe.endpoint(model)
         if endpoint is not None and not self._rehearse:
             return self._connection(endpoint).open_reward(model)
+        if not self._is_embedded("reward", model):
+            return self._workers("reward", model)
         load = self._begin_load(model)
         if self._rehearse:
             load.finish()
             return ScriptedReward()
-        if not self._is_embedded("reward", model):
-            return self._workers("reward", model, load)
         path, engine = self._loaded.locate(model.model), self._engine("reward", model)
         opened = open_reward_engine(self._with_adapter(model), path, engine)
         load.finish()
@@ -271,21 +344,47 @@ class Fleet:
 
     def _begin_load(self, model: Model) -> Load:
         """Note that a model begins to load, for whoever waits for it."""
+        load = self._load(model)
+        self.work.loads.append(load)
+        return load
+
+    def _load(self, model: Model) -> Load:
         gpus, replicas = self.gpus, self._machine.replicas
         where = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "the CPU"
         if not gpus and replicas > 1:
             where = f"{replicas} CPU replicas"
-        load = Load(model.model, f"{model.alias} on {where}")
-        self.work.loads.append(load)
-        return load
+        return Load(model.model, f"{model.alias} on {where}")
 
-    def _workers(self, role: Role, model: Model, load: Load) -> Workers:
+    def _workers(self, role: Role, model: Model) -> Workers:
+        """Workers of a model, prepared before or started now."""
+        key = Checkpoint(role, model).key
+        if key in self._prepared:
+            workers, load = self._prepared.pop(key)
+            if load.end is None:  # for whoever waits it begins now
+                load.start = monotonic()
+            self.work.loads.append(load)
+        else:
+            workers = self._start_workers(role, model, self._begin_load(model))
+        self._pools[key] = workers
+        return workers
+
+    def _start_workers(self, role: Role, model: Model, load: Load) -> Workers:
         path = self._loaded.locate(model.model)
         adapters = self._adapters_on(model) if role == "text" else ()
         engine = self._engine(role, model)
         order = Order(role, self._with_adapter(model), path, engine, adapters=adapters)
         places = self._machine.places(model)
-        return Workers(order, places, self._out / "logs", self._say, ready=load.finish)
+        share = model.engine.get("gpu_memory_utilization")
+        return Workers(
+            order,
+            places,
+            self._out / "logs",
+            self._say,
+            program=self._machine.worker,
+            ready=load.finish,
+            devices=self._devices,
+            share=min(1.0, share) if isinstance(share, int | float) else 1.0,
+        )
 
     def _adapters_on(self, model: Model) -> tuple[str, ...]:
         """Folders of all adapters that the loaded text model is to answer with."""
@@ -304,6 +403,12 @@ class Fleet:
             for damage in self._journal.damage:
                 self._say(str(damage))
         return self._journal
+
+
+def _by_role(engines: Mapping[str, JournaledText | JournaledReward]) -> Engines:
+    text = {alias: one for alias, one in engines.items() if isinstance(one, JournaledText)}
+    reward = {alias: one for alias, one in engines.items() if isinstance(one, JournaledReward)}
+    return text, reward
 
 
 @cache

@@ -21,6 +21,10 @@ class Place:
     cores: tuple[int, ...] = ()
 
 
+WORKER = ("-m", "prefdata.workers.worker")
+"""What the Python interpreter is given to become a worker."""
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What a run may use of the machine it runs on.
@@ -28,10 +32,12 @@ class Machine:
     Attributes:
         gpus: entries for CUDA_VISIBLE_DEVICES, in its own notation; empty for a run on the CPU.
         replicas: processes a model on the CPU; one for all cores where it is 1.
+        worker: arguments of the interpreter that becomes a worker.
     """
 
     gpus: tuple[str, ...] = ()
     replicas: int = 1
+    worker: tuple[str, ...] = WORKER
 
     def places(self, model: Model) -> list[Place]:
         """One place for each replica of a model; together they use everything.

@@ -15,7 +15,11 @@ from prefdata.recipe.schema import Model
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The first thing a worker hears: which model to load."""
+    """The first thing a worker hears: which model to prepare; `Go` follows when it may load it.
+
+    Attributes:
+        reads_ahead: it reads the weights until then, so that they come from memory.
+    """
 
     role: Role
     model: Model
@@ -23,6 +27,12 @@ class Order:
     engine: str
     cores: tuple[int, ...] = ()
     adapters: tuple[str, ...] = ()
+    reads_ahead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """Its place is free: what was prepared may be loaded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,10 @@ from typing import Any
 from prefdata.engines.model_thread import Call
 from prefdata.errors import PrefdataError
 from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
-from prefdata.workers.machine import Place
+from prefdata.workers.devices import Devices
+from prefdata.workers.machine import WORKER, Place
 from prefdata.workers.messages import Answer, Ask, CannotLoad, Order, Ready, Refusal
-from prefdata.workers.replica import PROGRAM, Replica, Silence
+from prefdata.workers.replica import Replica, Silence
 
 MAX_DEATHS = 3
 """Worker deaths after which a row is a reject: the last time it was the only row."""
@@ -71,6 +72,7 @@ class _Slot:
 
     Attributes:
         load: requests that are not answered.
+        is_dismissed: it had nothing left to do, and its place is others'.
         fruitless: workers that died here one after another without a result and without showing
             which row it was.
         convicted: rows found here one after another that kill, without a result in between.
@@ -84,6 +86,7 @@ class _Slot:
     replica: Replica | None = None
     capacity: int = 0
     load: int = 0
+    is_dismissed: bool = False
     fruitless: int = 0
     convicted: int = 0
     heard: float = 0.0
@@ -124,11 +127,13 @@ class Workers:
         logs: Path,
         say: Callable[[str], None],
         *,
-        program: Sequence[str] = PROGRAM,
+        program: Sequence[str] = WORKER,
         hang_seconds: float = HANG_SECONDS,
         ready: Callable[[], None] = lambda: None,
+        devices: Devices | None = None,
+        share: float = 1.0,
     ) -> None:
-        """Start one worker a place; they load at the same time, and nobody waits for them.
+        """Start one worker a place; each loads when its place is free, and nobody waits for them.
 
         Args:
             order: role, model and path; its cores are the place's.
@@ -138,7 +143,11 @@ class Workers:
             program: what becomes a worker.
             hang_seconds: a worker that has rows and tells nothing for so long is replaced.
             ready: called when a worker has loaded the model.
+            devices: who holds the places; None where nobody else wants them.
+            share: of the memory of a place that a worker takes.
         """
+        self._devices, self._share = devices or Devices(), share
+        self._is_draining = False
         self._hang_seconds, self._ready = hang_seconds, ready
         self._order, self._say, self._program = order, say, program
         self._lock = threading.Lock()
@@ -155,6 +164,8 @@ class Workers:
             )
             for n, slot in enumerate(self._slots)
         ]
+        for place in places:
+            self._devices.line_up(self, place)
         for thread in self._threads:
             thread.start()
 
@@ -188,6 +199,12 @@ class Workers:
         """Processes of the workers that are there now."""
         return [slot.replica.pid for slot in self._slots if slot.replica is not None]
 
+    def dismiss_idle(self) -> None:
+        """From now on let go whoever has nothing left to do; somebody stays until `close`."""
+        with self._lock:
+            self._is_draining = True
+            self._deal()
+
     def close(self) -> None:
         """End all workers; rows in flight raise RuntimeError."""
         with self._lock:
@@ -195,6 +212,7 @@ class Workers:
             for slot in self._slots:
                 if slot.replica is not None:
                     slot.replica.end()
+        self._devices.wake()
         for thread in self._threads:
             thread.join()
         self._fail_all(_closed())
@@ -221,6 +239,18 @@ class Workers:
                 self._give(slot.quarantine.popleft(), slot)
         while self._pending and (free := self._choose(self._pending[0])) is not None:
             self._give(self._pending.popleft(), free)
+        if self._is_draining and not self._pending:
+            self._dismiss()
+
+    def _dismiss(self) -> None:
+        """End those that have nothing to do, or all but one of them where nobody else has."""
+        there = [s for s in self._slots if s.replica is not None and not s.is_dismissed]
+        idle = [s for s in there if not (s.leases or s.quarantine)]
+        idle.sort(key=lambda slot: -slot.capacity)  # the one to stay has loaded, if any has
+        for slot in idle[len(idle) == len(there) :]:
+            slot.is_dismissed, slot.capacity = True, 0
+            if slot.replica is not None:
+                slot.replica.end()
 
     def _choose(self, row: _Row) -> _Slot | None:
         """The slot with the least to do, or one with little more that had an equal prompt."""
@@ -249,13 +279,19 @@ class Workers:
 
     def _keep_worker(self, slot: _Slot) -> None:
         """Keep a worker at a slot until the end, or until no worker lives there."""
-        while not self._is_closing and self._failure is None:
-            order = replace(self._order, cores=slot.place.cores)
+        is_held = False
+        while self._is_wanted(slot):
+            order = replace(self._order, cores=slot.place.cores, reads_ahead=slot is self._slots[0])
             replica = Replica(order, slot.place, slot.log, self._program)
             with self._lock:
                 slot.replica = replica
-                if self._is_closing:
+                if not self._is_wanted(slot):
                     replica.end()
+            is_held = is_held or self._devices.take(
+                self, slot.place, self._share, lambda: self._is_wanted(slot)
+            )
+            if is_held:
+                replica.go()
             slot.heard, is_hanging = monotonic(), False
             while (message := replica.hear(self._hang_seconds / 10)) is not None:
                 if not isinstance(message, Silence):
@@ -267,8 +303,9 @@ class Workers:
             code = replica.wait()
             with self._lock:
                 slot.failed_loads += not slot.capacity
+                is_wanted = self._is_wanted(slot)
                 rows = self._vacate(slot)
-            if self._is_closing or self._failure is not None:
+            if not is_wanted:
                 for row in rows:
                     row.call.fail(self._failure or _closed())
             else:
@@ -276,6 +313,13 @@ class Workers:
                 if is_hanging:
                     told = "it told nothing for too long, and was ended"
                 self._after_death(slot, replica, told, rows)
+        if is_held:
+            self._devices.give_back(self, slot.place, self._share)
+        else:
+            self._devices.leave(self, slot.place)
+
+    def _is_wanted(self, slot: _Slot) -> bool:
+        return not (self._is_closing or self._failure is not None or slot.is_dismissed)
 
     def _hangs(self, slot: _Slot) -> bool:
         """Whether a worker has been silent for too long, loading or with rows."""
@@ -373,6 +417,7 @@ class Workers:
                 for slot in self._slots:
                     if slot.replica is not None:
                         slot.replica.end()
+                self._devices.wake()
             rows = [*self._pending]
             for slot in self._slots:
                 rows += [*self._vacate(slot), *slot.quarantine]

@@ -11,13 +11,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from prefdata.workers.machine import Place
-from prefdata.workers.messages import Ask, FromWorker, Order, receive, send
+from prefdata.workers.machine import WORKER, Place
+from prefdata.workers.messages import Ask, FromWorker, Go, Order, receive, send
 
 GRACE_SECONDS = 5.0
 LOG_LINES = 15
-PROGRAM = ("-m", "prefdata.workers.worker")
-"""What the Python interpreter is given to become a worker."""
 
 
 class Silence:
@@ -28,12 +26,12 @@ class Replica:
     """A worker process in a session of its own, so that its children can be ended with it."""
 
     def __init__(
-        self, order: Order, place: Place, log: Path, program: Sequence[str] = PROGRAM
+        self, order: Order, place: Place, log: Path, program: Sequence[str] = WORKER
     ) -> None:
-        """Start it; it begins to load at once.
+        """Start it; it prepares to load.
 
         Args:
-            order: what it loads.
+            order: what it is to load.
             place: GPUs or cores that it gets.
             log: file to which its output is added.
             program: arguments of the interpreter; the number of the socket follows.
@@ -55,6 +53,11 @@ class Replica:
         self._connection = Connection(ours.detach())
         with suppress(OSError):  # it has died already, which the first hearing tells
             send(self._connection, order)
+
+    def go(self) -> None:
+        """Its place is free: it begins to load."""
+        with suppress(OSError):
+            send(self._connection, Go())
 
     def hear(self, seconds: float) -> FromWorker | Silence | None:
         """What it says within so many seconds; None once it is dead."""

@@ -1,4 +1,4 @@
-"""A worker process: loads one model, answers what arrives. Keeps nothing.
+"""A worker process: prepares and loads one model, answers what arrives. Keeps nothing.
 
 Started by `replica.py` as `python -m prefdata.workers.worker SOCKET`. It ends with the run: when
 the run's end of the socket closes, whatever the reason, it kills its own process group, which
@@ -17,12 +17,14 @@ from multiprocessing import active_children
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from prefdata.engines import open_reward_engine, open_text_engine
+from prefdata.engines import open_reward_engine, open_text_engine, prepare_engine
+from prefdata.engines.checkpoints import read_ahead
 from prefdata.errors import PrefdataError
 from prefdata.workers.messages import (
     Answer,
     Ask,
     CannotLoad,
+    Go,
     Order,
     Ready,
     Refusal,
@@ -33,6 +35,7 @@ from prefdata.workers.messages import (
 Stream = Callable[[Any], AsyncIterator[tuple[int, Any]]]
 Steps = Callable[[], int]
 Opener = Callable[[Order], tuple[Stream, int, Steps]]
+Preparer = Callable[[Order, threading.Event], None]
 DIED = 70
 BEAT_SECONDS = 10.0
 """An engine that has done a step since is told about; one that hangs is silent."""
@@ -40,16 +43,19 @@ BEAT_SECONDS = 10.0
 
 def main() -> None:
     """Serve the socket whose number is the first argument."""
-    serve(Connection(int(sys.argv[1])), open_engine)
+    serve(Connection(int(sys.argv[1])), open_engine, prepare)
 
 
-def serve(connection: Connection, open_engine: Opener) -> None:
+def serve(
+    connection: Connection, open_engine: Opener, prepare: Preparer = lambda order, may_load: None
+) -> None:
     """Load what the order says, tell how it went, answer until there is nothing left to hear.
 
     Args:
         connection: to the run, whose first word is the order.
         open_engine: loads a model; returns how to ask it, its capacity, and how to learn the
             number of steps that its engine has done.
+        prepare: does what touches no device, and ends soon once the event is set.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):  # Ctrl-C and an end to come are the run's
         signal.signal(number, signal.SIG_IGN)
@@ -57,6 +63,8 @@ def serve(connection: Connection, open_engine: Opener) -> None:
     if order.cores:
         os.sched_setaffinity(0, order.cores)
     inbox = _Inbox(connection)
+    prepare(order, inbox.may_load)
+    inbox.may_load.wait()
     try:
         ask, capacity, steps = open_engine(order)
     except PrefdataError as err:
@@ -65,6 +73,15 @@ def serve(connection: Connection, open_engine: Opener) -> None:
     threading.Thread(target=_mind_children, name="children", daemon=True).start()
     send(connection, Ready(capacity))
     asyncio.run(_answer_all(ask, connection, inbox, steps))
+
+
+def prepare(order: Order, may_load: threading.Event) -> None:
+    """Import the engine and read the checkpoint's files, while the place may be another model's."""
+    # whatever is wrong is found again, and told, when the model is loaded
+    with suppress(PrefdataError, ImportError, OSError):
+        prepare_engine(order.engine)
+        if order.reads_ahead:
+            read_ahead(order.path, may_load.is_set)
 
 
 def open_engine(order: Order) -> tuple[Stream, int, Steps]:
@@ -77,9 +94,14 @@ def open_engine(order: Order) -> tuple[Stream, int, Steps]:
 
 
 class _Inbox:
-    """Reads the socket in a thread, from the beginning: the run may end while a model loads."""
+    """Reads the socket in a thread, from the beginning: the run may end while a model loads.
+
+    Attributes:
+        may_load: set once the run has said so.
+    """
 
     def __init__(self, connection: Connection) -> None:
+        self.may_load = threading.Event()
         self._connection = connection
         self._waiting: list[Ask] = []
         self._listener: tuple[asyncio.AbstractEventLoop, asyncio.Queue[Ask]] | None = None
@@ -99,6 +121,9 @@ class _Inbox:
         with suppress(EOFError, OSError):
             while True:
                 ask = receive(self._connection)
+                if isinstance(ask, Go):
+                    self.may_load.set()
+                    continue
                 with self._lock:
                     if self._listener is None:
                         self._waiting.append(ask)
