@@ -14,7 +14,8 @@ from prefdata.cli import app
 from prefdata.export import FORMATS
 from prefdata.recipe.layout import Layout
 from prefdata.recipe.loader import load_recipe, load_settings
-from prefdata.recipe.projection import DpoPreference, Mix, PreferencePairs
+from prefdata.recipe.mix import Mix
+from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.schema import (
     AnyColumn,
     InferenceParameters,

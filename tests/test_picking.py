@@ -11,7 +11,8 @@ from prefdata.pairs.bounds import REASONS
 from prefdata.pairs.pair import Candidate, tokens_of
 from prefdata.pairs.picking import Picked, pick_by_verdict, pick_pairs
 from prefdata.pairs.ranking import combine_scores
-from prefdata.recipe.projection import DpoPreference, OutputProjection, PreferencePairs
+from prefdata.recipe.mix import OutputProjection
+from prefdata.recipe.projection import DpoPreference, PreferencePairs
 
 ONE_PAIR = ["best_vs_worst", "best_vs_random", "best_vs_second", "mu_minus_2sigma"]
 RANKED = [*ONE_PAIR, "exhaustive", "top_k_bottom_k"]

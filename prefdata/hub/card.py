@@ -16,7 +16,7 @@ from prefdata.hub.card_columns import describe_columns
 from prefdata.hub.card_figures import PairFigures, Spread, measure_pairs
 from prefdata.hub.content import Content
 from prefdata.pairs.prompts import tell_of_prompts
-from prefdata.recipe.projection import projections_of
+from prefdata.recipe.mix import projections_of
 from prefdata.recipe.publication import Publish
 from prefdata.recipe.schema import Model
 from prefdata.run.finished import FinishedRun

@@ -33,8 +33,9 @@ from prefdata.pairs.prompts import PairPrompts
 from prefdata.pairs.selection import PairFacts, select
 from prefdata.pairs.tools import PairTools
 from prefdata.recipe.chats import Roles
+from prefdata.recipe.mix import SOURCE
 from prefdata.recipe.pair_rules import SetRules
-from prefdata.recipe.projection import SOURCE, DpoPreference, PreferencePairs
+from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.reads import projected
 from prefdata.recipe.schema import Recipe
 from prefdata.rows import ID, REJECTS, TURNS, Row, is_json, reject

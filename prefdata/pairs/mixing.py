@@ -17,7 +17,7 @@ from prefdata.pairs.prompts import PairPrompts
 from prefdata.pairs.selection import PairFacts, select
 from prefdata.pairs.tools import PairTools
 from prefdata.recipe.chats import Roles
-from prefdata.recipe.projection import SOURCE, Mix, OutputProjection, projections_of
+from prefdata.recipe.mix import SOURCE, Mix, OneProjection, OutputProjection, projections_of
 from prefdata.recipe.reads import score_columns
 from prefdata.recipe.schema import Recipe
 from prefdata.rows import ID, REJECTS, Row
@@ -49,7 +49,7 @@ def make_pairs(
     parts: dict[str, Choice] = {}
     try:
         for name, part in rule.of.items():
-            own = [one for one in scores if recipe is None or one in score_columns(recipe, part)]
+            own = _scores_of(part, scores, recipe)
             with RowsWriter(place / f"{name}-rejects", REJECTS) as refused:
                 parts[name] = choose_pairs(
                     scored, place / name, refused, part,
@@ -95,10 +95,14 @@ def schema_of_pairs(
     """The schema of what `make_pairs` writes, of rows with the schema `scored`."""
     found = []
     for part in projections_of(rule).values():
-        own = [one for one in scores if recipe is None or one in score_columns(recipe, part)]
+        own = _scores_of(part, scores, recipe)
         prompts, tools = PairPrompts(part, recipe, roles), PairTools(part, recipe)
         found.append(pair_schema(scored, part, own, prompts, tools))
     return _union(found) if isinstance(rule, Mix) else found[0]
+
+
+def _scores_of(part: OneProjection, scores: Sequence[str], recipe: Recipe | None) -> Sequence[str]:
+    return scores if recipe is None else score_columns(recipe, part)
 
 
 def _count_sources(pairs: Path) -> dict[str, int]:

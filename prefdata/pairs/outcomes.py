@@ -8,7 +8,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefdata.recipe.projection import OutputProjection
+from prefdata.recipe.mix import OutputProjection
 from prefdata.recipe.reads import texts_of_rule
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ENDS

@@ -10,7 +10,7 @@ import yaml
 
 from prefdata.pairs.mixing import schema_of_pairs
 from prefdata.recipe.chats import Roles
-from prefdata.recipe.projection import OutputProjection
+from prefdata.recipe.mix import OutputProjection
 from prefdata.recipe.schema import Recipe
 from prefdata.rows import REJECTS
 from prefdata.storage.folders import RowsWriter

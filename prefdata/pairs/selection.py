@@ -27,8 +27,8 @@ from prefdata.pairs.split import (
     is_held_out,
     number_keys,
 )
+from prefdata.recipe.mix import Mix
 from prefdata.recipe.pair_rules import SetRules
-from prefdata.recipe.projection import Mix
 from prefdata.seeds.identity import bare
 
 Verdict = Literal[

@@ -21,13 +21,9 @@ from prefdata.recipe.contract import (
     path_of,
 )
 from prefdata.recipe.judges import verdicts
+from prefdata.recipe.mix import OutputProjection, projections_of
 from prefdata.recipe.origins import origin_of
-from prefdata.recipe.projection import (
-    DpoPreference,
-    OutputProjection,
-    PreferencePairs,
-    projections_of,
-)
+from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.providers import LOCAL_PROVIDERS
 from prefdata.recipe.questions import ASKED, system_prompt_of

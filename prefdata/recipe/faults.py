@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from prefdata.errors import suggest
 from prefdata.recipe.columns import AnyColumn
 from prefdata.recipe.contract import At
-from prefdata.recipe.projection import OutputProjection
+from prefdata.recipe.mix import OutputProjection
 from prefdata.recipe.schema import Recipe
 
 LONGEST = 80

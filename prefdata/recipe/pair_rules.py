@@ -74,22 +74,18 @@ class SetRules(BaseModel):
     @model_validator(mode="after")
     def _what_is_selected_and_how(self) -> Self:
         is_cut = self.keep_fraction is not None or self.max_pairs is not None
-        found, why, remedy = "", "", ""
         if (self.select_by or self.select_group) and not is_cut:
-            found = "select_by" if self.select_by else "select_group"
-            why, remedy = "nothing is left out", "add keep_fraction or max_pairs, or remove it"
-        elif isinstance(self.max_pairs, dict) and self.select_group is None:
-            found, why = "max_pairs by value", "no column has the values"
-            remedy = "name the column as select_group"
-        elif is_cut and self.is_selected_by_margin and not self.has_margins:
-            found = "keep_fraction" if self.select_by is None else "select_by: margin"
-            why, remedy = "these pairs have no margin", "add a score, or write select_by: random"
-        if found:
-            raise PydanticCustomError(
-                "pair_rule",
-                "{found} is given, but {why}; {remedy}",
-                {"found": found, "why": why, "remedy": remedy},
+            key = "select_by" if self.select_by else "select_group"
+            raise misused(
+                key, "nothing is left out", "add keep_fraction or max_pairs, or remove it"
             )
+        if isinstance(self.max_pairs, dict) and self.select_group is None:
+            why = "no column has the values"
+            raise misused("max_pairs by value", why, "name the column as select_group")
+        if is_cut and self.is_selected_by_margin and not self.has_margins:
+            key = "keep_fraction" if self.select_by is None else "select_by: margin"
+            remedy = "add a score, or write select_by: random"
+            raise misused(key, "these pairs have no margin", remedy)
         return self
 
     @field_validator("max_pairs", mode="before")
@@ -166,3 +162,12 @@ class PairRules(SetRules):
                     "'expression' column with another name, and keep that", {"name": repr(name)},
                 )  # fmt: skip
         return value
+
+
+def misused(key: str, why: str, remedy: str) -> PydanticCustomError:
+    """What is raised for a key that is given where it has no sense."""
+    return PydanticCustomError(
+        "pair_rule",
+        "{key} is given, but {why}; {remedy}",
+        {"key": key, "why": why, "remedy": remedy},
+    )

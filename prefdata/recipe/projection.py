@@ -1,4 +1,4 @@
-"""The recipe's `output_projection`: how finished rows become pairs. Picks no pair."""
+"""The two projections of finished rows to pairs. Picks no pair."""
 
 import math
 from typing import Annotated, Literal, Self
@@ -7,7 +7,7 @@ from pydantic import Field, StrictInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from prefdata.recipe.contract import Aliases
-from prefdata.recipe.pair_rules import PairRules, SetRules
+from prefdata.recipe.pair_rules import PairRules
 from prefdata.recipe.sides import Chosen, Side
 from prefdata.recipe.values import OneOrMore
 
@@ -24,10 +24,6 @@ Strategy = Literal[
     "delta",
     "given",
 ]
-
-
-SOURCE = "source"
-"""The column of a mix's pairs that names their projection."""
 
 
 class DpoPreference(PairRules):
@@ -340,78 +336,3 @@ def _problem(strategy: str, found: str, why: str, remedy: str) -> PydanticCustom
         "strategy is {strategy} and {found}, but {why}; {remedy}",
         {"strategy": strategy, "found": found, "why": why, "remedy": remedy},
     )
-
-
-OneProjection = Annotated[DpoPreference | PreferencePairs, Field(discriminator="type")]
-
-
-class Mix(SetRules):
-    """Pairs of several projections as one set; their column `source` names the projection.
-
-    So do Olmo 3's preference sets, half of a strong and a weak model, half of a judge
-    (open-instruct, `scripts/train/olmo3/7b_instruct_dpo.sh`).
-    """
-
-    type: Literal["mix"]
-
-    of: Annotated[dict[str, OneProjection], Field(min_length=2)]
-    """The projections, by the names that are their sources. Their rules for a whole set but
-    `test_size` and `reasoning` hold for their own pairs; those of the mix come after.
-    """
-
-    weights: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] | None = None
-    """Shares of the pairs by source: of those that have more than their share the surplus is left
-    out. Without weights all pairs stay. Select `select_group: source` for quotas.
-    """
-
-    @property
-    def prompt_field(self) -> str:
-        """Of all of them."""
-        return next(iter(self.of.values())).prompt_field
-
-    @property
-    def has_margins(self) -> bool:
-        """Whether pairs have a margin."""
-        return all(part.has_margins for part in self.of.values())
-
-    @model_validator(mode="after")
-    def _parts_that_can_be_mixed(self) -> Self:
-        found, why, remedy = "", "", ""
-        for name, part in self.of.items():
-            for key in ("test_size", "reasoning", "order_by"):
-                if getattr(part, key, None):
-                    found, why = f"of.{name}.{key}", "it is said of all pairs together"
-                    remedy = "remove it" if key == "order_by" else "write it beside 'of'"
-        if len({part.prompt_field for part in self.of.values()}) > 1:
-            found, why = "several columns as prompt_field", "the pairs have one kind of prompt"
-            remedy = "name one column in all of them"
-        if self.weights is not None and self.weights.keys() != self.of.keys():
-            found, why = f"weights of {sorted(self.weights)}", f"'of' names {sorted(self.of)}"
-            remedy = "write one weight for each"
-        if self.weights is not None and self.select_group not in (None, SOURCE):
-            found, why = "weights with select_group", "each share would be of one source"
-            remedy = "remove one of them"
-        if found:
-            raise PydanticCustomError(
-                "pair_rule",
-                "{found} is given, but {why}; {remedy}",
-                {"found": found, "why": why, "remedy": remedy},
-            )
-        return self
-
-
-OutputProjection = Annotated[DpoPreference | PreferencePairs | Mix, Field(discriminator="type")]
-
-
-def projections_of(
-    rule: DpoPreference | PreferencePairs | Mix,
-) -> dict[str, DpoPreference | PreferencePairs]:
-    """The projections of a mix by name; one alone has no name."""
-    return dict(rule.of) if isinstance(rule, Mix) else {"": rule}
-
-
-def first_projection(
-    rule: DpoPreference | PreferencePairs | Mix,
-) -> DpoPreference | PreferencePairs:
-    """The first of a mix, whose prompts are those of all."""
-    return next(iter(projections_of(rule).values()))

@@ -5,13 +5,8 @@ from typing import Any
 
 from prefdata.recipe.columns import given_columns
 from prefdata.recipe.contract import Column, Scored
-from prefdata.recipe.projection import (
-    SOURCE,
-    DpoPreference,
-    Mix,
-    OutputProjection,
-    PreferencePairs,
-)
+from prefdata.recipe.mix import SOURCE, Mix, OutputProjection
+from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.questions import ASKED, system_prompt_of
 from prefdata.recipe.schema import Recipe
 

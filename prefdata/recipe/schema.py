@@ -12,7 +12,7 @@ from prefdata.errors import suggest
 from prefdata.recipe.chats import SystemPromptMode
 from prefdata.recipe.columns import AnyColumn
 from prefdata.recipe.layout import Layout
-from prefdata.recipe.projection import OutputProjection
+from prefdata.recipe.mix import OutputProjection
 from prefdata.recipe.providers import CLIENTS, LOCAL_PROVIDERS
 from prefdata.recipe.publication import Publish
 from prefdata.recipe.values import (

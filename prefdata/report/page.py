@@ -20,7 +20,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe.projection import DpoPreference, first_projection
+from prefdata.recipe.mix import first_projection
+from prefdata.recipe.projection import DpoPreference
 from prefdata.recipe.questions import ASKED
 from prefdata.recipe.reads import score_columns
 from prefdata.report.breakdown import plan_breakdowns

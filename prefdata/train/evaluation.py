@@ -15,7 +15,7 @@ from prefdata.export import Export
 from prefdata.inference import Message
 from prefdata.pairs.prompts import PairPrompts
 from prefdata.recipe.contract import Scored
-from prefdata.recipe.projection import first_projection
+from prefdata.recipe.mix import first_projection
 from prefdata.recipe.schema import Model, Recipe, SeedDataset
 from prefdata.rows import ID, Row, rows_of
 from prefdata.run.finished import FinishedRun
