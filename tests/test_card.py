@@ -11,6 +11,7 @@ import yaml
 from conftest import ROOT
 from datasets import load_dataset
 from jinja2 import Environment
+from layout_rows import LAYOUTS
 from runs import DIALOGUE, TOOL, make_run
 from trl import is_conversational
 from typer.testing import CliRunner
@@ -205,6 +206,23 @@ def test_the_command_of_a_run_from_a_file_makes_the_same_pairs(run, tmp_path, mo
         assert list(read_rows(tmp_path / "again" / "pairs", stem=stem)) == list(
             read_rows(run / "pairs", stem=stem)
         )
+
+
+@pytest.mark.parametrize("layout", ["chatbot_arena_conversations", "helpsteer2", "hh-rlhf"])
+def test_the_card_of_labelled_texts_has_their_columns_and_their_command(
+    tmp_path, monkeypatch, layout
+):
+    file = tmp_path / "texts.jsonl"
+    file.write_bytes(b"\n".join(map(orjson.dumps, LAYOUTS[layout]())))
+    monkeypatch.chdir(tmp_path)
+    made = ["pairs", file, "--layout", layout, "--out", "run", "test_size=2"]
+    assert CliRunner().invoke(app, [str(one) for one in made]).exit_code == 0
+    _, prose = card_of(tmp_path / "run")
+    (line,) = [line for line in prose.splitlines() if line.startswith("prefdata pairs ")]
+    done = CliRunner().invoke(app, shlex.split(line)[1:])
+    assert done.exit_code == 0, done.output
+    assert list(read_rows(tmp_path / "again" / "pairs")) == list(read_rows(tmp_path / "run/pairs"))
+    assert CliRunner().invoke(app, ["report", "run"]).exit_code == 0
 
 
 def test_texts_of_the_recipe_cannot_break_the_card(project):

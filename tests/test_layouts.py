@@ -354,18 +354,33 @@ def test_pairs_of_a_file_are_chosen_again_in_their_folder(tmp_path):
     assert (code, "6 train" in said) == (0, True)
 
 
+def test_candidates_of_a_build_come_back_and_are_recognised(project):
+    build(project.load(), project.folder / "run", rehearse=True, say=lambda line: None)
+    lines = list(read_rows(project.folder / "run" / "candidates"))
+    assert recognise(lines).file == "prefdata"
+    assert recognise(read_rows(project.folder / "run" / "pairs")).file == "prefdata-pairs"
+    record = choose(project.folder / "run", project.folder / "again", "prefdata")
+    told = [
+        (pair["prompt"], pair["chosen"], pair["margin"]) for pair in pairs(project.folder / "run")
+    ]
+    back = [(p["prompt"], p["chosen"], p["margin"]) for p in pairs(project.folder / "again")]
+    assert record["candidates"] == sum(len(line["candidates"]) for line in lines)
+    assert sorted(back) == sorted(told)
+
+
 def test_candidates_and_pairs_of_a_run_come_back(tmp_path):
     place = write(tmp_path / "x.jsonl", LAYOUTS["openai"]())
     choose(place, tmp_path / "run", "openai")
-    choose(tmp_path / "run" / "candidates", tmp_path / "again", "prefdata")
-    choose(tmp_path / "run" / "pairs", tmp_path / "pairs", "prefdata-pairs")
+    choose(tmp_path / "run", tmp_path / "again", "prefdata")
+    choose(tmp_path / "run", tmp_path / "pairs", "prefdata-pairs")
+    choose(tmp_path / "run" / "candidates", tmp_path / "part", "prefdata")
     names = ("prompt", "chosen", "rejected", "chosen_score", "rejected_score", "margin")
     first, *others = (
         [{name: pair[name] for name in names} for pair in pairs(tmp_path / out)]
-        for out in ("run", "again", "pairs")
+        for out in ("run", "again", "pairs", "part")
     )
     assert len(first) == 8
-    assert others == [first, first]
+    assert others == [first, first, first]
     exported = export_run(tmp_path / "run", "trl", ExportOptions(test_size=0), say=str)
     choose(exported.folder / "train.jsonl", tmp_path / "exported", "prefdata-pairs")
     back = [{name: pair[name] for name in names} for pair in pairs(tmp_path / "exported")]

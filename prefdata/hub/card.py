@@ -237,7 +237,8 @@ def _repick_command(run: FinishedRun) -> str:
     for key, value in record["projection"].items():
         if value is not None and key != "type":
             words.append(f"{key}={orjson.dumps(value).decode()}")
-    for key, value in record["fields"].items():
+    defaults = {"prompt": None, "score": None} if "text" in record["fields"] else {}
+    for key, value in (defaults | record["fields"]).items():
         is_plain = isinstance(value, str) and yaml.safe_load(value) == value
         told = value if is_plain else orjson.dumps(value).decode()
         words += ["--map", f"{key}={told}"]

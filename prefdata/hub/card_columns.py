@@ -20,6 +20,7 @@ _SIDES = {
     "reasoning_marks": "what stands before the thought and after it, as it was written",
     "completion_tokens": "length of {side} in tokens of that model's tokenizer",
     "tool_calls": "tool calls in {side}, as JSON; null where there are none",
+    "turns": "messages between the prompt and {side}, as JSON; null where there are none",
     "scores": "every score of {side}, raw",
 }
 _PAIRS = {
@@ -31,7 +32,7 @@ _PAIRS = {
     "rejected": "the other answer",
     "chosen_score": "score of chosen, raw and without a unit, the higher the better",
     "rejected_score": "score of rejected, likewise",
-    "margin": "`chosen_score` - `rejected_score`",
+    "margin": "`chosen_score` - `rejected_score`, or what the label says; null where unknown",
     "z_margin": "`margin` in standard deviations of the prompt's scores; null unless asked for",
     "is_tie": "whether both were judged equally good",
     "reward": "what a trainer may weigh the pair with",

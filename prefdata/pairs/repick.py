@@ -22,7 +22,7 @@ from prefdata.recipe.loader import load_recipe, validate_pair_rules
 from prefdata.recipe.reads import score_columns
 from prefdata.recipe.schema import Recipe, SeedDataset
 from prefdata.rows import REJECTS, Row
-from prefdata.seeds.files import read_lines, seed_files
+from prefdata.seeds.files import configs_of, read_lines, seed_files
 from prefdata.seeds.turns import Turns
 from prefdata.storage.disk import disk_errors
 from prefdata.storage.folders import RowsWriter, link_folder, read_schema, read_tables
@@ -152,6 +152,8 @@ def pairs_of_file(
         raise PrefdataError(f"{file}: not found; give a run folder or a file of scored candidates")
     _check_out(out, [Input(file, "the file of candidates")], is_same=False, is_forced=force)
     groups, notes = Turns(layout), list[str]()
+    if config is None and layout.each in configs_of(file):  # a run's, where its folder is given
+        config = layout.each
     source = SeedDataset(path=(str(file),), name=config, split=split)
     groups.read(read_lines(source, str(file), notes))
     groups.check_fields(

@@ -28,6 +28,10 @@ _KINDS = {
 """pydantic's types of error in the words of a recipe."""
 
 
+_TAG = re.compile(r"constrained-\w+|dict\[.*\]|tuple\[.*\]|\[key\]")
+"""What pydantic adds to a path to tell the members of a union apart."""
+
+
 class Lines:
     """Where each YAML path was set: in the file, or on the command line."""
 
@@ -131,6 +135,7 @@ def _without_tags(loc: At) -> At:
     """A YAML path: pydantic puts a union's tag behind `columns.N` and `output_projection`."""
     if loc[-1:] in (("int",), ("float",), ("str",), ("bool",)):  # members of a plain union
         loc = loc[:-1]
+    loc = tuple(part for part in loc if not _TAG.fullmatch(str(part)))
     if loc[:2] == ("seed_dataset", "path"):  # one path is read as a list of one
         return loc[:2]
     if loc[:1] == ("columns",) and len(loc) > 2:

@@ -291,8 +291,12 @@ def expand_layout(given: Any) -> Any:
         PrefdataError: there is no such preset.
     """
     told = {"layout": given} if isinstance(given, str) else given
-    if not isinstance(told, dict) or not isinstance(told.get("layout"), str):
+    if not isinstance(told, dict) or "layout" not in told:
         return given
+    if not isinstance(told["layout"], str):
+        raise PrefdataError(
+            f"layout is {told['layout']!r}; name one of: {', '.join(layout_names())}"
+        )
     more = {key: value for key, value in told.items() if key != "layout"}
     return plain(load_preset(told["layout"])) | more
 

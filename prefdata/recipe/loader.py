@@ -216,7 +216,7 @@ def load_layout(name: str | None, overrides: Sequence[str]) -> Layout:
     raw = _resolve(config, lines)
     if not name:
         is_pair = raw.keys() & {"a", "b", "label", "chosen", "rejected"}
-        raw = {"prompt": "prompt"} | ({} if is_pair else {"text": "text", "score": "score"}) | raw
+        raw = ({} if is_pair else {"prompt": "prompt", "text": "text", "score": "score"}) | raw
     try:
         return Layout.model_validate(expand_layout(raw))
     except ValidationError as err:

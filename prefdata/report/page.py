@@ -146,8 +146,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _sources(run: FinishedRun) -> Sources:
     if run.recipe is None:
-        rule = run.record["projection"]
-        return Sources(rule["candidates"], (), ("score",), rule["prompt_field"], ())
+        told = run.record["projection"]
+        return Sources(told["candidates"], (), run.given_scores, told["prompt_field"], ())
     recipe, rule = run.recipe, first_projection(run.recipe.output_projection)
     stages = tuple(column.name for column in recipe.columns)
     scores = tuple(score_columns(recipe, rule))

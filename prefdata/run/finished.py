@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.errors import PrefdataError
+from prefdata.recipe.layout import Layout
 from prefdata.recipe.loader import LoadedRecipe, load_recipe
 from prefdata.recipe.reads import answering_aliases
 from prefdata.recipe.schema import Model, Recipe
@@ -33,6 +34,11 @@ class FinishedRun:
     def seed(self) -> int:
         """The recipe's, or the one that was given with the file."""
         return self.recipe.seed if self.recipe else int(self.record["seed"])
+
+    @property
+    def given_scores(self) -> tuple[str, ...]:
+        """Columns with a score for each text, of a run from a file without a recipe."""
+        return Layout.model_validate(self.record["fields"]).score_columns
 
     def tell(self, value: Any) -> Any:
         """A value of the recipe as it may be written: an interpolation for the environment's."""

@@ -70,7 +70,7 @@ def read_lines(
         )
     if splits:
         files, left = _of_split(files, splits, config.split, path)
-        if left and not _configs(local):
+        if left and not configs_of(local):
             notes.append(f"seed_dataset.path: {path}: files in no split are not read: {left}")
     if files:
         keys = ("revision",) if splits else ("name", "split", "revision")
@@ -123,7 +123,7 @@ def splits_of(folder: Path, files: Iterable[Path], config: str | None) -> dict[s
     Raises:
         PrefdataError: there is no such configuration, or none is given and there are several.
     """
-    configs, known = _configs(folder), {file.resolve() for file in files}
+    configs, known = configs_of(folder), {file.resolve() for file in files}
     chosen = configs.get(config) if config else _default(configs)
     if configs and chosen is None:
         what = "it has several configurations" if config is None else f"there is no {config!r}"
@@ -142,7 +142,8 @@ def _default(configs: dict[str, Row]) -> Row | None:
     return next(iter(named or configs.values())) if named or len(configs) == 1 else None
 
 
-def _configs(folder: Path) -> dict[str, Row]:
+def configs_of(folder: Path) -> dict[str, Row]:
+    """Configurations that the README of a folder tells of, by name."""
     card = folder / "README.md"
     head = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     if not head.startswith("---\n"):
