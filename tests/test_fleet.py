@@ -118,6 +118,7 @@ def test_models_that_do_not_fit_together_take_turns_and_load_once(two_writers, t
     assert record["rejects"]["candidates: prompt_too_long"] == 1
 
 
+@pytest.mark.vllm  # no other engine shares a GPU
 @pytest.mark.parametrize(
     ("shares", "model_groups"),
     [([None, None], 2), ([0.5, 0.4], 1), ([0.6, 0.5], 2), ([0.5, None], 2)],
@@ -127,13 +128,19 @@ def test_models_are_loaded_together_where_the_recipe_gives_each_its_share(
     two_writers, tmp_path, shares, model_groups
 ):
     for model, share in zip(two_writers.recipe["models"], shares, strict=False):
+        model["provider"] = "vllm"
         model["engine"] = {} if share is None else {"gpu_memory_utilization": share}
     loaded = two_writers.load()
     first = plan_passes(loaded.recipe)[0]
     with Fleet(loaded, tmp_path, machine=ONE_GPU, **QUIET) as fleet:
         assert len(fleet.model_groups(first)) == model_groups
-    with Fleet(loaded, tmp_path, machine=Machine(), **QUIET) as fleet:
-        assert len(fleet.model_groups(first)) == 1
+
+
+@pytest.mark.parametrize(("machine", "model_groups"), [(ONE_GPU, 2), (Machine(), 1)])
+def test_models_that_need_no_gpu_are_loaded_together(two_writers, tmp_path, machine, model_groups):
+    loaded = two_writers.load()
+    with Fleet(loaded, tmp_path, machine=machine, **QUIET) as fleet:
+        assert len(fleet.model_groups(plan_passes(loaded.recipe)[0])) == model_groups
 
 
 def test_the_window_grows_with_the_gpus(two_writers, tmp_path):
