@@ -115,6 +115,8 @@ def _score_flaw(
 ) -> Reason | None:
     if is_tie and rule.ties == "drop":
         return "tie"
+    if high >= low and not rule.min_margin:  # of most pairs this is all
+        return None
     slack = slack_of(max(abs(high), abs(low)))
     if high - low < -slack:  # however little of the deviation this is
         return "below_min_margin"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import orjson
 
@@ -47,8 +47,7 @@ class Candidate:
         return said(self.text, self.tool_calls, self.turns)
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):  # millions are made, and most are dropped again
     """Chosen is better than rejected, or as good where `is_tie`.
 
     Attributes:

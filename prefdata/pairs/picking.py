@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain, product
+from itertools import chain, combinations, product
 from operator import attrgetter
 
 from prefdata.pairs.bounds import (
@@ -264,6 +264,8 @@ def _offers(
     if rule.strategy == "top_k_bottom_k":
         k = min(rule.k or 1, len(ranked) // 2)
         above, below = above[:k], below[-k:]
+    if above == below == ranked:
+        return combinations(ranked, 2)
     place = {id(one): at for at, one in enumerate(ranked)}
     return (pair for pair in product(above, below) if place[id(pair[0])] < place[id(pair[1])])
 
