@@ -182,6 +182,11 @@ def test_a_recipe_names_a_layout_and_ranks_are_better_low(tmp_path):
     )
     build(load_recipe(tmp_path / "r.yaml"), tmp_path / "out", say=lambda line: None)
     assert {pair["chosen"][:8] for pair in pairs(tmp_path / "out")} == {"Answer 0"}
+    mix = "{type: mix, of: {a: {type: preference_pairs, candidates: candidates, score: score,"
+    mix += " strategy: exhaustive, max_pairs_per_prompt: 1}, b: {type: preference_pairs,"
+    mix += " candidates: candidates, score: first, strategy: best_vs_worst}}}"
+    whole = load_recipe(tmp_path / "r.yaml", [f"output_projection={mix}"]).recipe
+    assert [one.better for one in whole.output_projection.of.values()] == ["lower", "higher"]
     # what a column scores anew is not a rank
     again = ["output_projection.score=first"]
     build(load_recipe(tmp_path / "r.yaml", again), tmp_path / "out", say=lambda line: None)

@@ -581,3 +581,12 @@ def test_a_limit_reads_no_more_shards_of_a_hub_dataset_than_it_needs(hub, more):
     assert stub.count("GET", "train-0") >= 1
     assert stub.count("GET", "train-2") == 0
     assert shell.value(LOADED.format(more.strip(", "))) == list("012345")
+
+
+def test_pairs_are_made_of_a_hub_dataset_by_its_layout(hub, tmp_path):
+    _, shell = hub
+    done = shell.run("pairs", "user/shards", "--layout", "trl", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "6 train from 6 prompts" in done.out
+    done = shell.run("pairs", "user/shards", "--out", tmp_path / "out")
+    assert "user/shards: not found; give a run folder" in done.err

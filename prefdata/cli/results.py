@@ -16,7 +16,7 @@ def pairs(
         Path,
         typer.Argument(
             metavar="RUN|FILE",
-            help="A finished run, or a file or folder of scored or labelled texts.",
+            help="A finished run, or scored or labelled texts: a file, a folder or a Hub dataset.",
         ),
     ],
     overrides: Annotated[
@@ -74,16 +74,18 @@ def pairs(
         from prefdata.cli.summary import print_summary
         from prefdata.pairs.repick import is_run, pairs_of_file, pairs_of_run
         from prefdata.recipe.loader import load_layout
+        from prefdata.seeds.files import may_be_hub_id
 
-        if not source.exists():
-            raise PrefdataError(
-                f"{source}: not found; give a run folder or a file of scored candidates"
-            )
         named = {"prompt": prompt, "text": text, "score": score}
         told = [f"{key}={json.dumps(path)}" for key, path in named.items() if path is not None]
         told += [f"group_by={json.dumps(group)}"] if group else []
         told += mapping or []
-        if is_run(source) and not (told or layout or config or split):
+        is_mapped = bool(told or layout)
+        if not (source.exists() or (is_mapped and may_be_hub_id(str(source)))):
+            raise PrefdataError(
+                f"{source}: not found; give a run folder or a file of scored candidates"
+            )
+        if is_run(source) and not (is_mapped or config or split):
             folder = out or source
             record = pairs_of_run(source, overrides or (), folder, force=force)
         else:

@@ -22,7 +22,7 @@ from prefdata.recipe.loader import load_recipe, validate_pair_rules
 from prefdata.recipe.reads import score_columns
 from prefdata.recipe.schema import Recipe, SeedDataset
 from prefdata.rows import REJECTS, Row
-from prefdata.seeds.files import configs_of, read_lines, seed_files
+from prefdata.seeds.files import configs_of, may_be_hub_id, read_lines, seed_files
 from prefdata.seeds.turns import Turns
 from prefdata.storage.disk import disk_errors
 from prefdata.storage.folders import RowsWriter, link_folder, read_schema, read_tables
@@ -133,8 +133,8 @@ def pairs_of_file(
     rejects.
 
     Args:
-        file: or a folder; fields that the layout does not name are ignored but for alias, model,
-            temperature, sample and finish_reason, which are carried along.
+        file: or a folder, or the id of a Hub dataset; fields that the layout does not name are
+            ignored but for alias, model, temperature, sample and finish_reason.
         layout: where its lines have what.
         overrides: `key=value` of the pair rules; on top of those that go with the layout.
         out: gets candidates, pairs, rejects and run.json.
@@ -148,7 +148,7 @@ def pairs_of_file(
         PrefdataError: the file is missing or has no usable line, or a rule is wrong.
     """
     rule, scores = validate_pair_rules(layout.rules, overrides), layout.score_columns
-    if not file.exists():
+    if not file.exists() and not may_be_hub_id(str(file)):
         raise PrefdataError(f"{file}: not found; give a run folder or a file of scored candidates")
     _check_out(out, [Input(file, "the file of candidates")], is_same=False, is_forced=force)
     groups, notes = Turns(layout), list[str]()
@@ -182,7 +182,7 @@ def pairs_of_file(
             "judges": {},
             "candidates": count,
             "rehearsed": False,
-            "source": file.name,
+            "source": file.name if file.exists() else str(file),
             "fields": plain(layout),
             "part": source.model_dump(include={"name", "split"}, exclude_none=True),
             "seed": seed,

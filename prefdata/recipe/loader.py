@@ -295,9 +295,12 @@ def _use_layout(raw: dict[str, Any], lines: Lines) -> None:
     except PrefdataError as err:
         place = lines.place(("seed_dataset", "candidates"))
         raise PrefdataError(f"{place}: {err}") from err
-    is_lower = isinstance(told, dict) and told.get("better") == "lower"
-    if is_lower and isinstance(rule, dict) and rule.get("score") == "score":
-        rule.setdefault("better", "lower")
+    if not isinstance(told, dict) or told.get("better") != "lower" or not isinstance(rule, dict):
+        return
+    parts = rule.get("of")
+    for one in (rule, *(parts.values() if isinstance(parts, dict) else ())):
+        if isinstance(one, dict) and one.get("score") == "score":
+            one.setdefault("better", "lower")
 
 
 def _add_providers(raw: dict[str, Any]) -> Iterator[tuple[At, str, str]]:
