@@ -41,10 +41,33 @@ _PAIRS = {
     for side in ("chosen", "rejected")
     for name, text in _SIDES.items()
 }
+NESTED = {
+    "text": "the text, verbatim; empty where it failed",
+    "sample": "its number, from 0 for each alias",
+    "alias": "of the model in the recipe",
+    "model": "its checkpoint",
+    "temperature": "its sampling temperature",
+    "seed": "the sampling seed, derived from the recipe's",
+    "finish_reason": "`stop`, `length` where `max_tokens` cut it, `tool_calls`, or a failure",
+    "prompt_tokens": "tokens of what was asked, by the model's own tokenizer",
+    "completion_tokens": "tokens that the model wrote, those of a thought among them",
+    "reasoning": "the thought before the text; null without one",
+    "reasoning_tokens": "its tokens",
+    "reasoning_marks": "what stands before the thought and after it, as it was written",
+    "tool_calls": "calls in the text, as JSON; null where there are none",
+    "turns": "messages between the prompt and the text, as JSON, in transcripts from elsewhere",
+    "answer": "`llm_structured`: the whole answer as JSON, where it has keys beyond the schema's",
+    "verdicts": "`llm_judge`: the raw answers as JSON, first order first",
+    "agreed": "`llm_judge`: whether both orders say the same; null if asked once",
+    "parent": "`expand`: key of the row with the list",
+    "item": "`expand`: place in the list, from 0",
+    "items": "`expand`: length of the list",
+}
+"""What the parts of candidates and of `…__meta` mean."""
 _REJECTS = {
     "id": "the row's key",
     "stage": "where the row was refused: `seeds`, a column, or `pairs`",
-    "reason": "a short word, counted below",
+    "reason": "a short word, counted in the summary",
     "detail": "the reason in a sentence",
     "source": "file and line of a seed",
     "row": "everything the row had, as a JSON text",

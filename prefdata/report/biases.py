@@ -9,7 +9,7 @@ from prefdata.report.spreads import wilson
 def margins_cell(run: Numbers) -> Cell:
     """How much higher chosen is scored."""
     if run.margins is None:
-        return Cell("The pairs of this run have no scores, so they have no margin.")
+        return Cell("The pairs of this run have no scores, so they have no margin.", is_empty=True)
     spread = run.margins
     low, middle, high = (number(value) for value in spread.quantiles)
     summary = (
@@ -30,9 +30,9 @@ def wins_cell(run: Numbers) -> Cell:
     """Whose texts are chosen."""
     wins, groups = run.wins, run.wins.groups
     if not groups:
-        return Cell("This run has no pair in which one side is preferred.")
+        return Cell("This run has no pair in which one side is preferred.", is_empty=True)
     if {name for name, _ in groups} == {UNKNOWN}:
-        return Cell("The texts of this run came without alias and model.")
+        return Cell("The texts of this run came without alias and model.", is_empty=True)
     first = groups[0]
     share, low, high = wins.share(first)
     if len(groups) == 1:
@@ -68,7 +68,7 @@ def length_cell(run: Numbers) -> Cell:
     """Which of two lengths is chosen."""
     found = run.lengths
     if not found.pairs:
-        return Cell("This run has no pair.")
+        return Cell("This run has no pair.", is_empty=True)
     chosen, rejected = found.chosen / found.pairs, found.rejected / found.pairs
     share, low, high = found.share
     summary = (
@@ -104,7 +104,7 @@ def judges_cell(run: Numbers) -> Cell:
     """Agreement and position bias of judges that are asked in both orders."""
     judged = {name: counts for name, counts in run.record["judges"].items() if counts["rows"]}
     if not judged:
-        return Cell("No judge of this run compares two responses in both orders.")
+        return Cell("No judge of this run compares two responses in both orders.", is_empty=True)
     told, rows = [], []
     shares: list[list[float]] = [[], [], []]
     for name, counts in judged.items():

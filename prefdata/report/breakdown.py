@@ -81,6 +81,8 @@ def plan_breakdowns(tables: Iterable[pa.Table], columns: Sequence[str]) -> list[
 
 def breakdown_cell(breakdowns: Sequence[Breakdown]) -> Cell:
     """A chart and a table for each column."""
+    if not breakdowns:
+        return Cell("The pairs of this run keep no column that could be told apart.", is_empty=True)
     told, charts, tables = [], [], []
     for one in breakdowns:
         counts = [part.lengths.pairs for part in one.slices.values()]

@@ -67,12 +67,14 @@ class Cell:
         summary: the finding in a sentence or two.
         warnings: what the user should look at.
         tables: (caption, table); those of a chart hold its numbers.
+        is_empty: the run has nothing of the kind; the summary says so beside another run.
     """
 
     summary: str
     charts: Sequence[Chart] = ()
     tables: Sequence[tuple[str, Table]] = ()
     warnings: Sequence[str] = ()
+    is_empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Panel:
     @property
     def is_empty(self) -> bool:
         """Whether no run has anything to show in it."""
-        return not any(cell.charts or cell.tables for cell in self.cells)
+        return all(cell.is_empty for cell in self.cells)
 
     @property
     def is_wide(self) -> bool:

@@ -142,7 +142,7 @@ def _funnel(run: Numbers) -> Cell:
 
 def _scores(run: Numbers) -> Cell:
     if not any(run.scores.values()):
-        return Cell("No column of this run scores the texts one by one.")
+        return Cell("No column of this run scores the texts one by one.", is_empty=True)
     charts, tables, told = [], [], []
     for name, groups in run.scores.items():
         if not groups:
@@ -182,9 +182,9 @@ def _throughput(run: Numbers) -> Cell:
     asked = record["requests"]
     replayed = f" {asked['replayed']:,} answers came from the journal." if asked["replayed"] else ""
     if not {"throughput", "pace"} & record.keys():  # the second was its name in earlier runs
-        return Cell("This run has not recorded its throughput." + replayed)
+        return Cell("This run has not recorded its throughput." + replayed, is_empty=True)
     if found is None or not any(found.requests):
-        return Cell("No model was asked in the last build." + replayed)
+        return Cell("No model was asked in the last build." + replayed, is_empty=True)
     summary = (
         f"{asked['generated']:,} texts and {asked['scored']:,} scores in "
         f"{duration(record['seconds']['total'])}.{replayed}"
