@@ -13,7 +13,7 @@ from prefdata.pipeline import build
 from prefdata.recipe.plan import plan_passes
 from prefdata.run.passes import window_for
 from prefdata.storage.folders import read_rows
-from prefdata.workers.fleet import Fleet
+from prefdata.workers.fleet import EAGER_TOKENS, Fleet, launch_options
 from prefdata.workers.machine import Machine
 
 ONE_GPU = Machine(gpus=("0",))  # there is none here: the workers find that out and use the CPU
@@ -141,6 +141,12 @@ def test_models_that_need_no_gpu_are_loaded_together(two_writers, tmp_path, mach
     loaded = two_writers.load()
     with Fleet(loaded, tmp_path, machine=machine, **QUIET) as fleet:
         assert len(fleet.model_groups(plan_passes(loaded.recipe)[0])) == model_groups
+
+
+def test_vllm_compiles_only_where_there_is_much_to_write():
+    assert launch_options({"dtype": "bfloat16"}, EAGER_TOKENS) == {"dtype": "bfloat16"}
+    assert launch_options({}, EAGER_TOKENS - 1) == {"enforce_eager": True}
+    assert launch_options({"enforce_eager": False}, 1) == {"enforce_eager": False}
 
 
 def test_the_window_grows_with_the_gpus(two_writers, tmp_path):

@@ -225,6 +225,20 @@ def test_a_reward_model_is_examined_before_it_scores():
     engine.close()
 
 
+def test_what_transformers_reads_is_kept_and_vllm_is_compared_with_it(monkeypatch, tmp_path):
+    from prefdata.engines import open_reward_engine
+    from prefdata.recipe.schema import Model
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = Model(alias="grader", model=RM.model)
+    open_reward_engine(model, RM.model, "vllm").close()
+    [kept] = (tmp_path / "prefdata" / "reward-checks").glob("*.json")
+    scores = orjson.loads(kept.read_bytes())
+    kept.write_bytes(orjson.dumps([[value + 1 for value in logits] for logits in scores]))
+    with pytest.raises(PrefdataError, match="they differ"):
+        open_reward_engine(model, RM.model, "vllm")
+
+
 def test_a_reward_model_that_is_read_wrongly_is_refused(monkeypatch):
     from prefdata.engines import open_reward_engine, vllm
     from prefdata.recipe.schema import Model

@@ -28,7 +28,7 @@ def hash_files(files: Iterable[Path], *, settled: float = SETTLED) -> list[str]:
 def _hash(file: Path, settled: float) -> str:
     found = file.stat()
     name = f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
-    memo = _folder() / name
+    memo = cache_folder() / "file-hashes" / name
     with suppress(OSError):  # there is none, or it cannot be read: the file itself is
         known = memo.read_text()
         if len(known) == 32:
@@ -48,6 +48,6 @@ def _remember(memo: Path, digest: str) -> None:
     unfinished.replace(memo)
 
 
-def _folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "prefdata" / "file-hashes"
+def cache_folder() -> Path:
+    """Where what is computed once is kept: `$XDG_CACHE_HOME/prefdata`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefdata"

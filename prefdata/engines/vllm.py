@@ -5,12 +5,15 @@ engine is made too, since its CPU build binds the threads of whoever makes it.
 """
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing
-from dataclasses import dataclass
+from contextlib import aclosing, nullcontext
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import count
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from vllm import envs
@@ -23,9 +26,13 @@ from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.version import __version__ as vllm_version
 
+from prefdata.engines.checkpoints import identify
 from prefdata.engines.doctor import PROBES, check_begin, compare
+from prefdata.engines.file_hashes import cache_folder
 from prefdata.engines.model_thread import Call, ModelThread
+from prefdata.engines.once import once, remember
 from prefdata.engines.protocols import RewardEngine
 from prefdata.engines.reasoning import Opening, prefill_of
 from prefdata.engines.reward_families import Family, Reading
@@ -41,6 +48,7 @@ from prefdata.engines.transformers.reward import TransformersRewardEngine, encod
 from prefdata.engines.vllm_arguments import Task, engine_arguments
 from prefdata.engines.vllm_reasoning import open_vllm_reader
 from prefdata.errors import PrefdataError, RowError
+from prefdata.fingerprint import digest
 from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 from prefdata.recipe.schema import Model
 from prefdata.recipe.values import Reasoning
@@ -325,15 +333,15 @@ def open_text(model: Model, path: str, adapters: tuple[str, ...] = ()) -> VllmTe
 def open_reward(model: Model, path: str, family: Family) -> VllmRewardEngine:
     """Load a reward model, and make sure that transformers reads the same from it.
 
-    transformers goes first and is gone when vLLM takes the memory. `skip_health_check` leaves this
-    out.
+    transformers goes first and is gone when vLLM takes the memory. What it reads is kept: the next
+    time it is not loaded at all. `skip_health_check` leaves all of this out.
 
     Raises:
         PrefdataError: they differ, or as from `VllmRewardEngine`.
     """
     checkpoint = Checkpoint.of(model, path)
     is_examined = not model.skip_health_check and "transformers" in family.providers
-    reference = _reference(model, checkpoint, family) if is_examined else []
+    reference = known_reference(model, checkpoint, family) if is_examined else []
     engine = VllmRewardEngine(
         checkpoint, model.engine, reading=family.reading, appends=family.appends
     )
@@ -347,6 +355,19 @@ def open_reward(model: Model, path: str, family: Family) -> VllmRewardEngine:
             str(engine.config.model_config.dtype).removeprefix("torch."),
         )
     return engine
+
+
+def known_reference(model: Model, checkpoint: Checkpoint, family: Family) -> list[Logits]:
+    """What transformers makes of the probes, kept for each checkpoint, dtype and its versions."""
+    options = {k: v for k, v in model.engine.items() if k in ("dtype", "max_model_len")}
+    weights = identify(model, checkpoint.model)
+    name = digest(
+        weights, options, asdict(family), model.chat_template, model.trust_remote_code,
+        [asdict(probe) for probe in PROBES], version("transformers"), version("torch"),
+    )  # fmt: skip
+    place = cache_folder() / "reward-checks" / f"{name}.json"
+    kept = remember(place, lambda: json.dumps(_reference(model, checkpoint, family)))
+    return [tuple(logits) for logits in json.loads(kept)]
 
 
 def _reference(model: Model, checkpoint: Checkpoint, family: Family) -> list[Logits]:
@@ -480,11 +501,15 @@ class _Refill(Generic[Result]):
 
     def _load(self) -> LLMEngine:
         arguments = engine_arguments(self._checkpoint, self._task, self._options)
+        compiles = not (arguments.get("enforce_eager") or current_platform.is_cpu())
+        name = digest(vllm_version, arguments | {"seed": None}) if compiles else ""
         try:
-            # as vllm.LLM starts it: another context gets an eighth of the sequences and tokens
-            return LLMEngine.from_engine_args(
-                EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS
-            )
+            # the tasks of an array and the replicas of a run find compiled what the first compiles
+            with once(Path(envs.VLLM_CACHE_ROOT) / "prefdata", name) if compiles else nullcontext():
+                # as vllm.LLM starts it: another context gets an eighth of the sequences and tokens
+                return LLMEngine.from_engine_args(
+                    EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS
+                )
         except (OSError, *REFUSALS) as err:
             raise PrefdataError(
                 f"model {self._checkpoint.model!r} could not be loaded by vLLM: {err}; fix "

@@ -76,6 +76,8 @@ Ordered = Sequence[Sequence[Sequence[Column]]]
 """Columns of two passes, by level."""
 VERSIONS = ("datasets", "llguidance", "pyarrow", "torch", "transformers")
 """Packages whose version can matter to the rows."""
+SCORE_TOKENS = 64
+"""Tokens in whose time a chat is scored, roughly."""
 BYTES_PER_TOKEN = 4
 """Characters of a token, roughly."""
 
@@ -154,6 +156,8 @@ class Building:
                 self.say(note)
             self.fleet.check_health()
         steps = [*stages.steps]
+        if not any(step.expands for step in stages.passes):
+            self.fleet.expect(_expected(stages.passes, self.recipe, len(seeds)))
         try:
             for number, (step, source, target) in enumerate(steps):
                 self._passes = (number, len(steps))
@@ -478,6 +482,17 @@ def _requests(step: Pass, recipe: Recipe, group: frozenset[str] | None = None) -
         if own:
             asked += column.requests(columns) * len(own) / len(column.aliases)
     return asked
+
+
+def _expected(passes: Sequence[Pass], recipe: Recipe, rows: int) -> dict[str, float]:
+    """Tokens that each checkpoint writes at most; a score counts as some."""
+    found: dict[str, float] = {}
+    for step in passes:
+        for key, checkpoint in step.checkpoints.items():
+            longest = checkpoint.model.inference_parameters.max_tokens or SCORE_TOKENS
+            asked = _requests(step, recipe, frozenset([key])) * rows
+            found[key] = found.get(key, 0) + asked * longest
+    return found
 
 
 def columns_ahead(step: Pass, after: Pass, recipe: Recipe) -> Ordered | None:

@@ -3,14 +3,16 @@
 Every engine is behind the journal. Knows neither rows nor stages.
 """
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, cached_property, partial
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from prefdata.engines import (
     Connection,
@@ -43,6 +45,8 @@ from prefdata.workers.pool import Workers
 
 Engines = tuple[dict[str, JournaledText], dict[str, JournaledReward]]
 """Text and reward engines by alias."""
+EAGER_TOKENS = 2**17
+"""Tokens a replica below which vLLM starts without compiling: 256 answers of 512 tokens."""
 LIBRARIES = ("torch", "transformers", "vllm")
 
 
@@ -82,6 +86,7 @@ class Fleet:
         self._engines: dict[tuple[str, str | None], JournaledText | JournaledReward] = {}
         self._bases: dict[str, Base] = {}
         self._devices = Devices()
+        self._expected: dict[str, float] = {}
         self._pools: dict[str, Workers] = {}
         self._prepared: dict[str, tuple[Workers, Load]] = {}
         self._known: dict[str, Checkpoint] = {}
@@ -175,6 +180,10 @@ class Fleet:
                     self._engines[name] = self._make(own)
                 found[model.alias] = key, self._engines[name]
         return found
+
+    def expect(self, tokens: Mapping[str, float]) -> None:
+        """Tokens that each checkpoint, by its key, is going to write at most in this run."""
+        self._expected = dict(tokens)
 
     def prepare(self, group: frozenset[str], checkpoints: Mapping[str, Checkpoint]) -> bool:
         """Start the workers of models whose turn is next; they load once their places are free.
@@ -374,6 +383,10 @@ class Fleet:
         engine = self._engine(role, model)
         order = Order(role, self._with_adapter(model), path, engine, adapters=adapters)
         places = self._machine.places(model)
+        tokens = self._expected.get(Checkpoint(role, model).key, math.inf) / len(places)
+        if self.gpus and engine == "vllm":
+            options = launch_options(order.model.engine, tokens)
+            order = replace(order, model=order.model.model_copy(update={"engine": options}))
         share = model.engine.get("gpu_memory_utilization")
         return Workers(
             order,
@@ -403,6 +416,12 @@ class Fleet:
             for damage in self._journal.damage:
                 self._say(str(damage))
         return self._journal
+
+
+def launch_options(options: Mapping[str, Any], tokens: float) -> dict[str, Any]:
+    """What vLLM is started with to write so many tokens: without compiling where they are few."""
+    eager = {"enforce_eager": True} if tokens < EAGER_TOKENS else {}
+    return eager | dict(options)
 
 
 def _by_role(engines: Mapping[str, JournaledText | JournaledReward]) -> Engines:
