@@ -73,10 +73,10 @@ def shout(column, tools):
             'Strategy = Literal[\n    "as_they_come",\n',
         ),
         "pairs/picking.py": (
-            '    if rule.strategy == "exhaustive":\n',
+            '    if rule.strategy in ("exhaustive", "top_k_bottom_k"):\n',
             '    if rule.strategy == "as_they_come":\n'
             "        return _take_all(zip(ranked, ranked[1:]), rule, spread, drops)\n"
-            '    if rule.strategy == "exhaustive":\n',
+            '    if rule.strategy in ("exhaustive", "top_k_bottom_k"):\n',
         ),
     },
     "an export format": {
