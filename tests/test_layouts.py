@@ -3,6 +3,8 @@
 import gzip
 import json
 import lzma
+from functools import reduce
+from random import Random
 
 import orjson
 import pyarrow as pa
@@ -18,9 +20,11 @@ from prefdata.errors import PrefdataError
 from prefdata.export import ExportOptions, export_run
 from prefdata.pairs.repick import pairs_of_file, pairs_of_run
 from prefdata.pipeline import build
-from prefdata.recipe.layout import layout_names
+from prefdata.recipe.layout import layout_names, load_preset
 from prefdata.recipe.loader import load_layout, load_recipe
+from prefdata.seeds.files import Line
 from prefdata.seeds.layouts import recognise
+from prefdata.seeds.turns import Turns
 from prefdata.storage.folders import read_rows
 
 TABLE = {
@@ -249,6 +253,16 @@ def test_several_scores_are_summed_by_weight_or_ranked(tmp_path):
     choose(place, tmp_path / "rank", None, "score={good: 0.9, short: 0.1}", changes=base)
     [pair] = pairs(tmp_path / "rank")
     assert (pair["chosen"], pair["rejected"]) == ("text 3", "text 0")
+    (tmp_path / "r.yaml").write_text(
+        "output_dir: out\n"
+        "seed_dataset: {path: x.jsonl, candidates: {prompt: q, text: out,"
+        " score: {good: marks.good, short: marks.short}}}\n"
+        "columns: []\n"
+        "output_projection: {type: preference_pairs, candidates: candidates,"
+        " score: {good: 0.1, short: 0.9}, strategy: best_vs_worst}\n"
+    )
+    build(load_recipe(tmp_path / "r.yaml"), tmp_path / "built", say=lambda line: None)
+    assert [pair["chosen"] for pair in pairs(tmp_path / "built")] == ["text 0"]
 
 
 @pytest.mark.parametrize(
@@ -287,6 +301,57 @@ def test_pairs_may_be_texts(tmp_path, rows, chat, texts):
     first = pairs(tmp_path / "out")[0]
     assert first["prompt"] == ([user("The sky 0 is")] if chat else "The sky 0 is")
     assert (first["chosen"], first["rejected"]) == texts
+
+
+def test_objects_and_csv_have_scores_and_labels_at_any_depth_and_as_texts(tmp_path):
+    layout = ["each=completions", "prompt=instruction", "text=response", "alias=model"]
+    layout += ["score=annotations.helpfulness.Rating | annotations.helpfulness.0.Rating"]
+    rows = LAYOUTS["ultrafeedback"]()
+    for completion in rows[0]["completions"]:
+        completion["annotations"]["helpfulness"] = [completion["annotations"]["helpfulness"]]
+    record = choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", None, changes=layout)
+    assert line_of_the_table(record, tmp_path / "out") == (9, {"no_score": 1}, "3", 0)
+    (tmp_path / "x.csv").write_text("prompt,left,right,vote\nq,a,b,2\nr,a,b,0.0\ns,a,b,x\n")
+    layout = ["prompt=prompt", "a=left", "b=right", "label=vote"]
+    layout += ["winner={A: 1, B: 2, tie: 0}"]
+    choose(tmp_path / "x.csv", tmp_path / "csv", None, "ties=keep", changes=layout)
+    assert [(p["prompt"], p["chosen"]) for p in pairs(tmp_path / "csv")][0] == ("q", "b")
+    assert [pair["is_tie"] for pair in pairs(tmp_path / "csv")] == [False, True]
+    assert reject_reasons(tmp_path / "csv") == ["bad_label"]
+
+
+ODD = [
+    None, "", 0, -1, 2**64 - 1, float("nan"), True, [], {}, [1], [None], [[]], [{}], {"a": 1},
+    {"role": "user"}, [user("x")], {"role": "odd", "content": "x"}, "\n\nHuman:",
+    [{"role": "assistant", "content": None, "tool_calls": [1]}],
+    [{"role": "assistant", "content": [{"type": "image"}]}],
+    [{"from": "gpt", "value": "x"}], {"role": "assistant", "content": "c", "tool_calls": "no"},
+    [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]}],
+]  # fmt: skip
+
+
+def is_list(value):
+    return isinstance(value, list)
+
+
+def spots(value, at=()):
+    """The ways to all that a row holds."""
+    yield at
+    for key in value if isinstance(value, dict) else range(len(value) if is_list(value) else 0):
+        yield from spots(value[key], (*at, key))
+
+
+@pytest.mark.parametrize("layout", TABLE)
+def test_whatever_a_field_holds_is_a_row_or_a_reject(layout):
+    draw, gathered = Random(layout), Turns(load_preset(layout))
+    for number in range(300):
+        row = {"line": draw.choice(LAYOUTS[layout]())}
+        way = draw.choice([at for at in spots(row) if len(at) > 1])
+        inside = reduce(lambda part, key: part[key], way[:-1], row)
+        inside[way[-1]] = draw.choice(ODD)
+        gathered.read([Line(f"line {number}", row["line"])])
+    assert gathered.table().num_rows == len(gathered.rows)
+    assert gathered.rejects
 
 
 def reject_reasons(out):

@@ -69,14 +69,18 @@ def given(line: Row, layout: Layout) -> Given:
     margin = None
     if layout.kind == "candidates":
         items = _items(line, layout)
-        sides = [_candidate(item, layout) for item in items]
-        scores = {name: [item[name] for _, item in sides] for name in layout.score_columns}
-        answers, described = [answer for answer, _ in sides], [item for _, item in sides]
+        found = [_candidate(item, layout) for item in items]
+        answers, described = [answer for answer, _ in found], [told for _, told in found]
+        scores = {name: [told[name] for told in described] for name in layout.score_columns}
     elif layout.kind == "labelled":
         answers, described, margin = _labelled(line, layout)
         scores = {}
     else:
-        answers, described, scores = _pair(line, layout)
+        sides = (layout.chosen, layout.chosen_alias), (layout.rejected, layout.rejected_alias)
+        answers, described = _two(line, *sides, layout)
+        rated = [_number(find(line, path)) for path in (layout.chosen_score, layout.rejected_score)
+                 if path]  # fmt: skip
+        scores = {"score": rated} if layout.score_columns else {}
         margin = _number(find(line, layout.margin)) if layout.margin else None
     prompt, turns = _prompt(line, layout, answers)
     candidates = [
@@ -211,24 +215,30 @@ def _candidate(item: _Item, layout: Layout) -> tuple[_Answer, Row]:
 
 
 def _labelled(line: Row, layout: Layout) -> tuple[list[_Answer], list[Row], float | None]:
-    """Both texts, the better one first."""
-    sides = [
-        (_answer(_needed(line, path or ""), path or "", layout.markers), alias)
-        for path, alias in ((layout.a, layout.a_alias), (layout.b, layout.b_alias))
-    ]
+    """Both texts and who wrote them, the better one first."""
+    answers, told = _two(line, (layout.a, layout.a_alias), (layout.b, layout.b_alias), layout)
     label = _needed(line, layout.label or "")
     word, size = _winner(label, layout.winner) if layout.winner else (None, None)
     if word is None:
         raise RowError(
             "bad_label", f"{layout.label!r} is {label!r}, which 'winner' gives no meaning"
         )
-    if word == "B":
-        sides.reverse()
+    if word == "tie":
+        return answers, told, 0.0
     if layout.margin and size is None:
         size = _number(find(line, layout.margin))
-    margin = 0.0 if word == "tie" else size
-    told = [{"alias": find(line, alias) if alias else None} for _, alias in sides]
-    return [answer for answer, _ in sides], told, margin
+    return (answers, told, size) if word == "A" else (answers[::-1], told[::-1], size)
+
+
+def _two(
+    line: Row, a: tuple[str | None, str | None], b: tuple[str | None, str | None], layout: Layout
+) -> tuple[list[_Answer], list[Row]]:
+    """Two texts, and what is told of them; paths are those of the text and of who wrote it."""
+    texts = [(path or "", _needed(line, path or "")) for path, _ in (a, b)]
+    told = [{"alias": find(line, alias) if alias else None} for _, alias in (a, b)]
+    if layout.prompt is None and not layout.markers and all(isinstance(t, str) for _, t in texts):
+        return _split_texts(*(text for _, text in texts)), told
+    return [_answer(text, path, layout.markers) for path, text in texts], told
 
 
 def _winner(label: Any, winner: Winner) -> tuple[str | None, float | None]:
@@ -247,25 +257,12 @@ def _winner(label: Any, winner: Winner) -> tuple[str | None, float | None]:
 
 
 def _equal(label: Any, meaning: Any) -> bool:
+    """Whether they are the same; numbers may be texts, as in CSV."""
     if isinstance(label, str) and isinstance(meaning, str):
         return label.strip() == meaning.strip()
-    return not isinstance(label, str) and not isinstance(meaning, str) and label == meaning
-
-
-def _pair(
-    line: Row, layout: Layout
-) -> tuple[list[_Answer], list[Row], dict[str, list[float | None]]]:
-    """The two texts of a pair that is made already, chosen first."""
-    sides = [(path or "", _needed(line, path or "")) for path in (layout.chosen, layout.rejected)]
-    if layout.prompt is None and not layout.markers and all(isinstance(t, str) for _, t in sides):
-        answers = _split_texts(*(text for _, text in sides))
-    else:
-        answers = [_answer(text, path, layout.markers) for path, text in sides]
-    names = (layout.chosen_alias, layout.rejected_alias)
-    told = [{"alias": find(line, alias) if alias else None} for alias in names]
-    paths = (layout.chosen_score, layout.rejected_score)
-    rated = [_number(find(line, path)) for path in paths if path]
-    return answers, told, {"score": rated} if layout.score_columns else {}
+    if isinstance(label, str) and not isinstance(meaning, bool):
+        return bool(_number(label) == meaning)
+    return not isinstance(meaning, str) and bool(label == meaning)
 
 
 def _split_texts(chosen: str, rejected: str) -> list[_Answer]:
