@@ -45,7 +45,7 @@ LATER = frozenset(
     (
         "max_length_advantage", "chosen", "rejected", "one_side", "keep_fraction", "select_by",
         "select_group", "combine", "calibrate_length", "margin", "models_per_row", "always",
-        "llm_structured.tools",
+        "llm_structured.tools", "pick", "verifier.per",
     )
 )  # fmt: skip
 """Fields that came when runs lay on disks already: one at its default enters no identity, so that
@@ -216,9 +216,10 @@ def _model_facts(model: Model, checkpoint: str) -> dict[str, Any]:
     return {**facts, "identity": model_identity(model, checkpoint)}
 
 
-def pairs_fingerprint(parent: str, recipe: Recipe) -> str:
-    """Identity of the pairs: the scored rows', the projection's and the seed's."""
-    return digest(FORMAT, parent, recipe.seed, _facts(recipe.output_projection))
+def pairs_fingerprint(parent: str, recipe: Recipe, code: str = "") -> str:
+    """Identity of the pairs: the scored rows', the projection's, its function's and the seed's."""
+    own = [code] if code else []
+    return digest(FORMAT, parent, recipe.seed, _facts(recipe.output_projection), *own)
 
 
 def _facts(part: BaseModel) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from prefdata.fingerprint import pairs_fingerprint
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.ending import Ending
 from prefdata.run.merging import (
@@ -76,7 +75,7 @@ def build(
         )  # fmt: skip
         seeds = run.load_seeds()
         stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
-        if finished := run.finished(pairs_fingerprint(stages.fingerprint, loaded.recipe)):
+        if finished := run.finished(stages.pairs):
             return finished
         run.make_readable(seeds, stages, out)
         run.run_passes(seeds, stages)
@@ -177,7 +176,7 @@ def merge(
         run = Building(loaded, out, fleet, throughput, say, started)
         seeds = run.load_seeds()
         stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
-        if finished := run.finished(pairs_fingerprint(stages.fingerprint, loaded.recipe)):
+        if finished := run.finished(stages.pairs):
             return finished
         parts = find_parts(loaded, fleet.checkpoints, seeds, out, count_shards(out, count))
         run.save_seeds(seeds, stages.folders[0])

@@ -47,7 +47,12 @@ def tools(reply=None, rate=None, models=(), folder="."):
         text=dict.fromkeys(named, engine),
         reward=dict.fromkeys(named, ScriptedReward(rate)),
         folder=folder,
+        given={"own:echo": echo},
     )
+
+
+async def echo(row, ask):
+    return {"made": (await ask("hot", row["prompt"])).text}
 
 
 def stage(made, given=None, columns=()):
@@ -78,6 +83,8 @@ ALL_KINDS = {
     "extract": column(type="extract", column="a", pattern=r"(?P<word>\w+) (?P<rest>.*)"),
     "expression": column(type="expression", expression="{{ prompt }}!"),
     "category": column(type="category", values=["x", "y", "z"]),
+    "stage": column(type="stage", function="own:echo", model_alias=["hot"]),
+    "filter": column(type="filter", function="operator:truth"),
 }
 ROWS = [
     {"id": f"r{n}", "prompt": f"p{n}", "answer": n, "a": f"it is {n}", "b": "7"} for n in range(5)
@@ -594,7 +601,9 @@ def test_what_a_function_prints_goes_to_stderr(tmp_path, capfd):
 @pytest.mark.parametrize("name", ["no.such.module:f", "math:nothing", "math"])
 def test_a_function_that_is_not_there_stops_the_run(name):
     made = column(type="verifier", method="function", function=name, responses=["a"])
-    with pytest.raises(PrefdataError, match="cannot be imported") as caught:
+    with pytest.raises(
+        PrefdataError, match="cannot be imported|no package has an entry point"
+    ) as caught:
         stage(made)
     assert ".py" not in str(caught.value)
 

@@ -1,7 +1,7 @@
 """`Run`: a finished run as tables and as what the commands make of it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from html import escape
@@ -21,12 +21,13 @@ from datasets import (
 from prefdata.api.loading import HUB
 from prefdata.api.records import Records, figures_of, pairs_or_rejects, table
 from prefdata.errors import PrefdataError, suggest
-from prefdata.export import Export, ExportOptions, export_run
+from prefdata.export import Export, ExportOptions, Lines, export_run
 from prefdata.hub.fetched import fetch_run
 from prefdata.hub.publish import publish_run
 from prefdata.hub.publishing import Publication, PublishOptions
 from prefdata.pairs.files import SPLITS
 from prefdata.pairs.repick import pairs_of_run
+from prefdata.recipe.loader import give_name, strategy_of
 from prefdata.recipe.schema import Recipe
 from prefdata.report import Report, make_report
 from prefdata.run.finished import FinishedRun
@@ -91,14 +92,22 @@ class Run:
         Args:
             out: another folder for the pairs; by default they are replaced in this run.
             force: replace a file of yours in `out`.
-            **rules: fields of the recipe's `output_projection`, such as `strategy="exhaustive"`.
+            **rules: fields of the recipe's `output_projection`, such as `strategy="exhaustive"`;
+                a strategy may be a function, too.
 
         Raises:
             PrefdataError: a rule that the columns cannot serve.
         """
-        overrides = [f"{key}={json.dumps(value)}" for key, value in rules.items()]
+        given: dict[str, Callable[..., Any]] = {}
+        told = dict(strategy_of(rules))
+        if "strategy" in told:
+            told = {"pick": None} | told
+        plain = {
+            k: give_name(value, given) if callable(value) else value for k, value in told.items()
+        }
+        overrides = [f"{key}={json.dumps(value)}" for key, value in plain.items()]
         place = Path(out) if out else self.folder
-        pairs_of_run(self.folder, overrides, place, force=force)
+        pairs_of_run(self.folder, overrides, place, force=force, given=given)
         made = open_finished(place)
         if place == self.folder:
             self._finished = made
@@ -106,7 +115,7 @@ class Run:
 
     def export(
         self,
-        format: str,
+        format: str | Lines,
         out: Path | str | None = None,
         *,
         say: Say = print,
@@ -115,7 +124,7 @@ class Run:
         """Write the pairs as a trainer wants them.
 
         Args:
-            format: as `prefdata export --format` takes it.
+            format: as `prefdata export --format` takes it, or a function from a pair to lines.
             out: the folder; `exports/<format>` in the run by default.
             say: called with what is left out.
             **options: fields of `ExportOptions`: `test_size`, `max_tokens`, `tokenizer` …

@@ -106,7 +106,8 @@ def pairs(
 def export(
     run: Run,
     formats: Annotated[
-        list[str], typer.Option("--format", help="The trainer's format; can be repeated.")
+        list[str],
+        typer.Option("--format", help="The trainer's format or module:function; can be repeated."),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Output folder; <RUN>/exports/<format> by default.")

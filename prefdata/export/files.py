@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import orjson
 
 from prefdata.engines import open_chat_template
-from prefdata.errors import PrefdataError, RowError, suggest
+from prefdata.errors import PrefdataError, RowError
 from prefdata.export.configurations import Place
 from prefdata.export.conversation import Conversation, read_conversation
-from prefdata.export.formats import FORMATS, SIDES, Format, Record, Shape
+from prefdata.export.formats import SIDES, Format, Lines, Record, Shape, find_format
 from prefdata.export.survey import Survey, Wanted, answer_key, survey
 from prefdata.export.thoughts import Way, carry, choose_way
 from prefdata.pairs.files import SPLITS, pairs_in_order
@@ -96,13 +96,19 @@ class Export:
 
 
 def export_run(
-    run: Path, name: str, options: ExportOptions, out: Path | None = None, *, say: Say = print
+    run: Path,
+    name: str | Lines,
+    options: ExportOptions,
+    out: Path | None = None,
+    *,
+    say: Say = print,
 ) -> Export:
     """Write a run's pairs as a trainer wants them.
 
     Args:
         run: folder of a finished run.
-        name: of the format.
+        name: of the format; or a function of the user's from a pair to lines, as an object, as
+            `package.module:name` or as the name of an entry point.
         options: of the user.
         out: where to; `exports/<name>` in the run by default. What lies there is replaced.
         say: is called with what is left out, and what would be cut.
@@ -110,19 +116,18 @@ def export_run(
     Raises:
         PrefdataError: no such format or run, or no pair that the format can hold.
     """
-    if name not in FORMATS:
-        raise PrefdataError(f"there is no format {name!r}; {suggest(name, FORMATS)}")
-    form, finished, folder = FORMATS[name], open_run(run), out or run / "exports" / name
+    name, form = find_format(name)
+    finished, folder = open_run(run), out or run / "exports" / name
     _check_place(folder)
-    wanted = _wanted(finished, name, options)
+    wanted = _wanted(finished, name, form, options)
     is_inside = folder.resolve().is_relative_to(run.resolve())
     sweep_beside(folder)
     with disk_errors(folder), hold(run) if is_inside else nullcontext():
-        way = _choose_way(finished, name, options, say)
+        way = _choose_way(finished, name, form, options, say)
         found = survey(run / "pairs", form, _with_thoughts(wanted, finished, options, way))
-        export = _write(finished, name, folder, found, way)
+        export = _write(finished, name, form, folder, found, way)
     _tell(export, say)
-    for told in (_tell_of_arguments(finished.recipe, name), _tell_of_template(finished.recipe)):
+    for told in (_tell_of_arguments(finished.recipe, form), _tell_of_template(finished.recipe)):
         if told is not None:
             say(told)
     return export
@@ -147,7 +152,7 @@ def _files_of(manifest: Path, found: Collection[str]) -> set[str]:
         return set()
 
 
-def _wanted(run: FinishedRun, name: str, options: ExportOptions) -> Wanted:
+def _wanted(run: FinishedRun, name: str, form: Format, options: ExportOptions) -> Wanted:
     if options.drop_too_long and options.max_tokens is None:
         raise PrefdataError(
             "--drop-too-long requires --max-tokens, the length above which pairs are left out"
@@ -161,9 +166,7 @@ def _wanted(run: FinishedRun, name: str, options: ExportOptions) -> Wanted:
     )
     check = partial(_check_calls, cache(partial(_known_template, run, options)))
     # formats with arguments of the chat template are those that the trainer renders with it
-    wanted = Wanted(
-        options.test_size, run.seed, shape, check=check if FORMATS[name].has_arguments else None
-    )
+    wanted = Wanted(options.test_size, run.seed, shape, check=check if form.has_arguments else None)
     if options.tokenizer is None and options.max_tokens is None:
         return wanted
     template = open_chat_template(_tokenizer(run, options))
@@ -213,7 +216,7 @@ def _only(told: list[dict[str, Any]]) -> dict[str, Any] | None:
     return told[0] if len(told) == 1 and told[0] else None
 
 
-def _tell_of_arguments(recipe: Recipe | None, name: str) -> str | None:
+def _tell_of_arguments(recipe: Recipe | None, form: Format) -> str | None:
     """What of chat_template_kwargs the files do not carry."""
     told = _arguments(recipe)
     if len(told) > 1:
@@ -221,7 +224,7 @@ def _tell_of_arguments(recipe: Recipe | None, name: str) -> str | None:
             "chat_template_kwargs differ between the models that wrote the answers, so they are "
             "not written to the files; what you give the trainer's template applies to all answers"
         )
-    if told and told[0] and not FORMATS[name].has_arguments:
+    if told and told[0] and not form.has_arguments:
         return (
             f"the answers were written with chat_template_kwargs {orjson.dumps(told[0]).decode()}; "
             "this format has no field for them: give the trainer's chat template the same values"
@@ -264,7 +267,9 @@ def _tokenizer(run: FinishedRun, options: ExportOptions) -> Model:
     return model
 
 
-def _choose_way(run: FinishedRun, name: str, options: ExportOptions, say: Say) -> Way | None:
+def _choose_way(
+    run: FinishedRun, name: str, form: Format, options: ExportOptions, say: Say
+) -> Way | None:
     """In which way the thoughts go along; None where they stay behind.
 
     Raises:
@@ -275,7 +280,7 @@ def _choose_way(run: FinishedRun, name: str, options: ExportOptions, say: Say) -
     is_said = options.reasoning or rule
     if wanted != "keep":
         return None
-    ways = tuple(w for w in FORMATS[name].ways if w != "text" or options.may_be_text)
+    ways = tuple(w for w in form.ways if w != "text" or options.may_be_text)
     why = "the format has no place for them"
     if ways:
         why, way = _first_way(run, options, ways)
@@ -317,8 +322,10 @@ def _with_thoughts(
     return replace(wanted, shape=replace(wanted.shape, carry=carried))
 
 
-def _write(run: FinishedRun, name: str, folder: Path, found: Survey, way: Way | None) -> Export:
-    form, temporary = FORMATS[name], temporary_name(folder)
+def _write(
+    run: FinishedRun, name: str, form: Format, folder: Path, found: Survey, way: Way | None
+) -> Export:
+    temporary = temporary_name(folder)
     try:
         with _Files(temporary, form, bool(found.left_out)) as files:
             lines_left_out = _write_pairs(run.folder / "pairs", form, found, files)

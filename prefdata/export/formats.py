@@ -4,16 +4,19 @@ Every format is loaded back by the trainer's own code where that can be installe
 against its documentation; docs/training.md says which.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 
-from prefdata.errors import RowError
+from prefdata.errors import PrefdataError, RowError, suggest
 from prefdata.export import configurations
 from prefdata.export.conversation import Conversation, Message
 from prefdata.export.thoughts import KEYS, Carry, Way
+from prefdata.stages.function_process import raised
+from prefdata.stages.functions import Functions, brought
 
 Record = dict[str, Any]
 Side = Literal["chosen", "rejected"]
@@ -393,3 +396,44 @@ FORMATS: dict[str, Format] = {
     ),
 }
 """By the name that `prefdata export --format` takes."""
+
+
+Lines = Callable[[Conversation], Mapping[str, Any] | Iterable[Mapping[str, Any]]]
+"""A format of the user's: of a pair, one line or several."""
+
+
+def find_format(wanted: str | Lines) -> tuple[str, Format]:
+    """A format and its name.
+
+    Args:
+        wanted: a key of `FORMATS`; or a function of the user's, itself, by its import path, or by
+            the name of a package's entry point.
+
+    Raises:
+        PrefdataError: there is none.
+    """
+    if isinstance(wanted, str) and wanted in FORMATS:
+        return wanted, FORMATS[wanted]
+    if isinstance(wanted, str) and ":" not in wanted and wanted not in brought():
+        raise PrefdataError(f"there is no format {wanted!r}; {suggest(wanted, FORMATS)}")
+    found: Lines = Functions(Path()).find(wanted, "--format") if isinstance(wanted, str) else wanted
+    name = str(getattr(found, "__name__", type(found).__name__)).strip("<>")
+    return f"{name}_own" if name in FORMATS else name, _own_format(name, found)
+
+
+def _own_format(name: str, lines: Lines) -> Format:
+    def records(pair: Conversation, shape: Shape) -> list[Record]:
+        try:
+            made = lines(pair)
+            found = [dict(one) for one in ([made] if isinstance(made, Mapping) else made)]
+            orjson.dumps(found)
+        except RowError:
+            raise
+        except Exception as err:  # somebody else's code
+            raise PrefdataError(
+                f"--format: the function {name} fails for pair {pair.id}: {raised(err)}; let it "
+                "return a dict or a list of dicts"
+            ) from err
+        return found
+
+    return Format(records, lambda place: {}, has_tools=True)

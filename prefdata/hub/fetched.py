@@ -28,6 +28,7 @@ from prefdata.hub.access import HTTP_ERRORS, describe
 from prefdata.recipe.contract import At
 from prefdata.recipe.environment import INTERPOLATION, texts_in
 from prefdata.recipe.loader import LoadedRecipe, load_recipe, override_path
+from prefdata.recipe.mix import picks_of
 from prefdata.recipe.publication import CONFIGS
 from prefdata.recipe.schema import Endpoint, Model, Recipe
 from prefdata.recipe.weights import is_file
@@ -191,6 +192,13 @@ class _Stranger:
                     f"columns.{number}: a {column.type} calls {column.calls!r}, and a recipe from "
                     f"the Hub may call no Python function; give {_dotted(at)}=…, or {_BY_HAND}"
                 )
+        for key, pick in picks_of(recipe.output_projection).items():
+            at = ("output_projection", *key.split("."))
+            if not self._is_named(at):
+                raise self._refusal(
+                    f"output_projection: its pairs are picked by {pick!r}, and a recipe from the "
+                    f"Hub may call no Python function; give {_dotted(at)}=…, or {_BY_HAND}"
+                )
         for number, server in enumerate(recipe.providers):
             self._check_server(number, server, recipe)
         for number, model in enumerate(recipe.models):
@@ -328,7 +336,11 @@ def _settle(folder: Path, record: Record, address: str) -> None:
     if (folder / "recipe.yaml").is_file():
         loaded = load_recipe(folder / "recipe.yaml", prepare=lambda raw: _tame(raw, address))
         (folder / "recipe.yaml").write_text(loaded.resolved, encoding="utf-8")
-    told = record | {"files": {k: v for k, v in record["files"].items() if (folder / k).is_file()}}
+    told = (
+        record
+        | {"fetched": address}
+        | {"files": {k: v for k, v in record["files"].items() if (folder / k).is_file()}}
+    )
     (folder / "run.json").write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2))
 
 

@@ -28,7 +28,7 @@ from prefdata.pairs.files import (
 )
 from prefdata.pairs.groups import read_groups
 from prefdata.pairs.pair import Pair, said
-from prefdata.pairs.picking import Picked, pick_by_verdict, pick_pairs
+from prefdata.pairs.picking import Pick, Picked, pick_by_verdict, pick_pairs
 from prefdata.pairs.prompts import PairPrompts
 from prefdata.pairs.selection import PairFacts, select
 from prefdata.pairs.tools import PairTools
@@ -40,6 +40,7 @@ from prefdata.recipe.reads import projected
 from prefdata.recipe.schema import Recipe
 from prefdata.rows import ID, REJECTS, TURNS, Row, is_json, reject
 from prefdata.seeds.identity import prompt_identity, says_nothing, words_of
+from prefdata.stages.functions import Functions
 from prefdata.storage.disk import temporary_name
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema
 
@@ -88,6 +89,7 @@ def choose_pairs(
     seed: int,
     recipe: Recipe | None = None,
     roles: Mapping[str, Roles] | None = None,
+    functions: Functions | None = None,
 ) -> Choice:
     """Write the folder `pairs` (train and test) and add this step's rejects to `rejects`.
 
@@ -100,13 +102,16 @@ def choose_pairs(
         seed: the recipe's.
         recipe: who asked for the texts; None for candidates from elsewhere.
         roles: leading roles that each alias's chat template knows; all of them where left out.
+        functions: where the rule's own one is found.
     """
     check_columns(read_schema(scored), rule)
     picks = temporary_name(pairs.with_name("picks"))
     prompts = PairPrompts(rule, recipe, roles)
     tools = PairTools(rule, recipe)
     fits = fit_lengths(scored, rule) if isinstance(rule, PreferencePairs) else {}
-    picking = _Picking(scored, rule, scores, seed, prompts, tools, fits)
+    pick = rule.pick if isinstance(rule, PreferencePairs) else None
+    own = (functions or Functions()).find(pick, "output_projection.pick") if pick else None
+    picking = _Picking(scored, rule, scores, seed, prompts, tools, fits, own)
     try:
         schema = pair_schema(read_schema(scored), rule, scores, prompts, tools)
         with RowsWriter(picks, schema) as writer:
@@ -148,11 +153,13 @@ class _Picking:
         prompts: PairPrompts,
         tools: PairTools,
         fits: Mapping[str, LengthFit],
+        own: Pick | None = None,
     ) -> None:
         self._fits = fits
         self._scored, self._rule, self._scores, self._seed = scored, rule, scores, seed
         self._prompts, self._tools = prompts, tools
         self.drops: Counter[str] = Counter()
+        self._own = own
 
     def facts(self, picks: RowsWriter, rejects: RowsWriter) -> Iterator[PairFacts]:
         """Facts of every pair, in the order in which the pairs are written to `picks`."""
@@ -247,7 +254,8 @@ class _Picking:
             return pick_by_verdict(a, b, winner, self._rule, seed=seed), sides
         candidates, sides = candidates_of(members, self._rule, self._scores, self._fits)
         margin = members[0].get(self._rule.margin or "")
-        return pick_pairs(candidates, self._rule, seed=seed, margin=margin), sides
+        picked = pick_pairs(candidates, self._rule, seed=seed, margin=margin, own=self._own)
+        return picked, sides
 
 
 def facts_of(pair: Row, rule: SetRules) -> PairFacts:

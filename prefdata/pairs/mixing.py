@@ -21,6 +21,7 @@ from prefdata.recipe.mix import SOURCE, Mix, OneProjection, OutputProjection, pr
 from prefdata.recipe.reads import score_columns
 from prefdata.recipe.schema import Recipe
 from prefdata.rows import ID, REJECTS, Row
+from prefdata.stages.functions import Functions
 from prefdata.storage.disk import temporary_name
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema, read_tables
 
@@ -35,6 +36,7 @@ def make_pairs(
     seed: int,
     recipe: Recipe | None = None,
     roles: Mapping[str, Roles] | None = None,
+    functions: Functions | None = None,
 ) -> Choice:
     """As `choose_pairs`, by one projection or by a mix of them.
 
@@ -43,8 +45,9 @@ def make_pairs(
     """
     if not isinstance(rule, Mix):
         return choose_pairs(
-            scored, pairs, rejects, rule, scores=scores, seed=seed, recipe=recipe, roles=roles
-        )
+            scored, pairs, rejects, rule, scores=scores, seed=seed, recipe=recipe, roles=roles,
+            functions=functions,
+        )  # fmt: skip
     place = temporary_name(pairs.with_name("mix"))
     parts: dict[str, Choice] = {}
     try:
@@ -53,7 +56,7 @@ def make_pairs(
             with RowsWriter(place / f"{name}-rejects", REJECTS) as refused:
                 parts[name] = choose_pairs(
                     scored, place / name, refused, part,
-                    scores=own, seed=seed, recipe=recipe, roles=roles,
+                    scores=own, seed=seed, recipe=recipe, roles=roles, functions=functions,
                 )  # fmt: skip
         schema = _union([read_schema(place / name) for name in parts])
         with RowsWriter(place / "mixed-picks", schema) as picks:

@@ -12,12 +12,13 @@ end (unless `truncated_rejected`), each text once. Higher scores come first, the
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, combinations, product
 from operator import attrgetter
 
+from prefdata.errors import PrefdataError
 from prefdata.pairs.bounds import (
     REASONS,
     Reason,
@@ -32,6 +33,7 @@ from prefdata.pairs.pair import Candidate, Pair, is_score
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.sides import Side
 from prefdata.rows import is_answer
+from prefdata.stages.function_process import raised
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,17 @@ class Picked:
     drop: Drop | None = None
 
 
+Pick = Callable[[list[Candidate]], Iterable[Pair | tuple[Candidate, Candidate]]]
+"""A strategy of the user's: of candidates, the best first, to pairs or (chosen, rejected)."""
+
+
 def pick_pairs(
     candidates: Sequence[Candidate],
     rule: PreferencePairs,
     *,
     seed: int,
     margin: float | None = None,
+    own: Pick | None = None,
 ) -> Picked:
     """Pairs of one prompt, by `rule.strategy`.
 
@@ -87,6 +94,7 @@ def pick_pairs(
     - `delta`: strong alias over weak alias, first valid sample with first, second with second
       (arXiv 2507.06187). A text that strong wrote is never rejected. Scores are optional; where
       the rule names one, it may veto a pair.
+    - `function`: what the user's function offers of the valid candidates.
 
     `chosen` and `rejected` of the rule narrow each side to aliases and may give it a score of its
     own; `one_side` asks for exactly one text of an alias. Margins stay those of `score`.
@@ -97,6 +105,10 @@ def pick_pairs(
         rule: the recipe's projection.
         seed: of this prompt (recipe seed and row id), for draws among equals and at random.
         margin: `given`: how much better the first is, where it is known.
+        own: the user's function.
+
+    Raises:
+        PrefdataError: that function fails, or offers what it was not given.
     """
     if rule.strategy == "given":
         return _pick_given(candidates, rule, seed, margin)
@@ -105,9 +117,12 @@ def pick_pairs(
     drops: Counter[str] = Counter()
     if len(candidates) < 2:
         return _nothing("single_candidate", candidates, drops)
-    ranked = _usable(candidates, drops, scored=True, may_be_cut=rule.truncated_rejected)
+    is_scored = rule.score is not None
+    ranked = _usable(candidates, drops, scored=is_scored, may_be_cut=rule.truncated_rejected)
     if len(ranked) < 2:
         return _nothing(_furthest(drops), candidates, drops)
+    if own is not None:
+        return _pick_own(ranked, rule, own, drops, candidates)
     if rule.ties == "keep":
         ranked.sort(key=lambda candidate: _tie_order(candidate, seed))
     ranked.sort(key=attrgetter("score"), reverse=True)
@@ -202,6 +217,35 @@ def _pick_given(
     if isinstance(judged, Pair):
         return Picked([judged], drops)
     return _nothing(judged, candidates, drops)
+
+
+def _pick_own(
+    valid: list[Candidate],
+    rule: PreferencePairs,
+    own: Pick,
+    drops: Counter[str],
+    candidates: Sequence[Candidate],
+) -> Picked:
+    """The pairs that the user's function offers, as far as the rule lets them pass."""
+    if rule.score is not None:
+        valid.sort(key=attrgetter("score"), reverse=True)
+    known = {id(one) for one in valid}
+    offers: list[tuple[Candidate, Candidate]] = []
+    try:
+        for offer in own([*valid]):
+            pair = (offer.chosen, offer.rejected) if isinstance(offer, Pair) else tuple(offer)
+            if len(pair) != 2 or not {id(one) for one in pair} <= known or pair[0] is pair[1]:
+                raise ValueError(f"it offers {offer!r}, and not two of its candidates")
+            offers.append((pair[0], pair[1]))
+    except Exception as err:  # somebody else's code
+        raise PrefdataError(
+            f"output_projection.pick: the function {rule.pick} fails: {raised(err)}; correct it, "
+            "and run the same command again"
+        ) from err
+    spread = spread_of([one.score for one in valid]) if rule.margin_unit == "z_score" else None
+    if not offers:
+        drops["not_picked"] += 1
+    return _finish(_take_all(offers, rule, spread, drops), candidates, drops)
 
 
 def _usable(

@@ -19,11 +19,13 @@ from prefdata.pairs.readable import make_readable, write_readme
 from prefdata.recipe.chats import Roles
 from prefdata.recipe.layout import Layout, plain
 from prefdata.recipe.loader import load_recipe, validate_pair_rules
+from prefdata.recipe.mix import picks_of
 from prefdata.recipe.reads import score_columns
 from prefdata.recipe.schema import Recipe, SeedDataset
 from prefdata.rows import REJECTS, Row
 from prefdata.seeds.files import configs_of, may_be_hub_id, read_lines, seed_files
 from prefdata.seeds.turns import Turns
+from prefdata.stages.functions import Functions
 from prefdata.storage.disk import disk_errors
 from prefdata.storage.folders import RowsWriter, link_folder, read_schema, read_tables
 from prefdata.storage.ownership import Input, check_file, check_folder, hold_run, write_own
@@ -50,7 +52,14 @@ def is_run(place: Path) -> bool:
     )  # noqa: E501
 
 
-def pairs_of_run(run: Path, overrides: Sequence[str], out: Path, *, force: bool = False) -> Record:
+def pairs_of_run(
+    run: Path,
+    overrides: Sequence[str],
+    out: Path,
+    *,
+    force: bool = False,
+    given: Mapping[str, Callable[..., Any]] | None = None,
+) -> Record:
     """Choose pairs again from the candidates of a run; models and journal are not touched.
 
     Args:
@@ -58,6 +67,7 @@ def pairs_of_run(run: Path, overrides: Sequence[str], out: Path, *, force: bool 
         overrides: `key=value` of the pair rules, on top of the run's own.
         out: gets pairs, rejects, recipe.yaml and run.json; the run itself to replace them there.
         force: replace a file of the user's in `out`.
+        given: functions that the overrides name and that are objects in Python.
 
     Raises:
         PrefdataError: no finished run there, or a rule that its columns cannot serve.
@@ -74,6 +84,13 @@ def pairs_of_run(run: Path, overrides: Sequence[str], out: Path, *, force: bool 
     rules = [f"output_projection.{rule}" for rule in overrides]
     loaded = load_recipe(run / "recipe.yaml", rules, is_saved=True)
     rule, seed = loaded.recipe.output_projection, loaded.recipe.seed
+    functions = Functions(Path(record.get("folder") or run), given or {})
+    is_named = any(one.startswith("pick=") for one in overrides)
+    if "fetched" in record and picks_of(rule) and not is_named:
+        raise PrefdataError(
+            f"{run}: its pairs were picked by a function, and a run from the Hub may call none of "
+            "this machine; give another strategy, or a function of yours"
+        )
     copies = copies_of(loaded.recipe) if is_same else {}
     if not any(str(place) in record["files"] for place in copies.values()):
         copies = {}  # seen from another folder, or of a variable that is not set here
@@ -86,9 +103,10 @@ def pairs_of_run(run: Path, overrides: Sequence[str], out: Path, *, force: bool 
         scores, roles = score_columns(loaded.recipe), roles_of_record(record)
         with _record_away(out) if is_same else nullcontext():
             changed = _choose(
-                run / "candidates", out, kept, rule, scores, seed, loaded.recipe, roles
+                run / "candidates", out, kept, rule, scores, seed, loaded.recipe, roles, functions
             )
-        fingerprint = pairs_fingerprint(record["scored_fingerprint"], loaded.recipe)
+        code = functions.code_of_picks(loaded.recipe)
+        fingerprint = pairs_fingerprint(record["scored_fingerprint"], loaded.recipe, code)
         write_own(out / "recipe.yaml", out, loaded.resolved)
         for split, place in copies.items():
             write_jsonl(out, split, place, reasoning=changed["reasoning"])
@@ -232,6 +250,7 @@ def _choose(
     seed: int,
     recipe: Recipe | None = None,
     roles: Mapping[str, Roles] | None = None,
+    functions: Functions | None = None,
 ) -> dict[str, Any]:
     start = time.monotonic()
     write_readme(out, has_test=False)  # until there is one again
@@ -246,6 +265,7 @@ def _choose(
             seed=seed,
             recipe=recipe,
             roles=roles,
+            functions=functions,
         )
     write_readme(out)
     return {

@@ -180,7 +180,7 @@ def _check_models_of(column: Column, at: At, scope: Scope, recipe: Recipe) -> It
             continue
         model, number = recipe.models[known[alias]], known[alias]
         yield from _check_system_prompt(model, number, scope)
-        if column.role == "text":
+        if column.role_of(alias) == "text":
             yield from _check_sampling(model, number)
 
 

@@ -20,6 +20,7 @@ from prefdata.recipe.contract import (
     with_meta,
 )
 from prefdata.recipe.judges import LlmJudge, RewardModel, RubricJudge, Verifier
+from prefdata.recipe.own_code import Filter, Stage
 from prefdata.recipe.tools import Tools
 from prefdata.recipe.values import (
     META_SUFFIX,
@@ -113,8 +114,11 @@ class Candidates(Calling):
     it from others (see `one_side`).
     """
 
-    holds_candidates = True
     meaning = "sampled answers of {aliases}: text, model, sampling, tokens"
+
+    @property
+    def holds_candidates(self) -> bool:
+        return True
 
     @property
     def size(self) -> int:
@@ -302,7 +306,9 @@ AnyColumn = Annotated[
     | Expand
     | Extract
     | Expression
-    | Category,
+    | Category
+    | Stage
+    | Filter,
     Field(discriminator="type"),
 ]
 

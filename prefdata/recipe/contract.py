@@ -48,8 +48,10 @@ class Column(Frozen):
     """What its models are asked for: texts, or raw scores."""
     expands: ClassVar[bool] = False
     """Whether it makes several rows of one; then it has a pass to itself."""
-    holds_candidates: ClassVar[bool] = False
-    """Whether a cell is a list of candidates."""
+    filters: ClassVar[bool] = False
+    """Whether it rejects rows, so that nothing is asked for them any more."""
+    asks_in_turns: ClassVar[bool] = False
+    """Whether what it asks of one model may depend on what another has answered."""
     named_by: ClassVar[str] = "name"
     """Key that names the columns made."""
     inserted: ClassVar[frozenset[str]] = frozenset()
@@ -109,6 +111,11 @@ class Column(Frozen):
     # What it makes.
 
     @property
+    def holds_candidates(self) -> bool:
+        """Whether a cell is a list of candidates."""
+        return False
+
+    @property
     def makes(self) -> tuple[str, ...]:
         """Names of the columns that its stage adds."""
         return (self.name,)
@@ -144,6 +151,10 @@ class Column(Frozen):
     def aliases(self) -> tuple[str, ...]:
         """The models that it asks, none where it is pure CPU work."""
         return ()
+
+    def role_of(self, alias: str) -> Role:
+        """What one of them is asked for."""
+        return self.role
 
     def requests(self, columns: Sequence["Column"]) -> int:
         """Completions or scores that one row asks of models; `columns` are all of the recipe."""

@@ -293,6 +293,10 @@ class Verifier(Scored, Asking):
     """The regular expression searched in the text (`regex`)."""
     function: Filled | None = None
     """`package.module:name`, called with (text, row) and returning a number (`function`)."""
+    per: Literal["text", "row"] = "text"
+    """`row` calls the function once for all texts of a row, with (texts, row), and it returns a
+    list of numbers; `asked` in the row is then a list, too.
+    """
     timeout: Annotated[float, Field(gt=0)] = 30.0
     """Seconds that one call of the function may take; the row is then a reject."""
 
@@ -306,8 +310,9 @@ class Verifier(Scored, Asking):
             if (getattr(self, field) is not None) != (field == needed):
                 verb = "needs" if field == needed else "does not read"
                 raise ValueError(f"method {self.method!r} {verb} '{field}'")
-        if self.function is None and "timeout" in self.model_fields_set:
-            raise ValueError(f"method {self.method!r} does not read 'timeout'; remove it")
+        for field in ("timeout", "per"):
+            if self.function is None and field in self.model_fields_set:
+                raise ValueError(f"method {self.method!r} does not read {field!r}; remove it")
         if self.function is None and own_question(self) is not None:
             raise ValueError(f"method {self.method!r} reads no prompt and no messages; remove them")
         compile_pattern(self.pattern or "")

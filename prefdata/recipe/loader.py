@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar, cast
 
 import yaml
@@ -65,6 +66,7 @@ class LoadedRecipe:
         notes: what the user should know, one sentence each.
         lines: where its keys stand in the file.
         files: that were read: the recipe's own, and those with prompts.
+        given: functions that were objects in the recipe, by the names that stand for them.
     """
 
     recipe: Recipe
@@ -74,6 +76,7 @@ class LoadedRecipe:
     notes: tuple[str, ...] = ()
     lines: Lines = field(default_factory=lambda: Lines(None, None), compare=False, repr=False)
     files: tuple[Path, ...] = ()
+    given: Mapping[str, Callable[..., Any]] = field(default_factory=dict, compare=False)
 
     def changed(self, **fields: Any) -> "LoadedRecipe":
         """The same recipe with other top-level fields, for a preview or a rehearsal."""
@@ -112,7 +115,8 @@ def load_recipe(
         PrefdataError: one message per problem, with file, line and YAML path; values of the
             environment are not repeated.
     """
-    path, text = _written(source)
+    given: dict[str, Callable[..., Any]] = {}
+    path, text = _written(source, given)
     try:
         config, lines = _parse(path or Path(UNNAMED), text)
         if prepare is not None:
@@ -123,18 +127,19 @@ def load_recipe(
             lines.overridden.append(_override(config, override))
         if is_saved:
             let_stand(config)
-        return _check(config, lines, path.absolute() if path else None)
+        loaded = _check(config, lines, path.absolute() if path else None)
+        return replace(loaded, given=given)
     except PrefdataError as err:
         raise PrefdataError(mask(str(err), "\n".join((text, *overrides)))) from err
 
 
-def _written(source: RecipeSource) -> tuple[Path | None, str]:
-    """Where a recipe stands, if in a file, and its text."""
+def _written(source: RecipeSource, given: dict[str, Callable[..., Any]]) -> tuple[Path | None, str]:
+    """Where a recipe stands, if in a file, and its text; functions in it are added to `given`."""
     if isinstance(source, Recipe):
         return None, _dump(source.model_dump(mode="json", exclude_unset=True), {})
     if isinstance(source, Mapping):
         try:
-            return None, yaml.safe_dump(_plain(source), sort_keys=False, allow_unicode=True)
+            return None, yaml.safe_dump(_plain(source, given), sort_keys=False, allow_unicode=True)
         except yaml.YAMLError as err:
             raise PrefdataError(
                 f"{UNNAMED}: {_first_line(err)}; give texts, numbers, lists and dicts alone"
@@ -144,13 +149,31 @@ def _written(source: RecipeSource) -> tuple[Path | None, str]:
     return Path(source), _read(Path(source))
 
 
-def _plain(value: Any) -> Any:
-    """A value of Python as YAML has it: tuples are lists, paths are texts."""
+def _plain(value: Any, given: dict[str, Callable[..., Any]]) -> Any:
+    """A value of Python as YAML has it: tuples are lists, paths are texts, functions have names."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): _plain(part, given) for key, part in strategy_of(value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [_plain(part, given) for part in value]
+    if callable(value):
+        return give_name(value, given)
     return str(value) if isinstance(value, Path) else value
+
+
+def strategy_of(rules: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Rules of pairs whose strategy may be a function itself."""
+    pick = rules.get("strategy")
+    return {**rules, "strategy": "function", "pick": pick} if callable(pick) else rules
+
+
+def give_name(function: Callable[..., Any], given: dict[str, Callable[..., Any]]) -> str:
+    """The name under which a function is added to those that are given."""
+    kind: Any = function if isinstance(function, FunctionType) else type(function)
+    name, number = f"{kind.__module__}:{kind.__qualname__}", 1
+    while given.setdefault(name, function) is not function:
+        number += 1
+        name = f"{kind.__module__}:{kind.__qualname__}-{number}"
+    return name
 
 
 def _check(config: DictConfig, lines: Lines, file: Path | None) -> LoadedRecipe:

@@ -76,6 +76,13 @@ def projections_of(
     return dict(rule.of) if isinstance(rule, Mix) else {"": rule}
 
 
+def picks_of(rule: DpoPreference | PreferencePairs | Mix) -> dict[str, str]:
+    """The functions that pick pairs, by the path of their key in the projection."""
+    parts = projections_of(rule).items()
+    picks = {name: part.pick for name, part in parts if isinstance(part, PreferencePairs)}
+    return {f"of.{name}.pick" if name else "pick": pick for name, pick in picks.items() if pick}
+
+
 def first_projection(
     rule: DpoPreference | PreferencePairs | Mix,
 ) -> DpoPreference | PreferencePairs:

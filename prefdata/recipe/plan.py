@@ -83,20 +83,22 @@ def plan_passes(recipe: Recipe) -> list[Pass]:
 
 def checkpoints_of(column: Column, recipe: Recipe) -> dict[str, Checkpoint]:
     """The checkpoints that a column asks, by key."""
-    found = (Checkpoint(column.role, recipe.model(alias)) for alias in column.aliases)
+    found = (Checkpoint(column.role_of(alias), recipe.model(alias)) for alias in column.aliases)
     return {checkpoint.key: checkpoint for checkpoint in found}
 
 
 def roles_of(recipe: Recipe) -> dict[str, Role]:
     """What each alias that a column names is asked for."""
-    return {alias: column.role for column in recipe.columns for alias in column.aliases}
+    return {alias: column.role_of(alias) for column in recipe.columns for alias in column.aliases}
 
 
 def _levels(columns: Sequence[Column], recipe: Recipe) -> tuple[tuple[Column, ...], ...]:
     levels: list[list[Column]] = []
     for column in columns:
-        made = {name for c in (levels[-1] if levels else ()) for name in c.makes}
-        if not levels or column.calls or columns_read(column, recipe) & made:
+        before = levels[-1] if levels else []
+        made = {name for c in before for name in c.makes}
+        is_first = not before or any(one.filters for one in before)
+        if is_first or column.calls or columns_read(column, recipe) & made:
             levels.append([])
         levels[-1].append(column)
     return tuple(tuple(level) for level in levels)

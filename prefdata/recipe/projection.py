@@ -23,6 +23,7 @@ Strategy = Literal[
     "top_k_bottom_k",
     "delta",
     "given",
+    "function",
 ]
 
 
@@ -92,8 +93,8 @@ class PreferencePairs(PairRules):
 
     score: str | Annotated[dict[str, float], Field(min_length=1)] | None = None
     """Column with one score per candidate (higher is better), or several columns with their
-    weights, which `combine` makes one. Only `delta` and `given` need none; where they have one, a
-    pair whose rejected side scores higher is dropped.
+    weights, which `combine` makes one. Only `delta`, `given` and `function` need none; where these
+    have one, a pair whose rejected side scores higher is dropped.
     """
 
     margin: str | None = None
@@ -119,6 +120,10 @@ class PreferencePairs(PairRules):
 
     strategy: Strategy
     """How pairs are formed; `pairs/picking.py` describes each strategy with its source."""
+
+    pick: str | None = None
+    """`function`: `package.module:name`, or the name of a package's entry point, called with the
+    candidates of a prompt and returning pairs; see docs/extending.md."""
 
     k: Annotated[StrictInt, Field(ge=1)] | None = None
     """`top_k_bottom_k`: the best k are paired with the worst k."""
@@ -284,6 +289,16 @@ class PreferencePairs(PairRules):
         return self
 
     @model_validator(mode="after")
+    def _pick_belongs_to_function(self) -> Self:
+        if (self.strategy == "function") != bool(self.pick):
+            if self.pick:
+                why, remedy = "only strategy: function calls it", "remove pick"
+                raise _problem(self.strategy, f"pick is {self.pick}", why, remedy)
+            why = "it is the function that picks"
+            raise _problem(self.strategy, "pick is missing", why, "add pick: package.module:name")
+        return self
+
+    @model_validator(mode="after")
     def _sides_of_a_strategy_that_reads_them(self) -> Self:
         is_fixed = self.strategy in ("delta", "given")
         if is_fixed and (self.chosen, self.rejected) != (Chosen(), Side()):
@@ -292,7 +307,7 @@ class PreferencePairs(PairRules):
             raise _problem(self.strategy, "chosen or rejected is given", why, "remove them")
         found = [f"{name}.score" for name in ("chosen", "rejected") if getattr(self, name).score]
         found += ["chosen.shortest_within"] if self.chosen.shortest_within is not None else []
-        if found and self.strategy in ("exhaustive", "top_k_bottom_k"):
+        if found and self.strategy in ("exhaustive", "top_k_bottom_k", "function"):
             why = "only a strategy that chooses one text uses it"
             remedy = "remove it, or write strategy: best_vs_worst"
             raise _problem(self.strategy, f"{found[0]} is given", why, remedy)
@@ -313,7 +328,7 @@ class PreferencePairs(PairRules):
     def _score_is_there_for_those_who_read_it(self) -> Self:
         if self.score is not None or self.margin is not None:
             return self
-        if self.strategy not in ("delta", "given"):
+        if self.strategy not in ("delta", "given", "function"):
             raise _problem(
                 self.strategy,
                 "score is missing",

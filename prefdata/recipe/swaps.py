@@ -52,7 +52,7 @@ def swap_of(shown: frozenset[str], compared: tuple[str, str], columns: Sequence[
     partners = _known_partners(compared, makers)
     for column in columns:  # what a column reads has its partner before it
         for other in columns:
-            if other is not column and column.makes[0] not in partners:
+            if other is not column and column.makes and column.makes[0] not in partners:
                 partners |= _matched(column, other, partners, sides)
     keyed = frozenset(name for name in shown if name in sides and _is_keyed(makers.get(name)))
     both = {name for name in keyed if _covers(makers[name], partners)}

@@ -10,7 +10,7 @@ from prefdata.recipe.plan import roles_of
 from prefdata.run.places import check_places
 from prefdata.seeds.files import may_be_hub_id, seed_files
 from prefdata.seeds.seeds import seeds_of
-from prefdata.stages.functions import load_function
+from prefdata.stages.functions import Functions
 
 LIMIT = 1000
 """Rows of the seeds that are looked at."""
@@ -25,9 +25,10 @@ def check_loaded(loaded: LoadedRecipe) -> list[str]:
         PrefdataError: one of them would stop a build.
     """
     check_places(loaded, Path(loaded.recipe.output_dir))
+    functions = Functions(loaded.folder, loaded.given)
     for column in loaded.recipe.columns:
         if column.calls:
-            load_function(column, loaded.folder)
+            functions.find(column.calls, f"column {column.name!r}")
     _check_keys(loaded)
     return [*_seeds(loaded), *_models(loaded)]
 

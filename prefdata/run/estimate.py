@@ -77,8 +77,9 @@ def estimate_pass(
     for column in step.columns:
         count = column.requests(columns)
         requests += count * rows
-        if column.aliases and column.role == "text":
-            models = [recipe.model(alias) for alias in column.aliases]
+        texts = [alias for alias in column.aliases if column.role_of(alias) == "text"]
+        if texts:
+            models = [recipe.model(alias) for alias in texts]
             longest = [model.inference_parameters.max_tokens or 0 for model in models]
             completion += round(mean(longest) * count * rows)
         measured = _prompt_tokens(column, recipe, sample, paths)

@@ -38,8 +38,8 @@ class Example:
     is_rendered: bool
 
 
-class _Caught(Exception):
-    """A request that goes no further."""
+class _Caught(BaseException):
+    """A request that goes no further, whatever a function of the user's catches."""
 
     def __init__(self, alias: str, chat: Chat) -> None:
         super().__init__(alias)
@@ -85,7 +85,10 @@ def example_requests(loaded: LoadedRecipe, row: Row) -> Iterator[Example]:
     engines: dict[str, Any] = {alias: _Catcher(alias) for alias in kinds}
     models = {model.alias: model for model in recipe.models}
     columns = all_columns(recipe)
-    tools = Tools(recipe.seed, models, engines, engines, loaded.folder, columns, roles=roles)
+    tools = Tools(
+        recipe.seed, models, engines, engines, loaded.folder, columns, roles=roles,
+        given=loaded.given,
+    )  # fmt: skip
     for column in recipe.columns:
         if column.aliases and _needed(column, recipe) <= row.keys():
             try:
@@ -114,7 +117,8 @@ def _templates(loaded: LoadedRecipe) -> dict[str, TemplateFile | None]:
 def _example(column: Column, caught: _Caught, template: TemplateFile | None) -> Example:
     if template is not None:
         try:
-            text = template.render(caught.chat, is_finished=column.role == "reward")
+            is_finished = column.role_of(caught.alias) == "reward"
+            text = template.render(caught.chat, is_finished=is_finished)
             return Example(column.name, caught.alias, text, is_rendered=True)
         except RowError:
             pass

@@ -9,7 +9,6 @@ from typing import Any
 import orjson
 
 from prefdata.errors import PrefdataError
-from prefdata.fingerprint import pairs_fingerprint
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.passes import rejects_of
 from prefdata.run.shard_status import RECORD
@@ -101,7 +100,7 @@ def find_finished(
         parts = _parts(loaded, fleet.checkpoints, seeds, out, count)
         shards = frozenset(number for number, part in enumerate(parts) if part.is_finished)
         stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
-    record, wanted = _read(out, "run.json"), pairs_fingerprint(stages.fingerprint, loaded.recipe)
+    record, wanted = _read(out, "run.json"), stages.pairs
     is_merged = record.get("fingerprint") == wanted and not lost_files(out, record)
     return Finished(shards, is_merged, stages.fingerprint, wanted, seeds.table.num_rows)
 

@@ -30,7 +30,7 @@ from prefdata.workers.throughput import Slowest
 Stage = Callable[[Row], Awaitable[Row]]
 Levels = Sequence[Sequence[tuple[str, Stage]]]
 """(column, stage) pairs; those of one level run at the same time for a row."""
-_REJECTED = "__rejected__"
+_REJECTED, _WAITS = "__rejected__", "__waits__"
 WINDOW = 1000
 """Rows in flight where the engines are small."""
 FIRST_ROWS = 16
@@ -66,8 +66,11 @@ class Sweep:
     note: Callable[[int, int], None] = lambda begun, finished: None
 
 
-def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> None:
+def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> int:
     """Send the requests that this model group can answer, for the journal; rows are not kept.
+
+    Returns:
+        How many rows have more to ask, of a model that is not loaded.
 
     Raises:
         PrefdataError: as from the stages.
@@ -77,9 +80,12 @@ def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> None:
         waiting: deque[pa.Table] = deque()
         inputs = IterableDataset.from_generator(_rows(source, schema, sweep, waiting))
         function = _row_function(sweep, loop, progress, is_ahead=True)
-        for _ in _stop_if_all_fail(inputs.map(function)):
+        waits = 0
+        for row in _stop_if_all_fail(inputs.map(function)):
+            waits += _WAITS in row
             loop.check()
             sweep.room.leave()
+    return waits
 
 
 def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> None:
@@ -195,13 +201,14 @@ def _row_function(
         sweep.note(begun, finished)
         try:
             made = await run_levels(sweep.levels, row, lambda: loop.is_ending)
+            if is_ahead:  # it is in the journal
+                made = {}
         except NotNow:
             if not is_ahead:
                 raise
+            made = {_WAITS: True}
         finally:
             sweep.slowest.note(row[ID], monotonic() - start)
-        if is_ahead:  # it is in the journal
-            made = {}
         sweep.room.finish(number, made)
         progress.advance(1)
         finished += 1

@@ -69,7 +69,10 @@ def find_local_paths(run: FinishedRun) -> list[str]:
     if run.recipe is None:
         return []
     writers = {
-        alias for column in run.recipe.columns if column.role == "text" for alias in column.aliases
+        alias
+        for column in run.recipe.columns
+        for alias in column.aliases
+        if column.role_of(alias) == "text"
     }
     named = (model.weights for model in run.recipe.models if model.alias in writers)
     return sorted({path for path in named if Path(path).is_absolute()})

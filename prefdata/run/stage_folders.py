@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefdata.fingerprint import stage_fingerprint
+from prefdata.fingerprint import pairs_fingerprint, stage_fingerprint
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import Pass, plan_passes
-from prefdata.stages import code_of
+from prefdata.stages.functions import Functions
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,13 @@ class StageFolders:
         passes: in order.
         folders: of the seeds, and of every pass; one more than there are passes.
         fingerprint: of the scored rows, in the last folder.
+        pairs: fingerprint of the pairs that are made of them.
     """
 
     passes: tuple[Pass, ...]
     folders: tuple[Path, ...]
     fingerprint: str
+    pairs: str
 
     @property
     def steps(self) -> Iterator[tuple[Pass, Path, Path]]:
@@ -41,10 +43,12 @@ def make_stage_folders(
         seeds: fingerprint of the seeds.
         out: the run folder.
     """
+    functions = Functions(loaded.folder, loaded.given)
     fingerprint, passes = seeds, tuple(plan_passes(loaded.recipe))
     folders = [out / "stages" / f"0-seeds-{seeds[:8]}"]
     for number, step in enumerate(passes, start=1):
-        code = [code_of(column, loaded.folder) for column in step.columns]
+        code = [functions.code(c.calls, f"column {c.name!r}") for c in step.columns]
         fingerprint = stage_fingerprint(fingerprint, step.columns, loaded.recipe, checkpoints, code)
         folders.append(out / "stages" / f"{number}-{step.name}-{fingerprint[:8]}")
-    return StageFolders(passes, tuple(folders), fingerprint)
+    pairs = pairs_fingerprint(fingerprint, loaded.recipe, functions.code_of_picks(loaded.recipe))
+    return StageFolders(passes, tuple(folders), fingerprint, pairs)

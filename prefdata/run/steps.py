@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.errors import PrefdataError
-from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pairs.files import copies_of, write_jsonl
 from prefdata.pairs.mixing import make_pairs
 from prefdata.pairs.outcomes import count_outcomes, settle_reasoning
@@ -45,6 +44,7 @@ from prefdata.run.stage_folders import StageFolders
 from prefdata.run.system_messages import tell_of_system_messages
 from prefdata.seeds.seeds import Seeds, seeds_of
 from prefdata.stages import Tools, fields_of, make_expansion, make_stage
+from prefdata.stages.functions import Functions
 from prefdata.storage.disk import Damaged
 from prefdata.storage.folders import (
     RowsWriter,
@@ -78,6 +78,8 @@ VERSIONS = ("datasets", "llguidance", "pyarrow", "torch", "transformers")
 """Packages whose version can matter to the rows."""
 SCORE_TOKENS = 64
 """Tokens in whose time a chat is scored, roughly."""
+MOST_TURNS = 100
+"""Loads of models for one pass, where what one is asked depends on what another has answered."""
 BYTES_PER_TOKEN = 4
 """Characters of a token, roughly."""
 
@@ -179,7 +181,7 @@ class Building:
         added = _rows_added(stages)
         record = {
             "prefdata": version("prefdata"),
-            "fingerprint": pairs_fingerprint(stages.fingerprint, self.recipe),
+            "fingerprint": stages.pairs,
             "scored_fingerprint": stages.fingerprint,
             "folder": str(self.loaded.folder),
             "rehearsed": self.fleet.is_rehearsal,
@@ -274,6 +276,9 @@ class Building:
                 run_expansion(column.name, children, fields_of(column), source, target, progress)
             return
         groups = self.fleet.model_groups(step)
+        if len(groups) > 1 and any(column.asks_in_turns for column in step.columns):
+            with self._timed(step.name):
+                groups = [self._ask_in_turns(step, groups, source)]
         turns = [(step, group) for group in groups]
         if after is not None and after.expands is None:
             turns.append((after, self.fleet.model_groups(after)[0]))
@@ -348,6 +353,28 @@ class Building:
             end=lambda: fleet.refresh_journal(is_over=True),
         )
 
+    def _ask_in_turns(
+        self, step: Pass, groups: Sequence[frozenset[str]], source: Path
+    ) -> frozenset[str]:
+        """Load one group after another until nothing is left to ask; returns the last.
+
+        Raises:
+            PrefdataError: it does not come to an end.
+        """
+        for turn in range(MOST_TURNS):
+            group = groups[turn % len(groups)]
+            requests, part = _requests(step, self.recipe, group), (0, 1)
+            name = f"{step.name} (turn {turn + 1})"
+            with self._progress(name, source, requests, group=part) as progress:
+                if not run_ahead(self._sweep(step, group), source, progress):
+                    return group
+        raise PrefdataError(
+            f"{step.name}: after {MOST_TURNS} turns of its models, rows still have more to ask. "
+            "Models that do not fit into memory together are loaded in turn: give each its share "
+            "(engine: {gpu_memory_utilization: 0.45}), and let the function ask the same "
+            "questions whenever it is called for a row"
+        )
+
     def choose(self, folders: list[Path]) -> dict[str, Any]:
         """Write candidates, pairs, rejects and the JSONL copies; returns their counts."""
         scored, rule = folders[-1], self.recipe.output_projection
@@ -368,6 +395,7 @@ class Building:
                     seed=self.recipe.seed,
                     recipe=self.recipe,
                     roles=self.fleet.template_roles,
+                    functions=Functions(self.loaded.folder, self.loaded.given),
                 )
             reasoning = settle_reasoning(scored, rule)
             for split, place in copies_of(self.recipe).items():
@@ -425,7 +453,8 @@ class Building:
         models = {model.alias: model for model in recipe.models}
         columns, prompt = all_columns(recipe), recipe.output_projection.prompt_field
         roles = self.fleet.template_roles
-        return Tools(recipe.seed, models, text, reward, folder, columns, prompt, roles)
+        given = self.loaded.given
+        return Tools(recipe.seed, models, text, reward, folder, columns, prompt, roles, given)
 
     def _is_whole(self, folder: Path) -> bool:
         """Whether a step is finished; a damaged one is set aside, to be made again."""
@@ -477,7 +506,7 @@ def _requests(step: Pass, recipe: Recipe, group: frozenset[str] | None = None) -
         own = [
             alias
             for alias in column.aliases
-            if group is None or Checkpoint(column.role, recipe.model(alias)).key in group
+            if group is None or Checkpoint(column.role_of(alias), recipe.model(alias)).key in group
         ]
         if own:
             asked += column.requests(columns) * len(own) / len(column.aliases)
@@ -499,12 +528,15 @@ def columns_ahead(step: Pass, after: Pass, recipe: Recipe) -> Ordered | None:
     """Columns that rows need which go on from one pass to the models of the next, level by level.
 
     Those of the first pass whose answers are only looked up, and of the next what models answer
-    and what they read. None where that takes a call of the recipe's function, which is made once.
+    and what they read. None where that takes a call of the recipe's function, which is made once,
+    or where one filters rows.
     """
     passes = [after] if step is after else [step, after]
     needed, kept = set[str](), set[str]()
     for number, one in reversed([*enumerate(passes)]):
         for column in reversed(one.columns):
+            if column.filters:
+                return None
             is_asking = bool(column.aliases) and number == len(passes) - 1
             if is_asking or needed & {column.name, *column.makes}:
                 if column.calls:

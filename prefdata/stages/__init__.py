@@ -11,9 +11,9 @@ from prefdata.recipe.contract import Column
 from prefdata.rows import Row, is_blank
 from prefdata.stages.asking import Tools
 from prefdata.stages.extract import extract, extract_fields
-from prefdata.stages.functions import code_of
 from prefdata.stages.judge import judge_fields, llm_judge
 from prefdata.stages.lists import expand, expand_fields
+from prefdata.stages.own_code import keep, stage, stage_fields
 from prefdata.stages.rubric import rubric_fields, rubric_judge
 from prefdata.stages.scores import reward_fields, reward_model, score_fields, verifier
 from prefdata.stages.stage import Stage
@@ -28,7 +28,7 @@ from prefdata.stages.text import (
 from prefdata.stages.values import category, category_fields, expression, expression_fields
 
 __all__ = [
-    "STAGES", "Kind", "Stage", "Tools", "code_of", "fields_of", "make_expansion",
+    "STAGES", "Kind", "Stage", "Tools", "fields_of", "make_expansion",
     "make_stage",
 ]  # fmt: skip
 
@@ -59,6 +59,8 @@ STAGES = {
     "extract": Kind(extract, extract_fields),
     "expression": Kind(expression, expression_fields),
     "category": Kind(category, category_fields),
+    "stage": Kind(stage, stage_fields),
+    "filter": Kind(keep, lambda column: []),
 }
 
 

@@ -20,6 +20,7 @@ from prefdata.recipe.questions import Question, system_prompt_of
 from prefdata.recipe.schema import Model
 from prefdata.recipe.tools import ToolList
 from prefdata.rows import Row, is_blank
+from prefdata.stages.functions import Functions
 
 Value = TypeVar("Value")
 PASSING = frozenset(("no_content", "content_filter", "refusal"))
@@ -42,6 +43,7 @@ class Tools:
             two that it compares among them, a scorer what the texts were asked.
         prompt: the column that becomes the pairs' prompt; a stage may not make it blank.
         roles: leading roles that each alias's chat template knows; all of them where left out.
+        given: functions that were objects in Python.
     """
 
     seed: int
@@ -52,6 +54,12 @@ class Tools:
     columns: Sequence[Column] = ()
     prompt: str = ""
     roles: Mapping[str, Roles] = field(default_factory=dict)
+    given: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+
+    @property
+    def functions(self) -> Functions:
+        """Where functions are found."""
+        return Functions(self.folder, self.given)
 
 
 class Asker:
@@ -90,9 +98,13 @@ class Asker:
         asked = question.chat(row)
         if is_blank(asked[-1]["content"]) and "tool_calls" not in asked[-1]:
             raise RowError("empty_prompt", f"the prompt of column {self._column!r} is blank")
-        chat = fit_roles(self._system.over(asked, row), self._roles)
+        chat = self.under_system(asked, row)
         begun = question.beginning(row)
         return (*chat, Message(role="assistant", content=begun)) if begun else chat
+
+    def under_system(self, chat: Chat, row: Row) -> Chat:
+        """A chat under this model's system prompt, in roles that its template has."""
+        return fit_roles(self._system.over(chat, row), self._roles)
 
     def request(
         self,

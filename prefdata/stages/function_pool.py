@@ -8,17 +8,15 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from prefdata.errors import RowError
-from prefdata.recipe.judges import Verifier
+from prefdata.errors import PrefdataError, RowError
 from prefdata.rows import ID, Row
 from prefdata.stages import function_process
+from prefdata.stages.functions import Functions
 
 FEWEST, MOST = 4, 16
 """Processes of a column: as many as there are cores, within these bounds."""
@@ -26,76 +24,124 @@ LOAD_SECONDS = 600.0
 """What the import of a function's module may take; the column's limit is for its calls."""
 
 
+Greeting = tuple[list[str], str | bytes, str]
+"""Python's path, the function, and what it is to return."""
+
+
+class Calling(Protocol):
+    """A column that calls a function."""
+
+    @property
+    def name(self) -> str:
+        """Of the column."""
+
+    @property
+    def type(self) -> str:
+        """The reason of rows that the function fails."""
+
+    @property
+    def function(self) -> str | None:
+        """What is called."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that one call may take."""
+
+
 class FunctionPool:
     """The processes of one column; started as they are needed, ended with this object."""
 
-    def __init__(self, column: Verifier, folder: Path) -> None:
+    def __init__(self, column: Calling, functions: Functions, wanted: str) -> None:
         """Start none yet.
 
         Args:
             column: whose function is called, and how long it may take.
-            folder: the recipe's, where modules are sought first.
+            functions: where it is found.
+            wanted: what it is to return, a key of `function_process.WANTED`.
+
+        Raises:
+            PrefdataError: it cannot be imported, or cannot be sent to another process.
         """
-        self._column = column
-        self._path = [str(folder), *sys.path]
+        self._column, self._wanted = column, wanted
+        self._path = [str(functions.folder), *sys.path]
+        self._calls = _sendable(column, functions)
         self._own = threading.local()
         self._children: set[_Child] = set()
         count = min(MOST, max(FEWEST, os.cpu_count() or 1))
-        self._threads = ThreadPoolExecutor(count, f"verifier-{column.name}")
+        self._threads = ThreadPoolExecutor(count, f"{column.type}-{column.name}")
         weakref.finalize(self, _close, self._threads, self._children)
 
-    async def call(self, text: str, row: Row) -> float:
-        """What the function returns.
+    async def call(self, row: Row, *arguments: Any) -> Any:
+        """What the function returns for the arguments, on behalf of a row.
 
         Raises:
-            RowError: `verifier`, it raised, or its process died; `verifier_timeout`, it was not
-                through in time. The process is replaced.
+            RowError: `verifier` (the column's type), it raised, or its process died;
+                `verifier_timeout`, it was not through in time. The process is replaced.
         """
-        call = _Call(text, row)
+        call = _Call(row.get(ID), arguments)
         try:
             return await asyncio.wrap_future(self._threads.submit(self._run, call))
         except asyncio.CancelledError:
             call.abandon()
             raise
 
-    def _run(self, call: "_Call") -> float:
+    def _run(self, call: "_Call") -> Any:
         """In one of the threads, each of which has a process of its own."""
-        column = self._column
-        where = f"{column.function} for column {column.name!r}, row {call.row.get(ID)}"
+        column, reason = self._column, self._column.type
+        where = f"{column.function} for column {column.name!r}, row {call.row_id}"
         child: _Child | None = getattr(self._own, "child", None)
         if child is None:
-            child = _Child(self._path, column.function or "")
+            child = _Child((self._path, self._calls, self._wanted))
             self._own.child = child
             self._children.add(child)
         try:
             if not call.begin(child):
-                raise RowError("verifier", f"{where}: the run has ended")
-            kind, value = child.ask(call.text, call.row, column.timeout)
+                raise RowError(reason, f"{where}: the run has ended")
+            kind, value = child.ask(call.arguments, column.timeout)
         except TimeoutError as err:
             raise RowError(
-                "verifier_timeout",
+                f"{reason}_timeout",
                 f"{where}: not through after {column.timeout:g} s and ended; let it do less, or "
                 "raise the column's 'timeout'",
             ) from err
         except EOFError as err:
-            raise RowError("verifier", f"{where}: its process ended ({err})") from err
+            raise RowError(reason, f"{where}: its process ended ({err})") from err
         finally:
             call.child = None
             if child.is_dead:
                 self._children.discard(child)
                 self._own.child = None
         if kind == "raised":
-            raise RowError("verifier", f"{column.function} raised {value}")
+            raise RowError(reason, f"{column.function} raised {value}")
         if kind == "returned":
-            raise RowError("verifier", f"{column.function} must return a number, not {value}")
-        return float(value)
+            raise RowError(reason, f"{column.function} must return {self._wanted}, not {value}")
+        return value
+
+
+def _sendable(column: Calling, functions: Functions) -> str | bytes:
+    """The function as a process can find it."""
+    name, where = column.function or "", f"column {column.name!r}"
+    function = functions.find(name, where)
+    if name not in functions.given:
+        return functions.locate(name, where)
+    import dill  # for functions of a notebook alone
+
+    try:
+        return bytes(dill.dumps(function, recurse=True))
+    # what a function closes over raises what it likes
+    except Exception as err:
+        raise PrefdataError(
+            f"{where}: the function {name!r} cannot be sent to another process "
+            f"({type(err).__name__}: {err}); let it close over plain values, or put it into a "
+            "module and name that"
+        ) from err
 
 
 class _Call:
     """One call that may be given up while it waits or runs."""
 
-    def __init__(self, text: str, row: Row) -> None:
-        self.text, self.row = text, row
+    def __init__(self, row_id: str | None, arguments: tuple[Any, ...]) -> None:
+        self.row_id, self.arguments = row_id, arguments
         self.child: _Child | None = None
         self._is_abandoned = False
         self._lock = threading.Lock()
@@ -118,7 +164,7 @@ class _Call:
 class _Child:
     """A process of its own session, so that what the function starts ends with it."""
 
-    def __init__(self, path: list[str], calls: str) -> None:
+    def __init__(self, greeting: Greeting) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -129,10 +175,10 @@ class _Child:
                 start_new_session=True,
             )
         self._connection = Connection(ours.detach())
-        self._greeting: tuple[list[str], str] | None = (path, calls)
+        self._greeting: Greeting | None = greeting
         self.is_dead = False
 
-    def ask(self, text: str, row: Mapping[str, Any], seconds: float) -> tuple[str, Any]:
+    def ask(self, arguments: tuple[Any, ...], seconds: float) -> tuple[str, Any]:
         """What the function says.
 
         Raises:
@@ -146,7 +192,7 @@ class _Child:
                 kind, value = self._hear(LOAD_SECONDS)
                 if kind != "ready":
                     raise EOFError(f"its import raised {value}")
-            self._connection.send((text, row))
+            self._connection.send(arguments)
             return self._hear(seconds)
         except (EOFError, OSError) as err:  # TimeoutError is an OSError
             self.kill()

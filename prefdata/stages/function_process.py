@@ -22,6 +22,20 @@ SHOWN = 200
 _PR_SET_PDEATHSIG = 1
 
 
+def _numbers(found: Any) -> list[float | None]:
+    return [None if one is None else float(one) for one in found]
+
+
+def _verdict(found: Any) -> bool | str:
+    return found if isinstance(found, str) else bool(found)
+
+
+WANTED: dict[str, Callable[[Any], Any]] = {
+    "a number": float, "a list of numbers": _numbers, "true, false or a reason": _verdict,
+}  # fmt: skip
+"""What functions are to return, and how it is read."""
+
+
 def raised(err: BaseException) -> str:
     """What somebody else's code raised, and the line where it did, if it was one of theirs."""
     ours = (str(Path(__file__).parent), str(importlib.__file__), "<frozen ")
@@ -31,42 +45,56 @@ def raised(err: BaseException) -> str:
 
 
 def serve(connection: Connection) -> None:
-    """Import what the first message names, then call it with each (text, row) that follows.
+    """Get what the first message names or holds, then call it with each tuple that follows.
 
-    Answers ("ready", None), then ("score", number), ("raised", what) or ("returned", what is no
-    number) for each.
+    Answers ("ready", None), then ("made", value), ("raised", what) or ("returned", what is not
+    wanted) for each.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):  # Ctrl-C and an end to come are the run's
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":  # the thread below is not heard while C code holds Python's lock
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    path, calls = connection.recv()
+    path, calls, wanted = connection.recv()
     sys.path[:] = path
-    inbox: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+    inbox: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
-    module, _, name = calls.partition(":")
     try:
-        function = getattr(importlib.import_module(module), name)
+        function = _find(calls)
     except BaseException as err:  # somebody else's code
         connection.send(("raised", raised(err)))
         _end()
     connection.send(("ready", None))
     while True:
-        connection.send(_call(function, *inbox.get()))
+        connection.send(_call(function, WANTED[wanted], inbox.get()))
 
 
-def _call(function: Callable[[str, Any], Any], text: str, row: Any) -> tuple[str, Any]:
+def _find(calls: str | bytes) -> Callable[..., Any]:
+    """The function of an import path, or the one in a pickle."""
+    if isinstance(calls, bytes):
+        import dill  # for functions of a notebook alone
+
+        return dill.loads(calls)  # type: ignore[no-any-return]  # noqa: S301
+    module, _, path = calls.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found  # type: ignore[no-any-return]
+
+
+def _call(
+    function: Callable[..., Any], read: Callable[[Any], Any], arguments: tuple[Any, ...]
+) -> tuple[str, Any]:
     try:
-        found = function(text, row)
+        found = function(*arguments)
         try:
-            return "score", float(found)
+            return "made", read(found)
         except (TypeError, ValueError, OverflowError):
             return "returned", repr(found)[:SHOWN]
     except BaseException as err:  # somebody else's code: whatever it raises, sys.exit included
         return "raised", raised(err)
 
 
-def _read(connection: Connection, inbox: "SimpleQueue[tuple[str, Any]]") -> None:
+def _read(connection: Connection, inbox: "SimpleQueue[tuple[Any, ...]]") -> None:
     """Read in a thread: the run may end while the function is at work."""
     with suppress(EOFError, OSError):
         while True:

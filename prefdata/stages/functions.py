@@ -1,54 +1,97 @@
-"""Python functions that a recipe names: found, and hashed so that an edit makes new scores."""
+"""Python functions that a recipe names or is given: found, and hashed so that an edit counts."""
 
 import importlib
-import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
-from hashlib import blake2b
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from prefdata.errors import PrefdataError
-from prefdata.recipe.contract import Column
+from prefdata.errors import PrefdataError, suggest
+from prefdata.recipe.mix import picks_of
+from prefdata.recipe.schema import Recipe
+from prefdata.stages.code import hash_code
 from prefdata.stages.function_process import raised
 
-Function = Callable[[str, Mapping[str, Any]], Any]
+GROUP = "prefdata"
+"""The entry points by which a package brings functions."""
 
 
-def load_function(column: Column, folder: Path) -> Function:
-    """The function behind `package.module:name`, looked up beside the recipe and on Python's path.
+def brought() -> dict[str, str]:
+    """`package.module:name` of the functions that installed packages bring, by entry point."""
+    return {point.name: point.value for point in entry_points(group=GROUP)}
 
-    Raises:
-        PrefdataError: it cannot be imported.
+
+@dataclass(frozen=True)
+class Functions:
+    """Where the functions of a recipe are looked up.
+
+    Attributes:
+        folder: the recipe's, before Python's path.
+        given: those that were objects in Python, by the names that stand for them.
     """
-    module, _, name = (column.calls or "").partition(":")
-    sys.path.insert(0, str(folder))  # as `python script.py` would find its neighbours
-    try:
-        with redirect_stdout(sys.stderr):  # what it prints is no output of ours
-            function: Function = getattr(importlib.import_module(module), name)
-        if not callable(function):
-            raise TypeError(f"{name} is not a function")
-    # somebody else's code runs at its import: whatever it raises, sys.exit included
-    except (Exception, SystemExit) as err:
-        raise PrefdataError(
-            f"column {column.name!r}: the function {column.calls!r} cannot be imported "
-            f"({raised(err)}); correct it, or write 'package.module:name' for a "
-            "function beside the recipe or on Python's path"
-        ) from err
-    finally:
-        sys.path.remove(str(folder))
-    return function
 
+    folder: Path = Path()
+    given: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
-def code_of(column: Column, folder: Path) -> str:
-    """Hash of the module that a column's function lies in; empty for a column without one.
+    def find(self, name: str, where: str) -> Callable[..., Any]:
+        """The function `package.module:name`, one that was given, or one of an entry point.
 
-    Code that the module itself imports is not looked at.
-    """
-    if column.calls is None:
-        return ""
-    module = inspect.getmodule(load_function(column, folder))
-    source = getattr(module, "__file__", None)  # what is built in comes with Python's version
-    code = Path(source).read_bytes() if source else sys.version.encode()
-    return blake2b(code, digest_size=16).hexdigest()
+        Args:
+            name: as in the recipe.
+            where: who calls it, for messages.
+
+        Raises:
+            PrefdataError: it cannot be imported.
+        """
+        if name in self.given:
+            return self.given[name]
+        sys.path.insert(0, str(self.folder))  # as `python script.py` would find its neighbours
+        try:
+            module, colon, path = self.locate(name, where).partition(":")
+            with redirect_stdout(sys.stderr):  # what it prints is no output of ours
+                found: Any = importlib.import_module(module)
+            for part in path.split(".") if colon else ():
+                found = getattr(found, part)
+            if not callable(found):
+                raise TypeError(f"{path or module} is not a function")
+        except PrefdataError:
+            raise
+        # somebody else's code runs at its import: whatever it raises, sys.exit included
+        except (Exception, SystemExit) as err:
+            raise PrefdataError(
+                f"{where}: the function {name!r} cannot be imported "
+                f"({raised(err)}); correct it, or write 'package.module:name' for a "
+                "function beside the recipe or on Python's path"
+            ) from err
+        finally:
+            sys.path.remove(str(self.folder))
+        function: Callable[..., Any] = found
+        return function
+
+    def locate(self, name: str, where: str) -> str:
+        """`package.module:name` for a name, which may be that of an entry point.
+
+        Raises:
+            PrefdataError: no package has such an entry point.
+        """
+        if ":" in name:
+            return name
+        known = brought()
+        if name not in known:
+            raise PrefdataError(
+                f"{where}: no package has an entry point {name!r} for prefdata; write "
+                f"'package.module:name', or correct it: {suggest(name, known)}"
+            )
+        return known[name]
+
+    def code(self, name: str | None, where: str) -> str:
+        """Hash of a function and what it closes over; empty where there is none."""
+        return "" if name is None else hash_code(self.find(name, where))
+
+    def code_of_picks(self, recipe: Recipe) -> str:
+        """Hash of the functions that pick a recipe's pairs; empty where none does."""
+        picks = picks_of(recipe.output_projection).items()
+        return "".join(self.code(name, f"output_projection.{key}") for key, name in picks)

@@ -19,7 +19,6 @@ from prefdata.rows import Row, is_answer
 from prefdata.stages.asked import Asked
 from prefdata.stages.asking import Tools
 from prefdata.stages.function_pool import FunctionPool
-from prefdata.stages.functions import load_function
 from prefdata.stages.numbers import last_number, read_number
 from prefdata.stages.patterns import Pattern
 from prefdata.stages.stage import Stage
@@ -129,22 +128,40 @@ def verifier(column: Verifier, tools: Tools) -> Stage:
 
 def _called(column: Verifier, tools: Tools) -> Stage:
     """A function finds what the text was asked in the row, as `asked`."""
-    load_function(column, tools.folder)  # an import that fails is told before any row is read
-    pool, asked = FunctionPool(column, tools.folder), Asked(column, tools, own_question(column))
+    wanted = "a number" if column.per == "text" else "a list of numbers"
+    pool = FunctionPool(column, tools.functions, wanted)
+    asked = Asked(column, tools, own_question(column))
 
     async def stage(row: Row) -> Row:
         texts, chats, places = readable_texts(column, row), asked.chats(row), scorable(column, row)
+        if column.per == "row":
+            known = [None if chat is None else [*chat] for chat in chats]
+            found = await score_all([texts[n] for n in places], row | {ASKED: known})
+            return in_places(dict(zip(places, found, strict=True)), len(texts))
 
         async def score(place: int) -> float | None:
             chat = chats[place]
             asked_row = row | {ASKED: None if chat is None else [*chat]}
-            found = await pool.call(texts[place], asked_row)
-            return found if math.isfinite(found) else None
+            return _finite(await pool.call(row, texts[place], asked_row))
 
-        found = dict(zip(places, await asyncio.gather(*map(score, places)), strict=True))
-        return {column.name: as_column(column, [found.get(n) for n in range(len(texts))])}
+        found = await asyncio.gather(*map(score, places))
+        return in_places(dict(zip(places, found, strict=True)), len(texts))
+
+    async def score_all(texts: list[str], row: Row) -> list[float | None]:
+        scores = await pool.call(row, texts, row) if texts else []
+        if len(scores) != len(texts):
+            told = f"returned {len(scores)} numbers for {len(texts)} texts"
+            raise RowError(column.type, f"{column.function} {told}; give one for each")
+        return [_finite(score) for score in scores]
+
+    def in_places(found: Mapping[int, float | None], count: int) -> Row:
+        return {column.name: as_column(column, [found.get(n) for n in range(count)])}
 
     return stage
+
+
+def _finite(score: float | None) -> float | None:
+    return score if score is not None and math.isfinite(score) else None
 
 
 def texts_of(column: Scored, row: Row) -> list[str]:

@@ -78,8 +78,11 @@ class Closing(Protocol):
 Engine = TypeVar("Engine", bound=Closing)
 
 
-class NotNow(Exception):
-    """The model does not fit beside those that are loaded; it is asked later."""
+class NotNow(BaseException):
+    """The model does not fit beside those that are loaded; it is asked later.
+
+    No function of a user's that catches exceptions may take it for a model's failure.
+    """
 
 
 class JournaledText:

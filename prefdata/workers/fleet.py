@@ -50,6 +50,10 @@ EAGER_TOKENS = 2**17
 LIBRARIES = ("torch", "transformers", "vllm")
 
 
+Asked = tuple[str, Role]
+"""An alias, and what it is asked for."""
+
+
 class Fleet:
     """Engines by checkpoint, shared by the aliases and the passes that use them.
 
@@ -164,10 +168,10 @@ class Fleet:
                 engine.close()
                 self._pools.pop(key, None)
         self.refresh_journal()
-        return _by_role({alias: engine for alias, (_, engine) in found.items()})
+        return _by_role({asked: engine for asked, (_, engine) in found.items()})
 
-    def _find_engines(self, step: Pass) -> dict[str, tuple[str, JournaledText | JournaledReward]]:
-        """Key and engine of every alias of a pass; those that are new are made, and not loaded."""
+    def _find_engines(self, step: Pass) -> dict[Asked, tuple[str, JournaledText | JournaledReward]]:
+        """Key and engine of every alias and role of a pass; new ones are made, not loaded."""
         found = {}
         for model in self._loaded.recipe.models:
             for key, checkpoint in step.checkpoints.items():
@@ -178,7 +182,7 @@ class Fleet:
                 name = key, model.adapter
                 if name not in self._engines:
                     self._engines[name] = self._make(own)
-                found[model.alias] = key, self._engines[name]
+                found[model.alias, own.role] = key, self._engines[name]
         return found
 
     def expect(self, tokens: Mapping[str, float]) -> None:
@@ -424,9 +428,9 @@ def launch_options(options: Mapping[str, Any], tokens: float) -> dict[str, Any]:
     return eager | dict(options)
 
 
-def _by_role(engines: Mapping[str, JournaledText | JournaledReward]) -> Engines:
-    text = {alias: one for alias, one in engines.items() if isinstance(one, JournaledText)}
-    reward = {alias: one for alias, one in engines.items() if isinstance(one, JournaledReward)}
+def _by_role(engines: Mapping[Asked, JournaledText | JournaledReward]) -> Engines:
+    text = {alias: one for (alias, _), one in engines.items() if isinstance(one, JournaledText)}
+    reward = {alias: one for (alias, _), one in engines.items() if isinstance(one, JournaledReward)}
     return text, reward
 
 
