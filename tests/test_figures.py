@@ -11,12 +11,11 @@ from prefdata.report.figures import (
     groups_of,
     largest_rows,
     rates,
-    score_ranges,
-    score_spreads,
+    scores_by_writer,
     slowest_rows,
 )
 from prefdata.report.sides import Lengths, Wins
-from prefdata.report.spreads import Range, Spreading, grid_of, wilson
+from prefdata.report.spreads import finite, grid_of, grid_over, spread_of, wilson
 from prefdata.rows import CANDIDATE
 
 LISTS = Sources("candidates", (), ("score",), "prompt", ("candidates", "score"))
@@ -99,66 +98,48 @@ def test_bins_cover_the_range_and_have_round_bounds():
 
 @pytest.mark.parametrize("value", [0.0, 3.5, -1e-9, 7e8])
 def test_equal_values_have_one_bin(value):
-    grid = grid_of(value, value)
-    spreading = Spreading(grid)
-    spreading.add(np.array([value] * 5))
-    told = spreading.told()
+    told = spread_of(np.array([value] * 5), grid_over([np.array([value])]))
     assert told.counts == [5]
     assert told.quantiles == pytest.approx((value, value, value))
 
 
-def test_a_spread_is_numpys_whatever_the_parts():
+def test_a_spread_is_numpys():
     drawn = random.Random(1)
     values = np.array([drawn.gauss(3, 2) for _ in range(5000)])
-    spreads = []
-    for parts in (1, 7):
-        spreading = Spreading(grid_of(values.min(), values.max()))
-        for part in np.array_split(values, parts):
-            spreading.add(part)
-        spreads.append(spreading.told())
-    one, other = spreads
-    assert one.counts == other.counts
-    assert one.quantiles == other.quantiles
-    assert one.mean == pytest.approx(values.mean())
-    assert one.deviation == pytest.approx(values.std())
-    assert one.quantiles == pytest.approx(np.quantile(values, (0.1, 0.5, 0.9)), abs=0.02)
-    assert sum(one.counts) == one.count == 5000
+    told = spread_of(values, grid_over(np.array_split(values, 7)))
+    assert (told.mean, told.deviation) == (values.mean(), values.std())
+    assert told.quantiles == tuple(np.quantile(values, (0.1, 0.5, 0.9)))
+    assert sum(told.counts) == told.count == 5000
 
 
 def test_values_that_are_not_finite_are_passed_over():
-    spreading = Spreading(grid_of(0, 1))
-    spreading.add(np.array([0.5, math.nan, math.inf]))
-    assert spreading.told().count == 1
-    found = Range()
-    found.add(np.array([math.nan]))
-    assert found.grid is None
-    assert Spreading(grid_of(0, 1)).told() is None
+    assert spread_of(np.array([0.5, math.nan, math.inf]), grid_of(0, 1)).count == 1
+    assert grid_over([np.array([math.nan])]) is None
+    assert spread_of(np.array([math.nan]), grid_of(0, 1)) is None
 
 
 def test_few_values_are_told_one_by_one_and_many_are_not():
-    few, many = Range(), Range()
-    few.add(np.array([0.0, 1.0, 0.0]))
-    many.add(np.arange(1000.0))
-    assert few.grid.points == (0.0, 1.0)
-    assert many.grid.points == ()
+    assert grid_over([np.array([0.0, 1.0, 0.0]), np.array([2.0])]).points == (0.0, 1.0, 2.0)
+    assert grid_over([np.arange(1000.0)]).points == ()
 
 
 def test_scores_are_told_by_alias_and_temperature():
     table = listed([("hot", 0.9, 3, 1.0), ("cool", 0.3, 3, 5.0)], [("hot", 0.9, 3, 3.0)])
-    ranges = score_ranges([table], LISTS)
-    assert (ranges["score"].low, ranges["score"].high) == (1.0, 5.0)
-    spreads = score_spreads([table], LISTS, {"score": ranges["score"].grid})["score"]
-    assert {group: (s.count, s.mean) for group, s in spreads.items()} == {
-        ("hot", 0.9): (2, pytest.approx(2.0)),
-        ("cool", 0.3): (1, pytest.approx(5.0)),
+    found = scores_by_writer([table], LISTS)["score"]
+    assert {group: values.tolist() for group, values in found.items()} == {
+        ("hot", 0.9): [1.0, 3.0],
+        ("cool", 0.3): [5.0],
     }
 
 
 def test_scores_of_single_responses_are_told_by_their_writer_or_their_name():
     meta = [{"alias": "hot", "model": "m", "temperature": 0.9}] * 2
     table = pa.table({"a": ["x", "y"], "a__meta": meta, "b": ["z", "w"], "score": [{"a": 1.0, "b": None}, {"a": 2.0, "b": 4.0}]})  # fmt: skip  # noqa: E501
-    spreads = score_spreads([table], SINGLE, {"score": grid_of(1, 4)})["score"]
-    assert {group: s.count for group, s in spreads.items()} == {("hot", 0.9): 2, ("b", None): 1}
+    found = scores_by_writer([table], SINGLE)["score"]
+    assert {group: finite(values).tolist() for group, values in found.items()} == {
+        ("hot", 0.9): [1.0, 2.0],
+        ("b", None): [4.0],
+    }
 
 
 def test_a_model_stands_in_for_an_alias_that_nobody_gave():

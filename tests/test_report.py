@@ -183,7 +183,7 @@ def test_panels_that_have_nothing_to_show_are_away(tmp_path):
 def test_the_verdict_and_its_warnings_stand_first_and_the_pairs_second(tmp_path):
     text = Page(write_report(make_plain_run(tmp_path))).text
     wanted = (
-        "40 pairs, from 93.0\u00a0% of 43 rows; at the median chosen scores 20.01 more. 2 things",
+        "40 pairs, from 93.0\u00a0% of 43 rows; at the median chosen scores 20.5 more. 2 things to",
         "Length bias", "Key figures", "Show", "What each step leaves of the rows.",
     )  # fmt: skip
     places = [text.index(one, text.index("Theme: auto")) for one in wanted]

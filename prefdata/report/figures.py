@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.report.sides import UNKNOWN, Group
-from prefdata.report.spreads import Grid, Range, Spread, Spreading, Values, numbers
+from prefdata.report.spreads import Values, numbers
 from prefdata.rows import ID
 
 LARGEST = 20
@@ -100,35 +100,20 @@ def texts_of(table: pa.Table, sources: Sources) -> Iterator[tuple[pa.Array, dict
         yield table[column].combine_chunks() if known else named, scores
 
 
-def score_ranges(tables: Iterable[pa.Table], sources: Sources) -> dict[str, Range]:
-    """Range of every score column."""
-    ranges = {name: Range() for name in sources.scores}
-    for table in tables:
-        for _, scores in texts_of(table, sources):
-            for name, values in scores.items():
-                ranges[name].add(values)
-    return ranges
-
-
-def score_spreads(
-    tables: Iterable[pa.Table], sources: Sources, grids: Mapping[str, Grid]
-) -> dict[str, dict[Group, Spread]]:
-    """Spread of every score column, by who wrote the text."""
-    found: dict[str, dict[Group, Spreading]] = {name: {} for name in grids}
+def scores_by_writer(
+    tables: Iterable[pa.Table], sources: Sources
+) -> dict[str, dict[Group, Values]]:
+    """Every score, by its column and by who wrote the text; eight bytes each are kept."""
+    found: dict[str, dict[Group, list[Values]]] = {name: {} for name in sources.scores}
     for table in tables:
         for meta, scores in texts_of(table, sources):
             groups = groups_of(meta)
-            for name in grids:
-                values = scores[name]
-                for group in sorted(set(groups), key=str):
-                    mine = np.fromiter((g == group for g in groups), np.bool_, len(groups))
-                    found[name].setdefault(group, Spreading(grids[name])).add(values[mine])
+            for group in set(groups):
+                mine = np.fromiter((g == group for g in groups), np.bool_, len(groups))
+                for name, values in scores.items():
+                    found[name].setdefault(group, []).append(values[mine])
     return {
-        name: {
-            group: spread
-            for group, one in sorted(parts.items(), key=lambda item: str(item[0]))
-            if (spread := one.told())
-        }
+        name: {group: np.concatenate(parts[group]) for group in sorted(parts, key=str)}
         for name, parts in found.items()
     }
 

@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -33,13 +34,12 @@ from prefdata.report.figures import (
     Sources,
     funnel,
     largest_rows,
-    score_ranges,
-    score_spreads,
+    scores_by_writer,
     slowest_rows,
 )
 from prefdata.report.panels import EXCERPT, key_figures, make_panels, verdict
-from prefdata.report.sides import Lengths, Wins, sides_of
-from prefdata.report.spreads import Grid, Range, Spreading, numbers
+from prefdata.report.sides import Group, Lengths, Wins, sides_of
+from prefdata.report.spreads import Spread, grid_over, numbers, spread_of
 from prefdata.rows import ID, rows_of
 from prefdata.run.finished import FinishedRun, open_run
 from prefdata.run.public import make_public_recipe
@@ -162,27 +162,40 @@ def _count(
     runs: Sequence[FinishedRun], sources: Sequence[Sources], names: Sequence[str]
 ) -> list[Numbers]:
     """The figures of each run, in bins that all of them share."""
-    ranges: dict[str, Range] = {}
-    margin = Range()
+    scored, margins = [], []
     for run, source in zip(runs, sources, strict=True):
-        scores = _candidates(run, [*source.meta("alias"), *source.scores]) if source.scores else ()
-        for name, found in score_ranges(scores, source).items():
-            ranges.setdefault(name, Range()).join(found)
-        for table in read_tables(run.folder / "pairs", columns=["margin"]):
-            margin.add(numbers(table["margin"]))
-    grids = {name: grid for name, found in ranges.items() if (grid := found.grid)}
-    return [
-        _count_run(run, source, name, grids, margin.grid)
-        for run, source, name in zip(runs, sources, names, strict=True)
-    ]
+        columns = [*source.meta(*WRITER), *source.scores]
+        scored.append(scores_by_writer(_candidates(run, columns) if source.scores else (), source))
+        parts = read_tables(run.folder / "pairs", columns=["margin"])
+        margins.append(np.concatenate([np.empty(0), *(numbers(part["margin"]) for part in parts)]))
+    grids = {
+        name: grid_over(values for found in scored for values in found.get(name, {}).values())
+        for name in dict.fromkeys(name for found in scored for name in found)
+    }
+    axis = grid_over(margins)
+    made = []
+    for n, run in enumerate(runs):
+        spreads = {
+            name: {
+                group: spread
+                for group, values in groups.items()
+                if (grid := grids[name]) and (spread := spread_of(values, grid))
+            }
+            for name, groups in scored[n].items()
+        }
+        margin = spread_of(margins[n], axis) if axis else None
+        made.append(_count_run(run, sources[n], names[n], spreads, margin))
+    return made
 
 
 def _count_run(
-    run: FinishedRun, source: Sources, name: str, grids: Mapping[str, Grid], axis: Grid | None
+    run: FinishedRun,
+    source: Sources,
+    name: str,
+    scores: dict[str, dict[Group, Spread]],
+    margins: Spread | None,
 ) -> Numbers:
-    own = {name: grid for name, grid in grids.items() if name in source.scores}
-    columns = [*source.meta(*WRITER), *own]
-    wins, lengths, margins = Wins(), Lengths(), Spreading(axis) if axis else None
+    wins, lengths = Wins(), Lengths()
     kept = _kept(run)
     breakdowns = plan_breakdowns(read_tables(run.folder / "pairs", columns=kept), kept)
     for table in read_tables(run.folder / "pairs"):
@@ -192,16 +205,14 @@ def _count_run(
         wins.add(
             sides_of(table, "chosen"), sides_of(table, "rejected"), table["is_tie"].to_pylist()
         )
-        if margins is not None:
-            margins.add(numbers(table["margin"]))
     largest, unit = _largest(run, source)
     wanted = {row.id for row in (*largest, *slowest_rows(run.record))}
     return Numbers(
         name=name,
         record=run.record,
         steps=funnel(run.record, source.stages),
-        scores=score_spreads(_candidates(run, columns), source, own) if own else {},
-        margins=margins.told() if margins is not None else None,
+        scores=scores,
+        margins=margins,
         wins=wins,
         lengths=lengths,
         largest=largest,
@@ -213,7 +224,9 @@ def _count_run(
 
 def _kept(run: FinishedRun) -> list[str]:
     """Columns of the seeds that the pairs keep."""
-    rule = run.recipe.output_projection.model_dump() if run.recipe else run.record["projection"]
+    rule = run.record.get("projection", {})
+    if run.recipe:
+        rule = first_projection(run.recipe.output_projection).model_dump()
     names = [*(rule.get("keep") or ()), rule.get("order_group")]
     present = read_schema(run.folder / "pairs").names
     return [name for name in dict.fromkeys(names) if name in present]

@@ -1,7 +1,8 @@
-"""How numbers are spread, where they come in parts and none may be kept. Knows no row."""
+"""How numbers are spread: bins, moments, quantiles, intervals. Knows no row."""
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,6 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 BINS = 40
-FINE = 50
-"""Parts of a bin; quantiles are right to within one of them."""
 FEW = 8
 """Up to so many values are shown one by one."""
 Z95 = 1.96
@@ -58,7 +57,7 @@ class Spread:
     """How values are spread.
 
     Attributes:
-        quantiles: 10 %, 50 % and 90 %, from fine bins.
+        quantiles: 10 %, 50 % and 90 %.
         counts: values in each bin of the grid.
     """
 
@@ -72,76 +71,36 @@ class Spread:
     counts: list[int]
 
 
-class Spreading:
-    """Values that come in parts, on their way to a Spread."""
-
-    def __init__(self, grid: Grid) -> None:
-        self._grid, self._fine = grid, np.zeros(grid.bins * FINE, np.int64)
-        self._count, self._sum, self._squares = 0, 0.0, 0.0
-        self._low, self._high = math.inf, -math.inf
-
-    def add(self, values: Values) -> None:
-        """Count these; what is not finite is passed over."""
-        values = values[np.isfinite(values)]
-        if not len(values):
-            return
-        width = self._grid.step / FINE
-        places = np.floor((values - self._grid.low) / width).astype(np.int64)
-        np.add.at(self._fine, places.clip(0, len(self._fine) - 1), 1)
-        self._count += len(values)
-        centred = values - self._grid.low  # keeps digits where values are large and close
-        self._sum += float(centred.sum())
-        self._squares += float((centred**2).sum())
-        self._low, self._high = min(self._low, values.min()), max(self._high, values.max())
-
-    def told(self) -> Spread | None:
-        """The spread, None where there was no value."""
-        if not self._count:
-            return None
-        mean = self._sum / self._count
-        deviation = math.sqrt(max(self._squares / self._count - mean**2, 0.0))
-        quantiles = tuple(self._quantile(share) for share in (0.1, 0.5, 0.9))
-        counts = self._fine.reshape(-1, FINE).sum(axis=1).tolist()
-        low, high = float(self._low), float(self._high)
-        mean += self._grid.low
-        return Spread(self._grid, self._count, mean, deviation, low, high, quantiles, counts)  # type: ignore[arg-type]
-
-    def _quantile(self, share: float) -> float:
-        before = np.cumsum(self._fine)
-        place = int(np.searchsorted(before, max(share * self._count, 1), side="left"))
-        middle = self._grid.low + (place + 0.5) * self._grid.step / FINE
-        return float(min(max(middle, self._low), self._high))
-
-
-@dataclass
-class Range:
-    """The smallest and the largest of values that come in parts, and which there are if few."""
-
-    low: float = math.inf
-    high: float = -math.inf
-    points: set[float] = field(default_factory=set)
-
-    def add(self, values: Values) -> None:
-        """Take these in; what is not finite is passed over."""
-        values = values[np.isfinite(values)]
+def grid_over(parts: Iterable[Values]) -> Grid | None:
+    """Bins for all of these values, None where none is finite."""
+    low, high, points = math.inf, -math.inf, set[float]()
+    for values in map(finite, parts):
         if len(values):
-            self.low = min(self.low, float(values.min()))
-            self.high = max(self.high, float(values.max()))
-            if len(self.points) <= FEW:
-                self.points |= set(np.unique(values)[: FEW + 1].tolist())
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+            if len(points) <= FEW:
+                points |= set(np.unique(values)[: FEW + 1].tolist())
+    if low > high:
+        return None
+    few = tuple(sorted(points)) if len(points) <= FEW else ()
+    return replace(grid_of(low, high), points=few)
 
-    @property
-    def grid(self) -> Grid | None:
-        """Bins for these values, None where there are none."""
-        if self.low > self.high:
-            return None
-        points = tuple(sorted(self.points)) if len(self.points) <= FEW else ()
-        return replace(grid_of(self.low, self.high), points=points)
 
-    def join(self, other: "Range") -> None:
-        """Take in another's values."""
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-        self.points |= other.points
+def spread_of(values: Values, grid: Grid) -> Spread | None:
+    """The spread of what is finite, None where nothing is."""
+    values = finite(values)
+    if not len(values):
+        return None
+    places = np.floor((values - grid.low) / grid.step).astype(np.int64).clip(0, grid.bins - 1)
+    tenth, middle, ninth = np.quantile(values, (0.1, 0.5, 0.9)).tolist()
+    counts = np.bincount(places, minlength=grid.bins).tolist()
+    low, high = float(values.min()), float(values.max())
+    mean, deviation = float(values.mean()), float(values.std())
+    return Spread(grid, len(values), mean, deviation, low, high, (tenth, middle, ninth), counts)
+
+
+def finite(values: Values) -> Values:
+    """Those that are."""
+    return values[np.isfinite(values)]
 
 
 def numbers(column: Any) -> Values:
