@@ -254,17 +254,14 @@ def openai():
 
 
 def trl():
-    def side(n, text):
-        return [assistant(text)] if n % 2 else text
-
     return [
         {
-            "prompt": [user(f"Question {n}?")] if n % 2 else f"Question {n}?",
-            "chosen": side(n, f"Good answer {n}."),
-            "rejected": side(n, f"Bad answer {n}."),
+            "prompt": [user(f"Question {n}?")],
+            "chosen": [assistant(f"Good answer {n}.")],
+            "rejected": [assistant(f"Bad answer {n}.")],
         }
         for n in range(8)
-    ][1::2]
+    ]
 
 
 def trl_texts():

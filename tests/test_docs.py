@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 from conftest import QUICKSTART, ROOT
 from pydantic import BaseModel
 from typer.main import get_command
@@ -59,6 +60,12 @@ def test_every_key_and_every_preset_of_a_layout_is_in_its_page():
     assert [name for name in Layout.model_fields if f"`{name}`" not in page] == []
     assert [file.stem for file in LAYOUTS if f"`{file.stem}`" not in page] == []
     assert [file.name for file in LAYOUTS if len(file.read_text().splitlines()) > 15] == []
+
+
+def test_every_example_of_a_layout_is_one():
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "layouts.md").read_text(), re.DOTALL)
+    read = [Layout.model_validate(yaml.safe_load(block)["candidates"]) for block in blocks]
+    assert {layout.kind for layout in read} == {"candidates", "labelled", "pairs"}
 
 
 @pytest.mark.parametrize("file", SETTINGS, ids=lambda file: file.name)

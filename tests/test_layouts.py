@@ -42,7 +42,7 @@ TABLE = {
     "llama3-ultrafeedback-armorm": (8, 6, {"identical": 1, "tie": 1}, "0.4", 0, 6),
     "distilabel": (8, 6, {"lengths_differ": 1, "no_score": 1}, "2 to 4", 0, 6),
     "openai": (8, 8, {}, "2 to 3", 8, 8),
-    "trl": (4, 4, {}, "none", 4, 4),
+    "trl": (8, 8, {}, "none", 8, 8),
     "trl-implicit": (8, 8, {}, "none", 8, 8),
 }
 BY_HAND = {"prefdata", "prefdata-pairs"}
@@ -168,7 +168,7 @@ def test_keys_of_a_preset_can_be_replaced(tmp_path):
 
 def test_a_layout_of_ones_own_is_a_yaml_file(tmp_path):
     mine = tmp_path / "mine.yaml"
-    mine.write_text("{layout: helpsteer3, a: left}\n")
+    mine.write_text("{dataset: me/mine, layout: helpsteer3, a: left}\n")
     rows = [{"context": "q", "left": "a", "response2": "b", "overall_preference": -2}]
     choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", str(mine))
     assert [(p["chosen"], p["margin"]) for p in pairs(tmp_path / "out")] == [("a", 2.0)]

@@ -244,6 +244,10 @@ class Layout(Frozen):
         return {key: value for key, value in told.items() if value not in (None, "higher")}
 
 
+ABOUT = ("dataset", "columns_beside")
+"""What a preset says of itself and a mapping does not."""
+
+
 class Preset(Layout):
     """A layout that ships, with what it is known by."""
 

@@ -28,7 +28,7 @@ from prefdata.recipe.environment import (
     values_told,
 )
 from prefdata.recipe.faults import Lines, explain, shown
-from prefdata.recipe.layout import Layout, expand_layout
+from prefdata.recipe.layout import ABOUT, Layout, expand_layout
 from prefdata.recipe.projection import PreferencePairs
 from prefdata.recipe.providers import LOCAL_PROVIDERS
 from prefdata.recipe.schema import Recipe
@@ -236,7 +236,7 @@ def load_layout(name: str | None, overrides: Sequence[str]) -> Layout:
         config = DictConfig(expand_layout(name))
     for override in overrides:
         lines.overridden.append(_override(config, override))
-    raw = _resolve(config, lines)
+    raw = {key: value for key, value in _resolve(config, lines).items() if key not in ABOUT}
     if not name:
         is_pair = raw.keys() & {"a", "b", "label", "chosen", "rejected"}
         raw = ({} if is_pair else {"prompt": "prompt", "text": "text", "score": "score"}) | raw
