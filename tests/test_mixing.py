@@ -124,6 +124,7 @@ def test_a_mix_has_a_report(folder, tmp_path):
         ("of.judged.chosen={shortest: 1}", "of.judged.chosen.shortest: there is no key"),
         ("of.delta.strong=warm", "output_projection.of.delta.strong: 'warm' is not an alias"),
         ("of.delta.test_size=3", "of.delta.test_size is given, but it is said of all pairs"),
+        ("of.delta.keep=[source]", "the pairs have a column 'source' of their own"),
         ("weights={judged: 1}", "write one weight for each"),
         ("keep_fraction=0.1", "these pairs have no margin"),
     ],

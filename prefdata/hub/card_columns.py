@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from prefdata.recipe.mix import SOURCE, Mix
 from prefdata.recipe.schema import Recipe
 from prefdata.recipe.values import FAILURES_SUFFIX, META_SUFFIX
 from prefdata.rows import is_json
@@ -30,7 +31,7 @@ _PAIRS = {
     "tools": "what the model might call, as JSON",
     "chosen": "the preferred answer",
     "rejected": "the other answer",
-    "chosen_score": "score of chosen, raw and without a unit, the higher the better",
+    "chosen_score": "score of chosen, as pairs were chosen by it, the higher the better",
     "rejected_score": "score of rejected, likewise",
     "margin": "`chosen_score` - `rejected_score`, or what the label says; null where unknown",
     "z_margin": "`margin` in standard deviations of the prompt's scores; null unless asked for",
@@ -93,6 +94,8 @@ def describe_columns(config: str, schema: pa.Schema, recipe: Recipe | None) -> I
             meaning = _REJECTS[field.name]
         else:
             meaning = _PAIRS.get(field.name, "kept from the row")
+            if field.name == SOURCE and recipe and isinstance(recipe.output_projection, Mix):
+                meaning = "the projection that chose the pair"
         yield Described(field.name, _kind(field), meaning)
 
 

@@ -51,6 +51,9 @@ class Mix(SetRules):
     @model_validator(mode="after")
     def _parts_that_can_be_mixed(self) -> Self:
         for name, part in self.of.items():
+            if SOURCE in part.keep:
+                why = "the pairs have a column 'source' of their own"
+                raise misused(f"of.{name}.keep: {SOURCE}", why, "keep a copy with another name")
             for key, remedy in _OF_ALL.items():
                 if getattr(part, key, None):
                     raise misused(f"of.{name}.{key}", "it is said of all pairs together", remedy)
