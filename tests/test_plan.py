@@ -1,8 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 from conftest import QUICKSTART, ROOT
 
+from prefdata.engines.checkpoints import active_parameters
 from prefdata.recipe.loader import load_recipe
 from prefdata.recipe.plan import plan_passes
 from prefdata.run.estimate import estimate_pass
@@ -202,3 +204,32 @@ def test_a_tokenizer_that_is_not_to_be_had_leaves_a_question_mark(recipe, tmp_pa
     )
     (tmp_path / "empty").mkdir()
     assert cost(found, 10, [{"prompt": "x"}], tmp_path / "empty").prompt_tokens is None
+
+
+LLAMA_8B = {
+    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "architectures": ["LlamaForCausalLM"],
+}  # fmt: skip
+QWEN_30B_A3B = {
+    "hidden_size": 2048, "intermediate_size": 6144, "moe_intermediate_size": 768, "head_dim": 128,
+    "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4,
+    "num_experts_per_tok": 8, "vocab_size": 151936,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "billions"),
+    [(LLAMA_8B, 8.03), ({"text_config": LLAMA_8B}, 8.03), (QWEN_30B_A3B, 3.35)],
+    ids=["dense", "with vision", "experts"],
+)
+def test_a_config_alone_tells_the_parameters_that_a_token_passes_through(config, billions):
+    assert active_parameters(config) / 1e9 == pytest.approx(billions, rel=0.01)
+    assert active_parameters({"model_type": "mamba", "hidden_size": 8}) is None
+
+
+def test_the_hours_of_a_checkpoint_without_weights_follow_from_the_measured_rates(recipe, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    estimate = cost(recipe([text("response_a"), text("response_b")]), 22_444 * 3600, [], tmp_path)
+    written = estimate.completion_tokens / 22_444
+    read = estimate.requests * 512 / 44_900
+    assert estimate.gpu_hours == pytest.approx((written + read) / 3600, rel=0.01)

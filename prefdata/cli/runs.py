@@ -157,13 +157,21 @@ def merge(
             publish_built(folder, publish)
 
 
-def plan(recipe: RecipeFile, overrides: Overrides = None, out: Out = None) -> None:
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs that would share the work.")] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="Of one GPU for an hour, in any currency.")
+    ] = None,
+) -> None:
     """Show passes, model loads, requests, tokens, GPU-hours and disk. Runs no model."""
     with exit_codes():
         loaded = load(recipe, overrides, out)
         from prefdata.cli.summary import print_plan
 
-        print_plan(loaded)
+        print_plan(loaded, gpus=gpus, price=price)
 
 
 def _rehearsed(loaded: Any, force: bool) -> Any:

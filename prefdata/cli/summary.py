@@ -1,7 +1,7 @@
 """What a person reads in the terminal: plan, preview, summary."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from prefdata.pairs.prompts import tell_of_prompts
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import plan_passes
 from prefdata.rows import rows_of
-from prefdata.run.estimate import FLOPS, Estimate, estimate_pass
+from prefdata.run.estimate import PARAMETERS, WRITTEN_PER_SECOND, Estimate, estimate_pass
 from prefdata.run.examples import Example, example_requests
 from prefdata.run.oddities import find_oddities
 from prefdata.seeds.seeds import seeds_of
@@ -218,8 +218,16 @@ def print_examples(examples: Iterable[Example]) -> None:
         console.print(example.text, markup=False)
 
 
-def print_plan(loaded: LoadedRecipe) -> None:
-    """Passes, loads, requests and costs of a recipe."""
+def print_plan(
+    loaded: LoadedRecipe, *, gpus: int | None = None, price: float | None = None
+) -> None:
+    """Passes, loads, requests and costs of a recipe.
+
+    Args:
+        loaded: the recipe.
+        gpus: how many would share the work.
+        price: of one of them for an hour, in any currency.
+    """
     recipe = loaded.recipe
     seeds = seeds_of(recipe, loaded.locate, loaded.place)
     rows: int | None = seeds.table.num_rows
@@ -230,6 +238,7 @@ def print_plan(loaded: LoadedRecipe) -> None:
     for note in seeds.notes:
         console.print(note, markup=False)
     steps = plan_passes(recipe)
+    hours: list[float | None] = []
     for number, step in enumerate(steps, start=1):
         if step.expands:
             most = step.expands.most_rows
@@ -253,6 +262,8 @@ def print_plan(loaded: LoadedRecipe) -> None:
         if asks:
             console.print(f"  asks         {', '.join(asks)}", markup=False)
         estimate = None if rows is None else estimate_pass(step, recipe, rows, sample, paths)
+        if loads:
+            hours.append(estimate.gpu_hours if estimate is not None else None)
         for name, value in _costs(estimate):
             console.print(f"  {name:12} {value}")
     distinct = {
@@ -262,13 +273,24 @@ def print_plan(loaded: LoadedRecipe) -> None:
         if recipe.endpoint(checkpoint.model) is None
     }
     console.print(f"{len(steps)} passes, {len(distinct)} model loads")
+    if gpus or price is not None:
+        console.print(_bill(hours, gpus or 1, price))
     print_examples(example_requests(loaded, sample[0]))
     console.print(
         "Completion tokens, GPU-hours and disk are upper bounds: every text as long as "
-        f"max_tokens, {FLOPS / 1000000000000.0:.0f} TFLOP/s per GPU. '?' is known only after "
+        f"max_tokens, at {WRITTEN_PER_SECOND:,} tokens/s of a model of {PARAMETERS / 1e9:.0f}B as "
+        "measured in bf16 on one H200, less for a larger one. '?' is known only after "
         "the run, or needs a checkpoint that is not on this machine.",
         style="dim",
     )
+
+
+def _bill(hours: Sequence[float | None], gpus: int, price: float | None) -> str:
+    """What all passes cost at most; start-up is not counted."""
+    known = [hour for hour in hours if hour is not None]
+    least = "" if len(known) == len(hours) else f" without {len(hours) - len(known)} unknown passes"
+    told = f"at most {sum(known):.3g} GPU-hours{least}, {sum(known) / gpus:.3g} h on {gpus} GPUs"
+    return told if price is None else f"{told}, {sum(known) * price:,.2f} at {price:g} a GPU-hour"
 
 
 def _count(number: int | None) -> str:

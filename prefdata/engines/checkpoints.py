@@ -1,7 +1,7 @@
 """Which weights a name stands for, without loading them."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from math import prod
 from pathlib import Path
@@ -164,6 +164,29 @@ def count_parameters(path: str) -> int | None:
                 f"{file}: damaged or truncated ({err}); copy or download the checkpoint again"
             ) from err
     return total or None
+
+
+def active_parameters(config: Mapping[str, Any]) -> int | None:
+    """Parameters that a token passes through, from a config.json alone; None for unusual shapes.
+
+    Attention with grouped heads, gated feed-forward layers, experts of which some are chosen: the
+    shapes of Llama, Qwen, Mistral, Gemma and their kin. Norms and biases are left out.
+    """
+    config = config.get("text_config") or config
+    try:
+        hidden, layers = config["hidden_size"], config["num_hidden_layers"]
+        heads, vocabulary = config["num_attention_heads"], config["vocab_size"]
+        grouped = config.get("num_key_value_heads") or heads
+        size = config.get("head_dim") or hidden // heads
+        experts = config.get("num_experts_per_tok") or 1
+        wide = config["intermediate_size"]
+        if experts > 1:
+            wide = experts * (config.get("moe_intermediate_size") or wide)
+    except KeyError:
+        return None
+    attention = hidden * size * (2 * heads + 2 * grouped)
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return int(layers * (attention + 3 * hidden * wide) + tables * vocabulary * hidden)
 
 
 def count_tokens(path: str, chats: Sequence[Chat]) -> list[int]:

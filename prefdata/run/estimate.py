@@ -7,18 +7,29 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from prefdata.engines.checkpoints import count_parameters, count_tokens
-from prefdata.errors import RowError
+from prefdata.engines.checkpoints import (
+    active_parameters,
+    count_parameters,
+    count_tokens,
+    read_config,
+)
+from prefdata.errors import PrefdataError, RowError
 from prefdata.recipe.chats import Chat
 from prefdata.recipe.contract import Asking, Column
 from prefdata.recipe.origins import columns_read
 from prefdata.recipe.plan import Pass
 from prefdata.recipe.questions import Question, SystemPrompt, question_of, system_prompt_of
 from prefdata.recipe.reads import all_columns
-from prefdata.recipe.schema import Recipe
+from prefdata.recipe.schema import Model, Recipe
 
-FLOPS = 300e12
-"""Assumed useful bf16 FLOP/s of one GPU: about 40 % of an H100's peak."""
+PARAMETERS = 8.03e9
+"""Of the model with which the two rates were measured: bf16 on one H200, by `bench_gpu.py`."""
+WRITTEN_PER_SECOND = 22_444
+"""Completion tokens, prompts of 144 tokens read besides."""
+READ_PER_SECOND = 44_900
+"""Tokens of chats that a reward model scores, or of prompts."""
+UNKNOWN_TOKENS = 512
+"""Of a chat that only the run makes."""
 BYTES_PER_TOKEN = 4.5
 """Of text; typical of English under a large vocabulary."""
 COPIES = 3
@@ -33,7 +44,8 @@ class Estimate:
         requests: completions or scores.
         prompt_tokens: None where a prompt needs a column that only the run makes, or a tokenizer
             that is not on this machine.
-        parameters: of the largest checkpoint; None where its files are not here.
+        parameters: of the largest checkpoint, those that a token passes through; None where its
+            config.json is neither here nor on the Hub, or of an unusual shape.
     """
 
     requests: int
@@ -43,11 +55,16 @@ class Estimate:
 
     @property
     def gpu_hours(self) -> float | None:
-        """2 x parameters FLOP a token at FLOPS; None where either is not known."""
-        if self.parameters is None or self.prompt_tokens is None:
+        """At the measured rates, in proportion to the parameters; None where these are unknown.
+
+        A prompt that only the run makes counts `UNKNOWN_TOKENS`.
+        """
+        if self.parameters is None:
             return None
-        tokens = self.prompt_tokens + self.completion_tokens
-        return 2 * self.parameters * tokens / FLOPS / 3600
+        prompt = self.prompt_tokens
+        read = UNKNOWN_TOKENS * self.requests if prompt is None else prompt
+        seconds = self.completion_tokens / WRITTEN_PER_SECOND + read / READ_PER_SECOND
+        return seconds * self.parameters / PARAMETERS / 3600
 
     @property
     def disk_bytes(self) -> int:
@@ -84,10 +101,18 @@ def estimate_pass(
             completion += round(mean(longest) * count * rows)
         measured = _prompt_tokens(column, recipe, sample, paths)
         prompt = None if prompt is None or measured is None else prompt + measured * count * rows
-    known = [count_parameters(paths[c.model.alias]) for c in step.checkpoints.values()]
+    local = [c.model for c in step.checkpoints.values() if recipe.endpoint(c.model) is None]
+    known = [_parameters(model, paths[model.alias]) for model in local]
     sizes = [size for size in known if size is not None]
     parameters = max(sizes) if sizes else None
     return Estimate(requests, None if prompt is None else round(prompt), completion, parameters)
+
+
+def _parameters(model: Model, path: str) -> int | None:
+    with suppress(PrefdataError):
+        if (found := active_parameters(read_config(model, path))) is not None:
+            return found
+    return count_parameters(path)
 
 
 def _prompt_tokens(
