@@ -11,7 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
-from layout_rows import LAYOUTS, assistant, trl_implicit_texts, trl_texts, turns, user
+from layout_rows import (
+    LAYOUTS,
+    assistant,
+    llama3_ultrafeedback,
+    trl_implicit_texts,
+    trl_texts,
+    turns,
+    user,
+)
 from trl import extract_prompt, is_conversational
 from typer.testing import CliRunner
 
@@ -393,6 +401,21 @@ def test_calls_in_messages_stay_calls(tmp_path):
     [pair] = pairs(tmp_path / "out")
     [made] = orjson.loads(pair["chosen_tool_calls"])
     assert made["function"] == {"name": "look", "arguments": '{"at":1}'}
+
+
+def test_a_thought_in_a_message_is_kept_beside_its_answer(tmp_path):
+    rows = LAYOUTS["openai"]()
+    for row in rows:
+        for choice in row["response"]["choices"]:
+            choice["message"]["reasoning_content"] = "so"
+    choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", "openai")
+    assert {pair["chosen_reasoning"] for pair in pairs(tmp_path / "out")} == {"so"}
+
+
+def test_lists_that_no_layout_names_cost_no_line(tmp_path):
+    rows = [row | {"model": ["x"], "seed": [1, 2, 3, 4, 5]} for row in llama3_ultrafeedback()]
+    choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", "llama3-ultrafeedback-armorm")
+    assert reject_reasons(tmp_path / "out") == ["identical", "tie"]
 
 
 def test_columns_of_objects_as_datasets_has_them_are_a_list_of_objects(tmp_path):

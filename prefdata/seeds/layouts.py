@@ -15,7 +15,6 @@ from prefdata.recipe.layout import COMPARISON, Layout, Preset, Winner, layout_na
 from prefdata.rows import CANDIDATE, Row
 from prefdata.seeds.identity import says_nothing
 
-_CALLS = "tool_calls"
 _TYPES = {one.name: one.type for one in CANDIDATE.fields}
 _TOLD = [name for name in _TYPES if name != "text"]
 _NULLS: Row = dict.fromkeys(_TYPES)
@@ -44,10 +43,11 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """A text, its calls as JSON, and the messages before it in its own transcript."""
+    """A text, its calls as JSON, its thought, and the messages before it in its own transcript."""
 
     text: str
     calls: str | None = None
+    thought: str | None = None
     before: tuple[Row, ...] = ()
 
 
@@ -151,7 +151,12 @@ class _Item:
         """What is known of the candidate by fields that no layout names."""
         if self._own is not None:
             return {name: self._own[name] for name in _TOLD if name in self._own}
-        return {name: self.find(name) for name in _TOLD if name in self._line}
+        lists = {name: self._line[name] for name in _TOLD if name in self._line}
+        return {
+            name: value[self._number]
+            for name, value in lists.items()
+            if isinstance(value, list) and len(value) == self._count
+        }
 
     def find(self, path: str) -> Any:
         """The value at a path in the object, or else in the line."""
@@ -271,7 +276,7 @@ def _split_texts(chosen: str, rejected: str) -> list[_Answer]:
     if found is None:
         raise RowError("no_shared_prompt", "there is no prompt, and the texts begin differently")
     turn = {"role": "user", "content": found[0].strip()}
-    return [_Answer(text[found.end() :].strip(), None, (turn,)) for text in (chosen, rejected)]
+    return [_Answer(text[found.end() :].strip(), before=(turn,)) for text in (chosen, rejected)]
 
 
 def _answer(value: Any, path: str, markers: Mapping[Any, str]) -> _Answer:
@@ -287,8 +292,8 @@ def _answer(value: Any, path: str, markers: Mapping[Any, str]) -> _Answer:
     *before, last = [dict[str, Any](turn) for turn in read_chat(value)]
     if last["role"] != "assistant":
         raise RowError("no_answer", f"{path!r} ends with a turn of the {last['role']}")
-    calls = _calls(last.get(_CALLS))
-    return _Answer(last["content"], calls, tuple(before))
+    calls = _calls(last.get("tool_calls"))
+    return _Answer(last["content"], calls, last.get("reasoning_content"), tuple(before))
 
 
 def _calls(calls: Any) -> str | None:
@@ -392,9 +397,9 @@ def _is_prompt(value: Any) -> bool:
 def _fitted(told: Row, answer: _Answer, before: tuple[Row, ...]) -> Row:
     """A value of CANDIDATE; of what is told of it, what has the right type."""
     made = _NULLS | {name: _fitting(told[name], _TYPES[name]) for name in _TOLD if name in told}
-    turns = _json([*before]) if before else None
-    calls = answer.calls or made[_CALLS]
-    return made | {"text": answer.text, _CALLS: calls, "turns": turns}
+    own = {"tool_calls": answer.calls, "reasoning": answer.thought}
+    made |= {name: value for name, value in own.items() if isinstance(value, str)}
+    return made | {"text": answer.text, "turns": _json([*before]) if before else None}
 
 
 def _fitting(value: Any, kind: pa.DataType) -> Any:
