@@ -35,7 +35,11 @@ COLUMNS = [
     {"name": "part", "type": "extract", "column": "text", "pattern": "(?P<first>.*) (?P<last>.*)"},
     {"name": "length", "type": "expression", "expression": "{{ text | length }}", "dtype": "int"},
     {"name": "topic", "type": "category", "values": ["one", "two"]},
+    {"name": "own", "type": "stage", "function": "own:stage",
+     "returns": {"draft": "str", "gain": "float"}},
+    {"name": "kept", "type": "filter", "function": "own:keep"},
 ]  # fmt: skip
+OWN = "async def stage(row, ask): ...\ndef keep(row): ...\n"
 HEAD = """\
 # Columns
 
@@ -89,6 +93,7 @@ def columns_page() -> str:
     """The page as it should be."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        (folder / "own.py").write_text(OWN)
         (folder / "seeds.jsonl").write_text('{"prompt": "a", "answer": 1}\n')
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe(COLUMNS)))
         loaded = load_recipe(folder / "recipe.yaml", [])
