@@ -242,6 +242,10 @@ def test_rows_of_a_group_must_share_their_prompt(project):
     record = run(project, "output_projection.group_by=answer")
     assert record["rejects"] == {"pairs: prompt_differs": 2}
     assert record["prompts"] == 2
+    told = {row["detail"] for row in read_rows(project.folder / "run" / "rejects")}
+    assert all("name the prompt's column in group_by, too" in detail for detail in told)
+    both = run(project, "output_projection.group_by=[answer, prompt]")
+    assert (both["prompts"], both["rejects"]) == (4, {})
 
 
 def test_provenance_of_both_sides_is_in_the_pairs(project):

@@ -77,6 +77,7 @@ def test_every_bad_line_is_a_reject_with_its_place(tmp_path):
         "scored.jsonl:5": "field_type",
         "scored.jsonl:6": "prompt_differs",
     }
+    assert "name the prompt's field in group_by, too" in said[-1]
     assert record["seeds"] == 6 == record["prompts"] + sum(record["rejects"].values())
     assert len(said) == 5
 
