@@ -125,3 +125,13 @@ def test_the_wheel_brings_all_files_that_commands_read(installed, tmp_path):
         "--partition", "p", "--time", "1:00:00", folder=tmp_path,
     )  # fmt: skip
     assert list((tmp_path / "array").rglob("*.sbatch"))
+
+    seeds = recipes / "quickstart" / "prompts.jsonl"
+    run(installed, "init", seeds, "--model", "some/model", folder=tmp_path)
+    head = (tmp_path / "recipe.yaml").read_text().splitlines()[0]
+    schema = Path(head.partition("$schema=")[2])
+    assert schema.is_relative_to(installed.parent.parent)
+    assert schema.is_file()
+    assert "no error found" in run(installed, "check", "recipe.yaml", folder=tmp_path)
+    told = run(installed, "quickstart", "--out", "first", "--gpus", "0", folder=tmp_path)
+    assert "216 train, 24 test" in told
