@@ -26,6 +26,7 @@ from prefdata.storage.fence import fence, read_attempt
 from prefdata.storage.ownership import claim_folder, hold_run
 from prefdata.storage.record import Record
 from prefdata.workers.fleet import Fleet
+from prefdata.workers.gauges import Gauges, find_meter, watch
 from prefdata.workers.machine import Machine
 from prefdata.workers.throughput import measure_throughput
 
@@ -44,6 +45,7 @@ def build(
     force: bool = False,
     say: Say = print,
     progress: bool = True,
+    metrics: Path | None = None,
     ending: Ending | None = None,
 ) -> Record:
     """Run a recipe, or continue an earlier run of it; returns the content of `run.json`.
@@ -55,6 +57,7 @@ def build(
         rehearse: answer with the scripted engines, without loading a model.
         force: replace a file of the user's where the recipe writes one; never one that it reads.
         say: called with each message for the user, one line at a time.
+        metrics: name of two files, `.prom` and `.jsonl`, that tell of each replica meanwhile.
         progress: whether to show it.
         ending: asked, from another thread, where the run is to end.
 
@@ -68,9 +71,10 @@ def build(
         hold_run(out),
         Fleet(loaded, out, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
         measure_throughput(fleet.work) as throughput,
+        watch(Gauges(fleet.replicas, find_meter() if fleet.gpus else None, metrics)) as gauges,
     ):
         run = Building(
-            loaded, out, fleet, throughput, say, started, progress=progress,
+            loaded, out, fleet, throughput, say, started, gauges=gauges, progress=progress,
             ending=ending or Ending(),
         )  # fmt: skip
         seeds = run.load_seeds()
@@ -93,6 +97,7 @@ def build_shard(
     force: bool = False,
     say: Say = print,
     progress: bool = True,
+    metrics: Path | None = None,
 ) -> Record:
     """Make one slice of the rows, up to their scores; `merge` makes pairs of all slices.
 
@@ -105,6 +110,7 @@ def build_shard(
         rehearse: as for `build`.
         force: as for `build`.
         say: as for `build`.
+        metrics: as for `build`.
         progress: as for `build`.
 
     Returns:
@@ -124,10 +130,12 @@ def build_shard(
         hold(here, patience=PATIENCE if attempt else None),
         Fleet(loaded, here, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
         measure_throughput(fleet.work) as throughput,
+        watch(Gauges(fleet.replicas, find_meter() if fleet.gpus else None, metrics)) as gauges,
     ):
         run = Building(
-            loaded, here, fleet, throughput, say, started, is_shard=True, progress=progress
-        )
+            loaded, here, fleet, throughput, say, started, gauges=gauges, is_shard=True,
+            progress=progress,
+        )  # fmt: skip
         everything = run.load_seeds()
         seeds = shard.slice(everything)
         part = find_part(loaded, fleet.checkpoints, seeds.fingerprint, here)

@@ -73,7 +73,11 @@ def test_rows_whose_texts_are_there_are_scored_while_the_last_text_is_made(
 
     opener = threading.Thread(target=open_the_gate, daemon=True)
     opener.start()
-    record = build(project.load(), tmp_path / "out", machine=STUBS, say=lambda line: None)
+    told = {"say": lambda line: None, "metrics": tmp_path / "task"}
+    record = build(project.load(), tmp_path / "out", machine=STUBS, **told)
+    answered = [one["answered"] for one in record["replicas"].values()]
+    assert sum(answered) == 4 * len(texts)
+    assert "prefdata_replica_answered_total" in (tmp_path / "task.prom").read_text()
     assert record["rows"] == record["pairs"]["train"] == len(texts)
     assert record["requests"]["generated"] == record["requests"]["scored"] == 2 * len(texts)
     assert record["requests"]["replayed"] == 0

@@ -45,6 +45,10 @@ def build(
     rehearse: Rehearse = False,
     no_publish: NoPublish = False,
     force: Force = False,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(help="Name of two files that tell of each replica: NAME.prom, NAME.jsonl."),
+    ] = None,
     trust_remote_code: Annotated[
         bool,
         typer.Option(
@@ -84,15 +88,16 @@ def build(
             loaded = _rehearsed(loaded, force)
         if shard:
             _build_shard(
-                loaded, folder, shard, attempt, machine=machine, rehearse=rehearse, force=force
-            )
+                loaded, folder, shard, attempt, machine=machine, rehearse=rehearse, force=force,
+                metrics=metrics,
+            )  # fmt: skip
             return
         publish = None if rehearse or no_publish else loaded.recipe.publish
         if publish is not None:
             check_hub(publish)
         record = run(
             loaded, folder, machine=machine, rehearse=rehearse, force=force, say=say,
-            progress=not is_quiet(),
+            progress=not is_quiet(), metrics=metrics,
         )  # fmt: skip
         from prefdata.cli.summary import print_summary
 
@@ -112,6 +117,7 @@ def _build_shard(
     machine: Any,
     rehearse: bool,
     force: bool,
+    metrics: Path | None,
 ) -> None:
     from prefdata.pipeline import build_shard
     from prefdata.run.shards import read_shard
@@ -119,7 +125,7 @@ def _build_shard(
     shard = read_shard(text)
     build_shard(
         loaded, out, shard, attempt=attempt, machine=machine, rehearse=rehearse, force=force,
-        say=say, progress=not is_quiet(),
+        say=say, progress=not is_quiet(), metrics=metrics,
     )  # fmt: skip
     say(
         f"shard {text} is finished, in {shard.folder(out)}; run prefdata merge once all shards "

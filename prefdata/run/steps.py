@@ -66,6 +66,7 @@ from prefdata.storage.record import (
     write_record,
 )
 from prefdata.workers.fleet import Fleet
+from prefdata.workers.gauges import Gauges
 from prefdata.workers.throughput import Throughput
 
 Say = Callable[[str], None]
@@ -101,6 +102,7 @@ class Building:
     throughput: Throughput
     say: Say
     started: float
+    gauges: Gauges | None = None
     is_shard: bool = False
     progress: bool = True
     ending: Ending = field(default_factory=Ending)
@@ -213,6 +215,8 @@ class Building:
     def spent(self) -> Record:
         """What this call has asked of the models, and how long it took."""
         work = self.fleet.work
+        if self.gauges is not None:
+            self.gauges.look(time.time())
         return {
             "checkpoints": {
                 model.alias: self.fleet.checkpoints[model.alias].replace(
@@ -230,6 +234,7 @@ class Building:
             "seconds": self.seconds | {"total": time.time() - self.started},
             "started": self.started,
             "throughput": self.throughput.told(),
+            "replicas": self.gauges.told() if self.gauges is not None else {},
             "slowest": self.slowest,
             "failures": work.failures,
         }

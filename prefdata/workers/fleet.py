@@ -39,6 +39,7 @@ from prefdata.storage.journal import Journal
 from prefdata.storage.journaled import JournaledReward, JournaledText, Load, Work
 from prefdata.workers.adapted import Adapted, Base
 from prefdata.workers.devices import Devices
+from prefdata.workers.gauges import Now
 from prefdata.workers.machine import Machine
 from prefdata.workers.messages import Order
 from prefdata.workers.pool import Workers
@@ -91,6 +92,7 @@ class Fleet:
         self._bases: dict[str, Base] = {}
         self._devices = Devices()
         self._expected: dict[str, float] = {}
+        self._started: list[Workers] = []
         self._pools: dict[str, Workers] = {}
         self._prepared: dict[str, tuple[Workers, Load]] = {}
         self._known: dict[str, Checkpoint] = {}
@@ -141,6 +143,10 @@ class Fleet:
     def gpus(self) -> int:
         """GPUs that the models may use."""
         return len(self._machine.gpus)
+
+    def replicas(self) -> list[Now]:
+        """What each replica does at this moment, or has done."""
+        return [now for workers in [*self._started] for now in workers.replicas]
 
     def model_groups(self, step: Pass) -> list[frozenset[str]]:
         """Keys of the checkpoints that are loaded together in a pass, one set after another.
@@ -392,7 +398,7 @@ class Fleet:
             options = launch_options(order.model.engine, tokens)
             order = replace(order, model=order.model.model_copy(update={"engine": options}))
         share = model.engine.get("gpu_memory_utilization")
-        return Workers(
+        workers = Workers(
             order,
             places,
             self._out / "logs",
@@ -402,6 +408,8 @@ class Fleet:
             devices=self._devices,
             share=min(1.0, share) if isinstance(share, int | float) else 1.0,
         )
+        self._started.append(workers)
+        return workers
 
     def _adapters_on(self, model: Model) -> tuple[str, ...]:
         """Folders of all adapters that the loaded text model is to answer with."""

@@ -20,6 +20,7 @@ from prefdata.engines.model_thread import Call
 from prefdata.errors import PrefdataError
 from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 from prefdata.workers.devices import Devices
+from prefdata.workers.gauges import Now
 from prefdata.workers.machine import WORKER, Place
 from prefdata.workers.messages import Answer, Ask, CannotLoad, Order, Ready, Refusal
 from prefdata.workers.replica import Replica, Silence
@@ -72,6 +73,7 @@ class _Slot:
 
     Attributes:
         load: requests that are not answered.
+        answered, tokens: requests and what was written so far, by all who worked here.
         is_dismissed: it had nothing left to do, and its place is others'.
         fruitless: workers that died here one after another without a result and without showing
             which row it was.
@@ -87,6 +89,8 @@ class _Slot:
     capacity: int = 0
     load: int = 0
     is_dismissed: bool = False
+    answered: int = 0
+    tokens: int = 0
     fruitless: int = 0
     convicted: int = 0
     heard: float = 0.0
@@ -198,6 +202,19 @@ class Workers:
     def pids(self) -> list[int]:
         """Processes of the workers that are there now."""
         return [slot.replica.pid for slot in self._slots if slot.replica is not None]
+
+    @property
+    def replicas(self) -> list[Now]:
+        """What each replica does at this moment, or has done that has ended."""
+        alias, queue = self._order.model.alias, len(self._pending)
+        return [
+            Now(
+                f"{alias}-{n}", slot.place.gpus, slot.answered, slot.tokens, slot.load, queue,
+                slot.capacity > 0,
+            )
+            for n, slot in enumerate(self._slots)
+            if slot.capacity or slot.answered
+        ]  # fmt: skip
 
     def dismiss_idle(self) -> None:
         """From now on let go whoever has nothing left to do; somebody stays until `close`."""
@@ -356,6 +373,9 @@ class Workers:
         index = lease.indices[part.index]
         call.deliver(index, part.result)
         del lease.row.requests[index]
+        slot.answered += 1
+        if isinstance(part.result, Completion):
+            slot.tokens += part.result.completion_tokens
         slot.load -= 1
         if not lease.row.requests:
             slot.release(part.number)
