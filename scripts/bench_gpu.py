@@ -53,7 +53,7 @@ def main() -> None:
         _STEPS[args.step[0]](json.loads(args.step[1]))
         return
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:
-        out, prompts = Path(folder), 32 if args.cpu else 1024 if args.quick else 4096
+        out, prompts = Path(folder), 16 if args.cpu else 1024 if args.quick else 4096
         _make_models(out, SHAPE | (SMALL if args.cpu else {}))
         _make_prompts(out, prompts)
         rounds = [{}] if args.cpu or args.quick else [{}, {"quantization": "fp8"}]
@@ -312,8 +312,9 @@ def _quickstart(out: Path) -> None:
     recipe = Path(__file__).resolve().parent.parent / "recipes" / "quickstart" / "recipe.yaml"
     command = [sys.executable, "-m", "prefdata", "build", str(recipe), "--gpus", "1"]
     start = time.time()
-    subprocess.run([*command, "--out", str(out / "quickstart"), "models.0.provider=vllm",
-                    "models.1.provider=vllm"], check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+    subprocess.run(
+        [*command, "--out", str(out / "quickstart")], check=True, stdout=subprocess.DEVNULL
+    )
     print(f"\nquickstart on the GPU: {time.time() - start:.0f} s")
 
 

@@ -91,8 +91,14 @@ def descendants(pid):
 
 
 def workers_of(run):
+    """Workers, those that were started first first: the next model's only prepare."""
     every = processes()
-    return [p for p in descendants(run.pid) if "prefdata.workers.worker" in every[p][1]]
+    found = [p for p in descendants(run.pid) if "prefdata.workers.worker" in every[p][1]]
+    return sorted(found, key=started)
+
+
+def started(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +138,7 @@ def test_a_replica_killed_in_the_middle_changes_no_row(undisturbed, tmp_path):
 def test_an_engine_core_killed_in_the_middle_changes_no_row(undisturbed, tmp_path):
     out = tmp_path / "run"
     run = start_and_stop(out, "--replicas", "2", VLLM_ENABLE_V1_MULTIPROCESSING="1")
-    [worker, _] = workers_of(run)
+    worker = workers_of(run)[0]
     wait_until(
         lambda: "VLLM::EngineCore" in str([processes()[p] for p in descendants(worker)]), run
     )
