@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 from markupsafe import Markup
 
 from prefdata.rows import ID, Row, rows_of
@@ -100,11 +102,17 @@ class Candidates:
         rows = (
             [row[ID], [self._told(row, at) for at in range(len(row[self.column]))]]
             for table in tables
-            for row in rows_of(table)
-            if _ticket(row[ID]) < self._below
+            for row in rows_of(
+                table.filter(pc.greater(pc.list_value_length(table[self.column]), 2))
+            )
+            if _ticket(row[ID]) < self._below  # of two both are in the pair
         )
         while part := list(islice(rows, ROWS_PER_PART)):
             yield embed(part)
+
+    def _with_more(self, table: pa.Table) -> pa.Table:
+        """Rows with more candidates than the two that a pair has."""
+        return table.filter(pc.greater(pc.list_value_length(table[self.column]), 2))
 
     def _told(self, row: Row, at: int) -> list[Any]:
         one = row[self.column][at]
