@@ -147,12 +147,16 @@ def test_check_finds_a_misspelt_field_of_the_seeds_and_says_where(here):
     ).output.replace(str(here) + "/", "")
 
 
+OWN = "{name: score, type: verifier, method: function, function: 'os:no', candidates: candidates}"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("models.0.model", "./none", "there is no folder './none'"),
         ("models.0.model", "folder", "has no config.json, so it is no checkpoint"),
         ("seed_dataset.path", "none.jsonl", "file not found: 'none.jsonl'"),
+        ("columns.1", OWN, "'os:no' cannot be imported"),
         ("models.0.provider", "mine", "the environment variable MY_KEY is not set"),
     ],
 )

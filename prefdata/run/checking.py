@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefdata.errors import PrefdataError
 from prefdata.recipe.loader import LoadedRecipe
+from prefdata.recipe.mix import picks_of
 from prefdata.recipe.plan import roles_of
 from prefdata.run.places import check_places
 from prefdata.seeds.files import may_be_hub_id, seed_files
@@ -29,6 +30,8 @@ def check_loaded(loaded: LoadedRecipe) -> list[str]:
     for column in loaded.recipe.columns:
         if column.calls:
             functions.find(column.calls, f"column {column.name!r}")
+    for key, pick in picks_of(loaded.recipe.output_projection).items():
+        functions.find(pick, f"output_projection.{key}")
     _check_keys(loaded)
     return [*_seeds(loaded), *_models(loaded)]
 
