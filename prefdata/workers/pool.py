@@ -227,8 +227,10 @@ class Workers:
         with self._lock:
             self._is_closing = True
             for slot in self._slots:
-                if slot.replica is not None:
+                if slot.replica is not None and slot.capacity:
                     slot.replica.end()
+                elif slot.replica is not None:  # it may not listen yet, and has nothing to lose
+                    slot.replica.kill()
         self._devices.wake()
         for thread in self._threads:
             thread.join()
