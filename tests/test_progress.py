@@ -59,6 +59,13 @@ def test_requests_are_counted_before_the_first_row_is_done():
     assert " left, " in line
 
 
+def test_the_first_of_many_requests_promise_no_time():
+    def change(work):
+        work.answered = work.generated = 20
+
+    assert "left" not in last_line(60, change, requests=80.0)
+
+
 def test_a_model_that_loads_is_named_and_timed():
     def change(work):
         work.loads.append(Load("org/lm", "lm on 8 GPUs", start=monotonic() - 41))

@@ -20,6 +20,8 @@ PLAIN_SECONDS = 10.0
 """Between two lines, and between two words to whoever wants to be told."""
 CELL_SECONDS = 0.5
 """Between two looks of a bar in a notebook."""
+UNSURE = 20.0
+"""Seconds of work before which the time left is not told, unless a fiftieth is done."""
 BAR = 8
 """The part of a terminal's width that a bar takes: one in so many."""
 Told = Callable[[int, int], None]
@@ -125,7 +127,8 @@ class _Meter:
         asks = answered + left > 0
         rate = (answered - replayed if asks else self.rows) / working
         ahead = left if asks else self.total - self.rows
-        if rate > 0 and ahead and not self.is_done:
+        is_known = rate > 0 and (working > UNSURE or 50 * rate * working > ahead)
+        if is_known and ahead and not self.is_done:
             told.append(f"{_clock(ahead / rate)} left")
         if replayed:
             told.append(f"{replayed:,} from the journal")
