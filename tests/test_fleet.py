@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,7 @@ def test_models_that_do_not_fit_together_take_turns_and_load_once(two_writers, t
 
 
 @pytest.mark.vllm  # no other engine shares a GPU
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed here")
 @pytest.mark.parametrize(
     ("shares", "model_groups"),
     [([None, None], 2), ([0.5, 0.4], 1), ([0.6, 0.5], 2), ([0.5, None], 2)],
