@@ -79,7 +79,7 @@ def build(
         )  # fmt: skip
         seeds = run.load_seeds()
         stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
-        if finished := run.finished(stages.pairs):
+        if finished := run.finished(stages.pairs, stages.fingerprint):
             return finished
         run.make_readable(seeds, stages, out)
         run.run_passes(seeds, stages)

@@ -233,6 +233,28 @@ def test_a_run_without_pairs_has_empty_tables_and_shows_its_rejects(run):
     assert len(empty.rejects) == 12
 
 
+def test_arguments_are_checked_as_options_are(recipe, run):
+    with pytest.raises(PrefdataError, match="gpus is -1; give a whole number of at least 0"):
+        prefdata.build(recipe, "out", gpus=-1)
+    with pytest.raises(PrefdataError, match="replicas is '2'; give a whole number"):
+        prefdata.build(recipe, "out", gpus=0, replicas="2")
+    with pytest.raises(PrefdataError, match="n is 0; give a whole number of at least 1"):
+        prefdata.preview(recipe, 0)
+    with pytest.raises(PrefdataError, match="a recipe cannot be read from NoneType; give a path"):
+        prefdata.build(None, "out")
+    for size in (-1, 1.0, "half"):
+        with pytest.raises(PrefdataError, match="give a number of prompts, or a fraction below 1"):
+            run.export("trl", test_size=size)
+
+
+def test_pairs_chosen_by_other_rules_are_chosen_again_with_a_word(recipe, tmp_path):
+    run, _ = rehearsed(recipe, tmp_path / "run")
+    run.repick(max_pairs=4, test_size=0)
+    again, said = rehearsed(recipe, tmp_path / "run")
+    assert "the pairs here were chosen by other rules than the recipe's" in " ".join(said)
+    assert sum(map(len, again.pairs.values())) == 6
+
+
 def test_an_export_and_a_report_are_written_in_the_run(run):
     export = run.export("trl", test_size=0, say=lambda line: None)
     assert export.train == run.folder / "exports" / "trl" / "train.jsonl"

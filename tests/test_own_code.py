@@ -154,8 +154,9 @@ def test_a_stage_may_make_candidates_that_are_scored_and_paired(recipe):
         ("return {'other': 'x'}", "stage", "must return a dict with made, not"),
         ("return {'made': 3}", "stage", "'made' is 3, which is no str"),
         ("return {'made': await ask('hot', ' ')}", "empty_prompt", "its prompt is blank"),
+        ("raise SystemExit(3)", "stage", "SystemExit in own.py:2: 3"),
     ],
-    ids=["an error", "its own reason", "another column", "another type", "a blank prompt"],
+    ids=["an error", "its own reason", "another column", "another type", "a blank prompt", "exit"],
 )
 def test_what_a_stage_cannot_make_is_the_fate_of_its_row(recipe, tmp_path, text, reason, detail):
     code = f"import prefdata\nasync def stage(row, ask): {text}\n"
@@ -313,6 +314,31 @@ def test_a_filter_rejects_rows_before_anything_is_asked_for_them(recipe):
     assert [row["reason"] for row in run.rejects] == ["filtered"] * 3
     assert run.rejects[0]["detail"] == "1 is odd"
     assert "even" not in run.candidates.column_names
+
+
+@pytest.mark.parametrize("verdict", [None, 3])
+def test_a_filter_that_returns_no_verdict_is_told_what_it_returned(recipe, verdict):
+    columns = [
+        {"name": "all", "type": "filter", "function": lambda row: verdict},
+        *recipe["columns"],
+    ]
+    run, _ = build(recipe | {"columns": columns})
+    assert len(run.pairs["train"]) == 0
+    wanted = f"must return true, false or a reason, not {verdict}"
+    assert all(row["detail"].endswith(wanted) for row in run.rejects)
+
+
+def test_a_text_for_which_a_verifier_has_no_number_has_no_score(recipe):
+    def odd(text, row):
+        return None if row["asked"][-1]["content"].endswith("question 1") else 1.0
+
+    columns = [recipe["columns"][0], {"name": "odd", "type": "verifier", "method": "function",
+               "candidates": "candidates", "function": odd}]  # fmt: skip
+    run, _ = build(recipe | {"columns": columns, "output_projection": recipe["output_projection"] | {"score": "odd"}})  # noqa: E501  # fmt: skip
+    found = [row["odd"] for row in run.candidates]
+    assert [1.0] * 4 in found
+    assert {value for row in found for value in row} <= {None, 1.0}
+    assert {row["reason"] for row in run.rejects} <= {"no_score", "tie", "identical"}
 
 
 def test_a_verifier_sees_all_texts_of_a_row_at_once(recipe):

@@ -65,16 +65,25 @@ def test_init_writes_a_recipe_that_builds(here):
         ([{"text": "a", "prompt": "b"}], "prompt"),
         ([{"frage": "Wie?", "nummer": 3}], "frage"),
         ([{"messages": [{"role": "user", "content": "hi"}], "tags": ["a"]}], "messages"),
-        ([{"prompt": "a"}, {"prompt": None, "query": "b"}, {"query": "c"}], None),
+        ([{"prompt": "a"}, {"prompt": None, "query": "b"}, {"query": "c"}], "query"),
+        ([{"nummer": 1}, *[{"frage": "Wie?", "nummer": 3}] * 9, {"frage": None}], "frage"),
         ([{"eins": "a", "zwei": "b"}], None),
     ],
-    ids=["instruction", "prompt before text", "the only text", "a chat", "gaps", "two texts"],
+    ids=[
+        "instruction",
+        "prompt before text",
+        "the only text",
+        "a chat",
+        "gaps",
+        "odd lines",
+        "two texts",
+    ],
 )
 def test_init_guesses_the_prompt_or_asks_for_its_name(here, rows, wanted):
     file = write_lines(here / "seeds.jsonl", *rows)
     done = prefdata("init", file, "--model", "m", code=0 if wanted else 2)
     if wanted is None:
-        assert "name one of" in done.output
+        assert "name one with --prompt-field" in done.output
         assert "--prompt-field" in done.output
         return
     recipe = load_recipe(here / "recipe.yaml").recipe
@@ -157,6 +166,13 @@ OWN = "{name: score, type: verifier, method: function, function: 'os:no', candid
         ("models.0.model", "folder", "has no config.json, so it is no checkpoint"),
         ("seed_dataset.path", "none.jsonl", "file not found: 'none.jsonl'"),
         ("columns.1", OWN, "'os:no' cannot be imported"),
+        (
+            "columns.0",
+            "{name: candidates, type: stage, function: 'os:walk', returns: {candidates: "
+            "candidates}}",
+            "'os:walk' is not a coroutine function",
+        ),
+        ("output_dir", "s.jsonl", "a file stands where a folder is needed"),
         ("models.0.provider", "mine", "the environment variable MY_KEY is not set"),
     ],
 )

@@ -110,6 +110,8 @@ def preview(
     Raises:
         PrefdataError: as from `build`.
     """
+    if type(n) is not int or n < 1:
+        raise PrefdataError(f"n is {n!r}; give a whole number of at least 1")
     with tempfile.TemporaryDirectory(prefix="prefdata-preview-") as folder:
         out = Path(folder)
         loaded = _load(recipe, seeds, overrides, out, trust=trust_remote_code)

@@ -67,6 +67,18 @@ class ExportOptions:
     reasoning: Literal["drop", "keep"] | None = None
     may_be_text: bool = False
 
+    def __post_init__(self) -> None:
+        share, most = self.test_size, self.max_tokens
+        is_count = type(share) is int and share >= 0
+        if not (share is None or is_count or (type(share) is float and 0 <= share < 1)):
+            raise PrefdataError(
+                f"test_size is {share!r}; give a number of prompts, or a fraction below 1"
+            )
+        if most is not None and (type(most) is not int or most < 1):
+            raise PrefdataError(f"max_tokens is {most!r}; give a whole number of at least 1")
+        if self.reasoning not in (None, "drop", "keep"):
+            raise PrefdataError(f"reasoning is {self.reasoning!r}; give 'drop' or 'keep'")
+
 
 @dataclass(frozen=True)
 class Export:

@@ -146,6 +146,11 @@ def _written(source: RecipeSource, given: dict[str, Callable[..., Any]]) -> tupl
             ) from err
     if isinstance(source, str) and "\n" in source.strip():
         return None, source
+    if not isinstance(source, str | Path):
+        raise PrefdataError(
+            f"a recipe cannot be read from {type(source).__name__}; give a path, a text in YAML, a "
+            "dict or a Recipe"
+        )
     return Path(source), _read(Path(source))
 
 

@@ -25,15 +25,31 @@ def check_loaded(loaded: LoadedRecipe) -> list[str]:
     Raises:
         PrefdataError: one of them would stop a build.
     """
-    check_places(loaded, Path(loaded.recipe.output_dir))
+    out = Path(loaded.recipe.output_dir)
+    check_places(loaded, out)
+    _check_folder(out)
     functions = Functions(loaded.folder, loaded.given)
     for column in loaded.recipe.columns:
         if column.calls:
-            functions.find(column.calls, f"column {column.name!r}")
+            find = functions.find_stage if column.type == "stage" else functions.find
+            find(column.calls, f"column {column.name!r}")
     for key, pick in picks_of(loaded.recipe.output_projection).items():
         functions.find(pick, f"output_projection.{key}")
     _check_keys(loaded)
     return [*_seeds(loaded), *_models(loaded)]
+
+
+def _check_folder(out: Path) -> None:
+    """See that the run folder is one, or can be made."""
+    there = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise PrefdataError(
+            f"{there}: a file stands where a folder is needed; choose another folder with --out"
+        )
+    if not os.access(there, os.W_OK):
+        raise PrefdataError(
+            f"{there}: permission denied; change the rights, or choose another folder with --out"
+        )
 
 
 def _seeds(loaded: LoadedRecipe) -> Iterator[str]:

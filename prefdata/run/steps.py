@@ -239,14 +239,24 @@ class Building:
             "failures": work.failures,
         }
 
-    def finished(self, fingerprint: str) -> Record | None:
-        """The record of a finished run with this fingerprint whose files are whole; says so."""
+    def finished(self, fingerprint: str, scored: str | None = None) -> Record | None:
+        """The record of a finished run with this fingerprint whose files are whole; says so.
+
+        Args:
+            fingerprint: of the pairs that the recipe asks for.
+            scored: of the rows that they are chosen from.
+        """
         try:
             record = read_record(self.out)
         except Damaged as err:
             self.say(f"{err.finding}; it is written again")
             return None
         if record is None or record.get("fingerprint") != fingerprint:
+            if record is not None and record.get("scored_fingerprint") == scored:
+                self.say(
+                    "the pairs here were chosen by other rules than the recipe's; they are chosen "
+                    "again as the recipe says"
+                )
             return None
         found, copies = file_sizes(self.out), copies_of(self.recipe)
         told = {name: size for name, size in record["files"].items() if is_table(name)}

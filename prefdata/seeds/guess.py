@@ -31,8 +31,9 @@ class Guess:
     Attributes:
         prompt: the field that is asked.
         is_chat: whether it holds lists of messages.
-        fields: that all lines have, the prompt first; `fields` of a recipe rejects lines without.
-        others: that only some lines have.
+        fields: that all lines with a prompt have, the prompt first; `fields` of a recipe rejects
+            lines without.
+        others: that only some of them have.
         answer: the field with the right answer, if any.
         is_number: whether the right answers are numbers.
         lines: that were looked at.
@@ -64,14 +65,18 @@ def guess_seeds(file: Path, prompt: str | None = None) -> Guess:
     if not rows:
         raise PrefdataError(f"{file}: there is no usable line; give a file with one object a line")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    full = [name for name in names if all(row.get(name) is not None for row in rows)]
+    common = [n for n in names if 2 * sum(row.get(n) is not None for row in rows) > len(rows)]
     layout = recognise(rows[:20])
-    if prompt is None and layout is not None and layout.prompt in full:
+    if prompt is None and layout is not None and layout.prompt in common:
         prompt = layout.prompt
-    found = _find_prompt(file, rows, full) if prompt is None else prompt
-    if found not in full:
-        told = "is not in every line" if found in names else "is in no line"
-        raise PrefdataError(f"{file}: the field {found!r} {told}; {suggest(found, full)}")
+    found = _find_prompt(file, rows, common) if prompt is None else prompt
+    if found not in names:
+        raise PrefdataError(f"{file}: the field {found!r} is in no line; {suggest(found, names)}")
+    # a line without a prompt is a reject whatever the recipe says
+    rows = [row for row in rows if row.get(found) is not None]
+    if not rows:
+        raise PrefdataError(f"{file}: the field {found!r} is null in every line")
+    full = [name for name in names if all(row.get(name) is not None for row in rows)]
     answer = next((name for name in ANSWERS if name in full), None)
     values = [row[answer] for row in rows] if answer else []
     return Guess(
@@ -87,12 +92,13 @@ def guess_seeds(file: Path, prompt: str | None = None) -> Guess:
 
 
 def _find_prompt(file: Path, rows: Sequence[Row], names: Sequence[str]) -> str:
-    asks = [n for n in names if looks_like_chat(rows[0][n]) or kind_of(rows[0][n]) == "text"]
+    first = {n: next((r[n] for r in rows if r.get(n) is not None), None) for n in names}
+    asks = [n for n in names if looks_like_chat(first[n]) or kind_of(first[n]) == "text"]
     known = [name for name in PROMPTS if name in asks]
     if not known and len(asks) != 1:
         raise PrefdataError(
-            f"{file}: it is not clear which field is the prompt; name one of "
-            f"{', '.join(asks or names)} with --prompt-field"
+            f"{file}: it is not clear which field is the prompt; name one with --prompt-field: "
+            f"{', '.join(asks or names) or 'none is in most lines'}"
         )
     return (known or asks)[0]
 

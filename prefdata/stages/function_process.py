@@ -23,15 +23,23 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _numbers(found: Any) -> list[float | None]:
-    return [None if one is None else float(one) for one in found]
+    return [*map(_number, found)]
+
+
+def _number(found: Any) -> float | None:
+    return None if found is None else float(found)
 
 
 def _verdict(found: Any) -> bool | str:
-    return found if isinstance(found, str) else bool(found)
+    if isinstance(found, str):
+        return found
+    if type(found).__name__ not in ("bool", "bool_"):  # bool_ is numpy's, which is not imported
+        raise TypeError
+    return bool(found)
 
 
 WANTED: dict[str, Callable[[Any], Any]] = {
-    "a number": float, "a list of numbers": _numbers, "true, false or a reason": _verdict,
+    "a number": _number, "a list of numbers": _numbers, "true, false or a reason": _verdict,
 }  # fmt: skip
 """What functions are to return, and how it is read."""
 

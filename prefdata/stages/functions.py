@@ -1,6 +1,7 @@
 """Python functions that a recipe names or is given: found, and hashed so that an edit counts."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
@@ -69,6 +70,16 @@ class Functions:
         finally:
             sys.path.remove(str(self.folder))
         function: Callable[..., Any] = found
+        return function
+
+    def find_stage(self, name: str, where: str) -> Callable[..., Any]:
+        """As `find`, a function that can wait for the models that it asks."""
+        function = self.find(name, where)
+        if not inspect.iscoroutinefunction(function):
+            raise PrefdataError(
+                f"{where}: {name!r} is not a coroutine function; write it as "
+                "'async def stage(row, ask)'"
+            )
         return function
 
     def locate(self, name: str, where: str) -> str:

@@ -176,12 +176,7 @@ def stage_fields(column: Stage) -> list[pa.Field]:
 def stage(column: Stage, tools: Tools) -> RowStage:
     """The columns that the function returns; a row for which it raises is a reject."""
     where = f"column {column.name!r}"
-    function = tools.functions.find(column.function, where)
-    if not inspect.iscoroutinefunction(function):
-        raise PrefdataError(
-            f"{where}: {column.function!r} is not a coroutine function; write it as "
-            "'async def stage(row, ask)'"
-        )
+    function = tools.functions.find_stage(column.function, where)
     has_score = len(inspect.signature(function).parameters) > 2
 
     async def run(row: Row) -> Row:
@@ -199,7 +194,7 @@ def stage(column: Stage, tools: Tools) -> RowStage:
                 raise RowError(REASON, f"{column.function} raised {raised(err)}") from err
             await ask.settle()
             raise NotNow from err
-        except Exception as err:  # somebody else's code
+        except (Exception, SystemExit) as err:  # somebody else's code
             raise RowError(REASON, f"{column.function} raised {raised(err)}") from err
 
     return run

@@ -81,8 +81,11 @@ def find_machine(gpus: int | None, replicas: int | None) -> Machine:
         replicas: processes a model on a CPU.
 
     Raises:
-        PrefdataError: more are wanted than there are.
+        PrefdataError: more are wanted than there are, or it is no number.
     """
+    for option, value, least in (("gpus", gpus, 0), ("replicas", replicas, 1)):
+        if value is not None and (type(value) is not int or value < least):
+            raise PrefdataError(f"{option} is {value!r}; give a whole number of at least {least}")
     visible = visible_gpus() if gpus != 0 else ()
     wanted = min(1, len(visible)) if gpus is None else gpus
     if wanted > len(visible):
