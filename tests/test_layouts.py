@@ -386,6 +386,45 @@ def test_a_pair_that_is_none_is_a_reject(tmp_path, row, reason):
     assert reject_reasons(tmp_path / "out") == [reason]
 
 
+@pytest.mark.parametrize(
+    ("begun", "texts", "made"),
+    [
+        ("Sure, here", (" is x", " are y"), ("Sure, here is x", "Sure, here are y")),
+        ("Sure, here ", ("is x", "are y"), ("Sure, here is x", "Sure, here are y")),
+        ("Sure", ("Sure, x", "Sure, y"), ("Sure, x", "Sure, y")),
+        ("", ("x", "y"), ("x", "y")),
+    ],
+)
+def test_what_a_transcript_begins_stands_in_front_of_both_texts(tmp_path, begun, texts, made):
+    answers = [{"answer": text, "rank": n, "model": "m"} for n, text in enumerate(texts, 1)]
+    row = {"prompt": f"\n\nHuman: q\n\nAssistant: {begun}", "answers": answers}
+    choose(write(tmp_path / "x.jsonl", [row]), tmp_path / "out", "nectar")
+    [pair] = pairs(tmp_path / "out")
+    assert pair["prompt"] == [user("q")]
+    assert (pair["chosen"], pair["rejected"]) == made
+
+
+def test_transcripts_that_begin_the_answer_differently_do_not_contradict(tmp_path):
+    def row(begun, *texts):
+        answers = [{"answer": text, "rank": n, "model": "m"} for n, text in enumerate(texts)]
+        return {"prompt": f"\n\nHuman: q\n\nAssistant: {begun}", "answers": answers}
+
+    rows = [row("Yes,", " a", " b"), row("No,", " b", " a")]
+    choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", "nectar")
+    assert [pair["chosen"] for pair in pairs(tmp_path / "out")] == ["Yes, a", "No, b"]
+
+
+def test_messages_that_end_with_an_answer_of_nobody_are_a_reject(tmp_path):
+    rows = [
+        {"prompt": turns("q", "Sure"), "chosen": "a", "rejected": "b"},
+        {"prompt": turns("r", "Sure"), "chosen": "Sure, a", "rejected": "Sure, b"},
+        {"prompt": turns("s", "a"), "chosen": "a", "rejected": "b"},
+    ]
+    choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", "trl")
+    assert [pair["prompt"] for pair in pairs(tmp_path / "out")] == [[user("r")], [user("s")]]
+    assert reject_reasons(tmp_path / "out") == ["answer_in_prompt"]
+
+
 def test_a_label_without_a_meaning_is_a_reject(tmp_path):
     rows = LAYOUTS["helpsteer3"]()[:2]
     rows[1]["overall_preference"] = "unsure"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import commonprefix
 from typing import Any
 
@@ -83,6 +83,9 @@ def given(line: Row, layout: Layout) -> Given:
         scores = {"score": rated} if layout.score_columns else {}
         margin = _number(find(line, layout.margin)) if layout.margin else None
     prompt, turns = _prompt(line, layout, answers)
+    if isinstance(prompt, list) and prompt[-1].get("role") == "assistant":
+        is_text = isinstance(find(line, layout.prompt or ""), str)
+        prompt, answers = _begun(prompt, answers, described, layout, is_text=is_text)
     candidates = [
         _fitted(told, answer, before)
         for told, answer, before in zip(described, answers, turns, strict=True)
@@ -356,6 +359,44 @@ def _prompt(
     ], rest
 
 
+def _begun(
+    prompt: list[Row],
+    answers: list[_Answer],
+    described: Sequence[Row],
+    layout: Layout,
+    *,
+    is_text: bool,
+) -> tuple[list[Row], list[_Answer]]:
+    """Prompt and answers where the prompt ends with a turn of the assistant.
+
+    A transcript that is one text goes on with the answer, so what it begins stands in front of each
+    text, as what a recipe's `messages` begin does. Of a list of messages nobody can tell whether
+    the turn is begun or another answer.
+    """
+    *asked, last = prompt
+    begun = last["content"] if isinstance(last.get("content"), str) else ""
+    texts = [one.text for one in answers if one.text]
+    if not is_text:
+        is_ours = all(name in told for told in described for name in _TOLD)  # asked without it
+        is_one = begun.strip() and (
+            any(text.strip() == begun.strip() for text in texts)
+            or all(text.startswith(begun.strip()) for text in texts)
+        )
+        if is_ours or is_one:
+            return prompt, answers
+        raise RowError(
+            "answer_in_prompt",
+            f"{layout.prompt!r} ends with a turn of the assistant that no text has: either an "
+            "answer begun or another answer; end it with the user's turn, and put what is begun "
+            "in front of each text",
+        )
+    if not asked:
+        raise RowError("empty_prompt", f"{layout.prompt!r} has a turn of the assistant alone")
+    if all(text.startswith(begun.strip()) for text in texts):
+        return asked, answers
+    return asked, [replace(one, text=begun + one.text) if one.text else one for one in answers]
+
+
 def _shared(transcripts: Sequence[tuple[Row, ...]]) -> int:
     """How many turns all begin with, up to one that can be answered."""
     size = 0
@@ -368,9 +409,12 @@ def _shared(transcripts: Sequence[tuple[Row, ...]]) -> int:
 
 def _read_prompt(value: Any, layout: Layout) -> Any:
     if isinstance(value, str) and layout.markers:
+        blank = value[len(value.rstrip()) :]
         value = _read_transcript(value, layout.markers)
         while len(value) > 1 and value[-1]["role"] == "assistant" and not value[-1]["content"]:
             value.pop()
+        if value and value[-1]["role"] == "assistant":  # begun: its text goes on after the blank
+            value[-1]["content"] += blank
     if is_message(value):
         value = [value]
     if not _is_prompt(value):
