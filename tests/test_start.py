@@ -156,6 +156,10 @@ def test_check_finds_a_misspelt_field_of_the_seeds_and_says_where(here):
     ).output.replace(str(here) + "/", "")
 
 
+STAGE = (
+    "[{name: candidates, type: stage, function: 'os:walk', returns: {candidates: candidates}}, "
+    "{name: score, type: verifier, candidates: candidates, method: regex, pattern: a}]"
+)
 OWN = "{name: score, type: verifier, method: function, function: 'os:no', candidates: candidates}"
 
 
@@ -166,12 +170,7 @@ OWN = "{name: score, type: verifier, method: function, function: 'os:no', candid
         ("models.0.model", "folder", "has no config.json, so it is no checkpoint"),
         ("seed_dataset.path", "none.jsonl", "file not found: 'none.jsonl'"),
         ("columns.1", OWN, "'os:no' cannot be imported"),
-        (
-            "columns.0",
-            "{name: candidates, type: stage, function: 'os:walk', returns: {candidates: "
-            "candidates}}",
-            "'os:walk' is not a coroutine function",
-        ),
+        ("columns", STAGE, "'os:walk' is not a coroutine function"),
         ("output_dir", "s.jsonl", "a file stands where a folder is needed"),
         ("models.0.provider", "mine", "the environment variable MY_KEY is not set"),
     ],
