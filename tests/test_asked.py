@@ -300,6 +300,39 @@ def test_a_turn_that_cannot_be_sent_rejects_its_row_by_name(chats):
     assert "'image_url'" in bad["detail"]
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [[{"content": "x"}], [], ["x"], [{"role": "user"}], [{"role": "critic", "content": "x"}]],
+    ids=["no role", "empty", "text", "no content", "role"],
+)
+@pytest.mark.parametrize("place", [0, 1], ids=["first", "second"])
+def test_a_list_among_chats_that_is_none_rejects_its_row_and_no_other(chats, bad, place):
+    chats.recipe["columns"][0]["prompt"] = "{{ prompt }}"
+    rows = [{"prompt": [{"role": "user", "content": f"{n}?"}], "answer": n} for n in range(3)]
+    rows.insert(place, {"prompt": bad, "answer": 9})
+    chats.write_seeds(rows)
+    chats.recipe["output_projection"]["prompt_field"] = "asked"
+    made = seeds(chats)
+    [found] = made.rejects
+    assert (found["source"], found["reason"]) == (f"seeds.jsonl:{place + 1}", "chat")
+    assert made.table["answer"].to_pylist() == [0, 1, 2]
+
+
+def test_a_run_goes_on_past_a_chat_that_is_none(chats):
+    chats.recipe["columns"][0]["prompt"] = "{{ prompt }}"
+    good = [{"role": "user", "content": "one"}]
+    chats.write_seeds([{"prompt": good, "answer": 1}, {"prompt": [{"content": "x"}], "answer": 2}])
+    rows, _ = pairs_of(chats)
+    assert {row["prompt"][0]["content"] for row in rows} == {"one"}
+
+
+def test_lists_that_are_no_chats_are_printed_as_ever(chats):
+    chats.recipe["columns"][0]["prompt"] = "{{ prompt }}"
+    chats.write_seeds([{"prompt": [{"content": "a paper"}], "answer": n} for n in range(2)])
+    found = seeds(chats)
+    assert (found.table.num_rows, found.rejects) == (2, [])
+
+
 def test_rows_with_tool_calls_lend_each_other_no_arguments(chats):
     chats.recipe["columns"][0]["prompt"] = "{{ prompt }}"
 

@@ -1,10 +1,11 @@
 """What becomes of system messages before a run starts: refused, merged, unused. Asks no model."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, RowError
 from prefdata.recipe.chats import LEADING, Roles, read_chat
 from prefdata.recipe.contract import Asking, Column, Scored
 from prefdata.recipe.origins import Origin, origin_of
@@ -96,6 +97,12 @@ class _Led:
         if name not in self._counts:
             is_here = name in chat_columns(self._seeds)
             rows = rows_of(self._seeds.select([name])) if is_here else []
-            chats = (read_chat(row[name]) for row in rows)
-            self._counts[name] = sum(chat[0]["role"] in LEADING for chat in chats)
+            self._counts[name] = sum(_is_led(row[name]) for row in rows)
         return self._counts[name]
+
+
+def _is_led(value: Any) -> bool:
+    try:
+        return read_chat(value)[0]["role"] in LEADING
+    except RowError:  # the run will reject its row
+        return False

@@ -5,7 +5,7 @@ A line that cannot be used is a reject with its place, never a silent skip. Know
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -146,7 +146,7 @@ def load_seeds(
     bounds = [bound for bound in (config.limit, num_records) if bound is not None]
     stop_early = min(bounds, default=None) if config.strategy == "ordered" else None
     if config.candidates is None:
-        table = _table(reading.rows(lines), stop_early, path)
+        table = _table(reading.rows(lines, stop_early or CHUNK), stop_early, path)
     else:
         turns = Turns(config.candidates)
         turns.read(lines, stop_early)
@@ -223,14 +223,17 @@ class _Reading:
         tools: Collection[str],
     ) -> None:
         self._fields, self._needed, self._prompt = config.fields, needed, prompt
-        self._chats, self._tools = chats, frozenset(tools)
+        self._chats, self._tools = frozenset(chats), frozenset(tools)
         self._offering: set[str] = set()
+        self._is_chat: dict[str, bool] = {}
         self._kinds: dict[str, str] = {}
         self.rejects: list[Row] = []
         self.notes: list[str] = []
 
-    def rows(self, lines: Iterable[Line]) -> Iterator[Row]:
-        for line in lines:
+    def rows(self, lines: Iterable[Line], ahead: int) -> Iterator[Row]:
+        lines = iter(lines)
+        while (line := next(lines, None)) is not None:
+            lines = self._look_ahead(line, lines, ahead)
             problem = self._problem(line)
             if problem is None:
                 yield self._selected(line.fields or {})
@@ -241,6 +244,17 @@ class _Reading:
                 kept, stage="seeds", reason=problem[0], detail=problem[1], source=line.source
             )
             self.rejects.append({**row, ID: digest(line.source, kept, size=10)})
+
+    def _look_ahead(self, line: Line, rest: Iterator[Line], most: int) -> Iterator[Line]:
+        """Tell whether lists are chats by the first one, or by lines to come where it is none."""
+        for name in self._chats - self._is_chat.keys():
+            value = (line.fields or {}).get(name)
+            if isinstance(value, list):
+                ahead = [] if is_chat(value) else list(islice(rest, min(most, CHUNK)))
+                told = (one.fields.get(name) for one in (line, *ahead) if one.fields)
+                self._is_chat[name] = any(map(is_chat, told))
+                rest = chain(ahead, rest)
+        return rest
 
     def _selected(self, fields: Row) -> Row:
         if ID in (fields if self._fields is None else self._fields):
@@ -290,7 +304,8 @@ class _Reading:
         Raises:
             RowError: it cannot be.
         """
-        if name in self._chats and looks_like_chat(value):
+        is_turns = isinstance(value, list) and self._is_chat.get(name)
+        if name in self._chats and (is_turns or looks_like_chat(value)):
             read_chat(value)
         if name in self._tools:
             read_tools(value)
