@@ -386,6 +386,53 @@ def test_a_pair_that_is_none_is_a_reject(tmp_path, row, reason):
     assert reject_reasons(tmp_path / "out") == [reason]
 
 
+def test_a_comparison_may_include_its_bound(tmp_path):
+    (tmp_path / "x.csv").write_text("prompt,left,right,p\nq,a,b,0.75\nr,a,b,0.5\ns,a,b,0.25\n")
+    layout = ["prompt=prompt", "a=left", "b=right", "label=p"]
+    layout += ["winner={A: '> 0.5', B: '<= 0.5'}"]
+    choose(tmp_path / "x.csv", tmp_path / "out", None, changes=layout)
+    told = {pair["prompt"]: (pair["chosen"], pair["margin"]) for pair in pairs(tmp_path / "out")}
+    assert told == {"q": ("a", 0.25), "r": ("b", None), "s": ("b", 0.25)}
+
+
+@pytest.mark.parametrize(
+    ("winner", "message"),
+    [
+        ({"A": "> 0", "B": "> 2"}, "A: '> 0' and B: '> 2' have values in common"),
+        ({"A": ">= 0", "B": "<= 0"}, "have values in common"),
+        ({"A": "< 0", "B": "> 0", "tie": [0, -1]}, "A: '< 0' and tie: -1"),
+        ({"A": 1, "B": 2, "tie": 1.0}, "have values in common"),
+        ({"A": "1", "B": 1}, "have values in common"),
+        ({"A": "x", "B": "x"}, "have values in common"),
+        ({"A": "!= 0", "B": 0}, "'!= 0' is no comparison"),
+        ({"A": "== 1", "B": 0}, "'== 1' is no comparison"),
+        ({"A": "> 1e-3", "B": 0}, "'> 1e-3' is no comparison"),
+    ],
+    ids=str,
+)
+def test_meanings_that_cannot_be_told_apart_are_a_mistake(tmp_path, winner, message):
+    mapping = {"prompt": "p", "a": "a", "b": "b", "label": "l", "winner": winner}
+    (tmp_path / "mine.yaml").write_text(json.dumps(mapping))
+    with pytest.raises(PrefdataError, match=message):
+        load_layout(str(tmp_path / "mine.yaml"), ())
+
+
+@pytest.mark.parametrize(
+    "winner",
+    [
+        {"A": "< 0", "B": "> 0", "tie": 0},
+        {"A": ["A", ">"], "B": ["B", "<"], "tie": "="},
+        {"A": True, "B": False, "tie": "1"},
+        {"A": "> 0.5", "B": "<= 0.5"},
+    ],
+    ids=str,
+)
+def test_meanings_that_have_nothing_in_common_are_taken(tmp_path, winner):
+    mapping = {"prompt": "p", "a": "a", "b": "b", "label": "l", "winner": winner}
+    (tmp_path / "mine.yaml").write_text(json.dumps(mapping))
+    assert load_layout(str(tmp_path / "mine.yaml"), ()).winner is not None
+
+
 @pytest.mark.parametrize(
     ("begun", "texts", "made"),
     [

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 from functools import cache, cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,7 +36,8 @@ _MORE: dict[Kind, frozenset[str]] = {
     ),
 }
 """The keys that only some kinds read."""
-COMPARISON = re.compile(r"\s*([<>])\s*([-+]?\d+(?:\.\d+)?)\s*")
+COMPARISON = re.compile(r"\s*([<>]=?)\s*([-+]?\d+(?:\.\d+)?)\s*")
+_LIKE_ONE = re.compile(r"\s*[<>=!~\u2264\u2265]+\s*[-+.]*\d")
 
 
 def _as_list(value: Any) -> Any:
@@ -50,7 +52,10 @@ Meanings = Annotated[
 
 
 class Winner(Frozen):
-    """What the values of a label mean; a text such as `< 0` stands for all numbers below."""
+    """What the values of a label mean; a text such as `< 0` stands for all numbers below.
+
+    So do those with `>`, `<=` and `>=`. No value may have two meanings.
+    """
 
     A: Meanings
     """Values by which `a` is better."""
@@ -58,6 +63,65 @@ class Winner(Frozen):
     """Values by which `b` is better."""
     tie: Meanings = ()
     """Values by which neither is."""
+
+    @model_validator(mode="after")
+    def _one_meaning_each(self) -> "Winner":
+        told = [(word, one) for word in ("A", "B", "tie") for one in getattr(self, word)]
+        for _, one in told:
+            if isinstance(one, str) and _LIKE_ONE.match(one) and not bounds_of(one):
+                raise ValueError(
+                    f"{one!r} is no comparison with a number; write '< 0', '> 0', '<= 0' or "
+                    "'>= 0', and a number that is equal as it is"
+                )
+        for (word, one), (other, two) in combinations(told, 2):
+            if word != other and _overlap(one, two):
+                raise ValueError(
+                    f"{word}: {one!r} and {other}: {two!r} have values in common; write them so "
+                    "that each value has one meaning"
+                )
+        return self
+
+
+Bounds = tuple[float, float, bool]
+"""Of the numbers that a meaning stands for: the lowest, the highest, and whether the ends count."""
+
+
+def bounds_of(meaning: Meaning) -> Bounds | None:
+    """The numbers that a comparison such as `< 0` stands for; None for another meaning."""
+    found = COMPARISON.fullmatch(meaning) if isinstance(meaning, str) else None
+    if found is None:
+        return None
+    bound = float(found[2])
+    ends = (-math.inf, bound) if found[1][0] == "<" else (bound, math.inf)
+    return (*ends, found[1].endswith("="))
+
+
+def _overlap(one: Meaning, two: Meaning) -> bool:
+    """Whether some value of a label has both meanings."""
+    if _is_text(one) and _is_text(two):
+        return str(one).strip() == str(two).strip()
+    if any(_is_text(x) and isinstance(y, bool) for x, y in ((one, two), (two, one))):
+        return False
+    a, b = _numbers(one), _numbers(two)
+    if a is None or b is None:
+        return False
+    low, high = max(a[0], b[0]), min(a[1], b[1])
+    touch = low == high and all(ends or least < low < most for least, most, ends in (a, b))
+    return low < high or touch
+
+
+def _is_text(meaning: Meaning) -> bool:
+    return isinstance(meaning, str) and bounds_of(meaning) is None
+
+
+def _numbers(meaning: Meaning) -> Bounds | None:
+    """The numbers that a meaning stands for, in CSV as texts; None where it is no number."""
+    if found := bounds_of(meaning):
+        return found
+    try:
+        return (float(meaning), float(meaning), True)
+    except ValueError:
+        return None
 
 
 class Layout(Frozen):

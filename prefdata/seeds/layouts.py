@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from os.path import commonprefix
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from prefdata.errors import RowError, suggest
 from prefdata.recipe.chats import LEADING, is_chat, is_message, read_chat
-from prefdata.recipe.layout import COMPARISON, Layout, Preset, Winner, layout_names, load_preset
+from prefdata.recipe.layout import Layout, Preset, Winner, bounds_of, layout_names, load_preset
 from prefdata.rows import CANDIDATE, Row
 from prefdata.seeds.identity import says_nothing
 
@@ -250,15 +251,16 @@ def _two(
 
 
 def _winner(label: Any, winner: Winner) -> tuple[str | None, float | None]:
-    """(A, B or tie; the distance from the bound that was passed)."""
+    """(A, B or tie; the distance from the bound that was passed, None on it)."""
     for word in ("A", "B", "tie"):
         for meaning in getattr(winner, word):
-            bound = COMPARISON.fullmatch(meaning) if isinstance(meaning, str) else None
-            number = _number(label) if bound else None
-            if bound and number is not None:
-                distance = number - float(bound[2])
-                if (distance < 0) if bound[1] == "<" else (distance > 0):
-                    return word, abs(distance)
+            bounds = bounds_of(meaning)
+            number = _number(label) if bounds else None
+            if bounds and number is not None:
+                low, high, counts = bounds
+                bound, is_past = (low, number > low) if low > -inf else (high, number < high)
+                if is_past or (counts and number == bound):
+                    return word, abs(number - bound) or None
             elif _equal(label, meaning):
                 return word, None
     return None, None
