@@ -498,6 +498,34 @@ def test_a_thought_in_a_message_is_kept_beside_its_answer(tmp_path):
     assert {pair["chosen_reasoning"] for pair in pairs(tmp_path / "out")} == {"so"}
 
 
+def test_a_refused_sample_costs_itself_and_not_its_line(tmp_path):
+    rows = LAYOUTS["openai"]()[:2]
+    refused = assistant(None) | {"refusal": "no"}
+    rows[0]["response"]["choices"][3]["message"] = refused
+    for choice in rows[1]["response"]["choices"]:
+        choice["message"] = refused
+    record = choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", "openai")
+    assert [pair["chosen"] for pair in pairs(tmp_path / "out")] == ["Answer 2 to 0."]
+    assert (record["candidates"], record["drops"]) == (8, {"refusal": 5})
+    assert reject_reasons(tmp_path / "out") == ["refusal"]
+
+
+def test_of_several_paths_the_first_that_is_not_null_counts(tmp_path):
+    rows = LAYOUTS["distilabel"]()
+    for row in rows:
+        row["input"], row["instruction"] = row["instruction"], None
+    record = choose(write(tmp_path / "x.parquet", rows), tmp_path / "out", "distilabel")
+    told = line_of_the_table(record, tmp_path / "out")
+    assert told == (6, {"lengths_differ": 1, "no_score": 1}, "2 to 4", 0)
+
+
+def test_a_field_that_is_null_is_told_so(tmp_path):
+    rows = [*LAYOUTS["trl"](), {"prompt": [user("q")], "chosen": None, "rejected": None}]
+    choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", "trl")
+    [lost] = read_rows(tmp_path / "out" / "rejects")
+    assert (lost["reason"], lost["detail"]) == ("missing_field", "'chosen' is null")
+
+
 def test_lists_that_no_layout_names_cost_no_line(tmp_path):
     rows = [row | {"model": ["x"], "seed": [1, 2, 3, 4, 5]} for row in llama3_ultrafeedback()]
     choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", "llama3-ultrafeedback-armorm")

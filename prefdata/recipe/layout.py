@@ -128,9 +128,9 @@ class Layout(Frozen):
     """Where a line has what; every value is a path.
 
     A path is the name of a field, or several joined by dots (`annotations.helpfulness.Rating`,
-    `choices.0.text`); of `a | b` the first that is there counts. The row has the columns of
-    `group_by`, and those of `makes`. A field of `group_by` that is called like one of these, or
-    `id`, gets the prefix `source_`; that of the prompt does not.
+    `choices.0.text`); of `a | b` the first that is there, and not null, counts. The row has the
+    columns of `group_by`, and those of `makes`. A field of `group_by` that is called like one of
+    these, or `id`, gets the prefix `source_`; that of the prompt does not.
     """
 
     group_by: Annotated[tuple[Filled, ...], Field(min_length=1), OneOrMore] | None = None

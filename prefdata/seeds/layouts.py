@@ -99,17 +99,14 @@ def given(line: Row, layout: Layout) -> Given:
 
 
 def find(line: Any, path: str) -> Any:
-    """The value at a path; `_MISSING` where there is none.
+    """The value at a path; `_MISSING` where there is none. Of several paths one with a value.
 
     A field whose name is the whole path goes before the parts of the path.
     """
     if isinstance(line, dict) and path in line:
         return line[path]
-    for way in path.split("|"):
-        value = _walk(line, way.strip())
-        if value is not _MISSING:
-            return value
-    return _MISSING
+    found = [one for way in path.split("|") if (one := _walk(line, way.strip())) is not _MISSING]
+    return next((one for one in found if one is not None), found[0] if found else _MISSING)
 
 
 def is_there(line: Row, path: str, layout: Layout) -> bool:
@@ -140,7 +137,9 @@ def _walk(value: Any, path: str) -> Any:
 
 def _needed(line: Row, path: str) -> Any:
     value = find(line, path)
-    if value is _MISSING or value is None:
+    if value is None:
+        raise RowError("missing_field", f"{path!r} is null")
+    if value is _MISSING:
         raise RowError("missing_field", f"there is no {path!r}; {suggest(path, line)}")
     return value
 
@@ -219,6 +218,13 @@ def _candidate(item: _Item, layout: Layout) -> tuple[_Answer, Row]:
         parts = [(found[name], weight) for name, weight in layout.weights.items()]
         whole = [score * weight for score, weight in parts if score is not None]
         found["score"] = sum(whole) if len(whole) == len(parts) else None
+    if (
+        is_message(text)
+        and text.get("role")
+        and not (text.get("content") or text.get("tool_calls"))
+    ):
+        why = {"finish_reason": "refusal"} if text.get("refusal") else {}
+        return _Answer("", thought=text.get("reasoning_content")), told | found | why
     answer = _Answer("") if text is None else _answer(text, layout.text or "", layout.markers)
     return answer, told | found
 
