@@ -498,6 +498,27 @@ def test_a_thought_in_a_message_is_kept_beside_its_answer(tmp_path):
     assert {pair["chosen_reasoning"] for pair in pairs(tmp_path / "out")} == {"so"}
 
 
+@pytest.mark.parametrize(
+    ("layout", "names"),
+    [
+        ("pku-saferlhf", ("response_0_source", "response_1_source")),
+        ("nectar", ("model",)),
+        ("chatbot_arena_conversations", ("model_a", "model_b")),
+        ("ultrafeedback-binarized-preferences-cleaned", ("chosen-model", "rejected-model")),
+    ],
+)
+def test_who_wrote_the_texts_may_be_missing_from_a_file_of_a_preset(tmp_path, layout, names):
+    rows = LAYOUTS[layout]()
+    for row in [*rows, *(one for each in rows for one in each.get("answers", ()))]:
+        for name in names:
+            row.pop(name, None)
+    choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", layout)
+    assert {pair["chosen_alias"] for pair in pairs(tmp_path / "out")} == {None}
+    key = [key for key, _ in load_preset(layout).paths if key.endswith("alias")][0]
+    with pytest.raises(PrefdataError, match=f"{key}: there is no field 'writer'"):
+        choose(tmp_path / "x.jsonl", tmp_path / "no", layout, changes=[f"{key}=writer"])
+
+
 def test_a_refused_sample_costs_itself_and_not_its_line(tmp_path):
     rows = LAYOUTS["openai"]()[:2]
     refused = assistant(None) | {"refusal": "no"}

@@ -348,6 +348,18 @@ def load_preset(name: str) -> Preset:
     raise PrefdataError(f"there is no layout {name!r}; {suggest(wanted, layout_names())}")
 
 
+def is_optional(layout: Layout, key: str) -> bool:
+    """Whether no line need have what this key names: who wrote a text, where a preset says so.
+
+    It is one where it names the same texts; somebody's own path that leads nowhere is a mistake.
+    """
+    texts = {"candidates": ("text",), "labelled": ("a", "b"), "pairs": ("chosen", "rejected")}
+    return key.endswith("alias") and any(
+        all(getattr(preset, one) == getattr(layout, one) for one in (key, *texts[layout.kind]))
+        for preset in map(load_preset, layout_names())
+    )
+
+
 def expand_layout(given: Any) -> Any:
     """A mapping as a recipe or the command line has it, with its preset in the place of its name.
 

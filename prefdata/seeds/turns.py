@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError, RowError, suggest
 from prefdata.fingerprint import copy_id, digest
-from prefdata.recipe.layout import Layout, plain
+from prefdata.recipe.layout import Layout, is_optional, plain
 from prefdata.rows import CANDIDATE, ID, JSON_FIELD, TURNS, Row, reject
 from prefdata.seeds.files import Line
 from prefdata.seeds.identity import prompt_identity
@@ -69,6 +69,8 @@ class Turns:
     ) -> None:
         """Make sure that every field that is named stands in some line, and that there is a row.
 
+        Who wrote the texts may be missing where only a preset names it.
+
         Args:
             called: what the user knows a key of the layout as.
             advice: what to do with the name of a layout, as in `add --layout {}`.
@@ -78,7 +80,8 @@ class Turns:
             PrefdataError: one is in none; what is named wrongly would leave no pair and no reason.
         """
         for path, key in self._unfound.items() if self._first else ():
-            if is_scored or not key.endswith("score"):
+            is_wanted = is_scored or not key.endswith("score")
+            if is_wanted and not is_optional(self._layout, key):
                 known = dict.fromkeys(name for line in self._first for name in line)
                 raise PrefdataError(
                     f"{called(key)}: there is no field {path!r}; {suggest(path, known)}"
