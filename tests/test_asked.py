@@ -326,6 +326,41 @@ def test_a_run_goes_on_past_a_chat_that_is_none(chats):
     assert {row["prompt"][0]["content"] for row in rows} == {"one"}
 
 
+def test_chats_of_both_layouts_in_one_file_make_pairs(chats):
+    chats.recipe["columns"][0]["prompt"] = "{{ prompt }}"
+    share = [{"from": "human", "value": "two"}]
+    lines = [[{"role": "user", "content": "one"}], share]
+    chats.write_seeds([{"prompt": chat, "answer": n} for n, chat in enumerate(lines)])
+    rows, _ = pairs_of(chats)
+    assert {turn["content"] for row in rows for turn in row["prompt"]} == {"one", "two"}
+
+
+@pytest.mark.parametrize("field", ["prompt", "asked"])
+def test_a_blank_system_turn_of_a_chat_is_left_out_and_makes_room_for_the_models(chats, field):
+    chats.recipe["models"][0]["system_prompt"] = "Be brief."
+    chats.recipe["columns"][0]["prompt"] = "{{ prompt }}"
+    blank = [{"role": "system", "content": " "}, ASK]
+    chats.write_seeds([{"prompt": blank, "answer": 1}])
+    rows, record = pairs_of(chats, f"output_projection.prompt_field={field}")
+    assert rows[0]["prompt"] == ([SYSTEM, ASK] if field == "asked" else [ASK])
+    assert record["asked"].get("wrapper", 0) == 0
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+@pytest.mark.parametrize("fields", [{"prompt": "{{ prompt }}"}, {"messages": "prompt"}])
+def test_there_is_nothing_to_answer_in_a_chat_of_a_system_turn_alone(role, fields):
+    for chat in ([{**SYSTEM, "role": role}], [{**SYSTEM, "role": role}, REPLY], [REPLY]):
+        with pytest.raises(RowError, match="no turn to answer") as err:
+            sent(text(**fields), {"prompt": chat})
+        assert err.value.reason == "chat"
+
+
+def test_a_recipe_may_write_a_system_turn_alone():
+    turns = [{"role": "system", "content": "Write a poem."}]
+    [[asked], _] = sent(text(messages=turns), {})
+    assert asked == [{"role": "system", "content": "Write a poem."}]
+
+
 def test_lists_that_are_no_chats_are_printed_as_ever(chats):
     chats.recipe["columns"][0]["prompt"] = "{{ prompt }}"
     chats.write_seeds([{"prompt": [{"content": "a paper"}], "answer": n} for n in range(2)])

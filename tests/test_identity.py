@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from prefdata.rows import UNSEEN, is_blank
-from prefdata.seeds.identity import prompt_identity, words_of
+from prefdata.seeds.identity import prompt_identity, says_nothing, words_of
 
 
 def user(content, **more):
@@ -24,6 +24,9 @@ def user(content, **more):
         user(" cafe\u0301 "),
         user("café", name=None, tool_calls=[], tool_call_id=None),
         user([{"type": "text", "text": "café"}]),
+        [{"from": "human", "value": "café"}],
+        [{"from": "human", "value": "café", "role": None, "content": None}],
+        [{"role": "system", "content": " "}, *user("café")],
     ],
 )
 def test_all_forms_of_a_prompt_are_one(other):
@@ -57,6 +60,20 @@ def test_turns_of_a_chat_are_compared_bare_too():
     ]
     assert prompt_identity(said) == prompt_identity(same)
     assert prompt_identity(said[:1]) != prompt_identity(said)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ([{"from": "human", "value": "one"}], False),
+        ([{"from": "human", "value": "one", "role": None, "content": None}], False),
+        ([{"from": "human", "value": " "}], True),
+        ([{"role": "system", "content": " "}], True),
+        ([*user("one"), {"role": "system", "content": " "}], False),
+    ],
+)
+def test_a_prompt_says_nothing_in_either_layout_where_its_last_turn_is_blank(prompt, expected):
+    assert says_nothing(prompt) is expected
 
 
 def test_a_text_that_looks_like_a_chat_is_a_text():

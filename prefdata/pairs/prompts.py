@@ -18,6 +18,7 @@ from prefdata.recipe.chats import (
     read_chat,
     shared,
     until_answer,
+    without_blank,
 )
 from prefdata.recipe.origins import Origin, origin_of
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
@@ -175,8 +176,16 @@ def _clean(value: Any) -> Any:
         chat = until_answer(read_chat(value))
     except RowError:
         return value
-    told = zip(chat, value, strict=False)
-    return [m if one.get("content", "") is not None else {**m, "content": None} for m, one in told]
+    return [
+        {**message, "content": None} if _has_null(given) else message
+        for message, given in zip(chat, value, strict=False)
+        if without_blank((message,))
+    ]
+
+
+def _has_null(message: Row) -> bool:
+    """Whether a turn's content is null; next to ShareGPT's `value` that says nothing."""
+    return message.get("role") is not None and message.get("content", "") is None
 
 
 def _clean_field(field: pa.Field) -> pa.Field:

@@ -20,7 +20,7 @@ LEADING = ("system", "developer")
 """Roles that tell the model how to answer."""
 
 ROLES = (*LEADING, "user", "assistant", "tool")
-_OTHER_NAMES = {"human": "user", "gpt": "assistant", "function_call": "assistant"}
+OTHER_NAMES = {"human": "user", "gpt": "assistant", "function_call": "assistant"}
 """Roles of the layout {from, value}, which is ShareGPT's."""
 
 _SPEAKERS = {
@@ -80,7 +80,7 @@ def _read_message(place: int, message: Mapping[str, Any]) -> Message:
     content = message.get("content")
     if role is None:
         role, content = message["from"], message["value"]
-        role = _OTHER_NAMES.get(role, role)
+        role = OTHER_NAMES.get(role, role)
     if role not in ROLES:
         known = ", ".join(ROLES)
         raise RowError("chat", f"message {place} has the role {role!r}; known are {known}")
@@ -105,6 +105,11 @@ def _text_of(content: Any, where: str) -> str:
             raise RowError("chat", f"{where} has a part of type {kind!r}, and only texts are sent")
         texts.append(text)
     return "\n".join(texts)
+
+
+def without_blank(chat: Chat) -> Chat:
+    """The chat without turns of the system or a developer whose text is blank."""
+    return tuple(m for m in chat if m["role"] not in LEADING or m["content"].strip())
 
 
 def until_answer(chat: Chat) -> Chat:

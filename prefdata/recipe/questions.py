@@ -14,6 +14,7 @@ from prefdata.recipe.chats import (
     read_chat,
     until_answer,
     with_system,
+    without_blank,
 )
 from prefdata.recipe.messages import Turn
 from prefdata.recipe.prompts import Prompt, compile_prompt
@@ -77,6 +78,11 @@ class Question:
     def columns(self) -> frozenset[str]:
         """Names of the columns that it reads."""
         return frozenset(self.mentions)
+
+    @property
+    def may_be_chat(self) -> bool:
+        """Whether turns come from the seeds."""
+        return self.bare is not None or any(isinstance(turn, Spliced) for turn in self.turns)
 
     @property
     def mentions(self) -> tuple[str, ...]:
@@ -155,7 +161,7 @@ def _is_meant_as_chat(value: Any) -> bool:
 
 def _read(name: str, row: Mapping[str, Any]) -> Chat:
     try:
-        return read_chat(row[name])
+        return without_blank(read_chat(row[name]))
     except RowError as err:
         raise RowError(err.reason, f"column {name!r}: {err.detail}") from err
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from prefdata.errors import PrefdataError, RowError
-from prefdata.recipe.chats import LEADING, Roles, read_chat
+from prefdata.recipe.chats import LEADING, Roles, read_chat, without_blank
 from prefdata.recipe.contract import Asking, Column, Scored
 from prefdata.recipe.origins import Origin, origin_of
 from prefdata.recipe.questions import Question, Spliced, Written, own_question
@@ -103,6 +103,7 @@ class _Led:
 
 def _is_led(value: Any) -> bool:
     try:
-        return read_chat(value)[0]["role"] in LEADING
+        chat = without_blank(read_chat(value))
     except RowError:  # the run will reject its row
         return False
+    return bool(chat) and chat[0]["role"] in LEADING

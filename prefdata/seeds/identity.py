@@ -4,6 +4,7 @@ import json
 from typing import Any
 from unicodedata import normalize
 
+from prefdata.recipe.chats import LEADING, OTHER_NAMES, is_message
 from prefdata.rows import Row, is_blank, strip_unseen
 
 _OTHER = "\0"  # no bare text begins with it, so no text equals a chat
@@ -17,13 +18,13 @@ def prompt_identity(prompt: Any) -> str:
     texts, one a line; keys without a value, an empty text too, count as missing.
 
     Args:
-        prompt: a text, or a chat in OpenAI's form; of any other value, its JSON counts.
+        prompt: a text, or a chat in OpenAI's form or ShareGPT's; else its JSON counts.
     """
     if isinstance(prompt, str):
         return bare(prompt)
     value = prompt
     if _is_chat(prompt):
-        value = [_message(message) for message in prompt]
+        value = _turns(prompt)
         if len(value) == 1 and value[0].keys() == {"role", "content"}:
             role, content = value[0]["role"], value[0]["content"]
             if role == "user" and isinstance(content, str):
@@ -40,7 +41,7 @@ def words_of(prompt: Any) -> str:
     """What a prompt says, without roles and keys: the texts of its turns, one a line."""
     if not _is_chat(prompt):
         return prompt_identity(prompt)
-    said = (_message(message).get("content") for message in prompt)
+    said = (message.get("content") for message in _turns(prompt))
     return "\n".join(
         one if isinstance(one, str) else json.dumps(one, default=str) for one in said if one
     )
@@ -52,20 +53,32 @@ def says_nothing(prompt: Any) -> bool:
         return is_blank(prompt)
     if not isinstance(prompt, list):
         return prompt is None
-    last = _message(prompt[-1]) if _is_chat(prompt) else {}
-    return not prompt or (_is_chat(prompt) and not last.get("content") and "tool_calls" not in last)
+    if not _is_chat(prompt):
+        return not prompt
+    turns = _turns(prompt)
+    return not turns or (not turns[-1].get("content") and "tool_calls" not in turns[-1])
 
 
 def _is_chat(prompt: Any) -> bool:
     return (
         isinstance(prompt, list)
         and bool(prompt)
-        and all(isinstance(message, dict) and "role" in message for message in prompt)
+        and all(isinstance(m, dict) and ("role" in m or is_message(m)) for m in prompt)
     )
+
+
+def _turns(prompt: list[Row]) -> list[Row]:
+    """The turns of a chat in OpenAI's form, without blank ones of the system or a developer."""
+    told = map(_message, prompt)
+    return [turn for turn in told if turn.get("role") not in LEADING or turn.get("content")]
 
 
 def _message(message: Row) -> Row:
     told = {key: value for key, value in message.items() if value not in (None, "", [], {})}
+    if "role" not in told and is_message(message):
+        names = {"from": "role", "value": "content"}
+        told = {names.get(key, key): value for key, value in told.items()}
+        told["role"] = OTHER_NAMES.get(told.get("role", ""), told.get("role"))
     if "content" in told:
         told["content"] = _content(told["content"])
     return told

@@ -14,7 +14,7 @@ from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
 from prefdata.inference import Completion, Failure, Message, Sampling, TextRequest
-from prefdata.recipe.chats import ALL_ROLES, Chat, Roles, fit_roles
+from prefdata.recipe.chats import ALL_ROLES, LEADING, Chat, Roles, fit_roles
 from prefdata.recipe.contract import Column
 from prefdata.recipe.questions import Question, system_prompt_of
 from prefdata.recipe.schema import Model
@@ -96,6 +96,8 @@ class Asker:
             RowError: a template cannot be rendered for this row, or a value is not a chat.
         """
         asked = question.chat(row)
+        if question.may_be_chat and all(message["role"] in LEADING for message in asked):
+            raise RowError("chat", "there is no turn to answer")
         if is_blank(asked[-1]["content"]) and "tool_calls" not in asked[-1]:
             raise RowError("empty_prompt", f"the prompt of column {self._column!r} is blank")
         chat = self.under_system(asked, row)
