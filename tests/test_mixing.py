@@ -10,6 +10,7 @@ from prefdata.pairs.repick import pairs_of_run
 from prefdata.pipeline import build
 from prefdata.recipe.loader import load_recipe
 from prefdata.report.page import make_report
+from prefdata.run.oddities import find_oddities
 from prefdata.storage.folders import read_rows
 
 RECIPE = """
@@ -88,6 +89,16 @@ def test_the_shares_of_the_sources_are_the_weights(folder, tmp_path, weights):
         "judged": 20 * weights[0] / sum(weights),
         "delta": 20 * weights[1] / sum(weights),
     }
+
+
+def test_a_source_without_a_pair_leaves_the_others_their_shares(folder, tmp_path):
+    none = ["of.judged.min_margin=1000", "weights={judged: 1, delta: 1}"]
+    record, pairs = again(folder, tmp_path, *none)
+    assert record["sources"] == {"judged": 0, "delta": 120}
+    [told] = [one for one in find_oddities(record | {"rehearsed": False}) if "source" in one]
+    assert told.startswith("The source 'judged' of the mix has no pair")
+    record, pairs = again(folder, tmp_path, *none, "max_pairs=20")
+    assert record["sources"] == {"judged": 0, "delta": 20}
 
 
 def test_sources_may_have_quotas_and_projections_rules_of_their_own(folder, tmp_path):

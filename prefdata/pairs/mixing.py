@@ -84,7 +84,7 @@ def make_pairs(
         asked=dict(sum((Counter(part.asked) for part in parts.values()), Counter())),
         lengths=count_lengths(pairs),
         calibration=fits,
-        sources=_count_sources(pairs),
+        sources=dict.fromkeys(rule.of, 0) | _count_sources(pairs),
     )
 
 

@@ -247,12 +247,16 @@ def _in_order(
 def _shares(
     table: _Table, kept: Numbers, weights: Mapping[str, float], most: int | dict[str, int] | None
 ) -> NDArray[np.float64]:
-    """Pairs of each source: as many as the scarcest one, and `most`, leave in these proportions."""
+    """Pairs of each source: as many as the scarcest one, and `most`, leave in these proportions.
+
+    A source without a pair has no share.
+    """
     sizes = np.bincount(table.groups[kept], minlength=len(table.names))
     have = dict(zip(table.names, sizes.tolist(), strict=True))
-    scale = min(have.get(name, 0) / weight for name, weight in weights.items())
+    parts = [have[name] / weight for name, weight in weights.items() if have.get(name)]
+    scale = min(parts, default=0.0)
     if isinstance(most, int):
-        scale = min(scale, most / math.fsum(weights.values()))
+        scale = min(scale, most / math.fsum(weights[name] for name in weights if have.get(name)))
     return np.array([math.floor(weights[name] * scale + 1e-9) for name in table.names], float)
 
 

@@ -20,8 +20,18 @@ def find_oddities(record: Mapping[str, Any]) -> list[str]:
     """What the user should look at; nothing of a rehearsal, whose texts mean nothing."""
     if record["rehearsed"]:
         return []
-    kinds = (_identical, _cut_off, _ties, _positions, _lengths, _few_tests)
+    kinds = (_identical, _cut_off, _ties, _positions, _lengths, _sources, _few_tests)
     return [told for kind in kinds for told in kind(record)]
+
+
+def _sources(record: Mapping[str, Any]) -> Iterator[str]:
+    counts = record.get("sources", {})
+    for name, count in counts.items():
+        if not count and any(counts.values()):
+            yield (
+                f"The source {name!r} of the mix has no pair; the set is made of the others. See "
+                "its pairs alone, without the mix, or remove it."
+            )
 
 
 def _identical(record: Mapping[str, Any]) -> Iterator[str]:
