@@ -613,3 +613,14 @@ def test_candidates_and_pairs_of_a_run_come_back(tmp_path):
     choose(exported.folder / "train.jsonl", tmp_path / "exported", "prefdata-pairs")
     back = [{name: pair[name] for name in names} for pair in pairs(tmp_path / "exported")]
     assert back == first
+
+
+def test_turns_of_two_layouts_in_one_file_are_stored_in_one():
+    gathered = Turns(load_preset("trl"))
+    turns = [
+        {"role": "user", "content": "two", "from": None, "value": None},
+        {"role": None, "content": None, "from": "human", "value": "two"},
+    ]
+    rows = [{"prompt": [turn], "chosen": "a", "rejected": "b"} for turn in turns]
+    gathered.read(Line(f"line {n}", row) for n, row in enumerate(rows))
+    assert gathered.table()["prompt"].to_pylist() == [[user("two")]] * 2

@@ -14,6 +14,7 @@ from fcntl import ioctl
 import pytest
 from reported import line, make_plain_run, make_scored_run
 from rich.cells import cell_len
+from rich.console import Console
 from typer.testing import CliRunner
 from waiting import PATIENCE
 
@@ -313,3 +314,21 @@ def test_pairs_of_both_splits_are_paged_train_first(tmp_path):
     splits = [row["split"] for row in open_rows(run).rows()]
     assert splits == sorted(splits, reverse=True)
     assert set(splits) == {"train", "test"}
+
+
+def test_a_turn_of_sharegpts_layout_is_shown_beside_ones_of_openais():
+    console = Console(file=io.StringIO())
+    turns = [
+        {"role": "user", "content": "one", "from": None, "value": None},
+        {"role": None, "content": None, "from": "human", "value": "two"},
+    ]
+    print_row(console, "row", {"prompt": turns})
+    assert console.file.getvalue().split() == [
+        "---",
+        "row",
+        "prompt:",
+        "user:",
+        "one",
+        "human:",
+        "two",
+    ]

@@ -75,7 +75,7 @@ def _print_list(console: Console, heading: Text, values: list[Any], depth: int) 
 def _turn(message: Mapping[str, Any]) -> tuple[str, Any]:
     """A message under its role: its text, or all that it has."""
     role = str(message.get("role") or message["from"])
-    text = message.get("content", message.get("value"))
+    text = message.get("content" if message.get("role") else "value")
     more = {k: v for k, v in message.items() if k not in ("role", "from", "content", "value")}
     kept = {key: value for key, value in more.items() if value not in (None, [])}
     return role, {"content": text} | kept if kept else text

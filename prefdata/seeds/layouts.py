@@ -437,7 +437,7 @@ def _read_prompt(value: Any, layout: Layout) -> Any:
 
 def _clean(turn: Row) -> Row:
     """A message without the nulls of keys that only other messages have."""
-    if "role" not in turn:
+    if turn.get("role") is None:
         return dict(read_chat([turn])[0])
     return {key: value for key, value in turn.items() if value is not None or key == "content"}
 
