@@ -155,8 +155,8 @@ def connect(endpoint):
     },
     "a flag": {
         "cli/runs.py": (
-            "    force: Force = False,\n    trust",
-            "    force: Force = False,\n    quietly: bool = False,\n    trust",
+            "    force: Force = False,\n    metrics",
+            "    force: Force = False,\n    quietly: bool = False,\n    metrics",
         ),
     },
 }
