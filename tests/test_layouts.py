@@ -519,6 +519,18 @@ def test_who_wrote_the_texts_may_be_missing_from_a_file_of_a_preset(tmp_path, la
         choose(tmp_path / "x.jsonl", tmp_path / "no", layout, changes=[f"{key}=writer"])
 
 
+def test_a_given_pair_whose_rejected_scores_higher_says_so(tmp_path):
+    rows = [
+        {"prompt": "q", "chosen": "a", "rejected": "b", "chosen_score": 2, "rejected_score": 1},
+        {"prompt": "r", "chosen": "a", "rejected": "b", "chosen_score": 1, "rejected_score": 2},
+    ]
+    layout = [f"{key}={key}" for key in rows[0]]
+    choose(write(tmp_path / "x.jsonl", rows), tmp_path / "out", None, changes=layout)
+    [lost] = read_rows(tmp_path / "out" / "rejects")
+    assert lost["reason"] == "rejected_scores_higher"
+    assert lost["detail"].startswith("the text to be rejected has the higher score")
+
+
 def test_a_refused_sample_costs_itself_and_not_its_line(tmp_path):
     rows = LAYOUTS["openai"]()[:2]
     refused = assistant(None) | {"refusal": "no"}

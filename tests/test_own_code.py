@@ -386,7 +386,7 @@ def test_a_strategy_gets_valid_candidates_best_first_and_rules_still_hold():
     assert [(p.chosen.score, p.rejected.score, p.margin) for p in made.pairs] == [
         (3.0, 2.0, 1.0), (2.0, 1.0, 1.0),
     ]  # fmt: skip
-    assert made.drops["below_min_margin"] == 1
+    assert made.drops["rejected_scores_higher"] == 1
     assert pick_pairs(candidates(1.0, 2.0), RULE, seed=0, own=lambda given: []).drop.reason == (
         "not_picked"
     )

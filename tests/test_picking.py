@@ -134,7 +134,7 @@ def test_each_side_may_have_a_score_of_its_own():
     second = {"strategy": "best_vs_second", "rejected": {"score": "other"}}
     assert positions(pick(candidates, **second)) == [(0, 1)]
     upside_down = written(("m", 1, 9), ("m", 5, 0))
-    assert reason(pick(upside_down, chosen={"score": "other"})) == "below_min_margin"
+    assert reason(pick(upside_down, chosen={"score": "other"})) == "rejected_scores_higher"
 
 
 def test_a_pair_has_one_text_of_the_policy():
@@ -269,7 +269,7 @@ def test_delta_ignores_other_aliases_and_misses_absent_ones():
 
 @pytest.mark.parametrize(
     ("strong", "weak", "expected"),
-    [(3.0, 1.0, None), (1.0, 3.0, "below_min_margin"), (2.0, 2.0, "tie")],
+    [(3.0, 1.0, None), (1.0, 3.0, "rejected_scores_higher"), (2.0, 2.0, "tie")],
     ids=["strong is better", "weak is better", "equal"],
 )
 def test_a_score_may_veto_a_delta_pair(strong, weak, expected):
@@ -868,4 +868,4 @@ def test_a_weak_side_that_scores_higher_is_never_rejected_however_wide_the_score
         Candidate("a", 0.0, "big"), Candidate("b", 2e8, "big"), Candidate("c", 0.1, "small"),
     ]  # fmt: skip
     picked = pick(candidates, strategy="delta", score="s", margin_unit="z_score")
-    assert reason(picked) == "below_min_margin"
+    assert reason(picked) == "rejected_scores_higher"

@@ -21,6 +21,7 @@ Reason = Literal[
     "bad_verdict",
     "below_min_chosen_score",
     "tie",
+    "rejected_scores_higher",
     "below_min_margin",
     "disagreement",
     "one_side",
@@ -41,6 +42,7 @@ REASONS: dict[str, str] = {
     "bad_verdict": "the judge named neither A nor B nor tie",
     "below_min_chosen_score": "the chosen's score is worse than min_chosen_score",
     "tie": "the two are equally good",
+    "rejected_scores_higher": "the text to be rejected has the higher score",
     "below_min_margin": "the score difference is below min_margin",
     "disagreement": "one of the score columns prefers the rejected text",
     "one_side": "both texts, or neither, are by the aliases of one_side",
@@ -121,7 +123,7 @@ def _score_flaw(
         return None
     slack = slack_of(max(abs(high), abs(low)))
     if high - low < -slack:  # however little of the deviation this is
-        return "below_min_margin"
+        return "rejected_scores_higher"
     if z_margin is not None:
         margin, slack = z_margin, slack_of(abs(z_margin))
     else:

@@ -285,7 +285,7 @@ def _pick_ranked(
     below = ranked[ranked.index(best) + 1 :] if best else []
     others = _side(below, rule.rejected, rule)
     if best is None or not others:
-        _count(drops, "below_min_margin" if best and not below else "no_partner", 1)
+        _count(drops, "rejected_scores_higher" if best and not below else "no_partner", 1)
         return []
     if rule.strategy == "best_vs_worst":
         others.reverse()
