@@ -68,7 +68,8 @@ def test_a_later_attempt_ends_an_earlier_one_and_makes_the_same_rows(alone, tmp_
     name = tmp_path / "shards" / "00000-of-00002" / "attempt"
     wait_until(lambda: name.read_text() == "1.1", second)
     first.send_signal(signal.SIGCONT)
-    assert first.wait(PATIENCE) == 130
+    # on a machine that is busy it may be ended by the alarm of a signal's ten seconds
+    assert first.wait(PATIENCE) in (130, 142, -signal.SIGALRM)
     assert "attempt 1.1 has taken over; attempt 1.0 ends" in first.stderr.read()
     assert second.wait(PATIENCE) == 0
     assert scored(tmp_path) == alone

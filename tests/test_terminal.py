@@ -37,7 +37,8 @@ def on_a_terminal(*arguments, typed="", columns=60, rows=24, **environment):
     """What the command writes to a real terminal, with something typed into it."""
     mine, its = pty.openpty()
     ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    known = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")}
+    told_otherwise = ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR")
+    known = {k: v for k, v in os.environ.items() if k not in told_otherwise}
     command = subprocess.Popen(
         [sys.executable, "-m", "prefdata", *map(str, arguments)],
         stdin=its, stdout=its, stderr=its, env=known | {"TERM": "xterm-256color"} | environment,

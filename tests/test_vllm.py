@@ -173,10 +173,10 @@ def test_samples_of_a_prompt_share_its_prefill(text):
     ids=["unknown", "ours", "impossible"],
 )
 def test_an_option_that_cannot_be_is_told(option, message):
-    from prefdata.engines.vllm import VllmTextEngine
+    from prefdata.engines import open_text_engine
 
     with pytest.raises(PrefdataError, match=message):
-        VllmTextEngine(LM, option)
+        open_text_engine(Model(alias="lm", model=LM.model, engine=option), LM.model, "vllm")
 
 
 def test_rewards_are_raw_and_those_of_transformers():
