@@ -13,6 +13,7 @@ from prefdata.engines.transformers.reward import TransformersRewardEngine
 from prefdata.engines.transformers.text import TransformersTextEngine
 from prefdata.errors import PrefdataError
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
+from prefdata.recipe.schema import Model
 from prefdata.stages.rubric import read_rating
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
@@ -217,7 +218,6 @@ def test_rewards_are_raw_and_those_of_transformers():
 
 def test_a_reward_model_is_examined_before_it_scores():
     from prefdata.engines import open_reward_engine
-    from prefdata.recipe.schema import Model
 
     engine = open_reward_engine(Model(alias="grader", model=RM.model), RM.model, "vllm")
     assert engine.last_read[0] == engine.bos_token_id
@@ -227,7 +227,6 @@ def test_a_reward_model_is_examined_before_it_scores():
 
 def test_what_transformers_reads_is_kept_and_vllm_is_compared_with_it(monkeypatch, tmp_path):
     from prefdata.engines import open_reward_engine
-    from prefdata.recipe.schema import Model
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = Model(alias="grader", model=RM.model)
@@ -241,7 +240,6 @@ def test_what_transformers_reads_is_kept_and_vllm_is_compared_with_it(monkeypatc
 
 def test_a_reward_model_that_is_read_wrongly_is_refused(monkeypatch):
     from prefdata.engines import open_reward_engine, vllm
-    from prefdata.recipe.schema import Model
 
     raw = vllm.PoolingParams
     monkeypatch.setattr(
