@@ -240,6 +240,8 @@ def test_arguments_are_checked_as_options_are(recipe, run):
         prefdata.build(recipe, "out", gpus=0, replicas="2")
     with pytest.raises(PrefdataError, match="n is 0; give a whole number of at least 1"):
         prefdata.preview(recipe, 0)
+    with pytest.raises(PrefdataError, match="n is '2'; give a whole number of at least 1"):
+        run.preview("2")
     with pytest.raises(PrefdataError, match="a recipe cannot be read from NoneType; give a path"):
         prefdata.build(None, "out")
     for size in (-1, 1.0, "half"):

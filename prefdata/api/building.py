@@ -14,7 +14,7 @@ from datasets import Dataset
 from prefdata import pipeline
 from prefdata.api.apart import run_apart
 from prefdata.api.loading import load, run_folder
-from prefdata.api.records import Records, records_of
+from prefdata.api.records import Records, check_count, records_of
 from prefdata.api.run import Run, open_run
 from prefdata.errors import PrefdataError
 from prefdata.recipe.loader import LoadedRecipe, RecipeSource
@@ -110,8 +110,7 @@ def preview(
     Raises:
         PrefdataError: as from `build`.
     """
-    if type(n) is not int or n < 1:
-        raise PrefdataError(f"n is {n!r}; give a whole number of at least 1")
+    check_count(n)
     with tempfile.TemporaryDirectory(prefix="prefdata-preview-") as folder:
         out = Path(folder)
         loaded = _load(recipe, seeds, overrides, out, trust=trust_remote_code)

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from prefdata.errors import PrefdataError
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.rows import Row
 from prefdata.run.examples import Example, example_requests
@@ -53,8 +54,15 @@ def records_of(run: Path, loaded: LoadedRecipe) -> Records:
 
 def pairs_or_rejects(run: Path, n: int) -> Records:
     """The first pairs of a run, or its first rejects where it has none."""
+    check_count(n)
     pairs = tuple(islice(_numbered("pair", run / "pairs"), n))
     return Records(pairs or tuple(islice(_numbered("reject", run / "rejects"), n)))
+
+
+def check_count(n: int) -> None:
+    """Raise PrefdataError where so many rows cannot be shown."""
+    if type(n) is not int or n < 1:
+        raise PrefdataError(f"n is {n!r}; give a whole number of at least 1")
 
 
 def figures_of(record: Record) -> Iterator[tuple[str, str]]:

@@ -47,9 +47,8 @@ Say = Callable[[str], None]
 def is_run(place: Path) -> bool:
     """Whether pairs of this folder have been chosen, or are all that it could hold."""
     names = ("run.json", CUT_SHORT, "recipe.yaml", "stages")
-    return place.is_dir() and (
-        any((place / name).exists() for name in names) or not seed_files(place)
-    )  # noqa: E501
+    is_begun = any((place / name).exists() for name in names)
+    return place.is_dir() and (is_begun or not seed_files(place))
 
 
 def pairs_of_run(

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from prefdata.errors import PrefdataError, suggest
 from prefdata.recipe.pair_rules import Better
 from prefdata.recipe.shipped import shipped
-from prefdata.recipe.values import ColumnName, Filled, Frozen, OneOrMore
+from prefdata.recipe.values import ColumnName, Filled, Frozen, OneOrMore, as_list
 
 Kind = Literal["candidates", "labelled", "pairs"]
 Role = Literal["system", "user", "assistant"]
@@ -40,14 +40,10 @@ COMPARISON = re.compile(r"\s*([<>]=?)\s*([-+]?\d+(?:\.\d+)?)\s*")
 _LIKE_ONE = re.compile(r"\s*[<>=!~\u2264\u2265]+\s*[-+.]*\d")
 
 
-def _as_list(value: Any) -> Any:
-    return (value,) if isinstance(value, str | int | float | bool) else value
-
-
 Meaning = bool | int | float | str
 Meanings = Annotated[
     tuple[Meaning, ...],
-    BeforeValidator(_as_list, json_schema_input_type=Meaning | list[Meaning]),
+    BeforeValidator(as_list, json_schema_input_type=Meaning | list[Meaning]),
 ]
 
 

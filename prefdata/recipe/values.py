@@ -25,11 +25,12 @@ Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Retries = Annotated[int, Field(ge=0)]
 
 
-def _as_list(value: Any) -> Any:
+def as_list(value: Any) -> Any:
+    """A single value as a list of it."""
     return value if value is None or isinstance(value, list | tuple | dict) else (value,)
 
 
-OneOrMore = BeforeValidator(_as_list, json_schema_input_type=str | list[str])
+OneOrMore = BeforeValidator(as_list, json_schema_input_type=str | list[str])
 """A text stands for a list of it."""
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 

@@ -102,10 +102,8 @@ class Candidates:
         rows = (
             [row[ID], [self._told(row, at) for at in range(len(row[self.column]))]]
             for table in tables
-            for row in rows_of(
-                table.filter(pc.greater(pc.list_value_length(table[self.column]), 2))
-            )
-            if _ticket(row[ID]) < self._below  # of two both are in the pair
+            for row in rows_of(self._with_more(table))
+            if _ticket(row[ID]) < self._below
         )
         while part := list(islice(rows, ROWS_PER_PART)):
             yield embed(part)
