@@ -31,7 +31,7 @@ from prefdata.pipeline import build
 from prefdata.recipe.layout import layout_names, load_preset
 from prefdata.recipe.loader import load_layout, load_recipe
 from prefdata.seeds.files import Line
-from prefdata.seeds.layouts import recognise
+from prefdata.seeds.recognition import recognise
 from prefdata.seeds.turns import Turns
 from prefdata.storage.folders import read_rows
 

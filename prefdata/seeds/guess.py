@@ -11,7 +11,7 @@ from prefdata.recipe.layout import Preset
 from prefdata.recipe.schema import SeedDataset
 from prefdata.rows import Row
 from prefdata.seeds.files import kind_of, read_lines
-from prefdata.seeds.layouts import recognise
+from prefdata.seeds.recognition import recognise
 
 SAMPLE = 200
 """Lines that are looked at."""

@@ -13,7 +13,9 @@ from prefdata.recipe.layout import Layout, is_optional, plain
 from prefdata.rows import CANDIDATE, ID, JSON_FIELD, TURNS, Row, reject
 from prefdata.seeds.files import Line
 from prefdata.seeds.identity import prompt_identity
-from prefdata.seeds.layouts import Given, given, is_there, is_within, recognise
+from prefdata.seeds.layouts import Given, given, is_within
+from prefdata.seeds.paths import is_there
+from prefdata.seeds.recognition import recognise
 
 CHUNK = 10_000
 SAMPLE = 20
