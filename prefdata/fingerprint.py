@@ -119,9 +119,7 @@ def sampling_seed(recipe_seed: int, *names: str | int | None) -> int:
 def model_identity(model: Model, checkpoint: str) -> str:
     """What of a model enters keys: the checkpoint's content and the engine fields that count.
 
-    Args:
-        model: as in the recipe.
-        checkpoint: hash of the weights, or the commit of a Hub repository; adapter included.
+    `checkpoint`: hash of the weights, or the commit of a Hub repository; adapter included.
     """
     engine = {k: v for k, v in model.engine.items() if f"models.engine.{k}" not in EXCLUDED}
     # what was answered before this was told apart by default stays valid
@@ -194,15 +192,7 @@ def stage_fingerprint(
     checkpoints: Mapping[str, str],
     code: Sequence[str] = (),
 ) -> str:
-    """Identity of a stage's rows: its parent's, its columns', and its models'.
-
-    Args:
-        parent: the fingerprint of the rows that go in.
-        columns: the columns that the stage adds.
-        recipe: whose seed and models they use.
-        checkpoints: hash or commit of each alias's checkpoint.
-        code: hashes of the Python functions that the columns call.
-    """
+    """Identity of a stage's rows: its parent's, its columns', and its models'."""
     models = [_model_facts(recipe.model(a), checkpoints[a]) for c in columns for a in c.aliases]
     dumped = [_facts(c) for c in columns]
     order = _order([dumped, models]).decode()

@@ -101,17 +101,8 @@ def build_shard(
 ) -> Record:
     """Make one slice of the rows, up to their scores; `merge` makes pairs of all slices.
 
-    Args:
-        loaded: a checked recipe.
-        out: the folder of the whole run; the shard has a folder of its own in it.
-        shard: which slice.
-        attempt: `job.restart`, two numbers; earlier attempts that still run are ended.
-        machine: as for `build`, and so are the others.
-        rehearse: as for `build`.
-        force: as for `build`.
-        say: as for `build`.
-        metrics: as for `build`.
-        progress: as for `build`.
+    `out`: the folder of the whole run; the shard has a folder of its own in it. `attempt`:
+    `job.restart`, two numbers; earlier attempts that still run are ended.
 
     Returns:
         The content of the shard's `shard.json`.
@@ -162,13 +153,8 @@ def merge(
 ) -> Record:
     """Join finished shards into the run that a single task would have made; row for row the same.
 
-    Args:
-        loaded: the recipe of the shards.
-        out: the folder of the run, with the shards in it.
-        count: number of shards; None to read it from the folder.
-        rehearse: whether they were rehearsed.
-        force: as for `build`.
-        say: as for `build`.
+    `out`: the folder of the run, with the shards in it. `count`: number of shards; None to read it
+    from the folder.
 
     Raises:
         PrefdataError: a shard is missing or unfinished, or was made by another recipe.

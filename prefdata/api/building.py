@@ -95,17 +95,7 @@ def preview(
 ) -> Records:
     """A request of every column and the first `n` rows, pairs and rejects; keeps nothing.
 
-    Args:
-        recipe: as for `build`, and so are the others.
-        n: rows.
-        seeds: likewise.
-        overrides: likewise.
-        gpus: likewise.
-        replicas: likewise.
-        rehearse: likewise.
-        trust_remote_code: likewise.
-        say: likewise.
-        progress: likewise.
+    The other arguments are those of `build`.
 
     Raises:
         PrefdataError: as from `build`.

@@ -117,11 +117,6 @@ def print_rows(console: Console, rows: Iterator[Row], kind: str) -> None:
 def page_rows(console: Console, opened: Opened, ask: Ask) -> None:
     """Show one row at a time, until the user or the rows have come to their end.
 
-    Args:
-        console: a terminal.
-        opened: read as far as the user pages.
-        ask: shows a prompt and returns what the user types.
-
     Raises:
         PrefdataError: there is no row.
     """

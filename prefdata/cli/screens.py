@@ -34,13 +34,8 @@ def print_screen(
 ) -> None:
     """Print a row so that it takes no more lines than that; None for all of it.
 
-    Args:
-        console: where to.
-        title: stands above it.
-        row: a pair, a reject, or a row of a stage.
-        kind: `pair`, `reject` or `row`.
-        lines: of the screen that it may fill.
-        key: shows what is left out.
+    `row`: a pair, a reject, or a row of a stage. `kind`: `pair`, `reject` or `row`. `key`: shows
+    what is left out.
     """
     sections = [*{"pair": _pair, "reject": _reject, "row": _row}[kind](row)]
     note = scores_of(row) if kind == "pair" else ""

@@ -223,10 +223,7 @@ def print_plan(
 ) -> None:
     """Passes, loads, requests and costs of a recipe.
 
-    Args:
-        loaded: the recipe.
-        gpus: how many would share the work.
-        price: of one of them for an hour, in any currency.
+    `price`: of one of them for an hour, in any currency.
     """
     recipe = loaded.recipe
     seeds = seeds_of(recipe, loaded.locate, loaded.place)

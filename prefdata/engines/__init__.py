@@ -34,12 +34,6 @@ __all__ = [
 def choose_engine(role: Role, model: Model, path: str, *, on_gpu: bool) -> str:
     """The engine that runs a model: the recipe's, or for `auto` the one that suits the machine.
 
-    Args:
-        role: what the model is for.
-        model: as in the recipe.
-        path: its checkpoint.
-        on_gpu: whether it will have one.
-
     Returns:
         A key of ENGINES.
 
@@ -79,11 +73,7 @@ def count_gpus() -> int:
 
 
 def prepare_engine(engine: str) -> None:
-    """Import what an engine needs, which takes seconds; no device is touched.
-
-    Args:
-        engine: a key of ENGINES.
-    """
+    """Import what an engine needs, which takes seconds; no device is touched."""
     import_module(ENGINES[engine].module)
 
 
@@ -92,11 +82,7 @@ def open_text_engine(
 ) -> HostedText:
     """Load a checkpoint to complete chats.
 
-    Args:
-        model: whose revision and engine options count.
-        path: local folder or Hub id of the checkpoint.
-        engine: the one that is to run it, a key of ENGINES.
-        adapters: folders with LoRA weights that requests may name.
+    `engine`: the one that is to run it, a key of ENGINES.
 
     Raises:
         PrefdataError: it is not there, or not a chat model, an option is unknown, or an adapter

@@ -22,10 +22,6 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 def find_adapter(model: Model, path: str) -> str:
     """The local folder of an adapter, fetched from the Hub if it is there.
 
-    Args:
-        model: whose adapter it is.
-        path: a folder or a Hub id.
-
     Raises:
         PrefdataError: there is none, or it is not a LoRA adapter.
     """

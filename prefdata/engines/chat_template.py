@@ -30,10 +30,6 @@ class ChatTemplate:
     ) -> None:
         """Load the tokenizer.
 
-        Args:
-            checkpoint: of the model.
-            arguments: what the recipe gives to the template.
-
         Raises:
             PrefdataError: there is none, or it has no chat template.
         """
@@ -51,10 +47,8 @@ class ChatTemplate:
     ) -> tuple[int, int]:
         """Tokens of the prompt as it is asked, and of it with the longer answer.
 
-        Args:
-            prompt: before the answers.
-            answers: the messages of each; the last is the assistant's.
-            tools: what the model may call, here and in the other methods.
+        `answers`: the messages of each; the last is the assistant's. `tools`: what the model may
+        call, here and in the other methods.
 
         Raises:
             RowError: the template refuses the chat.

@@ -119,9 +119,7 @@ def read_ahead(path: str, is_over: Callable[[], bool]) -> None:
 
     A Hub id is not looked up. One that takes more than half of the memory that is free is left out.
 
-    Args:
-        path: a folder, or a Hub id.
-        is_over: asked between blocks; it ends the reading.
+    `is_over`: asked between blocks; it ends the reading.
     """
     folder = Path(path)
     files = [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []

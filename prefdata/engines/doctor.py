@@ -35,11 +35,7 @@ PROBES = (
 def compare(alias: str, mine: Sequence[Logits], reference: Sequence[Logits], dtype: str) -> None:
     """Let a reward model pass, or say what is wrong with the way it is read.
 
-    Args:
-        alias: for the message.
-        mine: scores of PROBES by the engine that is going to be used.
-        reference: the same by transformers.
-        dtype: of the weights, a key of TOLERANCES.
+    `mine`: scores of PROBES by the engine that is going to be used.
 
     Raises:
         PrefdataError: scores that are not finite, saturated, all equal, or that differ.

@@ -19,10 +19,8 @@ def once(folder: Path, name: str, *, patience: float = PATIENCE) -> Iterator[Non
     The first leaves a mark when it is through; one that dies or fails lets the next be the first.
     Where the folder cannot be written or locked, everybody goes on.
 
-    Args:
-        folder: shared by those who wait for one another, on one machine or on several.
-        name: of what is done.
-        patience: seconds to wait for the first.
+    `folder`: shared by those who wait for one another, on one machine or on several. `patience`:
+    seconds to wait for the first.
     """
     mark = folder / f"{name}.done"
     if mark.exists():

@@ -100,11 +100,6 @@ class Answer:
 def find_form(reasoning: Reasoning, template: str, name: str) -> Form | None:
     """How a checkpoint marks its thoughts; None where it has none.
 
-    Args:
-        reasoning: as the recipe says it.
-        template: the chat template.
-        name: of the model, for the message.
-
     Raises:
         PrefdataError: a parser is named, and only vLLM has parsers.
     """
@@ -140,12 +135,6 @@ class Reader:
     """Parts the completions of one model."""
 
     def __init__(self, form: Form | None, tokenizer: Any) -> None:
-        """Look the marks up.
-
-        Args:
-            form: of the model's thoughts.
-            tokenizer: of transformers.
-        """
         self.form, self._tokenizer = form, tokenizer
         self.begin_ids = self.encode(form.begin) if form else []
         self.end_ids = self.encode(form.end) if form else []
@@ -166,9 +155,8 @@ class Reader:
     def opening(self, prompt: Sequence[int], prefill: str | None = None) -> Opening:
         """What a prompt says of the thought.
 
-        Args:
-            prompt: its tokens, of which the last ones are looked at.
-            prefill: the beginning of the answer, where the prompt ends with one.
+        `prompt`: its tokens, of which the last ones are looked at. `prefill`: the beginning of the
+        answer, where the prompt ends with one.
         """
         if not isinstance(self.form, Tags):
             return "unsaid"
@@ -190,11 +178,8 @@ class Reader:
     ) -> Answer:
         """Part the tokens of a completion, the one that ends it left out.
 
-        Args:
-            ids: generated tokens.
-            opening: what the prompt says of the thought.
-            finish_reason: `stop` or `length`.
-            stops: strings that end the text and are no part of it.
+        `finish_reason`: `stop` or `length`. `stops`: strings that end the text and are no part of
+        it.
         """
         if isinstance(self.form, Harmony):
             return self._read_channels(ids, finish_reason, stops)
@@ -297,11 +282,7 @@ def part_text(text: str, reasoning: Reasoning, finish_reason: str) -> Answer:
 def part_sent(text: str, thought: str | None, reasoning: Reasoning, finish_reason: str) -> Answer:
     """Part what a server has sent, which may have parted it already.
 
-    Args:
-        text: of the answer; the thought may be in it.
-        thought: what the server has parted.
-        reasoning: as the recipe says it.
-        finish_reason: as the server says it.
+    `text`: of the answer; the thought may be in it.
     """
     if thought is None:
         return part_text(text, reasoning, finish_reason)

@@ -80,9 +80,7 @@ class RemoteText:
     def __init__(self, model: Model, connection: Any) -> None:
         """Ask nothing yet.
 
-        Args:
-            model: whose name and alias count.
-            connection: an `OpenAIConnection`.
+        `connection`: an `OpenAIConnection`.
         """
         self._server = _Server(model, connection)
 
@@ -180,7 +178,6 @@ class RemoteReward:
     """
 
     def __init__(self, model: Model, connection: Any) -> None:
-        """As `RemoteText`."""
         self._server = _Server(model, connection)
 
     async def score(

@@ -25,9 +25,7 @@ class ScriptedText:
     def __init__(self, reply: Reply | None = None, *, seconds: float = 0.0) -> None:
         """Answer with `reply`, by default a short text drawn from the seed.
 
-        Args:
-            reply: text or outcome for a request; an exception it raises reaches the stage.
-            seconds: how long a call takes.
+        `reply`: text or outcome for a request; an exception it raises reaches the stage.
         """
         self._reply, self._seconds = reply or _default_reply, seconds
 

@@ -37,9 +37,8 @@ class TemplateFile:
     def render(self, messages: Messages, *, is_finished: bool = False) -> str:
         """A chat as its model reads it, special tokens spelled out.
 
-        Args:
-            messages: a last turn of the assistant is continued, unless `is_finished`.
-            is_finished: no answer is due; a reward model reads such chats.
+        `messages`: a last turn of the assistant is continued, unless `is_finished`. `is_finished`:
+        no answer is due; a reward model reads such chats.
 
         Raises:
             RowError: `chat_template_refused`.
@@ -66,10 +65,8 @@ class TemplateFile:
 def read_template(model: Model, path: str, *, fetch: bool = False) -> TemplateFile | None:
     """The template of a checkpoint; None where its files hold none.
 
-    Args:
-        model: whose `chat_template_kwargs` it is given; its own `chat_template` wins.
-        path: a folder or a Hub id.
-        fetch: whether files of the Hub may be fetched; else only those on this machine count.
+    `model`: whose `chat_template_kwargs` it is given; its own `chat_template` wins. `fetch`:
+    whether files of the Hub may be fetched; else only those on this machine count.
 
     Raises:
         PrefdataError: a file is damaged.
@@ -104,10 +101,8 @@ def _read_json(path: str, file: Path) -> dict[str, Any]:
 def roles_of_model(model: Model, template: TemplateFile | None, *, is_finished: bool) -> Roles:
     """The leading roles that a model is sent: those of its template, or as the recipe says.
 
-    Args:
-        model: whose `system_role` counts.
-        template: None where it cannot be known, as that of a server.
-        is_finished: whether it is a reward model's.
+    `model`: whose `system_role` counts. `template`: None where it cannot be known, as that of a
+    server.
     """
     if model.system_role == "merge":
         return Roles(system=False, developer=False)

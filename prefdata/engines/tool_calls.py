@@ -40,10 +40,9 @@ Parser = Callable[[str, Tools], Found]
 def find_parser(name: str | None, tokenizer: Any, *, prefer_vllm: bool = False) -> Parser | None:
     """The parser of that name; None where none is wanted.
 
-    Args:
-        name: one of BUILT_IN, or of vLLM's where vLLM is installed.
-        tokenizer: of the model; vLLM's parsers look their marks up in it.
-        prefer_vllm: take vLLM's parser where both have one of this name.
+    `name`: one of BUILT_IN, or of vLLM's where vLLM is installed. `tokenizer`: of the model; vLLM's
+    parsers look their marks up in it. `prefer_vllm`: take vLLM's parser where both have one of this
+    name.
 
     Raises:
         PrefdataError: there is no such parser here.
@@ -64,11 +63,8 @@ def find_parser(name: str | None, tokenizer: Any, *, prefer_vllm: bool = False) 
 def read_calls(answer: Answer, parser: Parser | None, tools: Tools, reason: str) -> Answer:
     """The answer with its calls taken out of the text.
 
-    Args:
-        answer: as the reader of thoughts has parted it.
-        parser: None leaves the text as it is.
-        tools: what the request offered; without any nothing is called.
-        reason: why the completion ended, `stop` or `length`.
+    `parser`: None leaves the text as it is. `tools`: what the request offered; without any nothing
+    is called. `reason`: why the completion ended, `stop` or `length`.
     """
     if parser is None or not tools or not answer.rest:
         return answer

@@ -92,13 +92,10 @@ class VllmTextEngine:
     ) -> None:
         """Load a checkpoint and wait until it is ready.
 
-        Args:
-            checkpoint: folder or Hub id, revision, whether its own code may run.
-            options: the recipe's `engine:` keys, names and meanings of vLLM's `EngineArgs`.
-            reasoning: as the recipe says how thoughts are marked.
-            tool_parser: name of what finds calls in an answer.
-            seeds_all: whether every request is drawn by its seed, and not only those whose seed
-                the recipe sets; None for what `draws_by_seed` says.
+        `checkpoint`: folder or Hub id, revision, whether its own code may run. `options`: the
+        recipe's `engine:` keys, names and meanings of vLLM's `EngineArgs`. `seeds_all`: whether
+        every request is drawn by its seed, and not only those whose seed the recipe sets; None for
+        what `draws_by_seed` says.
 
         Raises:
             PrefdataError: an unknown option, no such checkpoint, no chat template, no room.
@@ -242,11 +239,9 @@ class VllmRewardEngine:
     ) -> None:
         """Load a checkpoint and wait until it is ready; errors as for `VllmTextEngine`.
 
-        Args:
-            checkpoint: folder or Hub id, revision, whether its own code may run.
-            options: the recipe's `engine:` keys.
-            reading: where the numbers are, `labels` or `last_token`; see `reward_families`.
-            appends: key of the config with a token that every chat must end with.
+        `checkpoint`: folder or Hub id, revision, whether its own code may run. `options`: the
+        recipe's `engine:` keys. `reading`: where the numbers are, `labels` or `last_token`; see
+        `reward_families`. `appends`: key of the config with a token that every chat must end with.
         """
         tokenizer = load_tokenizer(checkpoint)
         self._task: Task = "token_classify" if reading == "last_token" else "classify"

@@ -163,9 +163,7 @@ def read_conversation(row: Row) -> Conversation:
 def check_tokens(conversation: Conversation, special: re.Pattern[str] | None) -> None:
     """Make sure that no text holds a token of a chat template.
 
-    Args:
-        conversation: of any kind.
-        special: those of the model to be trained, where it is known.
+    `special`: those of the model to be trained, where it is known.
 
     Raises:
         RowError: one does.

@@ -117,13 +117,10 @@ def export_run(
 ) -> Export:
     """Write a run's pairs as a trainer wants them.
 
-    Args:
-        run: folder of a finished run.
-        name: of the format; or a function of the user's from a pair to lines, as an object, as
-            `package.module:name` or as the name of an entry point.
-        options: of the user.
-        out: where to; `exports/<name>` in the run by default. What lies there is replaced.
-        say: is called with what is left out, and what would be cut.
+    `name`: of the format; or a function of the user's from a pair to lines, as an object, as
+    `package.module:name` or as the name of an entry point. `out`: where to; `exports/<name>` in the
+    run by default. What lies there is replaced. `say`: is called with what is left out, and what
+    would be cut.
 
     Raises:
         PrefdataError: no such format or run, or no pair that the format can hold.

@@ -405,9 +405,8 @@ Lines = Callable[[Conversation], Mapping[str, Any] | Iterable[Mapping[str, Any]]
 def find_format(wanted: str | Lines) -> tuple[str, Format]:
     """A format and its name.
 
-    Args:
-        wanted: a key of `FORMATS`; or a function of the user's, itself, by its import path, or by
-            the name of a package's entry point.
+    `wanted`: a key of `FORMATS`; or a function of the user's, itself, by its import path, or by the
+    name of a package's entry point.
 
     Raises:
         PrefdataError: there is none.

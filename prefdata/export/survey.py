@@ -94,11 +94,6 @@ class Wanted:
 def survey(pairs: Path, form: Format, wanted: Wanted) -> Survey:
     """Look at every pair once.
 
-    Args:
-        pairs: the run's folder.
-        form: what they are to become.
-        wanted: what the user wants.
-
     Raises:
         PrefdataError: nothing would be left, or nothing for a split that the trainer needs.
     """

@@ -40,11 +40,8 @@ def split_of(stem: str) -> str:
 def make_card(run: FinishedRun, settings: Publish, contents: Contents, tag: str) -> str:
     """README.md of the published dataset.
 
-    Args:
-        run: what it is about.
-        settings: the recipe's `publish`, or what stands for it.
-        contents: by config and split, of what is published; no config is empty.
-        tag: the Hub's name for this run.
+    `settings`: the recipe's `publish`, or what stands for it. `contents`: by config and split, of
+    what is published; no config is empty.
     """
     template = Path(__file__).with_name("card.md.j2").read_text("utf-8")
     kinds = Environment(

@@ -74,10 +74,8 @@ def load_fetched(
     It is built in a folder called like its dataset, in the current one, and published nowhere, if
     the overrides say nothing else.
 
-    Args:
-        address: begins with `hf://datasets/`.
-        overrides: `key=value`.
-        trust_remote_code: whether its models may keep `trust_remote_code: true`.
+    `address`: begins with `hf://datasets/`. `overrides`: `key=value`. `trust_remote_code`: whether
+    its models may keep `trust_remote_code: true`.
 
     Raises:
         PrefdataError: it does not exist, is not valid, or asks for more than it is allowed.
@@ -297,9 +295,8 @@ def _dotted(at: Sequence[str | int]) -> str:
 def fetch_run(address: str, out: Path | None = None) -> Path:
     """Fetch a run that was published, `hf://datasets/owner/name`; returns its folder.
 
-    Args:
-        address: to which `@revision` may be added.
-        out: the folder; one called like the dataset, in the current one, by default.
+    `address`: to which `@revision` may be added. `out`: the folder; one called like the dataset, in
+    the current one, by default.
 
     Raises:
         PrefdataError: it does not exist, prefdata did not make it, or a folder is in the way.

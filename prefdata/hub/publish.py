@@ -50,12 +50,9 @@ def publish_run(
 ) -> Publication:
     """Bring a run to the Hub, load it back, compare, tag it. Does nothing twice.
 
-    Args:
-        run: folder of a finished run; gets README.md and report.html, and is not changed otherwise.
-        options: of the command line.
-        settings: the recipe's `publish`; the run's own by default.
-        patience: with the Hub.
-        say: is called with what happens, a line at a time.
+    `run`: folder of a finished run; gets README.md and report.html, and is not changed otherwise.
+    `settings`: the recipe's `publish`; the run's own by default. `say`: is called with what
+    happens, a line at a time.
 
     Raises:
         PrefdataError: there is no run, no right to publish it, or the Hub does not have it as it

@@ -48,10 +48,6 @@ def fit_lengths(scored: Path, rule: PreferencePairs) -> dict[str, LengthFit]:
     A straight line through the differences within prompts, by least squares: the linear case of
     post-hoc calibration (arXiv 2409.17407, which takes a local regression off the rewards). Within
     prompts, since a prompt that asks for a long answer may be an easy one.
-
-    Args:
-        scored: folder of scored rows.
-        rule: its candidates or responses, and its groups.
     """
     places: list[NDArray[np.int64]] = []
     tokens: list[Floats] = []

@@ -93,16 +93,9 @@ def choose_pairs(
 ) -> Choice:
     """Write the folder `pairs` (train and test) and add this step's rejects to `rejects`.
 
-    Args:
-        scored: folder of rows with candidates and scores, or responses and verdicts.
-        pairs: what the new folder is called.
-        rejects: an open writer.
-        rule: the recipe's projection.
-        scores: columns with a score per candidate, or per response.
-        seed: the recipe's.
-        recipe: who asked for the texts; None for candidates from elsewhere.
-        roles: leading roles that each alias's chat template knows; all of them where left out.
-        functions: where the rule's own one is found.
+    `scored`: folder of rows with candidates and scores, or responses and verdicts. `recipe`: who
+    asked for the texts; None for candidates from elsewhere. `roles`: leading roles that each
+    alias's chat template knows; all of them where left out.
     """
     check_columns(read_schema(scored), rule)
     picks = temporary_name(pairs.with_name("picks"))
@@ -315,15 +308,7 @@ def pair_schema(
     prompts: PairPrompts,
     tools: PairTools,
 ) -> pa.Schema:
-    """The schema of pairs.
-
-    Args:
-        before: of the scored rows.
-        rule: of the pairs.
-        scores: columns with a score for each side.
-        prompts: what the pairs' prompts are.
-        tools: what the models might call.
-    """
+    """The schema of pairs."""
     fields = [
         pa.field(ID, pa.string()),
         pa.field("row_id", pa.string()),

@@ -156,11 +156,7 @@ def copies_of(recipe: Recipe) -> dict[str, Path]:
 def write_jsonl(out: Path, split: str, place: Path, *, reasoning: str | None) -> None:
     """Write one split of a run's pairs as JSON lines, texts alone, whole or not at all.
 
-    Args:
-        out: the run.
-        split: train or test.
-        place: the file.
-        reasoning: `keep` for the thoughts as well.
+    `reasoning`: `keep` for the thoughts as well.
     """
     pairs, columns = out / "pairs", JSONL_COLUMNS + (THOUGHTS if reasoning == "keep" else ())
     with own_file(place, out) as file:

@@ -66,10 +66,8 @@ class Pair(NamedTuple):  # millions are made, and most are dropped again
 def said(text: str, tool_calls: str | None, turns: str | None = None) -> str:
     """What an answer says: the bare text, and names and arguments of its calls as written.
 
-    Args:
-        text: the answer, without its calls.
-        tool_calls: as JSON, in OpenAI's form; their ids tell nothing.
-        turns: the messages before it that only this side has, as JSON.
+    `tool_calls`: as JSON, in OpenAI's form; their ids tell nothing. `turns`: the messages before it
+    that only this side has, as JSON.
     """
     if turns:
         answer = said(text, tool_calls)
@@ -83,8 +81,7 @@ def said(text: str, tool_calls: str | None, turns: str | None = None) -> str:
 def tokens_of(made: Mapping[str, Any]) -> int | None:
     """Tokens of a text without its thought; None where they were not counted.
 
-    Args:
-        made: how it came to be, as `rows.TEXT_META`.
+    `made`: how it came to be, as `rows.TEXT_META`.
     """
     count: int | None = made.get("completion_tokens")
     return None if count is None else count - (made.get("reasoning_tokens") or 0)

@@ -100,12 +100,9 @@ def pick_pairs(
     own; `one_side` asks for exactly one text of an alias. Margins stay those of `score`.
     And `given` takes the first candidate over the second: a pair that somebody else has made.
 
-    Args:
-        candidates: all of this prompt; an order that means nothing still decides between equals.
-        rule: the recipe's projection.
-        seed: of this prompt (recipe seed and row id), for draws among equals and at random.
-        margin: `given`: how much better the first is, where it is known.
-        own: the user's function.
+    `candidates`: all of this prompt; an order that means nothing still decides between equals.
+    `seed`: of this prompt (recipe seed and row id), for draws among equals and at random. `margin`:
+    `given`: how much better the first is, where it is known.
 
     Raises:
         PrefdataError: that function fails, or offers what it was not given.
@@ -134,13 +131,8 @@ def pick_by_verdict(
 ) -> Picked:
     """The pair of one judged prompt; margins stay None, scores decide only `ties: reward`.
 
-    Args:
-        a: response A.
-        b: response B.
-        winner: the judge's verdict: A, B or tie, in upper or lower case, surrounding whitespace
-            ignored.
-        rule: the recipe's projection.
-        seed: of this prompt; draws the direction of a tie that is kept.
+    `winner`: the judge's verdict: A, B or tie, in upper or lower case, surrounding whitespace
+    ignored. `seed`: of this prompt; draws the direction of a tie that is kept.
     """
     drops: Counter[str] = Counter()
     if len(_usable((a, b), drops, scored=False, may_be_cut=rule.truncated_rejected)) < 2:

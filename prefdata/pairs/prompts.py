@@ -51,10 +51,8 @@ class PairPrompts:
     ) -> None:
         """Look up who wrote the texts that are paired.
 
-        Args:
-            rule: the recipe's projection.
-            recipe: who asked; None for candidates from elsewhere.
-            roles: leading roles that each alias's chat template knows; all of them if left out.
+        `recipe`: who asked; None for candidates from elsewhere. `roles`: leading roles that each
+        alias's chat template knows; all of them if left out.
         """
         self._column, self._roles = rule.prompt_field, roles or {}
         names = texts_of_rule(rule)
@@ -94,10 +92,7 @@ class PairPrompts:
     def of_pair(self, row: Row, chosen: Row, rejected: Row) -> Any:
         """The prompt of one pair; empty where its two texts answer different last turns.
 
-        Args:
-            row: the first of the group.
-            chosen: what is recorded of this side, with `row`, `column` and `alias`.
-            rejected: likewise.
+        `chosen`: what is recorded of this side, with `row`, `column` and `alias`.
         """
         chats = [self._asked(one["row"], one["column"], one["alias"]) for one in (chosen, rejected)]
         known = [self._roles.get(one["alias"] or "", ALL_ROLES) for one in (chosen, rejected)]

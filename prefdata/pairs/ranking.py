@@ -24,10 +24,8 @@ def combine_scores(
     A negative weight turns a score round; of `min` the sign alone counts. A text that lacks one of
     the scores gets None.
 
-    Args:
-        rated: the scores of every text of one prompt, by column; None where there is none.
-        weights: of the columns, none of them 0.
-        how: a text's scores become one.
+    `rated`: the scores of every text of one prompt, by column; None where there is none. `weights`:
+    of the columns, none of them 0.
     """
     complete = [n for n, scores in enumerate(rated) if all(_is_told(scores[c]) for c in weights)]
     told: dict[int, list[tuple[float, float]]] = {n: [] for n in complete}

@@ -30,13 +30,7 @@ def make_readable(
 ) -> None:
     """Write README.md and empty tables where there are none yet.
 
-    Args:
-        out: the run folder.
-        scored: the schema that scored rows will have.
-        rule: of the pairs.
-        scores: columns with a score for each side of a pair.
-        recipe: as for `choose_pairs`.
-        roles: likewise.
+    `scores`: columns with a score for each side of a pair.
     """
     kinds = {
         "candidates": ("rows", scored),
@@ -55,9 +49,7 @@ def make_readable(
 def write_readme(out: Path, *, has_test: bool | None = None) -> None:
     """Write README.md: which files `load_dataset` reads.
 
-    Args:
-        out: the run folder.
-        has_test: whether pairs have a test split; None for what is there.
+    `has_test`: whether pairs have a test split; None for what is there.
     """
     head = yaml.safe_dump({"configs": [_config(out, name, has_test) for name in ("pairs", "candidates", "rejects")]}, sort_keys=False)  # fmt: skip  # noqa: E501
     write_own(

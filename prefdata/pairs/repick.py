@@ -61,12 +61,9 @@ def pairs_of_run(
 ) -> Record:
     """Choose pairs again from the candidates of a run; models and journal are not touched.
 
-    Args:
-        run: folder of a finished run.
-        overrides: `key=value` of the pair rules, on top of the run's own.
-        out: gets pairs, rejects, recipe.yaml and run.json; the run itself to replace them there.
-        force: replace a file of the user's in `out`.
-        given: functions that the overrides name and that are objects in Python.
+    `overrides`: `key=value` of the pair rules, on top of the run's own. `out`: gets pairs, rejects,
+    recipe.yaml and run.json; the run itself to replace them there. `force`: replace a file of the
+    user's in `out`. `given`: functions that the overrides name and that are objects in Python.
 
     Raises:
         PrefdataError: no finished run there, or a rule that its columns cannot serve.
@@ -149,17 +146,10 @@ def pairs_of_file(
     A group's first line sets its prompt; lines with a different prompt, or without a field, are
     rejects.
 
-    Args:
-        file: or a folder, or the id of a Hub dataset; fields that the layout does not name are
-            ignored but for alias, model, temperature, sample and finish_reason.
-        layout: where its lines have what.
-        overrides: `key=value` of the pair rules; on top of those that go with the layout.
-        out: gets candidates, pairs, rejects and run.json.
-        seed: of draws, samples and splits.
-        say: called with messages about bad lines.
-        force: replace a file of the user's in `out`.
-        config: of a folder that has several.
-        split: likewise.
+    `file`: or a folder, or the id of a Hub dataset; fields that the layout does not name are
+    ignored but for alias, model, temperature, sample and finish_reason. `overrides`: `key=value` of
+    the pair rules; on top of those that go with the layout. `force`: replace a file of the user's
+    in `out`.
 
     Raises:
         PrefdataError: the file is missing or has no usable line, or a rule is wrong.

@@ -112,10 +112,8 @@ def select(facts: Iterable[PairFacts], rule: SetRules, *, seed: int) -> Selectio
        order of their rank, of which the last one may be cut.
     5. `test_size`: prompts in the order of their rank, so raising `max_pairs` keeps the test set.
 
-    Args:
-        facts: every pair of the set, once; consumed in one pass.
-        rule: the recipe's projection.
-        seed: of the recipe; another seed gives another sample and split.
+    `facts`: every pair of the set, once; consumed in one pass. `seed`: of the recipe; another seed
+    gives another sample and split.
 
     Raises:
         PrefdataError: `test_size` is a count that would leave no prompt for training.

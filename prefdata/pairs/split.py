@@ -40,10 +40,8 @@ def number_keys(keys: Keys) -> Numbers:
 def is_held_out(prompts: Numbers, test_size: int | float) -> NDArray[np.bool_]:
     """Whether each pair goes to test: the prompts of the lowest ranks do, with all their pairs.
 
-    Args:
-        prompts: a pair's prompt, numbered by rank.
-        test_size: prompts; an int is a count, a float in [0, 1) a fraction, rounded up but never
-            to all of them.
+    `test_size`: prompts; an int is a count, a float in [0, 1) a fraction, rounded up but never to
+    all of them.
 
     Raises:
         PrefdataError: the count would leave no prompt for training.

@@ -18,13 +18,7 @@ def chats_read(recipe: Recipe) -> frozenset[str]:
 
 
 def check_chats(recipe: Recipe, chats: frozenset[str], others: frozenset[str]) -> list[Problem]:
-    """Every place where a chat would be flattened, or something else is taken for a chat.
-
-    Args:
-        recipe: one that has passed its own checks.
-        chats: columns of the seeds whose values are chats.
-        others: other columns of the seeds.
-    """
+    """Every place where a chat would be flattened, or something else is taken for a chat."""
     problems: list[Problem] = []
     for number, column in enumerate(recipe.columns):
         problems += _check_column(column, ("columns", number), chats, others)

@@ -135,10 +135,8 @@ def _said(message: Message) -> str:
 def with_system(chat: Chat, text: str, mode: SystemPromptMode) -> Chat:
     """The chat under a model's system prompt; one that the chat itself begins with stays.
 
-    Args:
-        chat: of any length.
-        text: the system prompt; blank for none.
-        mode: `prepend` puts it before the text of the chat's own system message.
+    `text`: the system prompt; blank for none. `mode`: `prepend` puts it before the text of the
+    chat's own system message.
     """
     if not text.strip():
         return chat

@@ -50,9 +50,7 @@ def find_unwritable(value: Any, at: At = ()) -> Problem | None:
 def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Problem]:
     """Everything wrong between the parts, in the order of the file; empty if all is well.
 
-    Args:
-        recipe: a recipe that pydantic has accepted.
-        seed_fields: names of the seed columns, or None if they are not known yet.
+    `seed_fields`: names of the seed columns, or None if they are not known yet.
     """
     problems = [*_check_aliases(recipe), *_check_providers(recipe)]
     layout = recipe.seed_dataset.candidates

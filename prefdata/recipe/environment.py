@@ -34,12 +34,7 @@ _LONGEST = 60
 
 
 def find_kept(config: DictConfig, raw: Mapping[str, Any]) -> dict[At, str]:
-    """Where a value comes from the environment, and the interpolation that stands there.
-
-    Args:
-        config: the recipe, not resolved.
-        raw: the same, resolved.
-    """
+    """Where a value comes from the environment, and the interpolation that stands there."""
     written: Any = OmegaConf.to_container(config, resolve=False)
     live = {at: text for at, text in texts_in(written) if INTERPOLATION.search(text)}
     own = {at: text for at, text in live.items() if "oc.env" in text}

@@ -359,9 +359,8 @@ def is_optional(layout: Layout, key: str) -> bool:
 def expand_layout(given: Any) -> Any:
     """A mapping as a recipe or the command line has it, with its preset in the place of its name.
 
-    Args:
-        given: the name of a preset, or a mapping that may name one as `layout`; its other keys
-            replace those of the preset.
+    `given`: the name of a preset, or a mapping that may name one as `layout`; its other keys
+    replace those of the preset.
 
     Raises:
         PrefdataError: there is no such preset.

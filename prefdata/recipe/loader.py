@@ -104,12 +104,10 @@ def load_recipe(
 ) -> LoadedRecipe:
     """Read, override, interpolate, validate and cross-check a recipe.
 
-    Args:
-        source: the path of a YAML file; or a recipe itself, as YAML text of several lines, as a
-            dict or as a `Recipe`. Paths in one without a file are looked up in the current folder.
-        overrides: `key=value`.
-        prepare: changes or refuses what stands in the file, before the overrides.
-        is_saved: the recipe of a run; a variable that is not set here stands for itself.
+    `source`: the path of a YAML file; or a recipe itself, as YAML text of several lines, as a dict
+    or as a `Recipe`. Paths in one without a file are looked up in the current folder. `overrides`:
+    `key=value`. `prepare`: changes or refuses what stands in the file, before the overrides.
+    `is_saved`: the recipe of a run; a variable that is not set here stands for itself.
 
     Raises:
         PrefdataError: one message per problem, with file, line and YAML path; values of the
@@ -228,9 +226,8 @@ def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -
 def load_layout(name: str | None, overrides: Sequence[str]) -> Layout:
     """The layout of a file without a recipe.
 
-    Args:
-        name: of a preset, or of a YAML file; `prompt`, `text` and `score` where left out.
-        overrides: `key=value` of the layout.
+    `name`: of a preset, or of a YAML file; `prompt`, `text` and `score` where left out.
+    `overrides`: `key=value` of the layout.
 
     Raises:
         PrefdataError: there is none of this name, an unknown key, or a value that does not fit.

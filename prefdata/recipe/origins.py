@@ -38,9 +38,7 @@ class Origin:
     def asked(self, row: Mapping[str, Any], alias: str | None) -> Chat:
         """The chat before the answer, the model's system prompt included.
 
-        Args:
-            row: with what `columns` names.
-            alias: whose text it is; None where only the seeds know.
+        `row`: with what `columns` names. `alias`: whose text it is; None where only the seeds know.
 
         Raises:
             RowError: as it was when the text was made.
@@ -61,10 +59,7 @@ class Origin:
 def origin_of(name: str, columns: Sequence[Column], models: Mapping[str, Model]) -> Origin | None:
     """The origin of a column with texts or candidates; None where no model wrote it.
 
-    Args:
-        name: of the column.
-        columns: all of the recipe, those of given candidates among them.
-        models: by alias.
+    `columns`: all of the recipe, those of given candidates among them.
     """
     is_part = False
     for column in reversed(columns):

@@ -42,10 +42,7 @@ def swap_of(shown: frozenset[str], compared: tuple[str, str], columns: Sequence[
     Its partner is the column of the same definition on the other side; scores by response have
     both sides in one column. Columns on no side stay, such as the prompt.
 
-    Args:
-        shown: names in the judge's prompt.
-        compared: the two responses.
-        columns: of the recipe, in order; their templates must have been checked.
+    `columns`: of the recipe, in order; their templates must have been checked.
     """
     makers = {name: column for column in columns for name in column.makes}
     sides = _sides(compared, columns, makers)

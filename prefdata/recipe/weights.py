@@ -26,10 +26,8 @@ def read_model_files(
     its `adapter`; a `chat_template` that is a path becomes the text of the file. An adapter that
     was trained under another template than its base has keeps it.
 
-    Args:
-        raw: the recipe as resolved; changed in place.
-        locate: a path of the recipe as an existing one, or unchanged.
-        lines: for messages.
+    `raw`: the recipe as resolved; changed in place. `locate`: a path of the recipe as an existing
+    one, or unchanged.
 
     Returns:
         YAML paths whose values have gone, with where they have gone to, if anywhere.

@@ -59,9 +59,7 @@ class Breakdown:
 def plan_breakdowns(tables: Iterable[pa.Table], columns: Sequence[str]) -> list[Breakdown]:
     """Which columns can be broken down, and by which values.
 
-    Args:
-        tables: of the pairs; these columns of them are read.
-        columns: that the pairs keep.
+    `tables`: of the pairs; these columns of them are read.
     """
     counts: dict[str, Counter[str]] = {name: Counter() for name in columns}
     for table in tables:

@@ -15,12 +15,7 @@ PLACES = ("output_dir", "output_path")
 
 
 def recipe_differences(one: str, other: str) -> list[tuple[str, str, str]]:
-    """(field, value in one, value in the other) of every field that is not the same.
-
-    Args:
-        one: a recipe in YAML, or nothing.
-        other: another one.
-    """
+    """(field, value in one, value in the other) of every field that is not the same."""
     fields = [dict(_flat("", yaml.safe_load(text) or {})) for text in (one, other)]
     names = dict.fromkeys(name for found in fields for name in found)
     told = [(name, *(found.get(name, "–") for found in fields)) for name in names]

@@ -78,11 +78,7 @@ def write_report(
 ) -> Path:
     """Write the report of a finished run and say where it is.
 
-    Args:
-        run: its folder.
-        out: the file; `report.html` in the run by default.
-        compare: another run, to be shown beside it.
-        is_held: this process writes in the run folder already.
+    `out`: the file; `report.html` in the run by default.
 
     Raises:
         PrefdataError: no finished run is there, or the file cannot be written.

@@ -53,11 +53,7 @@ class Ahead:
     ) -> None:
         """Do nothing yet.
 
-        Args:
-            total: rows of the pass.
-            is_working: whether the models of the pass have been wanted.
-            prepare: starts the processes of the next models; False where there are none.
-            begin: called once all rows of the pass have begun.
+        `prepare`: starts the processes of the next models; False where there are none.
         """
         self._total, self._is_working = total, is_working
         self._prepare, self._begin = prepare, begin

@@ -81,12 +81,7 @@ def estimate_pass(
 ) -> Estimate:
     """Estimate one pass.
 
-    Args:
-        step: the pass.
-        recipe: the whole recipe.
-        rows: rows that will go through, if none is rejected before.
-        sample: some seed rows, on which prompts are measured.
-        paths: checkpoint of each alias.
+    `rows`: rows that will go through, if none is rejected before.
     """
     requests = completion = 0
     prompt: float | None = 0.0

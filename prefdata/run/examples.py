@@ -70,12 +70,7 @@ class _Catcher:
 
 
 def example_requests(loaded: LoadedRecipe, row: Row) -> Iterator[Example]:
-    """The first request that a row makes of each column, where all that the column reads is there.
-
-    Args:
-        loaded: the recipe.
-        row: a seed, or a finished row.
-    """
+    """The first request that a row makes of each column whose inputs are there."""
     recipe, templates = loaded.recipe, _templates(loaded)
     kinds = roles_of(recipe)
     roles = {

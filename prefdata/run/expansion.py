@@ -22,13 +22,7 @@ def run_expansion(
 ) -> None:
     """Write `target`, the children of the rows of `source`, and `target`.rejects beside it.
 
-    Args:
-        name: the column, under which rows without children are rejected.
-        children: `id` and new columns of every child of a row; what else it has is its parent's.
-        fields: Arrow fields of the new columns.
-        source: the parents.
-        target: appears last: where it exists, both are whole.
-        progress: told of parents that are done.
+    `children`: `id` and new columns of every child of a row; what else it has is its parent's.
     """
     schema = read_schema(source)
     with (

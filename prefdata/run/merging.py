@@ -49,14 +49,7 @@ class Part:
 def find_part(
     loaded: LoadedRecipe, checkpoints: Mapping[str, str], seeds: str, folder: Path
 ) -> Part:
-    """One shard, finished or not.
-
-    Args:
-        loaded: the recipe.
-        checkpoints: content hash or commit of every alias's checkpoint.
-        seeds: fingerprint of the shard's seeds.
-        folder: of the shard.
-    """
+    """One shard, finished or not."""
     stages = make_stage_folders(loaded, checkpoints, seeds, folder)
     return Part(folder, stages, _read(folder, RECORD))
 

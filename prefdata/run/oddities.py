@@ -83,9 +83,7 @@ def _positions(record: Mapping[str, Any]) -> Iterator[str]:
 def position_bias(name: str, counts: Mapping[str, int]) -> Iterator[str]:
     """A warning about a judge asked in both orders, if it prefers a place.
 
-    Args:
-        name: of its column.
-        counts: of its verdicts, as `count_verdicts` has them.
+    `counts`: of its verdicts, as `count_verdicts` has them.
     """
     named = counts["first"] + counts["second"]
     if named < ENOUGH or max(counts["first"], counts["second"]) <= POSITION_BIAS * named:

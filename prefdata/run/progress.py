@@ -50,15 +50,8 @@ def show_progress(
 ) -> Iterator[Progress]:
     """Report what is loading, requests, rows, tokens per second, time left, until it is left.
 
-    Args:
-        name: of the pass.
-        total: its rows.
-        work: what engines have done so far.
-        requests: that one row asks of models, about.
-        tell: called now and then with the progress of the pass.
-        stream: where the lines go; the cell of a notebook, or standard error, by default.
-        seconds: between two plain lines.
-        is_shown: whether there are lines at all.
+    `tell`: called now and then with the progress of the pass. `stream`: where the lines go; the
+    cell of a notebook, or standard error, by default.
     """
     meter, out = _Meter(name, total, work, requests, tell), stream or sys.stderr
     shown: AbstractContextManager[None]

@@ -52,9 +52,7 @@ def make_public_recipe(run: FinishedRun) -> str | None:
 def make_public_record(run: FinishedRun, contents: Record) -> bytes:
     """run.json for other machines, without the words of servers.
 
-    Args:
-        run: whose record it is.
-        contents: rows and hash of every published split, which are added.
+    `contents`: rows and hash of every published split, which are added.
     """
     folder = run.loaded.folder if run.loaded else None
     record = {k: v for k, v in run.record.items() if k not in ("folder", "failures")}

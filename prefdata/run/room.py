@@ -26,9 +26,7 @@ class Room:
     def __init__(self, limit: int, guess: int) -> None:
         """All of it is free.
 
-        Args:
-            limit: bytes.
-            guess: bytes that a row makes, until some are known.
+        `limit`: bytes. `guess`: bytes that a row makes, until some are known.
         """
         self.limit, self._guess = limit, guess
         self._entered = self._left = self._begun = 0

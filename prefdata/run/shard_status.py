@@ -79,12 +79,8 @@ def look_at_shards(
 ) -> list[ShardState]:
     """The state of every shard, from the files on the disk alone.
 
-    Args:
-        out: the run folder.
-        count: of shards.
-        run: fingerprint of the run; shards that were finished for another one do not count. None
-            lets all count.
-        now: seconds since 1970; the clock's by default.
+    `run`: fingerprint of the run; shards that were finished for another one do not count. None lets
+    all count. `now`: seconds since 1970; the clock's by default.
     """
     now = time.time() if now is None else now
     return [_look(Shard(number, count), out, run, now) for number in range(count)]

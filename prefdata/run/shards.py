@@ -60,10 +60,8 @@ def read_shard(text: str) -> Shard:
 def count_shards(out: Path, wanted: int | None = None, *, default: int | None = None) -> int:
     """How many shards a run folder is divided into, by the folders that are there.
 
-    Args:
-        out: the run folder.
-        wanted: how many somebody has asked for; None for those that are there.
-        default: how many there are to be where there are none yet; None where there must be.
+    `wanted`: how many somebody has asked for; None for those that are there. `default`: how many
+    there are to be where there are none yet; None where there must be.
 
     Raises:
         PrefdataError: there are no shards, or the folders are of several numbers of shards, or of

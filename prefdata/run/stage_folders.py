@@ -35,14 +35,7 @@ class StageFolders:
 def make_stage_folders(
     loaded: LoadedRecipe, checkpoints: Mapping[str, str], seeds: str, out: Path
 ) -> StageFolders:
-    """Name the folders.
-
-    Args:
-        loaded: the recipe.
-        checkpoints: content hash or commit of every alias's checkpoint.
-        seeds: fingerprint of the seeds.
-        out: the run folder.
-    """
+    """Name the folders."""
     functions = Functions(loaded.folder, loaded.given)
     fingerprint, passes = seeds, tuple(plan_passes(loaded.recipe))
     folders = [out / "stages" / f"0-seeds-{seeds[:8]}"]

@@ -175,10 +175,7 @@ class Building:
     def conclude(self, seeds: Seeds, stages: StageFolders, parts: Sequence[Record] = ()) -> Record:
         """Choose the pairs of finished passes and write the record of the run.
 
-        Args:
-            seeds: all of them.
-            stages: of finished folders.
-            parts: records of the shards that have made the folders, if shards have.
+        `parts`: records of the shards that have made the folders, if shards have.
         """
         added = _rows_added(stages)
         record = {
@@ -240,12 +237,7 @@ class Building:
         }
 
     def finished(self, fingerprint: str, scored: str | None = None) -> Record | None:
-        """The record of a finished run with this fingerprint whose files are whole; says so.
-
-        Args:
-            fingerprint: of the pairs that the recipe asks for.
-            scored: of the rows that they are chosen from.
-        """
+        """The record of a finished run with this fingerprint whose files are whole; says so."""
         try:
             record = read_record(self.out)
         except Damaged as err:

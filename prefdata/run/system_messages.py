@@ -21,11 +21,6 @@ def tell_of_system_messages(
 ) -> Iterator[str]:
     """What the user should know, one sentence each.
 
-    Args:
-        recipe: whose models are asked.
-        seeds: among whose columns the chats are.
-        roles: leading roles that each alias's chat template knows.
-
     Raises:
         PrefdataError: a model is to be sent a system message, its template has no place for one,
             and the recipe says `system_role: error`.

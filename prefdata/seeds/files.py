@@ -115,11 +115,6 @@ def splits_of(folder: Path, files: Iterable[Path], config: str | None) -> dict[s
     A README with `configs` says it, as in a clone of a Hub dataset, or else names such as `train`
     and `test` do.
 
-    Args:
-        folder: of any depth.
-        files: those in it that may be read.
-        config: the configuration that is wanted.
-
     Raises:
         PrefdataError: there is no such configuration, or none is given and there are several.
     """
@@ -198,9 +193,7 @@ def _is_glob(path: str) -> bool:
 def seed_files(local: Path, out: Path | None = None) -> list[Path]:
     """Files of seeds, in order.
 
-    Args:
-        local: a file, a folder or a glob.
-        out: the run folder; what runs have made is left out where it is given.
+    `out`: the run folder; what runs have made is left out where it is given.
     """
     if local.is_file():
         return [local]

@@ -53,9 +53,7 @@ class Guess:
 def guess_seeds(file: Path, prompt: str | None = None) -> Guess:
     """Look at the first lines of a file.
 
-    Args:
-        file: as `seed_dataset.path` takes it.
-        prompt: the field with the prompt, where it is known.
+    `file`: as `seed_dataset.path` takes it.
 
     Raises:
         PrefdataError: there is no usable line, or no field that seems to be the prompt.

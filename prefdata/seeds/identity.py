@@ -17,8 +17,7 @@ def prompt_identity(prompt: Any) -> str:
     turn of the user is the same prompt as the turn's text; parts of content are the same as their
     texts, one a line; keys without a value, an empty text too, count as missing.
 
-    Args:
-        prompt: a text, or a chat in OpenAI's form or ShareGPT's; else its JSON counts.
+    `prompt`: a text, or a chat in OpenAI's form or ShareGPT's; else its JSON counts.
     """
     if isinstance(prompt, str):
         return bare(prompt)

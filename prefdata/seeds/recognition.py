@@ -12,8 +12,7 @@ from prefdata.seeds.paths import find, is_there
 def recognise(lines: Iterable[Row]) -> Preset | None:
     """The preset that most lines can be read by; of several, the one that reads the most.
 
-    Args:
-        lines: some of a file, say the first 20.
+    `lines`: some of a file, say the first 20.
     """
     rows = list(lines)
     fitting = [preset for name in layout_names() if _fits(preset := load_preset(name), rows)]

@@ -61,11 +61,8 @@ def seeds_of(
 ) -> Seeds:
     """The seeds of a recipe; errors as for `load_seeds`, and where a chat would be flattened.
 
-    Args:
-        recipe: one that the loader has checked.
-        locate: finds a path of the recipe, which may be relative to its file.
-        place: where a key of the recipe stands, for a message.
-        out: the run folder; the recipe's own where left out.
+    `locate`: finds a path of the recipe, which may be relative to its file. `place`: where a key of
+    the recipe stands, for a message. `out`: the run folder; the recipe's own where left out.
     """
     config = recipe.seed_dataset
     seeds = load_seeds(
@@ -312,10 +309,6 @@ class _Reading:
 
     def with_tools(self, table: pa.Table, is_whole: bool) -> pa.Table:
         """The rows with a column of each name under which tools are sought.
-
-        Args:
-            table: the rows.
-            is_whole: whether all lines were read.
 
         Raises:
             PrefdataError: a column is in no line, so it is named wrongly.

@@ -39,10 +39,7 @@ def split_texts(chosen: str, rejected: str) -> list[Answer]:
 def read_answer(value: Any, path: str, markers: Mapping[Any, str]) -> Answer:
     """A text, a message, or a transcript whose last turn it is.
 
-    Args:
-        value: in any of these forms.
-        path: where it stands, for messages.
-        markers: of the turns of a transcript that is one text, by role.
+    `markers`: of the turns of a transcript that is one text, by role.
 
     Raises:
         RowError: it has another form, or ends with another turn.

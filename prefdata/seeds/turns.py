@@ -43,9 +43,7 @@ class Turns:
     def read(self, lines: Iterable[Line], limit: int | None = None) -> None:
         """Add lines; those of further files join the turns that are there.
 
-        Args:
-            lines: of one file or several.
-            limit: rows that are wanted; where each line is one, no more are read.
+        `limit`: rows that are wanted; where each line is one, no more are read.
         """
         for line in lines:
             if line.fields is None:
@@ -73,10 +71,8 @@ class Turns:
 
         Who wrote the texts may be missing where only a preset names it.
 
-        Args:
-            called: what the user knows a key of the layout as.
-            advice: what to do with the name of a layout, as in `add --layout {}`.
-            is_scored: whether the scores are going to be read.
+        `called`: what the user knows a key of the layout as. `advice`: what to do with the name of
+        a layout, as in `add --layout {}`.
 
         Raises:
             PrefdataError: one is in none; what is named wrongly would leave no pair and no reason.

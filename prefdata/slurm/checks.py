@@ -45,11 +45,6 @@ _NO_LIMIT = ("unlimited", "infinite")
 def check_cluster(loaded: LoadedRecipe, cluster: Cluster, time: str | None) -> None:
     """See that the tasks could run as they are asked for.
 
-    Args:
-        loaded: the recipe.
-        cluster: what is asked of Slurm.
-        time: the limit of a task, as for sbatch.
-
     Raises:
         PrefdataError: they could not.
     """

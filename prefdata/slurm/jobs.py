@@ -48,11 +48,8 @@ def read_jobs(out: Path) -> Jobs | None:
 def submit(scripts: Scripts, out: Path, jobs: Jobs, tasks: Mapping[str, set[int]]) -> Jobs:
     """Submit the array, if it has tasks, and the merge to follow it.
 
-    Args:
-        scripts: both.
-        out: the run folder, where the ids are kept.
-        jobs: what is to be kept; the ids are filled in.
-        tasks: those of earlier arrays that are still in the queue; the merge waits for them too.
+    `jobs`: what is to be kept; the ids are filled in. `tasks`: those of earlier arrays that are
+    still in the queue; the merge waits for them too.
 
     Raises:
         PrefdataError: Slurm is not here, or refuses.

@@ -79,12 +79,8 @@ def write_scripts(
 ) -> Scripts:
     """Write `out/slurm/array.sbatch` and `merge.sbatch`.
 
-    Args:
-        words: recipe, overrides and flags, as `build` and `merge` take both.
-        out: the run folder, on a file system that all nodes share.
-        cluster: what is asked.
-        missing: numbers of the shards that are to be made.
-        force: replace scripts that were edited.
+    `words`: recipe, overrides and flags, as `build` and `merge` take both. `out`: the run folder,
+    on a file system that all nodes share.
 
     Raises:
         PrefdataError: a script was edited.

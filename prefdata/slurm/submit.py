@@ -34,16 +34,9 @@ def run_on_slurm(
 ) -> Jobs | None:
     """Write the scripts for what is missing, and submit them if that is wanted.
 
-    Args:
-        loaded: the recipe.
-        words: recipe, overrides and flags, as `prefdata build` takes them.
-        out: the run folder, shared by all nodes.
-        cluster: what is asked of Slurm.
-        is_submitted: whether to submit; only written otherwise.
-        time: limit of a task, as for sbatch.
-        rehearse: whether tasks answer with the scripted engines; `words` say so too.
-        force: replace scripts that were edited.
-        say: is called with what was written and submitted.
+    `words`: recipe, overrides and flags, as `prefdata build` takes them. `is_submitted`: whether to
+    submit; only written otherwise. `rehearse`: whether tasks answer with the scripted engines;
+    `words` say so too.
 
     Returns:
         The ids of the jobs; None where none was submitted.

@@ -15,10 +15,7 @@ class Asked:
     def __init__(self, column: Scored, tools: Tools, own: Question | None = None) -> None:
         """Look up who wrote what `column` scores.
 
-        Args:
-            column: which scores.
-            tools: the recipe's columns and models.
-            own: what stands in the place of what the texts were asked.
+        `own`: what stands in the place of what the texts were asked.
         """
         self._column, self._own = column, own
         names = [] if own else [name for _, name in column.targets]

@@ -176,14 +176,6 @@ async def ask_until(
 ) -> list[Said[Value]]:
     """Ask every chat; what `read` refuses is asked again with a fresh seed, `retries` times.
 
-    Args:
-        asker: whom.
-        row_id: of the row.
-        chats: each is asked alone.
-        read: makes a value of a completion.
-        retries: of a chat.
-        tools: shown by the chat template.
-
     Raises:
         RowError: from `read` or of a failure, for the last attempt.
     """

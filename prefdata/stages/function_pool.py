@@ -54,10 +54,8 @@ class FunctionPool:
     def __init__(self, column: Calling, functions: Functions, wanted: str) -> None:
         """Start none yet.
 
-        Args:
-            column: whose function is called, and how long it may take.
-            functions: where it is found.
-            wanted: what it is to return, a key of `function_process.WANTED`.
+        `column`: whose function is called, and how long it may take. `wanted`: what it is to
+        return, a key of `function_process.WANTED`.
 
         Raises:
             PrefdataError: it cannot be imported, or cannot be sent to another process.

@@ -40,10 +40,6 @@ class Functions:
     def find(self, name: str, where: str) -> Callable[..., Any]:
         """The function `package.module:name`, one that was given, or one of an entry point.
 
-        Args:
-            name: as in the recipe.
-            where: who calls it, for messages.
-
         Raises:
             PrefdataError: it cannot be imported.
         """

@@ -87,12 +87,9 @@ class Ask:
     ) -> Answer:
         """What a text model answers.
 
-        Args:
-            alias: one of the stage's `model_alias`.
-            question: a prompt, or messages; a last turn of the assistant is an answer begun.
-            schema: a JSON schema that the answer must satisfy.
-            tools: what the model may call.
-            **sampling: in the place of the alias's own: `temperature`, `max_tokens`, `stop` …
+        `alias`: one of the stage's `model_alias`. `question`: a prompt, or messages; a last turn of
+        the assistant is an answer begun. `**sampling`: in the place of the alias's own:
+        `temperature`, `max_tokens`, `stop` …
 
         Raises:
             RowError: the model gives no answer; where the function does not catch it, the row is a
@@ -114,9 +111,7 @@ class Ask:
     async def score(self, alias: str, messages: Sequence[Message]) -> float | tuple[float, ...]:
         """The raw score of a chat that ends with an answer; several where the model gives several.
 
-        Args:
-            alias: one of the stage's `reward_alias`.
-            messages: the chat.
+        `alias`: one of the stage's `reward_alias`.
 
         Raises:
             RowError: it cannot be scored.

@@ -23,10 +23,8 @@ class Pattern:
     def __init__(self, column: str, pattern: str, *, dotall: bool = True) -> None:
         """Compile it.
 
-        Args:
-            column: whose pattern it is.
-            pattern: valid, as `recipe.values.compile_pattern` has seen.
-            dotall: `.` matches line ends too.
+        `pattern`: valid, as `recipe.values.compile_pattern` has seen. `dotall`: `.` matches line
+        ends too.
         """
         flags = regex.DOTALL if dotall else 0
         self._compiled = regex.compile(_BRACE.sub(_literal, pattern), flags)

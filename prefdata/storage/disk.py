@@ -69,8 +69,7 @@ class Damaged(PrefdataError):
 def disk_errors(place: Path | None = None) -> Iterator[None]:
     """Turn what the user can fix (full disk, no permission …) into a PrefdataError.
 
-    Args:
-        place: what is named where the error names no file; None lets such an error pass.
+    `place`: what is named where the error names no file; None lets such an error pass.
     """
     try:
         yield
@@ -96,10 +95,8 @@ def hold(folder: Path, *, patience: float | None = None) -> Iterator[None]:
     The kernel gives the lock back when the process ends, however it ends. On a file system
     without locks nobody is kept out, and only what dead processes of this host left is removed.
 
-    Args:
-        folder: the run folder.
-        patience: seconds to wait for another process that has been told to end; then this one goes
-            on beside it. None does not wait.
+    `patience`: seconds to wait for another process that has been told to end; then this one goes on
+    beside it. None does not wait.
 
     Raises:
         PrefdataError: another process is writing there, and there is no patience.
@@ -112,10 +109,6 @@ def hold(folder: Path, *, patience: float | None = None) -> Iterator[None]:
 @contextmanager
 def hold_file(file: Path, *, patience: float | None = None) -> Iterator[bool]:
     """Be the one process that holds a lock file; whether it does, where there are no locks.
-
-    Args:
-        file: the lock file.
-        patience: as for `hold`.
 
     Raises:
         PrefdataError: another process holds it, and there is no patience.
@@ -180,10 +173,8 @@ def sweep(folder: Path, *, is_alone: bool) -> None:
 
     What a kill has taken out of its place, and nothing has replaced, goes back.
 
-    Args:
-        folder: where to look.
-        is_alone: nobody else writes there; otherwise only what dead processes of this host left
-            is removed.
+    `is_alone`: nobody else writes there; otherwise only what dead processes of this host left is
+    removed.
     """
     for place in (folder, *(folder / name for name in _SWEPT)):
         for path in sorted(place.glob(".*@*-*-*.*")):
@@ -309,9 +300,7 @@ def make_folder(folder: Path) -> None:
 def whole_file(place: Path, *, before: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
     """A file to write; it appears under its name when the context is left without an exception.
 
-    Args:
-        place: the file.
-        before: called with the finished file, before it gets its name.
+    `before`: called with the finished file, before it gets its name.
     """
     make_folder(place.parent)
     sweep_beside(place)  # which may lie outside of the run folder

@@ -51,11 +51,7 @@ def fence(
     earlier one reads; that one is then interrupted, as by SIGTERM. Until it has read it both work,
     each with a journal of its own.
 
-    Args:
-        folder: of the shard.
-        attempt: which one this is.
-        say: is called when another attempt takes over.
-        poll: seconds between two looks.
+    `poll`: seconds between two looks.
 
     Raises:
         KeyboardInterrupt: a later attempt is there already.

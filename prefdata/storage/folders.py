@@ -28,10 +28,8 @@ class RowsWriter:
     def __init__(self, folder: Path, schema: pa.Schema, *, stem: str = "rows") -> None:
         """Start writing.
 
-        Args:
-            folder: what the finished folder is called; an existing one is replaced at the end.
-            schema: of every table that is written.
-            stem: files are called `<stem>-00000-of-00001.parquet`.
+        `folder`: what the finished folder is called; an existing one is replaced at the end.
+        `stem`: files are called `<stem>-00000-of-00001.parquet`.
         """
         self.folder, self.schema, self.rows = folder, schema, 0
         self._temporary = temporary_name(folder)
@@ -131,9 +129,8 @@ def link_folder(source: Path, target: Path) -> None:
 def link_parts(sources: Sequence[Path], target: Path) -> None:
     """Show several folders, one after another, as one folder of the same rows in this order.
 
-    Args:
-        sources: whole folders of one schema, with files of one stem.
-        target: what the new folder is called; appears at the end.
+    `sources`: whole folders of one schema, with files of one stem. `target`: what the new folder is
+    called; appears at the end.
     """
     files = [file for source in sources for file in _files(source)]
     stem = files[0].stem.rsplit("-", 3)[0]

@@ -183,7 +183,6 @@ class JournaledReward:
         *,
         way: str = "",
     ) -> None:
-        """As for `JournaledText`."""
         self._keys, self._work, self._told = keys, work, work
         self._outcomes = _Outcomes(journal, work, way)
         self._engine = _Opened(open_engine)
@@ -315,10 +314,7 @@ class _Outcomes:
     def leave(self, keys: Sequence[str], *, is_aside: bool) -> None:
         """Nobody asks for these any more; what has no outcome is given up.
 
-        Args:
-            keys: mine.
-            is_aside: the outcomes are for another thread, which may not find them in the journal
-                yet.
+        `is_aside`: the outcomes are for another thread, which may not find them in the journal yet.
         """
         if not self.is_shared:
             return

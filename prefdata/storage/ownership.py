@@ -42,11 +42,7 @@ class Input(NamedTuple):
 def check_folder(out: Path, inputs: Sequence[Input] = (), *, is_forced: bool = False) -> None:
     """See that a run may be made in a folder without loss to the user.
 
-    Args:
-        out: the run folder, which need not be there.
-        inputs: what the run reads.
-        is_forced: whether a file of the user's may be replaced; never one that is read, nor a
-            folder.
+    `is_forced`: whether a file of the user's may be replaced; never one that is read, nor a folder.
 
     Raises:
         PrefdataError: something there is not prefdata's.
@@ -79,11 +75,7 @@ def check_file(
 ) -> None:
     """See that a file may be written without loss to the user.
 
-    Args:
-        place: the file.
-        out: the run folder that it is written for.
-        inputs: what the run reads; never replaced, unless prefdata wrote it.
-        is_forced: whether another file of the user's may be replaced.
+    `inputs`: what the run reads; never replaced, unless prefdata wrote it.
 
     Raises:
         PrefdataError: it is an input, lies in a folder that is one, or is not prefdata's.
@@ -144,12 +136,7 @@ def hold_run(out: Path) -> Iterator[None]:
 
 @contextmanager
 def own_file(place: Path, out: Path) -> Iterator[BinaryIO]:
-    """A whole file that is noted as prefdata's before it appears.
-
-    Args:
-        place: the file.
-        out: the run folder that it is written for.
-    """
+    """A whole file that is noted as prefdata's before it appears."""
     with whole_file(place, before=lambda temporary: _note(place, out, temporary)) as file:
         yield file
 
@@ -163,10 +150,8 @@ def write_own(place: Path, out: Path, text: str) -> None:
 def is_own(file: Path, root: Path, run: Path) -> bool:
     """Whether prefdata made a file for a run that lies in a folder or around it.
 
-    Args:
-        file: an absolute path below `root`.
-        root: where files are sought; runs above it do not count.
-        run: a run folder that may not have been begun.
+    `file`: an absolute path below `root`. `root`: where files are sought; runs above it do not
+    count.
     """
     for folder in file.parents:
         if not folder.is_relative_to(root):

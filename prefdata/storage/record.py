@@ -92,12 +92,7 @@ def _hash_pairs(out: Path) -> str:
 
 
 def file_sizes(out: Path, copies: Iterable[Path] = ()) -> dict[str, int]:
-    """Bytes of every published file that is there, by its path, inside the run if it lies there.
-
-    Args:
-        out: the run, whose parquet files are counted.
-        copies: files that the recipe wants besides.
-    """
+    """Bytes of every published file that is there, by its path, inside the run if it lies there."""
     files = sorted(file for name in FOLDERS for file in (out / name).glob("*.parquet"))
     return {
         (file.relative_to(out) if file.is_relative_to(out) else file).as_posix(): size

@@ -20,11 +20,7 @@ from prefdata.train.trl_settings import TrlSettings
 def make_trainer(model: Model, settings: TrlSettings, data: Export, checkpoints: Path) -> Any:
     """A trainer ready to run.
 
-    Args:
-        model: to start from, and the reference.
-        settings: of the user.
-        data: an export in the format `trl`.
-        checkpoints: folder for what a killed run goes on from.
+    `data`: an export in the format `trl`.
 
     Raises:
         PrefdataError: TRL refuses an argument, or the model does not load.

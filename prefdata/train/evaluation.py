@@ -42,11 +42,8 @@ def held_out_rows(
 ) -> list[Row]:
     """Prompts to evaluate on, none of which is trained on.
 
-    Args:
-        run: the run; its test prompts are taken where the settings name no file.
-        data: what is trained on, in the format `trl`.
-        settings: where the prompts are.
-        say: is called with how many are left out.
+    `run`: the run; its test prompts are taken where the settings name no file. `data`: what is
+    trained on, in the format `trl`. `say`: is called with how many are left out.
 
     Raises:
         PrefdataError: the file cannot serve, or no prompt is left.
@@ -72,12 +69,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Answer every prompt `samples` times and judge.
 
-    Args:
-        run: whose verifiers judge.
-        model: a checkpoint on this machine, with its sampling.
-        rows: from `held_out_rows`.
-        settings: how many samples.
-        seed: of the samples.
+    `rows`: from `held_out_rows`.
 
     Returns:
         prompts, samples, temperature, tokens, under `scores` each verifier's mean, and under

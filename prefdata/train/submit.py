@@ -25,14 +25,6 @@ def train_on_customizer(
 ) -> dict[str, Any]:
     """Write `out/data/`, then upload, submit, wait and deploy as the settings say.
 
-    Args:
-        run: folder of a finished run.
-        settings: of the user.
-        out: gets the files and train.json.
-        dry_run: print what would be sent, and connect to nothing.
-        force: replace what was sent from there of other pairs.
-        say: is called with every step.
-
     Returns:
         What train.json holds.
 

@@ -36,13 +36,6 @@ def train_trl(
     The folder gets `data/` (the pairs as TRL reads them), `model/` (weights and tokenizer; with
     adapters also `adapter/`) and `train.json`, which is what is returned.
 
-    Args:
-        run: folder of a finished run.
-        settings: of the user.
-        out: where to.
-        force: replace what was trained there on other pairs.
-        say: is called with every step.
-
     Raises:
         PrefdataError: TRL is not installed, or run, model or settings cannot serve.
     """

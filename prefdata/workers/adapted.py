@@ -37,9 +37,7 @@ class Adapted:
     def __init__(self, base: Base, adapter: str | None) -> None:
         """Load nothing yet.
 
-        Args:
-            base: of this and other engines.
-            adapter: folder of the LoRA weights, if any.
+        `adapter`: folder of the LoRA weights, if any.
         """
         self._base, self._adapter = base, adapter
 

@@ -34,11 +34,8 @@ class Devices:
     ) -> bool:
         """Wait until others leave room at a place that was lined up for, and hold it.
 
-        Args:
-            owner: whose replicas never wait for one another.
-            place: whose GPUs, or else cores, are all held.
-            share: of the memory of each, up to 1.
-            is_wanted: asked before each wait and after `wake`.
+        `owner`: whose replicas never wait for one another. `share`: of the memory of each, up to 1.
+        `is_wanted`: asked before each wait and after `wake`.
 
         Returns:
             Whether it is held; not where it is no longer wanted.

@@ -74,13 +74,9 @@ class Fleet:
     ) -> None:
         """Identify and check every checkpoint; load none.
 
-        Args:
-            loaded: whose models are used.
-            out: the run folder; its journal is read when the first engine is wanted.
-            machine: what the models may use; None where none will be asked, so that it does not
-                matter whether they could run here.
-            rehearse: use the scripted engines in the place of all models.
-            say: told of damaged records and dead workers.
+        `out`: the run folder; its journal is read when the first engine is wanted. `machine`: what
+        the models may use; None where none will be asked, so that it does not matter whether they
+        could run here. `rehearse`: use the scripted engines in the place of all models.
 
         Raises:
             PrefdataError: a checkpoint is missing, or cannot do what the recipe wants of it.
@@ -197,10 +193,6 @@ class Fleet:
 
     def prepare(self, group: frozenset[str], checkpoints: Mapping[str, Checkpoint]) -> bool:
         """Start the workers of models whose turn is next; they load once their places are free.
-
-        Args:
-            group: keys of those that are loaded together.
-            checkpoints: by key.
 
         Returns:
             Whether there are such workers, so that it makes sense to go ahead with their rows.

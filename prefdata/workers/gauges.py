@@ -49,11 +49,7 @@ class Meter(Protocol):
     """What tells how busy GPUs are."""
 
     def read(self, gpu: str) -> tuple[float, float, float]:
-        """Utilisation in percent, memory in use in MiB, power in watts, of one GPU.
-
-        Args:
-            gpu: as in CUDA_VISIBLE_DEVICES: a number or an id.
-        """
+        """Utilisation in percent, memory in use in MiB, power in watts, of one GPU."""
         ...
 
 
@@ -78,10 +74,8 @@ class Gauges:
     ) -> None:
         """Look at nothing yet.
 
-        Args:
-            look: the replicas that are there.
-            meter: of their GPUs, if any.
-            metrics: name of two files, `.prom` and `.jsonl`, that tell each look.
+        `meter`: of their GPUs, if any. `metrics`: name of two files, `.prom` and `.jsonl`, that
+        tell each look.
         """
         self._look, self._meter, self._metrics = look, meter, metrics
         self._sums: dict[str, _Sum] = {}
@@ -173,8 +167,7 @@ class Nvml:
     def __init__(self, library: Any) -> None:
         """Start it.
 
-        Args:
-            library: the module `pynvml`.
+        `library`: the module `pynvml`.
         """
         self._library = library
         library.nvmlInit()

@@ -76,9 +76,7 @@ def gpus_of_one(model: Model) -> int:
 def find_machine(gpus: int | None, replicas: int | None) -> Machine:
     """The machine as `--gpus` and `--replicas` describe it; CUDA_VISIBLE_DEVICES is respected.
 
-    Args:
-        gpus: how many to use; None for one if there is one; 0 for the CPU.
-        replicas: processes a model on a CPU.
+    `gpus`: how many to use; None for one if there is one; 0 for the CPU.
 
     Raises:
         PrefdataError: more are wanted than there are, or it is no number.

@@ -30,11 +30,7 @@ class Replica:
     ) -> None:
         """Start it; it prepares to load.
 
-        Args:
-            order: what it is to load.
-            place: GPUs or cores that it gets.
-            log: file to which its output is added.
-            program: arguments of the interpreter; the number of the socket follows.
+        `program`: arguments of the interpreter; the number of the socket follows.
         """
         ours, theirs = socket.socketpair()
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -51,11 +51,9 @@ def serve(
 ) -> None:
     """Load what the order says, tell how it went, answer until there is nothing left to hear.
 
-    Args:
-        connection: to the run, whose first word is the order.
-        open_engine: loads a model; returns how to ask it, its capacity, and how to learn the
-            number of steps that its engine has done.
-        prepare: does what touches no device, and ends soon once the event is set.
+    `open_engine`: loads a model; returns how to ask it, its capacity, and how to learn the number
+    of steps that its engine has done. `prepare`: does what touches no device, and ends soon once
+    the event is set.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):  # Ctrl-C and an end to come are the run's
         signal.signal(number, signal.SIG_IGN)

@@ -9,10 +9,8 @@ def pick_batch(lengths: Sequence[int], *, max_items: int, max_tokens: int) -> li
     The batch grows from the oldest request to whichever neighbour in length is nearer, until it
     holds `max_items` or its padded size, longest times count, would exceed `max_tokens`.
 
-    Args:
-        lengths: tokens of every pending request, oldest first.
-        max_items: at least 1.
-        max_tokens: exceeded only by an oldest request that is longer on its own.
+    `lengths`: tokens of every pending request, oldest first. `max_items`: at least 1. `max_tokens`:
+    exceeded only by an oldest request that is longer on its own.
     """
     by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
     ranked = [lengths[position] for position in by_length]

@@ -128,15 +128,9 @@ class Decoder:
     ) -> None:
         """Keep what is given; the first step does the first work.
 
-        Args:
-            loaded: the model, from now on used by `step` alone.
-            schemas: made for the same tokenizer.
-            eos_ids: tokens that end a completion.
-            reader: parts thoughts from answers.
-            parser: finds calls in answers.
-            max_num_seqs: rows of the batch.
-            rounding: how far a batch may move a logit, as a share of the largest of its row;
-                draws that this could decide are settled alone. None to accept them.
+        `loaded`: the model, from now on used by `step` alone. `rounding`: how far a batch may move
+        a logit, as a share of the largest of its row; draws that this could decide are settled
+        alone. None to accept them.
         """
         self._loaded, self._model, self._device = loaded, loaded.model, loaded.device
         self._chats, self._reader, self._rounding = loaded.chats, reader, rounding

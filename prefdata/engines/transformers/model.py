@@ -174,11 +174,8 @@ class LoadedModel:
 def load_model(auto_class: Any, checkpoint: Checkpoint, options: Mapping[str, Any]) -> LoadedModel:
     """Load weights and tokenizer, onto the GPU if there is one.
 
-    Args:
-        auto_class: the transformers Auto class of the task.
-        checkpoint: what to load.
-        options: the recipe's `engine:` keys, whose names are known; but for `dtype` whole numbers
-            from 1.
+    `options`: the recipe's `engine:` keys, whose names are known; but for `dtype` whole numbers
+    from 1.
 
     Raises:
         PrefdataError: no such checkpoint, a wrong value of an option, weights that lack a part, or

@@ -52,12 +52,10 @@ class TransformersRewardEngine:
     ) -> "TransformersRewardEngine":
         """Load a checkpoint, onto the GPU if there is one.
 
-        Args:
-            checkpoint: a folder or a Hub id, its revision, whether its own code may run.
-            options: `dtype` (default float32 on a CPU, the checkpoint's own on a GPU),
-                `max_model_len` (default all positions the model has),
-                `max_batch_tokens` (default 8192, padding included).
-            reading: where the numbers are; see `reward_families`.
+        `checkpoint`: a folder or a Hub id, its revision, whether its own code may run. `options`:
+        `dtype` (default float32 on a CPU, the checkpoint's own on a GPU), `max_model_len` (default
+        all positions the model has), `max_batch_tokens` (default 8192, padding included).
+        `reading`: where the numbers are; see `reward_families`.
 
         Raises:
             PrefdataError: no such checkpoint, no trained head, no chat template, or an option

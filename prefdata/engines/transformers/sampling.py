@@ -80,12 +80,9 @@ def draw(
 ) -> Draws:
     """Draw one token per row in vLLM's order: penalty, temperature, min_p, top_k, top_p.
 
-    Args:
-        logits: float (rows, vocabulary); -inf forbids a token.
-        knobs: one row for each row of the logits.
-        uniforms: float64 (rows,) in [0, 1).
-        seen: bool (rows, vocabulary), the tokens a repetition penalty applies to.
-        rounding: how far a logit may be from the exact one, (rows, 1); nothing is close without it.
+    `logits`: float (rows, vocabulary); -inf forbids a token. `uniforms`: float64 (rows,) in [0, 1).
+    `seen`: bool (rows, vocabulary), the tokens a repetition penalty applies to. `rounding`: how far
+    a logit may be from the exact one, (rows, 1); nothing is close without it.
     """
     scores = logits.float()
     slack = torch.zeros_like(knobs.temperature) if rounding is None else rounding

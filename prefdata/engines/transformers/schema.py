@@ -33,10 +33,7 @@ class SchemaCompiler:
     ) -> None:
         """Cheap: llguidance sees the tokenizer with the first schema.
 
-        Args:
-            tokenizer: must be a fast one by then.
-            vocab_size: width of the model's logits, which may exceed the tokenizer's vocabulary.
-            eos_ids: tokens that may end a complete document.
+        `vocab_size`: width of the model's logits, which may exceed the tokenizer's vocabulary.
         """
         self.vocab_size = vocab_size
         self._tokenizer, self._eos_ids = tokenizer, list(eos_ids)

@@ -80,13 +80,10 @@ class TransformersTextEngine:
     ) -> "TransformersTextEngine":
         """Load a checkpoint, onto the GPU if there is one.
 
-        Args:
-            checkpoint: a folder or a Hub id, its revision, whether its own code may run, adapters.
-            options: `dtype` (default float32 on a CPU, the checkpoint's own on a GPU),
-                `max_model_len` (default all positions the model has),
-                `max_num_seqs` (default 64 on a CPU, 256 on a GPU).
-            reasoning: as the recipe says how thoughts are marked.
-            tool_parser: name of what finds calls in an answer.
+        `checkpoint`: a folder or a Hub id, its revision, whether its own code may run, adapters.
+        `options`: `dtype` (default float32 on a CPU, the checkpoint's own on a GPU),
+        `max_model_len` (default all positions the model has), `max_num_seqs` (default 64 on a CPU,
+        256 on a GPU).
 
         Raises:
             PrefdataError: no such checkpoint, no language model, no chat template, an option that

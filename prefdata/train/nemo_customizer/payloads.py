@@ -153,13 +153,7 @@ def _hyperparameters(given: Hyperparameters) -> Body:
 
 
 def deployment_config_body(plan: Plan, job: str, model: str) -> Body:
-    """Of `POST /v1/deployment/configs`; equal names mean equal content.
-
-    Args:
-        plan: whose deployment it is.
-        job: the job's name.
-        model: what the job has made.
-    """
+    """Of `POST /v1/deployment/configs`; equal names mean equal content."""
     deployment = _deployment(plan)
     nim = deployment.model_dump(exclude={"deployment_name", "description"}, exclude_none=True)
     return {

@@ -34,7 +34,6 @@ class Platform:
     """Both hosts of one platform. Every method raises Failure."""
 
     def __init__(self, settings: CustomizerSettings, token: str | None) -> None:
-        """Connect to nothing yet."""
         self.settings, self.token = settings, token
         headers = {"Authorization": f"Bearer {token}"} if token else None
         self._entity = NeMoMicroservices(base_url=settings.entity_host, default_headers=headers)
@@ -125,9 +124,7 @@ class Platform:
     def errors(self, doing: str, host: str) -> Iterator[None]:
         """Turn the SDK's errors into failures.
 
-        Args:
-            doing: what was meant to happen, as in "asked to …".
-            host: the setting with the address.
+        `doing`: what was meant to happen, as in "asked to …".
         """
         try:
             yield

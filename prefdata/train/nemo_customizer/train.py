@@ -49,14 +49,8 @@ def train_customizer(
 ) -> dict[str, Any]:
     """Train on files that are on the disk; run again, go on where it ended.
 
-    Args:
-        files: in the format of the training type.
-        settings: where, what and how.
-        out: the folder of train.json.
-        dry_run: print what would be sent; connect to nothing, write nothing.
-        say: gets one line at a time.
-        sleep: lets seconds pass.
-        clock: tells seconds that never run back.
+    `dry_run`: print what would be sent; connect to nothing, write nothing. `sleep`: lets seconds
+    pass. `clock`: tells seconds that never run back.
 
     Returns:
         What train.json holds.
