@@ -23,6 +23,7 @@ EXCLUDED = {
     "output_path": "a copy of rows that are chosen elsewhere",
     "min_yield": "judges the finished run",
     "publish": "where finished rows go and what is said about them",
+    "variables": "other keys hold their values",
     "num_records": "part of the seeds' own fingerprint: the ids say how many there are",
     "inputs": "likewise: their values are hashed with the ids",
     "seed_dataset": "likewise: the ids are hashes of the rows that were read",

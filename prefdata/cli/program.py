@@ -25,7 +25,10 @@ from prefdata.storage.disk import disk_errors
 
 RecipeFile = Annotated[
     str,
-    typer.Argument(metavar="RECIPE", help="A recipe in YAML, or hf://datasets/…/recipe.yaml."),
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe in YAML, the name of one that ships, or hf://datasets/…/recipe.yaml.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, suggest
 from prefdata.recipe.checks import check_recipe, environment_name, find_unwritable
 from prefdata.recipe.contract import At
 from prefdata.recipe.environment import (
@@ -32,6 +32,7 @@ from prefdata.recipe.layout import ABOUT, Layout, expand_layout
 from prefdata.recipe.projection import PreferencePairs
 from prefdata.recipe.providers import LOCAL_PROVIDERS
 from prefdata.recipe.schema import Recipe
+from prefdata.recipe.shipped import shipped
 from prefdata.recipe.values import SettingsModel
 from prefdata.recipe.weights import read_model_files
 
@@ -41,7 +42,7 @@ UNNAMED = "<recipe>"
 """Stands for the file of a recipe that has none."""
 PATH_KEYS = (
     "seed_dataset.path", "models.*.model", "models.*.adapter", "models.*.chat_template",
-    "columns.*.prompt_file",
+    "columns.*.prompt_file", "variables.*",
 )  # fmt: skip
 """Keys whose values may be files: in a recipe these are looked up beside it, then in the current
 folder; on the command line in the current folder first.
@@ -104,10 +105,13 @@ def load_recipe(
 ) -> LoadedRecipe:
     """Read, override, interpolate, validate and cross-check a recipe.
 
-    `source`: the path of a YAML file; or a recipe itself, as YAML text of several lines, as a dict
-    or as a `Recipe`. Paths in one without a file are looked up in the current folder. `overrides`:
-    `key=value`. `prepare`: changes or refuses what stands in the file, before the overrides.
-    `is_saved`: the recipe of a run; a variable that is not set here stands for itself.
+    Args:
+        source: the path of a YAML file, or the name of a recipe that ships; or a recipe itself, as
+            YAML text of several lines, as a dict or as a `Recipe`. Paths in one without a file are
+            looked up in the current folder.
+        overrides: `key=value`; one of `variables` needs no more than its name.
+        prepare: changes or refuses what stands in the file, before the overrides.
+        is_saved: the recipe of a run; a variable that is not set here stands for itself.
 
     Raises:
         PrefdataError: one message per problem, with file, line and YAML path; values of the
@@ -149,7 +153,21 @@ def _written(source: RecipeSource, given: dict[str, Callable[..., Any]]) -> tupl
             f"a recipe cannot be read from {type(source).__name__}; give a path, a text in YAML, a "
             "dict or a Recipe"
         )
-    return Path(source), _read(Path(source))
+    path = _named(Path(source))
+    return path, _read(path)
+
+
+def _named(path: Path) -> Path:
+    """The path of a recipe's file, or of the shipped recipe that is called so."""
+    if len(path.parts) != 1 or path.suffix or path.is_file():
+        return path
+    known = {file.stem: file for file in shipped("").glob("*.yaml")}
+    if path.name not in known:
+        raise PrefdataError(
+            f"{path}: recipe not found; give the path of a YAML file, or the name of a recipe that "
+            f"ships: {suggest(path.name, known)}"
+        )
+    return known[path.name]
 
 
 def _plain(value: Any, given: dict[str, Callable[..., Any]]) -> Any:
@@ -426,6 +444,12 @@ def _escape(value: Any, kept: Mapping[At, str], at: At = ()) -> Any:
 def _override(config: DictConfig, override: str) -> At:
     """Set `key.0.sub=value` and return the path; the value is YAML, numbers count list items."""
     key, text = _split(override)
+    variables = config.get("variables") or {}
+    if variables and key.split(".")[0] not in Recipe.model_fields:
+        if key not in variables:
+            known = [*variables, *Recipe.model_fields]
+            raise PrefdataError(f"override {key!r}: there is no such key; {suggest(key, known)}")
+        key = f"variables.{key}"
     try:
         value = _yaml_value(text)
         if _is_path_key(key):

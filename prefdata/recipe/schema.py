@@ -248,6 +248,10 @@ class Recipe(Frozen):
     """Rows to make; if larger than the number of seeds, these are repeated. All seeds if left
     out.
     """
+    variables: dict[str, Any] = {}
+    """Values that other keys read, as in `${variables.model}`; on the command line `model=…` sets
+    one. They are no columns.
+    """
     inputs: dict[ColumnName, str | int | float | bool] = {}
     """Columns that every row gets unless the seeds have them, for example a number used in
     prompts.
