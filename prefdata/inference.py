@@ -38,7 +38,6 @@ class Sampling:
     Attributes:
         temperature: 0 means greedy.
         top_k: 0 means all tokens.
-        max_tokens: maximum number of completion tokens.
         stop: strings that end the completion and are not part of it.
         max_reasoning_tokens: of these, tokens of the thought, at most.
     """
@@ -62,7 +61,6 @@ class TextRequest:
         seed: names the draw: the same request gives the same text in any batch, where the engine
             computes a row alike in any batch.
         schema: a JSON schema that the text must satisfy, or None for free text.
-        chat_template_kwargs: passed to the chat template.
         top_logprobs: how many of the most likely first tokens to return with their
             log-probabilities, at most 20.
         tools: what the model may call, as JSON schemas in OpenAI's form.
@@ -93,7 +91,6 @@ class Completion:
         finish_reason: `stop`; `tool_calls`; `length` when `max_tokens` or the context ended the
             answer; `truncated` where the thought was not closed; `empty` where no answer follows
             it; or what a server calls it.
-        completion_tokens: of thought and answer together.
         first_logprobs: natural log-probabilities of the likeliest first tokens by their text,
             after a schema has forbidden what it forbids; None where they were not asked for or
             the engine does not tell.
@@ -101,7 +98,6 @@ class Completion:
         reasoning_tokens: of the thought and its marks, among `completion_tokens`.
         reasoning_marks: what stands before the thought and between it and the answer, so that
             marks[0] + reasoning + marks[1] + text is what the model wrote; None where unknown.
-        tool_calls: what the model wants called.
     """
 
     text: str
@@ -121,7 +117,6 @@ class Failure:
 
     Attributes:
         reason: a short stable word such as `prompt_too_long`; counted in every summary.
-        detail: one sentence for whoever reads it.
     """
 
     reason: str
@@ -133,7 +128,6 @@ class ScoreRequest:
     """One finished chat, last turn by the assistant, to be scored as a whole.
 
     Attributes:
-        messages: the chat.
         tools: what the assistant might call, as JSON schemas in OpenAI's form.
     """
 

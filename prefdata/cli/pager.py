@@ -62,11 +62,8 @@ class Opened:
 
     Attributes:
         kind: `pair`, `reject`, or `row` of a run that is not finished.
-        read: opens all rows.
         count: of them, or of those with the words.
         scored: folder with the row of every pair.
-        words: in small letters.
-        note: what a reader should know.
     """
 
     kind: str

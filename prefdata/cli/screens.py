@@ -140,7 +140,8 @@ def _row(row: Row) -> Iterator[Section]:
         value = row[name]
         if name in HIDDEN or name in lists or name.endswith(META_SUFFIX) or value is None:
             continue
-        if _are_candidates(value):
+        is_list = isinstance(value, list) and bool(value)
+        if is_list and all(isinstance(one, dict) and "text" in one for one in value):
             own = {n: told for n, told in lists.items() if len(told) == len(value)}
             yield from _candidates(value, own)
         else:
@@ -187,11 +188,6 @@ def _writer(meta: Mapping[str, Any]) -> str:
     """Who wrote a text: `bold, 0.9`."""
     parts = (meta.get("alias") or meta.get("model"), meta.get("temperature"))
     return ", ".join(str(part) for part in parts if part is not None)
-
-
-def _are_candidates(value: Any) -> bool:
-    is_list = isinstance(value, list) and bool(value)
-    return is_list and all(isinstance(one, dict) and "text" in one for one in value)
 
 
 def _is_scores(value: Any) -> bool:

@@ -43,7 +43,12 @@ def choose_engine(role: Role, model: Model, path: str, *, on_gpu: bool) -> str:
     """
     served = find_family(model, path).providers if role == "reward" else tuple(ENGINES)
     if role == "reward" and model.adapter is not None:
-        served = _served_adapted(model)
+        if model.provider == "vllm":
+            raise PrefdataError(
+                f"model {model.alias!r}: vLLM runs no reward model with an adapter on top; set "
+                "provider: transformers, or merge the adapter into its base"
+            )
+        served = ("transformers",)
     wanted = served if model.provider == "auto" else (model.provider,)
     usable = [name for name in wanted if _is_installed(ENGINES[name].package)]
     if not usable:
@@ -54,15 +59,6 @@ def choose_engine(role: Role, model: Model, path: str, *, on_gpu: bool) -> str:
             + (", or set provider: auto" if len(served) > len(wanted) else "")
         )
     return max(usable, key=lambda name: ENGINES[name].for_gpus == on_gpu)
-
-
-def _served_adapted(model: Model) -> tuple[str, ...]:
-    if model.provider == "vllm":
-        raise PrefdataError(
-            f"model {model.alias!r}: vLLM runs no reward model with an adapter on top; set "
-            "provider: transformers, or merge the adapter into its base"
-        )
-    return ("transformers",)
 
 
 def count_gpus() -> int:

@@ -24,15 +24,12 @@ class Family:
     """One kind of reward model.
 
     Attributes:
-        name: as people call it.
         architectures: what config.json calls it; a pattern over the whole name.
         checkpoints: a pattern over the checkpoint's own name, where the architecture does not tell.
         providers: engines that serve it, the preferred one first.
-        reading: where the numbers are.
         needs_code: whether the checkpoint brings its own code, so `trust_remote_code` is needed.
         appends: key of config.json with a token that the chat must end with.
         remedy: what to do instead, for a kind that cannot be served.
-        source: where all this is written.
     """
 
     name: str

@@ -25,7 +25,6 @@ class TemplateFile:
     """A chat template and the tokens that it may print.
 
     Attributes:
-        name: of the checkpoint, for messages.
         arguments: what a model of the recipe passes to it.
     """
 

@@ -10,8 +10,6 @@ class Place:
     """Where an export lies.
 
     Attributes:
-        folder: absolute.
-        train: file name in it.
         test: file name in it; None where there is none.
         has_tools: whether its lines have tools and calls of them.
     """

@@ -48,11 +48,8 @@ class Conversation:
 
     Attributes:
         prompt: at least one message; the last is the user's or a tool's.
-        chosen: text of the assistant's next turn.
-        rejected: another text for the same turn.
         chosen_score: raw score, None where the pair was judged and not scored.
         margin: of the scores, None as above.
-        chosen_thought: what was thought before chosen.
         chosen_keys: of the message of chosen, besides role and content.
         plain_prompt: the prompt rendered, for answers that are not to be rendered either.
         chosen_calls: calls of tools in the answer, and so `rejected_calls`.

@@ -85,13 +85,10 @@ class Export:
     """Files that are written.
 
     Attributes:
-        folder: where they lie.
         train: the file with the pairs to train on.
         test: the file with the held-out pairs; None where there are none.
-        lines: by split.
         left_out: pairs that were not exported, by reason; they are in left_out.jsonl.
         lines_left_out: of a format that has an answer a line, by reason.
-        configuration: the trainer's settings, by file name.
         reasoning: in which way the thoughts were exported; None where they were left out.
     """
 

@@ -34,7 +34,6 @@ class Shape:
         is_single_turn: whether every prompt is one message of the user.
         is_scored: whether every pair has scores, and not a verdict alone.
         has_tools: whether some model was told of tools, or has called one.
-        has_margin: whether every pair has a margin.
         last_message_only: whether prompts are to be cut to their last message.
         render: of the model to be trained, for the format that wants texts.
         arguments: what the chat template was given when the answers were written, where the

@@ -39,7 +39,6 @@ class Lengths:
 
     Attributes:
         max_tokens: of prompt and answer together, the template's tokens among them.
-        longest: tokens of the longest pair.
         cut: pairs of which an answer would lose its end.
         emptied: those of them whose prompt leaves no token of an answer: they teach nothing.
     """
@@ -56,8 +55,6 @@ class Survey:
 
     Attributes:
         is_test: per pair, in the order in which they are read.
-        left_out: by place in that order.
-        shape: of all that leave.
         disputed: answers that one pair prefers and another refuses, where the format asks.
     """
 
@@ -74,7 +71,6 @@ class Wanted:
 
     Attributes:
         test_size: None keeps the run's own split, or takes the format's share where it has none.
-        seed: of the split.
         shape: its `last_message_only` and `render`.
         special: tokens of the chat template of the model to be trained.
         measure: None where lengths do not matter.

@@ -13,7 +13,6 @@ class Content:
     """Rows of one split.
 
     Attributes:
-        rows: how many.
         hash: 32 hex digits of the rows as canonical JSON, one a line, in order.
     """
 

@@ -20,7 +20,6 @@ class Publication:
     Attributes:
         commit: 40 hex digits; it is on the Hub and was read back.
         tag: the commit's name; None in a pull request.
-        is_new: whether there was anything to change.
     """
 
     repo_id: str

@@ -20,10 +20,8 @@ class Upload:
     """Everything that a publication consists of.
 
     Attributes:
-        tag: the Hub's name for the run.
         contents: by config and split; a config without rows is left out, as `datasets` cannot load
             one.
-        files: by their path in the repository.
     """
 
     tag: str

@@ -53,7 +53,6 @@ class Choice:
     """The result for the scored rows.
 
     Attributes:
-        pairs: by split.
         prompts: rows that have at least one pair.
         drops: candidates and pairs left out within prompts, and pairs left out over the whole set.
         prompt_field: the rule's, or `asked`.

@@ -171,7 +171,6 @@ class _Table:
         prompts: hash of the prompt under the seed; its order is the prompt's rank.
         claims: hash of (prompt, the two responses in either order).
         forward: whether chosen has the smaller hash: tells the two directions of a claim apart.
-        margins: NaN where there is none.
         groups: place in `names` per pair.
         names: values of the column `select_group`.
         texts: shingles of the prompts, an entry for each run of equal ones; none without `minhash`.

@@ -36,14 +36,10 @@ def _count(scored: Path, name: str, key: str) -> Counts:
     counts: Counter[str] = Counter(rows=0, agreed=0, ties=0, first=0, second=0, neither=0)
     for table in read_tables(scored, columns=[name]):
         for meta in table[name].to_pylist():
-            said = [_winner(text, key) for text in meta["verdicts"]]
+            said = [str(orjson.loads(text).get(key)).strip().upper() for text in meta["verdicts"]]
             counts["rows"] += 1
             counts["agreed"] += bool(meta["agreed"])
             counts["ties"] += not meta["agreed"] or said[0] not in ("A", "B")
             for word in said:  # A is what was shown first, in either order
                 counts[{"A": "first", "B": "second"}.get(word, "neither")] += 1
     return dict(counts)
-
-
-def _winner(verdict: str, key: str) -> str:
-    return str(orjson.loads(verdict).get(key)).strip().upper()

@@ -295,7 +295,6 @@ class Scope:
 
     Attributes:
         made: by every name that a column makes, its meta column's too.
-        later: names made further down.
     """
 
     seed_fields: frozenset[str] | None

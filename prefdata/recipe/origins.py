@@ -18,7 +18,6 @@ class Origin:
     """What a column of texts was asked.
 
     Attributes:
-        question: of the column that wrote them.
         systems: the system prompts under which they were written, by alias.
         is_part: whether they are parts of what was written.
         tools: what their writers might call: a column, a list, or None for nothing.

@@ -52,10 +52,8 @@ class Prompt:
     """A compiled template.
 
     Attributes:
-        columns: names of the columns it reads.
         mentions: the same, in the order in which the template first names them.
         bare: the column that it prints and nothing else, as in `{{ prompt }}`.
-        printed: columns whose whole value it prints.
         quoted: columns that it names as in `row["chosen-rating"]`: Jinja has no such names.
     """
 

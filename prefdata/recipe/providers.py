@@ -34,7 +34,6 @@ class Client:
     Attributes:
         module: imported when a server is asked. It has `connect(endpoint)`, which returns a
             `Connection`.
-        package: what must be installed for it.
         extra: the extra of prefdata that installs the package.
     """
 

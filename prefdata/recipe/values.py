@@ -175,10 +175,6 @@ Reasoning = Literal["auto", "none"] | ReasoningTags | ReasoningParser
 
 
 class SettingsModel(Frozen):
-    """Settings that have a file of their own.
-
-    Attributes:
-        paths: keys whose values may be files.
-    """
+    """Settings that have a file of their own."""
 
     paths: ClassVar[tuple[str, ...]] = ()

@@ -38,11 +38,7 @@ class Slice:
 
 @dataclass
 class Breakdown:
-    """Slices by value, those with the most pairs first.
-
-    Attributes:
-        others: values beyond MOST_VALUES.
-    """
+    """Slices by value, those with the most pairs first."""
 
     column: str
     slices: dict[str, Slice]

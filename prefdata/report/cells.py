@@ -20,9 +20,7 @@ class Chart:
 
     Attributes:
         kind: `bars` lie; `columns` stand; `steps` and `lines` have numbers on both axes.
-        title: what stands above it.
         labels: of the bars, or the x of the points; of steps, where they begin, and the last ends.
-        series: (name, values).
         marks: (x, name) of lines across the plot.
         lasts: where the axis of `lines`, which begins at 0, has its end.
         bands: (from, to, name) of what lasted for a while.
@@ -65,7 +63,6 @@ class Cell:
 
     Attributes:
         summary: the finding in a sentence or two.
-        warnings: what the user should look at.
         tables: (caption, table); those of a chart hold its numbers.
         is_empty: the run has nothing of the kind; the summary says so beside another run.
     """
@@ -102,7 +99,6 @@ class Numbers:
     """All figures of one run.
 
     Attributes:
-        name: what the page calls the run.
         largest_by: `completion_tokens` or `characters`.
         excerpts: beginnings of the prompts of the rows named in tables, by id.
     """

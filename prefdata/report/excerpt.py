@@ -47,8 +47,6 @@ class Excerpt:
     """What is shown of a folder.
 
     Attributes:
-        rows: those that are there.
-        shown: those that are shown.
         fields: names of the values of a row, in order.
     """
 
@@ -84,12 +82,7 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Every candidate of the rows whose pairs are shown.
-
-    Attributes:
-        column: that holds them.
-        scores: columns with a score for each.
-    """
+    """Every candidate of the rows whose pairs are shown."""
 
     folder: Path
     column: str

@@ -27,9 +27,6 @@ class Sources:
 
     Attributes:
         candidates: the list column, or None where single responses are compared.
-        responses: those responses.
-        scores: columns with a score per text.
-        prompt: what was asked.
         stages: names of the recipe's columns, in order.
     """
 
@@ -194,7 +191,6 @@ class Rates:
 
     Attributes:
         requests: texts and scores that models have made.
-        tokens: of texts.
         passes: (second, name) of each pass that began.
         loads: (from, to, name) of each model that was loaded.
     """

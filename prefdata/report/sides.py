@@ -26,7 +26,6 @@ class Wins:
     """How often each writer's texts are chosen and rejected; ties are counted apart.
 
     Attributes:
-        against: (chosen, rejected) of different writers.
         ties: pairs that are kept although neither side is better.
     """
 
@@ -68,10 +67,6 @@ class Lengths:
     """Characters of chosen against rejected.
 
     Attributes:
-        longer: pairs whose chosen is longer.
-        shorter: pairs whose chosen is shorter.
-        chosen: characters of all chosen.
-        rejected: characters of all rejected.
         ratios: pairs by log2 of chosen over rejected, between RATIO_EDGES and beyond.
     """
 

@@ -25,9 +25,7 @@ class Way:
 
     Attributes:
         levels: of the pass that ends, whose answers are only looked up, and of the next one.
-        rows: reads all rows of the pass.
         window: of them in flight at the same time.
-        is_ready: whether the next models are there.
         refresh: lets the journal find what this run has answered.
         end: called when nothing goes ahead any more.
     """

@@ -13,7 +13,6 @@ class Ending:
     """Whether a run is to end: asked by a signal handler, or by the thread that waits for the run.
 
     Attributes:
-        is_asked: no stage is begun any more.
         listener: called, in the thread that asks, while the rows of a pass are in flight.
     """
 

@@ -41,7 +41,6 @@ class Estimate:
     """One pass. Completion tokens are upper bounds: every text as long as max_tokens.
 
     Attributes:
-        requests: completions or scores.
         prompt_tokens: None where a prompt needs a column that only the run makes, or a tokenizer
             that is not on this machine.
         parameters: of the largest checkpoint, those that a token passes through; None where its

@@ -27,9 +27,7 @@ class Example:
     """A request.
 
     Attributes:
-        alias: whom it asks.
         text: what the chat template makes of it, or messages as JSON.
-        is_rendered: whether it is the former.
     """
 
     column: str

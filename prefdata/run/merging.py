@@ -26,7 +26,6 @@ class Part:
     """A shard.
 
     Attributes:
-        folder: its run folder.
         stages: the folders in it that the recipe asks for.
         record: the content of its shard.json; empty if there is none that can be read.
     """
@@ -70,11 +69,8 @@ class Finished:
     """What there is of a run already, of this recipe, its seeds and its models.
 
     Attributes:
-        shards: numbers of those that are finished.
         is_merged: the whole run is, whether its shards are still there or not.
         scored: fingerprint of the run up to its scores.
-        fingerprint: of all of it, pairs included.
-        rows: of the seeds.
     """
 
     shards: frozenset[int]

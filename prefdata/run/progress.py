@@ -69,12 +69,7 @@ def show_progress(
 
 
 class _Meter:
-    """The figures of one pass so far.
-
-    Attributes:
-        rows: that are done.
-        is_done: all of the pass is.
-    """
+    """The figures of one pass so far."""
 
     def __init__(
         self, name: str, total: int, work: Work, requests: float, tell: Told | None

@@ -27,11 +27,7 @@ class ShardStatus:
     """How far an attempt at a shard has come.
 
     Attributes:
-        passes: that are finished.
-        of_passes: of the recipe.
         rows: finished rows of the pass that runs.
-        of_rows: rows of that pass.
-        seconds: since the attempt began.
     """
 
     passes: int
@@ -53,7 +49,6 @@ class ShardState:
 
     Attributes:
         status: of the latest attempt that has begun a pass.
-        reason: why the shard has failed.
     """
 
     shard: Shard

@@ -18,7 +18,6 @@ class Shard:
 
     Attributes:
         number: from 0.
-        count: of all shards.
     """
 
     number: int

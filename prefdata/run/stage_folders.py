@@ -15,7 +15,6 @@ class StageFolders:
     """The passes of a run, and the folders that they lead from and to.
 
     Attributes:
-        passes: in order.
         folders: of the seeds, and of every pass; one more than there are passes.
         fingerprint: of the scored rows, in the last folder.
         pairs: fingerprint of the pairs that are made of them.

@@ -92,7 +92,6 @@ class Building:
     Attributes:
         started: when, in seconds since 1970.
         is_shard: it makes one of several slices, and writes its progress to disk.
-        progress: whether it is shown.
         ending: asked when the run is to end.
     """
 

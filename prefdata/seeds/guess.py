@@ -29,14 +29,9 @@ class Guess:
     """A file of seeds, from its first lines.
 
     Attributes:
-        prompt: the field that is asked.
-        is_chat: whether it holds lists of messages.
         fields: that all lines with a prompt have, the prompt first; `fields` of a recipe rejects
             lines without.
-        others: that only some of them have.
         answer: the field with the right answer, if any.
-        is_number: whether the right answers are numbers.
-        lines: that were looked at.
         layout: the layout of scored or labelled texts that they have, if any.
     """
 

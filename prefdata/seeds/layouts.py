@@ -34,7 +34,6 @@ class Given:
     Attributes:
         group: values of the fields of `group_by`, by field.
         is_row: whether the line is a row by itself, and joins no other.
-        prompt: a text or a chat.
         candidates: values of type `rows.CANDIDATE`; a `sample` of None is counted within the row.
         scores: one for each of them, by column; None where there is none.
         margin: how much better the first is than the second; 0 is a tie.

@@ -22,7 +22,6 @@ class Jobs:
     Attributes:
         arrays: ids, in the order in which they were submitted.
         merge: id of the job that follows them; None where Slurm refused it.
-        shards: how many there are in all.
         scored: fingerprint of the run up to its scores, which the arrays make.
         fingerprint: of the whole run, which the merge makes.
         submitted: when, in seconds since 1970.

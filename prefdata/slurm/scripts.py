@@ -32,11 +32,8 @@ class Cluster:
     Attributes:
         nodes: tasks at the same time, each on a node of its own.
         gpus: of each node; 0 runs on CPUs.
-        shards: tasks in all.
         options: further lines of `#SBATCH`, of the array and of the merge; what asks for GPUs is
             left out for the merge.
-        array_options: those of the array alone.
-        merge_options: those of the merge alone.
         setup: lines of shell that run before the command, on every node.
         merge_partition: of the merge, where it is another one.
         container: image for `srun --container-image` (Pyxis); None runs as it is installed here.

@@ -22,12 +22,10 @@ class RunStatus:
     """What is known about the shards of a run.
 
     Attributes:
-        out: the run folder.
         shards: in order; empty where the run is merged, or nothing was submitted.
         record: of the merged run that is there, if any.
         is_merged: and that is the run that was submitted last.
         queue: shards in the queue and whether they run; None where Slurm was not asked.
-        notes: what else somebody should know.
     """
 
     out: Path

@@ -34,8 +34,6 @@ class Tools:
     """What a stage gets in addition to its column.
 
     Attributes:
-        seed: the recipe's.
-        models: by alias, as in the recipe.
         text: engine of each alias that a text column names.
         reward: engine of each alias that a reward column names.
         folder: where Python functions named by the recipe are looked up.
@@ -43,7 +41,6 @@ class Tools:
             two that it compares among them, a scorer what the texts were asked.
         prompt: the column that becomes the pairs' prompt; a stage may not make it blank.
         roles: leading roles that each alias's chat template knows; all of them where left out.
-        given: functions that were objects in Python.
     """
 
     seed: int

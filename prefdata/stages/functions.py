@@ -30,7 +30,6 @@ class Functions:
     """Where the functions of a recipe are looked up.
 
     Attributes:
-        folder: the recipe's, before Python's path.
         given: those that were objects in Python, by the names that stand for them.
     """
 

@@ -47,9 +47,7 @@ class Answer:
     """What a model has answered.
 
     Attributes:
-        text: the answer alone.
         reasoning: the thought before it; None where there is none.
-        tool_calls: what the model wants called.
         finish_reason: `stop`, `length` or `tool_calls`.
         meta: how it was made, a value of type `rows.TEXT_META`.
     """

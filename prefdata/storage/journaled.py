@@ -25,7 +25,6 @@ class Load:
     """One loading of a model, by the monotonic clock.
 
     Attributes:
-        model: folder or Hub id.
         where: the alias, and what it is loaded on.
         end: when the first replica was ready; None until then.
     """
@@ -86,11 +85,7 @@ class NotNow(BaseException):
 
 
 class JournaledText:
-    """A TextEngine that never asks twice; the model is loaded when first needed.
-
-    Attributes:
-        may_load: whether it is this model's turn.
-    """
+    """A TextEngine that never asks twice; the model is loaded when first needed."""
 
     def __init__(
         self,
@@ -168,11 +163,7 @@ class JournaledText:
 
 
 class JournaledReward:
-    """A RewardEngine that never asks twice; the model is loaded when first needed.
-
-    Attributes:
-        may_load: whether it is this model's turn.
-    """
+    """A RewardEngine that never asks twice; the model is loaded when first needed."""
 
     def __init__(
         self,

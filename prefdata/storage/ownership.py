@@ -30,7 +30,6 @@ class Input(NamedTuple):
     """A file or folder that a command reads.
 
     Attributes:
-        what: in words.
         is_whole: nothing may be written in it either.
     """
 

@@ -31,9 +31,7 @@ class Now:
     """One replica at one time.
 
     Attributes:
-        name: alias and number.
         queue: rows that wait for a replica of the model.
-        is_there: it has not ended.
     """
 
     name: str

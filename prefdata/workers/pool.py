@@ -72,7 +72,6 @@ class _Slot:
     """A place and whoever works there now.
 
     Attributes:
-        load: requests that are not answered.
         answered, tokens: requests and what was written so far, by all who worked here.
         is_dismissed: it had nothing left to do, and its place is others'.
         fruitless: workers that died here one after another without a result and without showing

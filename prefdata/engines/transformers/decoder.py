@@ -37,7 +37,6 @@ class Sample:
         matcher: of the schema, which binds the answer and not the thought before it.
         watch: where in thought and answer it is.
         forced: tokens that come next whatever the model says.
-        first_logprobs: of the answer's first token.
     """
 
     index: int

@@ -54,7 +54,6 @@ class Plan:
 
     Attributes:
         fingerprint: of the files and of every setting outside of NOT_IDENTITY.
-        content: hash of both files.
     """
 
     settings: CustomizerSettings

@@ -61,7 +61,9 @@ def train_customizer(
     """
     plan = plan_training(files, settings)
     if dry_run:
-        return _show(plan, say)
+        parts = describe(plan)
+        say("\n\n".join(parts))
+        return {"fingerprint": plan.fingerprint, "dry_run": True, "requests": parts}
     with hold_file(out / LOCK):  # two processes would submit two jobs
         record = open_record(out, plan)
         if _is_done(record, plan):
@@ -70,12 +72,6 @@ def train_customizer(
         with _platform(settings, say) as platform:
             _train(platform, plan, record, Clock(clock, sleep), say)
         return record.data
-
-
-def _show(plan: Plan, say: Say) -> dict[str, Any]:
-    parts = describe(plan)
-    say("\n\n".join(parts))
-    return {"fingerprint": plan.fingerprint, "dry_run": True, "requests": parts}
 
 
 def _is_done(record: TrainRecord, plan: Plan) -> bool:

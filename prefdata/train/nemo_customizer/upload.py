@@ -22,12 +22,7 @@ UNPROCESSABLE = 422
 
 @dataclass(frozen=True)
 class _Part:
-    """Something that the platform must have.
-
-    Attributes:
-        step: its name in the record.
-        there: statuses that say that it exists.
-    """
+    """Something that the platform must have."""
 
     step: str
     what: str
