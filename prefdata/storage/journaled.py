@@ -7,10 +7,9 @@ from concurrent.futures import Future
 from copy import copy
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from prefdata.engines.protocols import RewardEngine, TextEngine
-from prefdata.fingerprint import ScoreKeys, TextKeys
 from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 from prefdata.storage.journal import Journal
 
@@ -59,6 +58,16 @@ class Work:
     failures: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
+    def count(self, outcome: Completion | Logits | Failure) -> None:
+        """A model has answered."""
+        with self.lock:
+            if isinstance(outcome, Completion):
+                self.generated += 1
+                self.prompt_tokens += outcome.prompt_tokens
+                self.completion_tokens += outcome.completion_tokens
+            else:
+                self.scored += not isinstance(outcome, Failure)
+
 
 KILLS = "kills_workers"
 """A failure that lasts as long as the model runs in the same way: with the same options, memory
@@ -66,15 +75,18 @@ limits among them, and versions.
 """
 
 
-class Closing(Protocol):
-    """What can be closed."""
+Engine = TypeVar("Engine", bound=TextEngine | RewardEngine)
+Request = TypeVar("Request", bound=TextRequest | ScoreRequest)
+Outcome = TypeVar("Outcome", bound=Completion | Logits)
+Asked = TypeVar("Asked", contravariant=True)
 
-    def close(self) -> None:
-        """Free what it holds."""
+
+class Keys(Protocol[Asked]):
+    """Names of requests in the journal."""
+
+    def key(self, request: Asked, /) -> str:
+        """Equal for equal requests to models that answer alike."""
         ...
-
-
-Engine = TypeVar("Engine", bound=Closing)
 
 
 class NotNow(BaseException):
@@ -84,13 +96,13 @@ class NotNow(BaseException):
     """
 
 
-class JournaledText:
-    """A TextEngine that never asks twice; the model is loaded when first needed."""
+class _Journaled(Generic[Engine, Request]):
+    """Asks an engine what the journal does not know; the model is loaded when first needed."""
 
     def __init__(
         self,
-        open_engine: Callable[[], TextEngine],
-        keys: TextKeys,
+        open_engine: Callable[[], Engine],
+        keys: Keys[Request],
         journal: Journal,
         work: Work,
         *,
@@ -98,140 +110,59 @@ class JournaledText:
     ) -> None:
         """Open nothing yet; `way` is a hash of how the model runs, for which rows may kill it."""
         self._keys, self._work, self._told = keys, work, work
-        self._outcomes = _Outcomes(journal, work, way)
+        self.outcomes = _Outcomes(journal, work, way)
         self._engine = _Opened(open_engine)
         self._is_aside = False
         self.may_load = True
 
-    def beside(self, *, may_load: bool) -> "JournaledText":
+    def beside(self, *, may_load: bool) -> Self:
         """The same engine for a caller in another thread, whose replays are not counted."""
-        return _beside(self, may_load=may_load)
+        other = copy(self)
+        other.may_load, other._told, other._is_aside = may_load, Work(), True
+        return other
 
-    @property
-    def outcomes(self) -> "_Outcomes":
-        """What is known, and what is being asked."""
-        return self._outcomes
-
-    async def generate(
-        self, requests: Sequence[TextRequest]
-    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
-        """As `TextEngine.generate`; each new outcome is in the journal before it is yielded."""
-        keys = [self._keys.key(request) for request in requests]
-        missing = []
-        for index, key in enumerate(keys):
-            known = self._outcomes.get(key)
-            if known is None:
-                missing.append(index)
-                continue
-            self._told.replayed += not self._outcomes.was_aside(key)
-            self._told.answered += 1
-            yield index, known if isinstance(known, Failure) else _completion(known)
-        if not missing:
-            return
-        if not self.may_load:
-            raise NotNow
-        asked = self._outcomes.ask([keys[index] for index in missing])
-        mine = [index for index in missing if keys[index] not in asked]
-        try:
-            if mine:
-                stream = self._engine.get().generate([requests[index] for index in mine])
-                async for number, outcome in stream:
-                    self._outcomes.keep(keys[mine[number]], outcome)
-                    if isinstance(outcome, Completion):
-                        self._count(outcome)
-                    self._told.answered += 1
-                    yield mine[number], outcome
-        finally:
-            self._outcomes.leave([keys[index] for index in mine], is_aside=self._is_aside)
-        for index in (index for index in missing if keys[index] in asked):
-            if (found := await asyncio.wrap_future(asked[keys[index]])) is not None:
-                self._told.answered += 1
-                yield index, found
-                continue
-            async for _, outcome in self.generate([requests[index]]):  # the other has given up
-                yield index, outcome
-
-    def _count(self, completion: Completion) -> None:
-        with self._work.lock:
-            self._work.generated += 1
-            self._work.prompt_tokens += completion.prompt_tokens
-            self._work.completion_tokens += completion.completion_tokens
-
-    def close(self) -> None:
-        """Free the model if it was loaded."""
-        self._engine.close()
-
-
-class JournaledReward:
-    """A RewardEngine that never asks twice; the model is loaded when first needed."""
-
-    def __init__(
+    async def _answer(
         self,
-        open_engine: Callable[[], RewardEngine],
-        keys: ScoreKeys,
-        journal: Journal,
-        work: Work,
-        *,
-        way: str = "",
-    ) -> None:
-        self._keys, self._work, self._told = keys, work, work
-        self._outcomes = _Outcomes(journal, work, way)
-        self._engine = _Opened(open_engine)
-        self._is_aside = False
-        self.may_load = True
-
-    def beside(self, *, may_load: bool) -> "JournaledReward":
-        """As for `JournaledText`."""
-        return _beside(self, may_load=may_load)
-
-    @property
-    def outcomes(self) -> "_Outcomes":
-        """As for `JournaledText`."""
-        return self._outcomes
-
-    async def score(
-        self, requests: Sequence[ScoreRequest]
-    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
-        """As `RewardEngine.score`; each new outcome is in the journal before it is yielded.
-
-        A logit that is not finite is kept as null in the journal and yielded as NaN.
-        """
-        places: dict[str, list[int]] = {}  # equal texts of one row are scored once
+        requests: Sequence[Request],
+        ask: Callable[[Engine, Sequence[Request]], AsyncIterator[tuple[int, Outcome | Failure]]],
+        read: Callable[[dict[str, Any]], Outcome],
+    ) -> AsyncIterator[tuple[int, Outcome | Failure]]:
+        """Every outcome, of `ask` or `read` from the journal; equal requests are one."""
+        places: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             places.setdefault(self._keys.key(request), []).append(index)
         missing = []
         for key, indices in places.items():
-            known = self._outcomes.get(key)
+            known = self.outcomes.get(key)
             if known is None:
                 missing.append(key)
                 continue
-            self._told.replayed += not self._outcomes.was_aside(key)
+            self._told.replayed += not self.outcomes.was_aside(key)
             self._told.answered += len(indices)
             for index in indices:
-                yield index, known if isinstance(known, Failure) else _logits(known)
+                yield index, known if isinstance(known, Failure) else read(known)
         if not missing:
             return
         if not self.may_load:
             raise NotNow
-        asked = self._outcomes.ask(missing)
+        asked = self.outcomes.ask(missing)
         mine = [key for key in missing if key not in asked]
         try:
             if mine:
-                stream = self._engine.get().score([requests[places[key][0]] for key in mine])
+                stream = ask(self._engine.get(), [requests[places[key][0]] for key in mine])
                 async for number, outcome in stream:
-                    self._outcomes.keep(mine[number], outcome)
-                    with self._work.lock:
-                        self._work.scored += not isinstance(outcome, Failure)
+                    self.outcomes.keep(mine[number], outcome)
+                    self._work.count(outcome)
                     self._told.answered += len(places[mine[number]])
                     for index in places[mine[number]]:
                         yield index, outcome
         finally:
-            self._outcomes.leave(mine, is_aside=self._is_aside)
+            self.outcomes.leave(mine, is_aside=self._is_aside)
         for key in (key for key in missing if key in asked):
-            again = [requests[places[key][0]]]
             found = await asyncio.wrap_future(asked[key])
             if found is None:  # the other has given up
-                [(_, found)] = [scored async for scored in self.score(again)]
+                again = self._answer([requests[places[key][0]]], ask, read)
+                [(_, found)] = [one async for one in again]
             else:
                 self._told.answered += len(places[key])
             for index in places[key]:
@@ -242,13 +173,27 @@ class JournaledReward:
         self._engine.close()
 
 
-Journaled = TypeVar("Journaled", JournaledText, JournaledReward)
+class JournaledText(_Journaled[TextEngine, TextRequest]):
+    """A TextEngine that never asks twice."""
+
+    def generate(
+        self, requests: Sequence[TextRequest]
+    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
+        """As `TextEngine.generate`; each new outcome is in the journal before it is yielded."""
+        return self._answer(requests, lambda engine, asked: engine.generate(asked), _completion)
 
 
-def _beside(engine: Journaled, *, may_load: bool) -> Journaled:
-    other = copy(engine)
-    other.may_load, other._told, other._is_aside = may_load, Work(), True
-    return other
+class JournaledReward(_Journaled[RewardEngine, ScoreRequest]):
+    """A RewardEngine that never asks twice."""
+
+    def score(
+        self, requests: Sequence[ScoreRequest]
+    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
+        """As `RewardEngine.score`; each new outcome is in the journal before it is yielded.
+
+        A logit that is not finite is kept as null in the journal and yielded as NaN.
+        """
+        return self._answer(requests, lambda engine, asked: engine.score(asked), _logits)
 
 
 class _Opened(Generic[Engine]):
