@@ -201,6 +201,16 @@ def test_an_edited_script_is_replaced_only_if_that_is_wanted(tmp_path):
     assert "# mine" not in script.read_text()
 
 
+def test_what_another_option_changes_in_the_scripts_is_told(tmp_path):
+    first = slurm(RECIPE, "--out", tmp_path, "--time", "1:00:00")
+    again = slurm(RECIPE, "--out", tmp_path, "--time", "1:00:00")
+    other = slurm(RECIPE, "--out", tmp_path, "--time", "2:00:00")
+    assert "is replaced" not in first + again
+    for script in ("array", "merge"):
+        assert f"{script}.sbatch is replaced; what changes in it:" in other
+    assert "-#SBATCH --time=1:00:00\n  +#SBATCH --time=2:00:00" in other
+
+
 def test_the_status_can_be_read_by_a_program(tmp_path):
     told = json.loads(slurm(RECIPE, "--out", tmp_path, "--status", "--json"))
     assert told["shards"] == {"done": 0, "running": 0, "waiting": 0, "failed": 0}

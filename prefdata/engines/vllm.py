@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import count
@@ -40,14 +40,14 @@ from prefdata.engines.tool_calls import find_parser, read_calls
 from prefdata.engines.transformers.model import (
     ChatTokenizer,
     Checkpoint,
-    generation_arguments,
+    encode_to_ask,
     has_same_chat,
     load_tokenizer,
 )
 from prefdata.engines.transformers.reward import TransformersRewardEngine, encode_to_score
 from prefdata.engines.vllm_arguments import Task, engine_arguments
 from prefdata.engines.vllm_reasoning import open_vllm_reader
-from prefdata.errors import PrefdataError, RowError
+from prefdata.errors import PrefdataError
 from prefdata.fingerprint import digest
 from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 from prefdata.recipe.schema import Model
@@ -111,7 +111,7 @@ class VllmTextEngine:
         self._chats = ChatTokenizer(checkpoint.model, tokenizer, self.limits.max_model_len)
         self._seeds_all = draws_by_seed(options) if seeds_all is None else seeds_all
 
-    async def generate(
+    def generate(
         self, requests: Sequence[TextRequest]
     ) -> AsyncIterator[tuple[int, Completion | Failure]]:
         """As `TextEngine.generate`; leaving it early lets the rest run unheard.
@@ -121,10 +121,7 @@ class VllmTextEngine:
         Raises:
             PrefdataError: a schema cannot be enforced.
         """
-        stream = self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
-        async with aclosing(stream) as completions:
-            async for index, completion in completions:
-                yield index, completion
+        return self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
 
     def close(self) -> None:
         """As `TextEngine.close`; waits for the end of the thread."""
@@ -153,7 +150,7 @@ class VllmTextEngine:
         ids: list[int] | Failure = []
         for index, request in enumerate(requests):
             is_known = index > 0 and has_same_chat(request, requests[index - 1])
-            ids = ids if is_known else self._encode(request)
+            ids = ids if is_known else encode_to_ask(self._chats, request)
             if isinstance(ids, Failure):
                 call.deliver(index, ids)
                 continue
@@ -161,17 +158,6 @@ class VllmTextEngine:
             params = self._params(request, len(ids))
             jobs.append(_Job(index, ids, params, call, opening, request))
         return jobs
-
-    def _encode(self, request: TextRequest) -> list[int] | Failure:
-        try:
-            ids = self._chats.encode(request.messages, generation_arguments(request))
-        except RowError as err:
-            return Failure(err.reason, err.detail)
-        room = self.limits.max_model_len
-        if len(ids) >= room:
-            detail = f"the prompt has {len(ids)} tokens, but the context has room for {room}"
-            return Failure("prompt_too_long", detail)
-        return ids
 
     def _params(self, request: TextRequest, prompt_tokens: int) -> SamplingParams:
         sampling = request.sampling
@@ -265,14 +251,11 @@ class VllmRewardEngine:
         """The `VllmConfig` that vLLM has made of the options."""
         return self._work.engine.vllm_config
 
-    async def score(
+    def score(
         self, requests: Sequence[ScoreRequest]
     ) -> AsyncIterator[tuple[int, Logits | Failure]]:
         """As `RewardEngine.score`; a Failure is `too_long_to_score` or `chat_template_refused`."""
-        stream = self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
-        async with aclosing(stream) as scores:
-            async for index, logits in scores:
-                yield index, logits
+        return self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
 
     def close(self) -> None:
         """As `RewardEngine.close`; waits for the end of the thread."""

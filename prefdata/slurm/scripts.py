@@ -3,8 +3,9 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import unified_diff
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,6 +14,7 @@ from prefdata.run.shards import FOLDER
 from prefdata.storage.disk import make_folder
 from prefdata.storage.ownership import check_file, claim_folder, write_own
 
+Say = Callable[[str], None]
 CACHES = (
     "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "VLLM_CACHE_ROOT",
     "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
@@ -73,8 +75,9 @@ def write_scripts(
     missing: Sequence[int],
     *,
     force: bool = False,
+    say: Say = print,
 ) -> Scripts:
-    """Write `out/slurm/array.sbatch` and `merge.sbatch`.
+    """Write `out/slurm/array.sbatch` and `merge.sbatch`, and say what differs from those there.
 
     `words`: recipe, overrides and flags, as `build` and `merge` take both. `out`: the run folder,
     on a file system that all nodes share.
@@ -109,7 +112,7 @@ def write_scripts(
             check_file(script, out, is_forced=force)
     claim_folder(out)
     if scripts.array is not None:
-        _write(scripts.array, out, common | array)
+        _write(scripts.array, out, common | array, say)
     merged = [*words, *(() if cluster.is_published else ("--no-publish",))]
     options = [option for option in cluster.options if not option.startswith(_GPU_OPTIONS)]
     if cluster.merge_partition:
@@ -119,7 +122,7 @@ def write_scripts(
         "options": [*options, *cluster.merge_options],
         "command": _command(cluster, "merge", merged),
     }
-    _write(scripts.merge, out, common | merge)
+    _write(scripts.merge, out, common | merge, say)
     return scripts
 
 
@@ -164,12 +167,18 @@ def _setup(cluster: Cluster) -> list[str]:
     return ["set +u", *lines, "set -u"] if lines else []
 
 
-def _write(place: Path, out: Path, values: dict[str, object]) -> None:
+def _write(place: Path, out: Path, values: dict[str, object], say: Say) -> None:
     environment = Environment(
         loader=PackageLoader("prefdata.slurm", "."),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
     template = environment.get_template(f"{place.name}.j2")
-    write_own(place, out, template.render(values))
+    text = template.render(values)
+    before = place.read_text("utf-8") if place.exists() else text
+    differences = unified_diff(before.splitlines(), text.splitlines(), lineterm="", n=0)
+    changed = [line for line in differences if not line.startswith(("---", "+++", "@@"))]
+    if changed:
+        say("\n  ".join((f"{place} is replaced; what changes in it:", *changed)))
+    write_own(place, out, text)
     place.chmod(0o755)

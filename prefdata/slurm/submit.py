@@ -1,7 +1,7 @@
 """`prefdata slurm`: a run as an array of tasks on a cluster. Makes no rows."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +12,10 @@ from prefdata.run.places import check_places
 from prefdata.run.shard_status import forget_attempts
 from prefdata.slurm.checks import check_cluster, check_shards, read_time
 from prefdata.slurm.jobs import Jobs, cancel, is_in_queue, read_jobs, submit, tasks_in_queue
-from prefdata.slurm.scripts import CACHES, Cluster, write_scripts
+from prefdata.slurm.scripts import CACHES, Cluster, Say, write_scripts
 from prefdata.slurm.status import count_shards
 from prefdata.storage.disk import disk_errors, make_folder
 from prefdata.storage.record import read_record
-
-Say = Callable[[str], None]
 
 
 def run_on_slurm(
@@ -63,7 +61,7 @@ def run_on_slurm(
         missing = [number for number in range(cluster.shards) if number not in there]
         make_folder(out)
         scripts = write_scripts(
-            words, out, _with_mounts(cluster, loaded, out), missing, force=force
+            words, out, _with_mounts(cluster, loaded, out), missing, force=force, say=say
         )
         waiting = len(there) - len(finished.shards)
         say(f"{count_shards(cluster.shards)}: {len(finished.shards)} done, {waiting} in the queue")

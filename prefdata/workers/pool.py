@@ -8,7 +8,6 @@ alone, so that the one that kills is found and nothing else is lost.
 import threading
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from itertools import count
 from math import isqrt
@@ -172,7 +171,7 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    async def generate(
+    def generate(
         self, requests: Sequence[TextRequest]
     ) -> AsyncIterator[tuple[int, Completion | Failure]]:
         """As `TextEngine.generate`; a request with which workers die is a Failure.
@@ -180,17 +179,13 @@ class Workers:
         Raises:
             PrefdataError: the model does not load, or its workers die whatever they are asked.
         """
-        async with aclosing(self._ask(requests)) as answers:
-            async for answer in answers:
-                yield answer
+        return self._ask(requests)
 
-    async def score(
+    def score(
         self, requests: Sequence[ScoreRequest]
     ) -> AsyncIterator[tuple[int, Logits | Failure]]:
         """As `RewardEngine.score`; errors as for `generate`."""
-        async with aclosing(self._ask(requests)) as answers:
-            async for answer in answers:
-                yield answer
+        return self._ask(requests)
 
     @property
     def capacity(self) -> int:

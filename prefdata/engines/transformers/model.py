@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.utils import logging
 
 from prefdata.errors import PrefdataError, RowError
-from prefdata.inference import Message, TextRequest
+from prefdata.inference import Failure, Message, TextRequest
 from prefdata.recipe.schema import Model
 
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
@@ -92,6 +92,19 @@ def generation_arguments(request: TextRequest) -> dict[str, Any]:
     go_on = {"continue_final_message": True} if request.continues else {}
     tools = {"tools": [dict(tool) for tool in request.tools]} if request.tools else {}
     return {**begin, **go_on, **tools, **request.chat_template_kwargs}
+
+
+def encode_to_ask(chats: ChatTokenizer, request: TextRequest) -> list[int] | Failure:
+    """Token ids of a prompt, if there is room for an answer."""
+    try:
+        ids = chats.encode(request.messages, generation_arguments(request))
+    except RowError as err:
+        return Failure(err.reason, err.detail)
+    room = chats.max_model_len
+    if len(ids) >= room:
+        detail = f"the prompt has {len(ids)} tokens, but the context has room for {room}"
+        return Failure("prompt_too_long", detail)
+    return ids
 
 
 def has_same_chat(one: TextRequest, other: TextRequest) -> bool:

@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any
@@ -74,17 +73,14 @@ class TransformersRewardEngine:
         """Batches so far."""
         return self._thread.steps
 
-    async def score(
+    def score(
         self, requests: Sequence[ScoreRequest]
     ) -> AsyncIterator[tuple[int, Logits | Failure]]:
         """As `RewardEngine.score`; leaving it early drops what is not scored.
 
         A Failure is `too_long_to_score` or `chat_template_refused`.
         """
-        stream = self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
-        async with aclosing(stream) as scores:
-            async for index, logits in scores:
-                yield index, logits
+        return self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
 
     def close(self) -> None:
         """As `RewardEngine.close`; waits for the end of the thread."""

@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
 from typing import Any
 
 import torch
@@ -16,12 +15,12 @@ from prefdata.engines.transformers.decoder import Decoder, Prompt, Sample
 from prefdata.engines.transformers.model import (
     Checkpoint,
     LoadedModel,
-    generation_arguments,
+    encode_to_ask,
     has_same_chat,
     load_model,
 )
 from prefdata.engines.transformers.schema import SchemaCompiler
-from prefdata.errors import PrefdataError, RowError
+from prefdata.errors import PrefdataError
 from prefdata.inference import Completion, Failure, TextRequest
 from prefdata.recipe.values import Reasoning
 
@@ -103,7 +102,7 @@ class TransformersTextEngine:
         """Batches so far."""
         return self._thread.steps
 
-    async def generate(
+    def generate(
         self, requests: Sequence[TextRequest]
     ) -> AsyncIterator[tuple[int, Completion | Failure]]:
         """As `TextEngine.generate`; leaving it early drops what is not finished.
@@ -113,10 +112,7 @@ class TransformersTextEngine:
         Raises:
             PrefdataError: a schema cannot be enforced.
         """
-        stream = self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
-        async with aclosing(stream) as completions:
-            async for index, completion in completions:
-                yield index, completion
+        return self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
 
     def close(self) -> None:
         """As `TextEngine.close`; waits for the end of the thread."""
@@ -133,7 +129,7 @@ class TransformersTextEngine:
         ids: list[int] | Failure = []
         for index, request in enumerate(requests):
             if index == 0 or not has_same_chat(request, requests[index - 1]):
-                ids = self._encode(request)
+                ids = encode_to_ask(self._chats, request)
             if isinstance(ids, Failure):
                 call.deliver(index, ids)
                 continue
@@ -146,17 +142,6 @@ class TransformersTextEngine:
             sample = Sample(index, request, limit, matcher, watch)
             prompt.samples.append(sample)
         return list(prompts.values())
-
-    def _encode(self, request: TextRequest) -> list[int] | Failure:
-        try:
-            ids = self._chats.encode(request.messages, generation_arguments(request))
-        except RowError as err:
-            return Failure(err.reason, err.detail)
-        room = self._chats.max_model_len
-        if len(ids) >= room:
-            detail = f"the prompt has {len(ids)} tokens, but the context has room for {room}"
-            return Failure("prompt_too_long", detail)
-        return ids
 
 
 def _refuse_recurrent(loaded: LoadedModel) -> None:
