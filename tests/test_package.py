@@ -21,9 +21,9 @@ NAMES = [
 ]  # fmt: skip
 
 
-def python(code, **options):
+def python(code, *arguments, **options):
     """What a new interpreter prints."""
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout
 
 
@@ -47,9 +47,18 @@ def test_loading_a_recipe_imports_nothing_heavy():
     assert heavy & set(said.split()) == set()
 
 
-def test_build_is_the_function_whatever_was_imported_before():
-    said = python("import prefdata.pipeline, prefdata; print(callable(prefdata.build))")
-    assert said.strip() == "True"
+def test_build_is_the_function_whatever_was_imported_and_rehearses_without_torch(tmp_path):
+    said = python(
+        "import sys, prefdata.pipeline, prefdata\n"
+        "prefdata.build('quickstart/recipe.yaml', sys.argv[1], rehearse=True, progress=False)\n"
+        "print('torch' in sys.modules)",
+        str(tmp_path / "out"),
+        cwd=ROOT / "recipes",
+    )
+    assert (said.strip(), [file.name for file in tmp_path.iterdir()]) == (
+        "False",
+        ["out-rehearsal"],
+    )
 
 
 def test_the_names_of_the_package_are_listed_and_usable():

@@ -78,10 +78,9 @@ def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> int:
     schema = read_schema(source)
     with MapLoop(sweep.ending) as loop, _window(sweep, source):
         waiting: deque[pa.Table] = deque()
-        inputs = IterableDataset.from_generator(_rows(source, schema, sweep, waiting))
         function = _row_function(sweep, loop, progress, is_ahead=True)
         waits = 0
-        for row in _stop_if_all_fail(inputs.map(function)):
+        for row in _stop_if_all_fail(_map(_rows(source, schema, sweep, waiting), function)):
             waits += _WAITS in row
             loop.check()
             sweep.room.leave()
@@ -104,10 +103,10 @@ def run_pass(sweep: Sweep, source: Path, target: Path, progress: Progress) -> No
     ):
         written: Future[None] = writer.submit(lambda: None)
         waiting: deque[pa.Table] = deque()
-        inputs = IterableDataset.from_generator(_rows(source, schema, sweep, waiting))
+        function = _row_function(sweep, loop, progress)
         made: list[Row] = []
         size = 0
-        for row in _stop_if_all_fail(inputs.map(_row_function(sweep, loop, progress))):
+        for row in _stop_if_all_fail(_map(_rows(source, schema, sweep, waiting), function)):
             made.append(row)
             size += sweep.room.leave()
             if len(made) < waiting[0].num_rows and size < WRITTEN_BYTES:
@@ -168,6 +167,15 @@ def _rows(
             yield from rows_of(table.select(names))
 
     return rows
+
+
+def _map(rows: Callable[[], Iterator[Row]], function: Stage) -> IterableDataset:
+    """The rows through a function, in order."""
+    before, config.TORCH_AVAILABLE = config.TORCH_AVAILABLE, False
+    try:  # with torch the library imports it, for a DataLoader's processes, which nobody has here
+        return IterableDataset.from_generator(rows).map(function)
+    finally:
+        config.TORCH_AVAILABLE = before
 
 
 @contextmanager
