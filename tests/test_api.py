@@ -262,6 +262,14 @@ def test_an_export_and_a_report_are_written_in_the_run(run):
     assert export.train == run.folder / "exports" / "trl" / "train.jsonl"
     assert export.lines["train"] == 12
     assert run.report().file == run.folder / "report.html"
+    assert run.warnings == []  # a rehearsal's texts mean nothing
+    run.repick(max_pairs=4, test_size=0)
+    run.summary.update(rehearsed=False, lengths=[40, 2])
+    bias, export, page = run.warnings
+    assert "Length bias: the longer text" in bias
+    assert "an export of earlier pairs" in export
+    assert "a report on earlier pairs" in page
+    assert bias in run._repr_html_()
     with pytest.raises(PrefdataError, match="no option 'testsize'; did you mean 'test_size'"):
         run.export("trl", testsize=0)
     with pytest.raises(PrefdataError, match="there is no format 'tlr'; did you mean 'trl'"):

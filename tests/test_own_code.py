@@ -19,11 +19,13 @@ from conftest import QUICKSTART, ROOT
 
 import prefdata
 from prefdata import PrefdataError, RowError
+from prefdata.cli.summary import print_plan
 from prefdata.fingerprint import TextKeys
 from prefdata.hub.fetched import _Stranger
 from prefdata.inference import Completion
 from prefdata.pairs.pair import Candidate, Pair
 from prefdata.pairs.picking import pick_pairs
+from prefdata.recipe.loader import load_recipe
 from prefdata.recipe.own_code import Stage
 from prefdata.recipe.projection import PreferencePairs
 from prefdata.recipe.schema import Model
@@ -74,6 +76,14 @@ def test_the_page_runs(page):
     stage = prefdata.open_run(page / "output" / "stage")
     assert stage.candidates[0]["draft__meta"]["alias"] == "bold"
     assert stage.candidates[0]["second__meta"]["temperature"] == 0.3
+
+
+def test_the_plan_says_that_a_stages_requests_are_a_guess(page, monkeypatch, capsys):
+    monkeypatch.chdir(page)
+    print_plan(load_recipe(page / "stage.yaml"))
+    told = capsys.readouterr().out
+    assert "a guess      twice counts as one request of each of its models a row" in told
+    assert told.count("a guess") == 1
 
 
 # What is there to run: rows, without a model

@@ -32,6 +32,8 @@ from prefdata.recipe.schema import Recipe
 from prefdata.report import Report, make_report
 from prefdata.run.finished import FinishedRun
 from prefdata.run.finished import open_run as open_finished
+from prefdata.run.oddities import find_oddities
+from prefdata.run.stale import find_stale
 from prefdata.run.steps import Say
 from prefdata.storage.disk import disk_errors
 from prefdata.storage.folders import read_schema
@@ -53,6 +55,11 @@ class Run:
     def summary(self) -> Record:
         """What `run.json` tells: counts, means, reasons of rejects, tokens, seconds, versions."""
         return self._finished.record
+
+    @property
+    def warnings(self) -> list[str]:
+        """What commands warn of: what is odd about the run, and files of its earlier pairs."""
+        return [*find_oddities(self.summary), *find_stale(self.folder)]
 
     @property
     def recipe(self) -> Recipe | None:
@@ -196,7 +203,8 @@ class Run:
         return f"Run({str(self.folder)!r}: {figures})"
 
     def _repr_html_(self) -> str:
-        return f"<b>{escape(str(self.folder))}</b>{table(figures_of(self.summary))}"
+        warned = "".join(f"<p>{escape(warning)}</p>" for warning in self.warnings)
+        return f"<b>{escape(str(self.folder))}</b>{table(figures_of(self.summary))}{warned}"
 
 
 @contextmanager

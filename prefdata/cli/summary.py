@@ -263,6 +263,12 @@ def print_plan(
             hours.append(estimate.gpu_hours if estimate is not None else None)
         for name, value in _costs(estimate):
             console.print(f"  {name:12} {value}")
+        for own in (one.name for one in step.columns if one.calls and one.aliases):
+            console.print(
+                f"  a guess      {own} counts as one request of each of its models a row; how many "
+                "it makes is known to its function alone",
+                markup=False,
+            )
     distinct = {
         key
         for step in steps
