@@ -248,6 +248,21 @@ def test_a_build_notes_its_throughput_and_its_slowest_rows(project):
     assert "Slowest rows" in page.text
 
 
+@pytest.mark.parametrize("forgotten", [(), ("throughput",)], ids=["in one piece", "in shards"])
+def test_the_figures_of_replicas_are_a_table_of_what_is_known(project, forgotten):
+    run = project.folder / "run"
+    record = build(project.load(), run, rehearse=True)
+    assert "longest queue" not in Page(write_report(run)).text
+    known = {"gpus": ["0", "1"], "answered": 80, "tokens": 20_000, "queue_peak": 12}
+    record["replicas"] = {"lm-0": known | {"power_watts": 512.5}, "lm-1": known}
+    kept = {key: value for key, value in record.items() if key not in forgotten}
+    (run / "run.json").write_bytes(orjson.dumps(kept))
+    page = Page(write_report(run)).text
+    for told in ("0, 1", "20,000", "512.5", "longest queue", "mean power, W"):
+        assert told in page
+    assert "utilisation" not in page
+
+
 def test_pairs_chosen_again_keep_the_throughput_of_the_build(project):
     from prefdata.pairs.repick import pairs_of_run
 

@@ -11,6 +11,7 @@ from conftest import QUICKSTART, ROOT
 from prefdata.errors import PrefdataError
 from prefdata.pipeline import build, build_shard, merge
 from prefdata.rows import REJECTS, reject
+from prefdata.run.merging import add_up
 from prefdata.run.shards import Shard, count_shards, read_shard
 from prefdata.storage.folders import RowsWriter, read_rows
 
@@ -91,6 +92,9 @@ def test_what_all_shards_have_spent_is_added_up(project):
     whole, merged = both(project, 4)
     assert merged["requests"] == whole["requests"]
     assert merged["tokens"] == whole["tokens"]
+    parts = [merged | {"replicas": {"lm-0": {"answered": n}}} for n in (5, 7)]
+    replicas = {"shard 0: lm-0": {"answered": 5}, "shard 1: lm-0": {"answered": 7}}
+    assert add_up(parts)["replicas"] == replicas
 
 
 def test_a_merged_run_knows_what_its_shards_have_answered(project):

@@ -1,6 +1,7 @@
 """The panels of a report, in order, and those about the run itself. Reads no file, no HTML."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prefdata.pairs.prompts import tell_of_prompts
 from prefdata.report.biases import judges_cell, length_cell, margins_cell, wins_cell
@@ -24,6 +25,17 @@ from prefdata.report.spreads import Spread
 
 EXCERPT = 160
 """Characters of a prompt that stand in a table."""
+REPLICA = (
+    ("gpus", "GPUs"),
+    ("answered", "requests"),
+    ("tokens", "tokens"),
+    ("tokens_per_second", "tokens a second"),
+    ("utilization_percent", "mean utilisation, %"),
+    ("memory_mib_peak", "peak memory, MiB"),
+    ("power_watts", "mean power, W"),
+    ("queue_peak", "longest queue"),
+)
+"""Keys of a replica in run.json, and what the table calls them."""
 
 
 def make_panels(runs: Sequence[Numbers]) -> list[Panel]:
@@ -181,8 +193,10 @@ def _throughput(run: Numbers) -> Cell:
     found, record = rates(run.record), run.record
     asked = record["requests"]
     replayed = f" {asked['replayed']:,} answers came from the journal." if asked["replayed"] else ""
+    replicas = list(_replicas(record.get("replicas", {})))
     if not {"throughput", "pace"} & record.keys():  # the second was its name in earlier runs
-        return Cell("This run has not recorded its throughput." + replayed, is_empty=True)
+        told = "This run has not recorded its throughput." + replayed
+        return Cell(told, tables=replicas, is_empty=not replicas)
     if found is None or not any(found.requests):
         return Cell("No model was asked in the last build." + replayed, is_empty=True)
     summary = (
@@ -201,10 +215,25 @@ def _throughput(run: Numbers) -> Cell:
         for s, r, t in zip(found.seconds, found.requests, found.tokens, strict=True)
     ]
     tables = [
+        *replicas,
         ("Time of each step", Table(("step", "time"), spent)),
         ("Numbers", Table(("second", "requests a second", "tokens a second"), rows)),
     ]
     return Cell(summary, charts, tables)
+
+
+def _replicas(told: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Table]]:
+    """The figures of each replica that some replica has; none of a run without workers."""
+    known = [(key, head) for key, head in REPLICA if any(one.get(key) for one in told.values())]
+    rows = [(name, *(_figure(one.get(key)) for key, _ in known)) for name, one in told.items()]
+    if rows:
+        yield "Replicas", Table(("replica", *(head for _, head in known)), rows)
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "–" if value is None else number(value)
 
 
 def _speed(found: Rates, name: str, values: Sequence[float]) -> Chart:

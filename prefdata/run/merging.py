@@ -160,7 +160,7 @@ def join_parts(parts: Sequence[Part], stages: StageFolders, out: Path) -> None:
 
 
 def add_up(parts: Iterable[Record]) -> Record:
-    """What several processes have spent together; loads are those of all.
+    """What several processes have spent together; loads and replicas are those of all.
 
     How fast they were, and which rows were slow, is told of a run in one piece alone.
     """
@@ -177,5 +177,10 @@ def add_up(parts: Iterable[Record]) -> Record:
         "loads": loads,
         **{name: dict(total) for name, total in sums.items()},
         "started": min(part["started"] for part in parts),
+        "replicas": {
+            f"shard {number}: {name}": told
+            for number, part in enumerate(parts)
+            for name, told in part.get("replicas", {}).items()
+        },
         "failures": {k: v for part in parts for k, v in part.get("failures", {}).items()},
     }
