@@ -123,7 +123,7 @@ def _judged(name: str, counts: dict[str, int]) -> Iterable[tuple[str, str]]:
     yield f"{name}, both orders", f"{agreed:.1%} of {rows:,} agree, {ties:.1%} are ties"
     if named:
         first = counts["first"] / named
-        yield f"{name}, position bias", f"{first:.1%} for the response shown first; 50 % is fair"
+        yield f"{name}, position bias", f"{first:.1%} for the response shown first; 50% is fair"
 
 
 def print_export(export: "Export") -> None:

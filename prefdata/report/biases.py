@@ -13,7 +13,7 @@ def margins_cell(run: Numbers) -> Cell:
     spread = run.margins
     low, middle, high = (number(value) for value in spread.quantiles)
     summary = (
-        f"The median margin is {middle}; 10 % of the margins are below {low}, 10 % above {high}."
+        f"The median margin is {middle}; 10% of the margins are below {low}, 10% above {high}."
     )
     chart = histogram("Pairs by margin", spread.grid, [("pairs", spread.counts)], "margin", "pairs")
     bins = [
@@ -60,7 +60,7 @@ def wins_cell(run: Numbers) -> Cell:
                 percent(share), f"{percent(low)} – {percent(high)}", f"{won:,} : {lost:,}",
             )
         )  # fmt: skip
-    heads = ("writer", "chosen", "rejected", "win rate", "95 % interval", "against others")
+    heads = ("writer", "chosen", "rejected", "win rate", "95% interval", "against others")
     return Cell(summary, [chart], [("Numbers", Table(heads, rows))])
 
 
@@ -130,5 +130,5 @@ def judges_cell(run: Numbers) -> Cell:
         list(zip(("names the first", "names the second", "neither"), shares, strict=True)),
         "% of verdicts", "", marks=[(50.0, "fair")], is_percent=True,
     )  # fmt: skip
-    heads = ("judge", "rows", "orders agree", "ties", "first", "second", "neither", "95 % for first")  # fmt: skip  # noqa: E501
+    heads = ("judge", "rows", "orders agree", "ties", "first", "second", "neither", "95% for first")  # fmt: skip  # noqa: E501
     return Cell(" ".join(told), [chart], [("Numbers", Table(heads, rows))])

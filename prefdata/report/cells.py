@@ -147,7 +147,7 @@ def number(value: float) -> str:
 
 def percent(share: float) -> str:
     """A share as a reader wants it."""
-    return "–" if math.isnan(share) else f"{share:.1%}".replace("%", "\u00a0%")
+    return "–" if math.isnan(share) else f"{share:.1%}"
 
 
 def duration(seconds: float) -> str:

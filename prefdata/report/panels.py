@@ -178,7 +178,7 @@ def _spreads(name: str, groups: Mapping[Group, Spread]) -> Chart:
 
 
 def _spread_table(spreads: Mapping[str, Spread]) -> Table:
-    heads = ("", "texts", "mean", "deviation", "lowest", "10 %", "median", "90 %", "highest")
+    heads = ("", "texts", "mean", "deviation", "lowest", "10%", "median", "90%", "highest")
     rows = [
         (
             name, f"{s.count:,}",

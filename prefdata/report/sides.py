@@ -52,7 +52,7 @@ class Wins:
         return sorted(names, key=lambda g: (-self.share(g)[0], str(g)))
 
     def share(self, group: Group) -> tuple[float, float, float]:
-        """Share of a writer's appearances in which it is chosen, with its 95 % interval."""
+        """Share of a writer's appearances in which it is chosen, with its 95% interval."""
         return wilson(self.chosen[group], self.chosen[group] + self.rejected[group])
 
     def duels(self, group: Group) -> tuple[int, int]:

@@ -57,7 +57,7 @@ class Spread:
     """How values are spread.
 
     Attributes:
-        quantiles: 10 %, 50 % and 90 %.
+        quantiles: 10%, 50% and 90%.
         counts: values in each bin of the grid.
     """
 
@@ -110,7 +110,7 @@ def numbers(column: Any) -> Values:
 
 
 def wilson(part: int, whole: int) -> tuple[float, float, float]:
-    """A share and its 95 % interval (Wilson 1927); all NaN of nothing."""
+    """A share and its 95% interval (Wilson 1927); all NaN of nothing."""
     if not whole:
         return math.nan, math.nan, math.nan
     share, square = part / whole, Z95**2
