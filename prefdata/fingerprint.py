@@ -31,6 +31,7 @@ EXCLUDED = {
     "models.provider": "which program runs the checkpoint; what it has answered stays valid",
     "models.skip_health_check": "a check before work starts",
     "models.trust_remote_code": "a permission; the revision says which code runs",
+    "columns.judge": "the name of a prompt that ships; its text is identity, as `prompt`",
     "models.engine.tensor_parallel_size": "the same sums, spread over more GPUs",
     "models.engine.gpu_memory_utilization": "room for the cache",
     "models.engine.max_num_seqs": "how many sequences at once",
@@ -47,6 +48,7 @@ LATER = frozenset(
         "max_length_advantage", "chosen", "rejected", "one_side", "keep_fraction", "select_by",
         "select_group", "combine", "calibrate_length", "margin", "models_per_row", "always",
         "llm_structured.tools", "pick", "verifier.per",
+        "tournament", "panel", "llm_judge.candidates", "llm_judge.responses",
     )
 )  # fmt: skip
 """Fields that came when runs lay on disks already: one at its default enters no identity, so that
@@ -217,4 +219,5 @@ def _facts(part: BaseModel) -> dict[str, Any]:
     fields, kind = type(part).model_fields, getattr(part, "type", "")
     later = {name for name in fields if not LATER.isdisjoint((name, f"{kind}.{name}"))}
     same = {name for name in later if getattr(part, name) == fields[name].default}
-    return part.model_dump(exclude=same)
+    told = {name for name in fields if kind and f"columns.{name}" in EXCLUDED}
+    return part.model_dump(exclude=same | told)

@@ -49,6 +49,31 @@ JUDGE_META = pa.struct(
 )
 """`verdicts` are the raw answers as JSON, first order first; `agreed` is null if asked once."""
 
+PANEL_META = pa.struct([*JUDGE_META.fields, ("panel", pa.list_(pa.string()))])
+"""Of several judges: `panel` is what each of them says."""
+
+COMPARISON = pa.struct(
+    {
+        "first": pa.int32(),
+        "second": pa.int32(),
+        "won": pa.float64(),
+        "judges": pa.list_(pa.float64()),
+        "verdicts": pa.list_(pa.list_(pa.string())),
+    }
+)
+"""Two texts of a tournament, by place: what the first has `won` (1, 0, or between), for the column
+and for each of its judges, and each judge's raw answers, those of equal texts none."""
+
+TOURNAMENT_META = pa.struct(
+    {
+        "errors": pa.list_(pa.float64()),
+        "comparisons": pa.list_(COMPARISON),
+        "prompt_tokens": pa.int32(),
+        "completion_tokens": pa.int32(),
+    }
+)
+"""`errors` are the standard errors of the scores, in the order of the texts."""
+
 EXPAND_META = pa.struct({"parent": pa.string(), "item": pa.int32(), "items": pa.int32()})
 """Where an item comes from: the id of the row with the list, its position from 0, and the list's
 length.

@@ -27,6 +27,8 @@ COLUMNS = [
     {"name": "verdict", "type": "llm_judge", "model_alias": "lm", "output_format": CHOICE,
      "prompt": "{{ prompt }} {{ text }} {{ other }}"},
     {"name": "candidates", "type": "candidates", **ASKS, "samples": 2},
+    {"name": "judged", "type": "llm_judge", "model_alias": "lm", **SCORES,
+     "tournament": {"type": "swiss"}},
     {"name": "reward", "type": "reward_model", "model_alias": "rm", **SCORES},
     {"name": "rubric", "type": "rubric_judge", "model_alias": "lm", **SCORES,
      "scale": [1, 5], "criteria": {"help": "helpful"}},
@@ -98,7 +100,7 @@ def columns_page() -> str:
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe(COLUMNS)))
         loaded = load_recipe(folder / "recipe.yaml", [])
         made = "".join(_made(loaded.recipe))
-        asked = [COLUMNS[4], COLUMNS[5]]
+        asked = [one for one in COLUMNS if one["name"] in ("candidates", "reward")]
         whole = recipe(asked, keep=["answer"], reward="margin", margin_unit="z_score")
         (folder / "recipe.yaml").write_text(yaml.safe_dump(whole))
         run = folder / "run"
@@ -134,11 +136,14 @@ def _made(loaded: Any) -> Iterator[str]:
 
 def _structs() -> list[pa.StructType]:
     one = pa.struct([rows.TURNS])
-    return [rows.CANDIDATE, rows.STRUCTURED_META, rows.JUDGE_META, rows.EXPAND_META, one]
+    metas = [rows.STRUCTURED_META, rows.PANEL_META, rows.TOURNAMENT_META, rows.EXPAND_META]
+    return [rows.CANDIDATE, *metas, one]
 
 
 def _plain(field: pa.Field) -> str:
-    return str(field.type).replace("double", "float64").replace("list<item: string>", "list of string")  # fmt: skip  # noqa: E501
+    if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
+        return f"list of {{{', '.join(part.name for part in field.type.value_type.fields)}}}"
+    return str(field.type).replace("list<item: double>", "list of float64").replace("double", "float64").replace("list<item: string>", "list of string")  # fmt: skip  # noqa: E501
 
 
 if __name__ == "__main__":

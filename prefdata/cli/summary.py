@@ -12,6 +12,7 @@ from rich.table import Table
 from prefdata.cli.terminal import open_console, print_row, printable
 from prefdata.pairs.calibration import tell_calibration
 from prefdata.pairs.prompts import tell_of_prompts
+from prefdata.pairs.verdicts import panels
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import plan_passes
 from prefdata.rows import rows_of
@@ -89,6 +90,8 @@ def _summary(record: dict[str, Any], folder: Path) -> Iterable[tuple[str, str]]:
     yield from ((f"{name} and length", told) for name, told in tell_calibration(record).items())
     for name, counts in record["judges"].items():
         yield from _judged(name, counts)
+    for name, alpha in panels(record).items():
+        yield f"{name}, panel", f"agreement {alpha:.2f} (Krippendorff's alpha; 1 is full)"
     asked = record["requests"]
     made = f"{asked['generated']:,} generated, {asked['scored']:,} scored"
     yield "requests", f"{made}, {asked['replayed']:,} from the journal"
@@ -115,7 +118,7 @@ def _ended(outcomes: dict[str, dict[str, dict[str, int]]]) -> Iterable[tuple[str
                 yield f"{name} by {alias}", told
 
 
-def _judged(name: str, counts: dict[str, int]) -> Iterable[tuple[str, str]]:
+def _judged(name: str, counts: dict[str, float]) -> Iterable[tuple[str, str]]:
     rows, named = counts["rows"], counts["first"] + counts["second"]
     if not rows:
         return
@@ -305,7 +308,8 @@ def _costs(estimate: Estimate | None) -> Iterable[tuple[str, str]]:
         yield "requests", "?"
         return
     hours, prompt = estimate.gpu_hours, estimate.prompt_tokens
-    yield "requests", f"{estimate.requests:,}"
+    bound = "at most " if estimate.is_most else ""
+    yield "requests", f"{bound}{estimate.requests:,}"
     if not estimate.requests:
         return
     yield (

@@ -60,6 +60,10 @@ NESTED = {
     "answer": "`llm_structured`: the whole answer as JSON, where it has keys beyond the schema's",
     "verdicts": "`llm_judge`: the raw answers as JSON, first order first",
     "agreed": "`llm_judge`: whether both orders say the same; null if asked once",
+    "panel": "`llm_judge`: what each judge of a panel says",
+    "errors": "`llm_judge`: standard errors of the scores",
+    "comparisons": "`llm_judge`: each two texts by place, what the first has `won`, for every one "
+    "of the `judges` too, and their raw answers",
     "parent": "`expand`: key of the row with the list",
     "item": "`expand`: place in the list, from 0",
     "items": "`expand`: length of the list",
@@ -103,7 +107,7 @@ def _made_columns(recipe: Recipe) -> dict[str, str]:
     told: dict[str, str] = {}
     for column in recipe.columns:
         aliases = ", ".join(f"`{alias}`" for alias in column.aliases)
-        meaning = column.meaning.format(aliases=aliases, source=f"`{column.source}`")
+        meaning = column.cell.format(aliases=aliases, source=f"`{column.source}`")
         for name in column.makes:
             told[name] = meaning
             if name.endswith(META_SUFFIX):

@@ -50,12 +50,8 @@ class Column(Frozen):
     """Whether it makes several rows of one; then it has a pass to itself."""
     filters: ClassVar[bool] = False
     """Whether it rejects rows, so that nothing is asked for them any more."""
-    asks_in_turns: ClassVar[bool] = False
-    """Whether what it asks of one model may depend on what another has answered."""
     named_by: ClassVar[str] = "name"
     """Key that names the columns made."""
-    inserted: ClassVar[frozenset[str]] = frozenset()
-    """Names that its stage gives its templates besides the row's columns."""
     meaning: ClassVar[str]
     """A cell in words, for the dataset card; may name {aliases} and {source}."""
 
@@ -80,6 +76,11 @@ class Column(Frozen):
     def named(self) -> Sequence[tuple[str, str]]:
         """(key, column) for the columns that it names outside of templates."""
         return ()
+
+    @property
+    def inserted(self) -> frozenset[str]:
+        """Names that its stage gives its templates besides the row's columns."""
+        return frozenset()
 
     @property
     def references(self) -> Iterator[tuple[str, str]]:
@@ -145,6 +146,11 @@ class Column(Frozen):
         """Rows that it makes of one, at most; None where nothing bounds them."""
         return 1
 
+    @property
+    def cell(self) -> str:
+        """`meaning`, of this very column."""
+        return self.meaning
+
     # What it asks.
 
     @property
@@ -160,6 +166,16 @@ class Column(Frozen):
         """Completions or scores that one row asks of models; `columns` are all of the recipe."""
         return int(bool(self.aliases))
 
+    @property
+    def may_ask_less(self) -> bool:
+        """Whether `requests` is the most that it asks: how much depends on the rows."""
+        return False
+
+    @property
+    def asks_in_turns(self) -> bool:
+        """Whether what it asks of one model may depend on what another has answered."""
+        return False
+
     # How it judges, for those that compare two responses.
 
     @property
@@ -170,6 +186,11 @@ class Column(Frozen):
     @property
     def wants_both_orders(self) -> bool:
         """Whether it is to ask in both orders."""
+        return False
+
+    @property
+    def compares_many(self) -> bool:
+        """Whether it compares the texts that it scores with each other."""
         return False
 
     def compared(self, columns: Sequence["Column"]) -> tuple[str, str] | None:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from prefdata.errors import PrefdataError
 from prefdata.recipe.contract import (
+    Aliases,
     Asking,
     Column,
     Problem,
@@ -22,6 +23,14 @@ from prefdata.recipe.contract import (
 )
 from prefdata.recipe.questions import ASKED, own_question, question_of
 from prefdata.recipe.swaps import swap_of
+from prefdata.recipe.tournament import (
+    MOST_LISTED,
+    Panel,
+    Tournament,
+    ranking_schema,
+    read_judge,
+    winner_schema,
+)
 from prefdata.recipe.values import (
     FAILURES_SUFFIX,
     META_SUFFIX,
@@ -39,35 +48,58 @@ def _check_weight(value: float) -> float:
     return value
 
 
+_SHOWN = (frozenset((ASKED, "response_a", "response_b")), frozenset((ASKED, "replies")))
+"""What prompts of tournaments are given: of two texts, or of a list."""
+LISTED = ranking_schema(MOST_LISTED)
+"""The format of a ranking of the longest list; a row's has its own number of letters."""
 Digit = Annotated[int, Field(ge=0, le=9)]
 Weight = Annotated[float, AfterValidator(_check_weight)]
 
 
-RUBRIC = """\
-Below are a conversation and a reply to it.
+def _with_shipped_prompt(value: Any, kinds: tuple[str, ...]) -> Any:
+    """The mapping of a judge with the prompt that its `judge` names, or the first of its kind.
 
-Conversation:
-{{ asked | transcript }}
+    Raises:
+        ValueError: there is no such judge, or the mapping has a prompt of its own, too.
+    """
+    name, own = value.get("judge"), value.get("prompt")
+    if value.get("messages") is not None:
+        own = ""
+    if name is None and own is None:
+        name = f"{kinds[0]}-v1"
+    if not isinstance(name, str):
+        return value
+    try:
+        prompt = read_judge(name, kinds)
+    except PrefdataError as err:
+        raise ValueError(str(err)) from err
+    if own not in (None, prompt):
+        raise ValueError(f"'judge: {name}' is a prompt, and there is another one; keep one of them")
+    return {**value, "judge": name, "prompt": prompt}
 
-Reply:
-{{ response }}
 
-Rate the reply by one criterion alone: {{ criterion }}. {{ description }}
-Answer with a single digit from {{ lowest }} (worst) to {{ highest }} (best)."""
-"""The prompt of a rubric that has none."""
+class LlmJudge(Scored, Prompted):
+    """A verdict as a dict that satisfies a JSON schema, or a score of each of many texts.
 
-
-class LlmJudge(Prompted):
-    """A verdict as a dict that satisfies a JSON schema.
-
-    Where it compares two responses it asks in both orders; verdicts that disagree are a tie.
+    Where it compares two responses it asks in both orders; verdicts that disagree are a tie. With
+    `tournament` it compares the texts of `candidates` or `responses`, two at a time or as a list.
     """
 
     type: Literal["llm_judge"]
-    model_alias: Filled
-    """Who judges."""
+    model_alias: Filled | Aliases
+    """Who judges: an alias, or a list of them, a panel."""
+    panel: Panel | None = None
+    """What the verdicts of several judges make: the `majority` (default), their `mean`, or the
+    `minimum`, so that a text wins as far as the judge says so who says it least.
+    """
+    tournament: Tournament | None = None
+    """How many texts are compared; the column is then a score of each of them, like a reward."""
+    judge: Filled | None = None
+    """A prompt that ships, by its name: `pairwise-v1`, or `listwise-v1`; with a tournament it may
+    be left out.
+    """
     output_format: JsonSchema
-    """The JSON schema of the verdict, an object."""
+    """The JSON schema of the verdict, an object; A, B or tie in a tournament that has none."""
     compare: tuple[str, str] | None = None
     """The two text columns compared; if left out, the two `llm_text` columns that the prompt
     names.
@@ -75,13 +107,46 @@ class LlmJudge(Prompted):
     winner_field: str = "winner"
     """The key of the verdict, whose values are "A" (the first of the two) and "B"."""
     both_orders: bool = True
-    """Ask a second time with the two responses exchanged."""
+    """Ask a second time with the two responses exchanged; otherwise a tournament draws which is
+    shown first.
+    """
     max_retries: Retries = 2
     """Retries, with fresh seeds, of a verdict that does not match the schema, before the row is
     rejected.
     """
 
     meaning = "verdict by {aliases}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_a_tournament(cls, value: Any) -> Any:
+        how = value.get("tournament") if isinstance(value, dict) else None
+        if how is None:
+            return value
+        kind = how.get("type") if isinstance(how, dict) else getattr(how, "type", None)
+        is_list = kind == "listwise"
+        filled = _with_shipped_prompt(value, ("listwise" if is_list else "pairwise",))
+        if is_list and value.get("output_format", LISTED) != LISTED:
+            raise ValueError("a list is ranked in a format of its own; remove 'output_format'")
+        return {"output_format": LISTED if is_list else winner_schema()} | filled
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "LlmJudge":  # of `Scored`, where it may not be left out
+        targets = (self.candidates is not None) + bool(self.responses)
+        if targets != (self.tournament is not None):
+            raise ValueError(
+                "a tournament compares the texts of a column; give 'tournament' and one of "
+                "'candidates' and 'responses', or none of the three"
+            )
+        if self.tournament is not None and self.compare is not None:
+            raise ValueError("a tournament says what is compared; remove 'compare'")
+        if self.tournament is None and self.judge is not None:
+            raise ValueError(
+                f"'judge: {self.judge}' compares candidates; add a tournament, or a prompt"
+            )
+        if self.panel is not None and len(self.aliases) < 2:
+            raise ValueError("a panel has several judges; name them: model_alias: [a, b, c]")
+        return self
 
     @field_validator("compare")
     @classmethod
@@ -92,15 +157,38 @@ class LlmJudge(Prompted):
 
     @property
     def named(self) -> Sequence[tuple[str, str]]:
-        return (*super().named, *(("compare", name) for name in self.compare or ()))
+        reference = self.tournament and self.tournament.reference
+        other = (("tournament.reference", reference),) if reference else ()
+        return (*super().named, *(("compare", name) for name in self.compare or ()), *other)
+
+    @property
+    def inserted(self) -> frozenset[str]:
+        return _SHOWN[self.tournament.type == "listwise"] if self.tournament else frozenset()
+
+    @property
+    def reads_asked(self) -> bool:
+        return self.tournament is not None and ASKED in question_of(self).columns
+
+    @property
+    def cell(self) -> str:
+        if self.tournament is None:
+            return self.meaning
+        how = f"{self.tournament.type}, {self.tournament.score}"
+        told = f"scores from comparisons by {{aliases}} ({how}), in the order of the texts"
+        return _with_prompt(told, self.judge)
+
+    @property
+    def says(self) -> Panel:
+        """What the verdicts of its judges make together."""
+        return self.panel or "majority"
 
     @property
     def makes(self) -> tuple[str, ...]:
         return with_meta(self.name)
 
     @property
-    def answer_schema(self) -> Mapping[str, Any]:
-        return self.output_format
+    def answer_schema(self) -> Mapping[str, Any] | None:
+        return None if self.tournament else self.output_format
 
     @property
     def winner_key(self) -> str:
@@ -108,10 +196,26 @@ class LlmJudge(Prompted):
 
     @property
     def wants_both_orders(self) -> bool:
-        return self.both_orders
+        return self.both_orders and (self.tournament is None or self.tournament.type != "listwise")
+
+    @property
+    def compares_many(self) -> bool:
+        return self.tournament is not None
+
+    @property
+    def asks_in_turns(self) -> bool:
+        is_staged = self.tournament is not None and self.tournament.type in ("swiss", "knockout")
+        return is_staged and len(self.aliases) > 1
+
+    @property
+    def may_ask_less(self) -> bool:
+        return self.tournament is not None
 
     def requests(self, columns: Sequence[Column]) -> int:
-        return 2 if self.swapped(columns) else 1
+        if self.tournament is None:
+            return (2 if self.swapped(columns) else 1) * len(self.aliases)
+        compared = self.tournament.comparisons(self.texts_scored(columns))
+        return compared * len(self.aliases) * (2 if self.wants_both_orders else 1)
 
     def compared(self, columns: Sequence[Column]) -> tuple[str, str] | None:
         """The two responses that it compares, or None if it looks at one row as a whole.
@@ -119,7 +223,7 @@ class LlmJudge(Prompted):
         Without `compare` these are the only two generated texts that its prompt names, in the
         order in which it names them, provided its schema lets `winner_field` be "A" or "B".
         """
-        if self.compare:
+        if self.compare or self.tournament:
             return self.compare
         answers = {name for column in columns for name in column.answers}
         texts = [name for name in question_of(self).mentions if name in answers]
@@ -130,9 +234,19 @@ class LlmJudge(Prompted):
         return {"A", "B"} <= verdicts(self.output_format, self.winner_field)
 
     def problems(self, scope: Scope) -> Iterator[Problem]:
+        yield from super().problems(scope)
         yield from check_is_object(self.output_format)
         yield from check_blindness(self)
         read = question_of(self).columns
+        if self.tournament is not None:
+            yield from self._problems_of_a_tournament(self.tournament, read, scope)
+            return
+        if len(self.aliases) > 1 and not self._names_a_winner:
+            message = (
+                "a panel needs verdicts that can be put together; add 'enum: [A, B]' to "
+                f"{self.winner_field!r} in output_format, or name one alias"
+            )
+            yield Problem(("output_format",), message)
         for number, name in enumerate(self.compare or ()):
             if scope.has(name) and not scope.may_be_text(name):
                 yield Problem(("compare", number), no_text(name))
@@ -143,6 +257,28 @@ class LlmJudge(Prompted):
                 yield Problem(("compare", number), message)
         if self.both_orders:
             yield from self._problems_of_both_orders(scope)
+
+    def _problems_of_a_tournament(
+        self, tournament: Tournament, read: frozenset[str], scope: Scope
+    ) -> Iterator[Problem]:
+        at = ("prompt" if self.messages is None else "messages",)
+        is_list = tournament.type == "listwise"
+        for name in sorted(_SHOWN[is_list] - {ASKED} - read):
+            message = f"the prompt does not show what is compared; add {name!r} to it"
+            yield Problem(at, message)
+        if not is_list and not self._names_a_winner:
+            message = f"the schema does not allow A and B as values of {self.winner_field!r}"
+            yield Problem(("output_format",), f"{message}; add 'enum: [A, B, tie]' to that key")
+        other = tournament.reference
+        if other and scope.has(other) and not scope.may_be_text(other):
+            yield Problem(("tournament", "reference"), no_text(other))
+        known = all(scope.has(name) for _, name in self.targets)
+        if is_list and known and (count := self.texts_scored(scope.columns)) > MOST_LISTED:
+            yield Problem(
+                ("tournament", "type"),
+                f"a list of {count} texts is too long to be ranked in one answer, since models "
+                f"overlook its middle; rank {MOST_LISTED} at most, or write type: swiss",
+            )
 
     def _problems_of_both_orders(self, scope: Scope) -> Iterator[Problem]:
         if not self._names_a_winner:
@@ -225,19 +361,21 @@ class RubricJudge(Scored, Prompted):
     """Lowest and highest rating; every rating between them must be one token of the model."""
     weights: dict[str, Weight] | None = None
     """Weights of the criteria; equal if left out."""
+    judge: Filled | None = None
+    """The name of a prompt that ships; `pointwise-v1` where the column has none of its own."""
     max_retries: Retries = 2
     """Retries of a rating that is no digit of the scale, before the row is rejected."""
 
-    inserted = frozenset((ASKED, "response", "criterion", "description", "lowest", "highest"))
     meaning = "scores by {aliases} on the rubric's scale, in the order of the texts"
 
     @model_validator(mode="before")
     @classmethod
     def _default_prompt(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        is_bare = value.get("prompt") is None and value.get("messages") is None
-        return {**value, "prompt": RUBRIC} if is_bare else value
+        return _with_shipped_prompt(value, ("pointwise",)) if isinstance(value, dict) else value
+
+    @property
+    def inserted(self) -> frozenset[str]:
+        return frozenset((ASKED, "response", "criterion", "description", "lowest", "highest"))
 
     @property
     def reads_asked(self) -> bool:
@@ -260,6 +398,10 @@ class RubricJudge(Scored, Prompted):
         if self.weights is not None and sum(self.weights.values()) <= 0:
             raise ValueError("the weights sum to 0 or less; their sum must be positive")
         return self
+
+    @property
+    def cell(self) -> str:
+        return _with_prompt(self.meaning, self.judge)
 
     @property
     def makes(self) -> tuple[str, ...]:
@@ -334,6 +476,11 @@ class Verifier(Scored, Asking):
     @property
     def needs_asked(self) -> bool:
         return False
+
+
+def _with_prompt(cell: str, name: str | None) -> str:
+    """A cell in words, with the name of the prompt where that ships."""
+    return cell if name is None else f"{cell}, asked with the prompt `{name}`"
 
 
 def verdicts(schema: Mapping[str, Any], key: str) -> set[str]:

@@ -27,7 +27,6 @@ class Stage(Column):
     `str` with the stage's name if left out.
     """
 
-    asks_in_turns: ClassVar[bool] = True
     meaning = "made by a Python function"
 
     @model_validator(mode="after")
@@ -71,6 +70,10 @@ class Stage(Column):
 
     def role_of(self, alias: str) -> Role:
         return "reward" if alias in (self.reward_alias or ()) else "text"
+
+    @property
+    def asks_in_turns(self) -> bool:
+        return True
 
     def requests(self, columns: Sequence[Column]) -> int:
         """One of each model: how many it asks is known to the function alone."""

@@ -1,6 +1,7 @@
 """The panels about what pairs prefer: margins, writers, lengths, places."""
 
 from prefdata.pairs.calibration import tell_calibration
+from prefdata.pairs.verdicts import panels
 from prefdata.report.cells import Cell, Chart, Numbers, Table, histogram, label, number, percent
 from prefdata.report.sides import RATIO_EDGES, UNKNOWN
 from prefdata.report.spreads import wilson
@@ -103,9 +104,14 @@ def _ratio_names() -> list[str]:
 def judges_cell(run: Numbers) -> Cell:
     """Agreement and position bias of judges that are asked in both orders."""
     judged = {name: counts for name, counts in run.record["judges"].items() if counts["rows"]}
+    told = [
+        f"{name}: its judges agree to {alpha:.2f} (Krippendorff's alpha, 1 is full agreement)."
+        for name, alpha in panels(run.record).items()
+    ]
     if not judged:
-        return Cell("No judge of this run compares two responses in both orders.", is_empty=True)
-    told, rows = [], []
+        none = "No judge of this run compares two responses in both orders."
+        return Cell(" ".join([none, *told]), is_empty=not told)
+    rows = []
     shares: list[list[float]] = [[], [], []]
     for name, counts in judged.items():
         agreed, ties = counts["agreed"] / counts["rows"], counts["ties"] / counts["rows"]
@@ -113,8 +119,8 @@ def judges_cell(run: Numbers) -> Cell:
         named = places[0] + places[1]
         first, low, high = wilson(places[0], named)
         told.append(
-            f"{name}: both orders agree in {percent(agreed)} of {counts['rows']:,} rows; of the "
-            f"verdicts that name a response, {percent(first)} name the one shown first "
+            f"{name}: both orders agree in {percent(agreed)} of {counts['rows']:,} comparisons; "
+            f"of the verdicts that name a response, {percent(first)} name the one shown first "
             f"({percent(0.5)} is fair)."
         )
         for series, place in zip(shares, places, strict=True):
@@ -130,5 +136,5 @@ def judges_cell(run: Numbers) -> Cell:
         list(zip(("names the first", "names the second", "neither"), shares, strict=True)),
         "% of verdicts", "", marks=[(50.0, "fair")], is_percent=True,
     )  # fmt: skip
-    heads = ("judge", "rows", "orders agree", "ties", "first", "second", "neither", "95% for first")  # fmt: skip  # noqa: E501
+    heads = ("judge", "comparisons", "orders agree", "ties", "first", "second", "neither", "95% for first")  # fmt: skip  # noqa: E501
     return Cell(" ".join(told), [chart], [("Numbers", Table(heads, rows))])

@@ -41,6 +41,7 @@ class Estimate:
     """One pass. Completion tokens are upper bounds: every text as long as max_tokens.
 
     Attributes:
+        is_most: whether a row may need fewer requests.
         prompt_tokens: None where a prompt needs a column that only the run makes, or a tokenizer
             that is not on this machine.
         parameters: of the largest checkpoint, those that a token passes through; None where its
@@ -51,6 +52,7 @@ class Estimate:
     prompt_tokens: int | None
     completion_tokens: int
     parameters: int | None
+    is_most: bool = False
 
     @property
     def gpu_hours(self) -> float | None:
@@ -99,7 +101,9 @@ def estimate_pass(
     known = [_parameters(model, paths[model.alias]) for model in local]
     sizes = [size for size in known if size is not None]
     parameters = max(sizes) if sizes else None
-    return Estimate(requests, None if prompt is None else round(prompt), completion, parameters)
+    is_most = any(column.may_ask_less for column in step.columns)
+    tokens = None if prompt is None else round(prompt)
+    return Estimate(requests, tokens, completion, parameters, is_most)
 
 
 def _parameters(model: Model, path: str) -> int | None:

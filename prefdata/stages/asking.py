@@ -170,8 +170,12 @@ async def ask_until(
     retries: int,
     *,
     tools: ToolList = (),
+    numbers: Sequence[int] | None = None,
 ) -> list[Said[Value]]:
     """Ask every chat; what `read` refuses is asked again with a fresh seed, `retries` times.
+
+    Args:
+        numbers: of the chats, from which their seeds derive; 0, 1, 2 where left out.
 
     Raises:
         RowError: from `read` or of a failure, for the last attempt.
@@ -180,7 +184,10 @@ async def ask_until(
     spent = {number: (0, 0) for number in range(len(chats))}
     for retry in range(retries + 1):
         left = [number for number in spent if number not in found]
-        requests = [asker.request(row_id, chats[n], n, retry, tools=tools) for n in left]
+        requests = [
+            asker.request(row_id, chats[n], numbers[n] if numbers else n, retry, tools=tools)
+            for n in left
+        ]
         made = await outcomes(asker.engine, requests)
         for number, request, outcome in zip(left, requests, made, strict=True):
             if isinstance(outcome, Failure):

@@ -14,7 +14,7 @@ from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, Row
 from prefdata.stages.asked import Asked
 from prefdata.stages.asking import Asker, Tools, ask_until
-from prefdata.stages.judge import blinded
+from prefdata.stages.blind import blinded
 from prefdata.stages.scores import as_column, readable_texts, scorable, score_fields
 from prefdata.stages.stage import Stage
 
