@@ -174,8 +174,7 @@ async def ask_until(
 ) -> list[Said[Value]]:
     """Ask every chat; what `read` refuses is asked again with a fresh seed, `retries` times.
 
-    Args:
-        numbers: of the chats, from which their seeds derive; 0, 1, 2 where left out.
+    The chats' seeds derive from `numbers`, which are 0, 1, 2 where left out.
 
     Raises:
         RowError: from `read` or of a failure, for the last attempt.
