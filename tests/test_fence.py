@@ -7,16 +7,14 @@ import sys
 
 import moments
 import pytest
-from conftest import QUICKSTART, ROOT, hear_ctrl_c
+from conftest import ROOT, hear_ctrl_c
+from gated import make_recipe
 from waiting import PATIENCE, wait_until, wait_until_stopped
 
 from prefdata.errors import PrefdataError
 from prefdata.storage.disk import hold
 from prefdata.storage.fence import Attempt, fence, read_attempt
 from prefdata.storage.folders import read_rows
-
-RECIPE = QUICKSTART / "recipe.yaml"
-
 
 NO_LOCKS = """
 import errno, fcntl, os
@@ -31,41 +29,52 @@ moments.main()
 """
 
 
-def start(out, *more, program=(sys.executable, "-m", "prefdata")):
-    command = [*program, "build", RECIPE, "num_records=600",
-               "columns.0.samples=1", "--out", out, "--shard", "0/2", *more]  # fmt: skip
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    return make_recipe(tmp_path_factory.mktemp("recipe"))
+
+
+def shard_of(tmp_path):
+    return tmp_path / "run-rehearsal" / "shards" / "00000-of-00002"
+
+
+def start(recipe, tmp_path, *more, program=(sys.executable, "-m", "prefdata"), gate=""):
+    command = [*program, "build", recipe, "num_records=600", "columns.0.samples=1",
+               "--rehearse", "--out", tmp_path / "run", "--shard", "0/2", *more]  # fmt: skip
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        preexec_fn=hear_ctrl_c, env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+        preexec_fn=hear_ctrl_c, env=os.environ | {"PYTHONPATH": str(ROOT / "tests"), "GATE": gate},
     )  # fmt: skip
 
 
-def start_and_stop(out, *more, program=None):
+def start_and_stop(recipe, tmp_path, *more, program=None, gate=""):
     """A task that has stopped itself in the middle of its first answer."""
-    watched = moments.command(out / "shards" / "00000-of-00002", signal.SIGSTOP, "journal text")
-    process = start(out, *more, program=[*(program or watched[:2]), *watched[2:]])
+    watched = moments.command(shard_of(tmp_path), signal.SIGSTOP, "journal text")
+    program = [*(program or watched[:2]), *watched[2:]]
+    process = start(recipe, tmp_path, *more, program=program, gate=gate)
     wait_until_stopped(process)
     return process
 
 
-def scored(out):
-    (last,) = (out / "shards" / "00000-of-00002" / "stages").glob("1-*[0-9a-f]")
+def scored(tmp_path):
+    (last,) = (shard_of(tmp_path) / "stages").glob("1-*[0-9a-f]")
     return list(read_rows(last))
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(recipe, tmp_path_factory):
     """The scored rows of a shard that nothing has disturbed."""
     out = tmp_path_factory.mktemp("alone")
-    assert start(out).wait() == 0
+    assert start(recipe, out).wait() == 0
     return scored(out)
 
 
 @pytest.mark.slow
-def test_a_later_attempt_ends_an_earlier_one_and_makes_the_same_rows(alone, tmp_path):
-    first = start_and_stop(tmp_path, "--attempt", "1.0")
-    second = start(tmp_path, "--attempt", "1.1")
-    name = tmp_path / "shards" / "00000-of-00002" / "attempt"
+def test_a_later_attempt_ends_an_earlier_one_and_makes_the_same_rows(recipe, alone, tmp_path):
+    closed = str(tmp_path / "closed")  # so that it has not come to its end before it looks
+    first = start_and_stop(recipe, tmp_path, "--attempt", "1.0", gate=closed)
+    second = start(recipe, tmp_path, "--attempt", "1.1")
+    name = shard_of(tmp_path) / "attempt"
     wait_until(lambda: name.read_text() == "1.1", second)
     first.send_signal(signal.SIGCONT)
     # on a machine that is busy it may be ended by the alarm of a signal's ten seconds
@@ -76,9 +85,9 @@ def test_a_later_attempt_ends_an_earlier_one_and_makes_the_same_rows(alone, tmp_
 
 
 @pytest.mark.slow
-def test_a_second_task_on_a_shard_sees_that_it_is_taken_and_stops(alone, tmp_path):
-    first = start_and_stop(tmp_path)
-    second = start(tmp_path)
+def test_a_second_task_on_a_shard_sees_that_it_is_taken_and_stops(recipe, alone, tmp_path):
+    first = start_and_stop(recipe, tmp_path)
+    second = start(recipe, tmp_path)
     assert second.wait(PATIENCE) == 2
     assert f"process {first.pid} on " in (told := second.stderr.read())
     assert "is writing there; wait for its end" in told
@@ -88,13 +97,16 @@ def test_a_second_task_on_a_shard_sees_that_it_is_taken_and_stops(alone, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_tasks_on_a_shard_do_no_harm_where_the_file_system_has_no_locks(alone, tmp_path):
-    both = [start_and_stop(tmp_path, program=(sys.executable, "-c", NO_LOCKS)) for _ in range(2)]
+def test_two_tasks_on_a_shard_do_no_harm_where_the_file_system_has_no_locks(
+    recipe, alone, tmp_path
+):
+    program = (sys.executable, "-c", NO_LOCKS)
+    both = [start_and_stop(recipe, tmp_path, program=program) for _ in range(2)]
     for one in both:
         one.send_signal(signal.SIGCONT)
     assert [one.wait(PATIENCE) for one in both] == [0, 0]
     assert scored(tmp_path) == alone
-    assert len(list((tmp_path / "shards" / "00000-of-00002" / "journal").iterdir())) == 2
+    assert len(list((shard_of(tmp_path) / "journal").iterdir())) == 2
 
 
 def test_an_attempt_alone_is_left_alone(tmp_path):
