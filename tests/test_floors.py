@@ -24,7 +24,7 @@ ONLY_IN = {
     "huggingface_hub": {"hub", "train"},
     "nemo_microservices": {"train"},
     "multiprocessing": {"workers", "stages"},
-    "subprocess": {"workers", "stages", "slurm"},
+    "subprocess": {"workers", "stages", "slurm", "train"},
     "omegaconf": {"recipe"},
 }
 """Libraries that one place owns."""

@@ -11,7 +11,7 @@ from prefdata.cli.program import with_verbosity
 from prefdata.cli.results import export, inspect, pairs, report
 from prefdata.cli.runs import build, merge, plan
 from prefdata.cli.start import check, init, quickstart, schema
-from prefdata.cli.training import train
+from prefdata.cli.training import rounds, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +33,7 @@ COMMANDS = (
     report,
     inspect,
     train,
+    rounds,
 )
 for command in COMMANDS:
     app.command()(with_verbosity(command))

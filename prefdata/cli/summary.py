@@ -170,8 +170,9 @@ def _print_table(folder: Path, lines: Iterable[tuple[str, str]]) -> None:
 def _trained(result: dict[str, Any]) -> Iterable[tuple[str, str]]:
     training, pairs = result["training"], result["pairs"]
     yield "pairs", ", ".join(f"{count:,} {split}" for split, count in pairs.items())
-    yield "steps", f"{training['steps']:,} in {training['seconds']:.1f} s"
-    yield "loss", f"{training['loss']:.4f}"
+    if "steps" in training:  # a command of the user's tells of none
+        yield "steps", f"{training['steps']:,} in {training['seconds']:.1f} s"
+        yield "loss", f"{training['loss']:.4f}"
     if (right := training.get("eval_rewards/accuracies")) is not None:
         yield (
             "test pairs",

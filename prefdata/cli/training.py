@@ -1,4 +1,4 @@
-"""`train`: on a run's pairs, here or as a job."""
+"""`train` and `rounds`: on a run's pairs, here or as a job."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from prefdata.cli.program import Run, exit_codes, run_of, say, tell_stale
+from prefdata.cli.program import (
+    Overrides,
+    RecipeFile,
+    Run,
+    exit_codes,
+    load,
+    run_of,
+    say,
+    tell_stale,
+)
 from prefdata.errors import PrefdataError
 
 
@@ -67,6 +76,39 @@ def train(
             chosen = load_settings(TrlSettings, settings, overrides or ())
             print_training(train_trl(run, chosen, folder, force=force, say=say), folder)
         tell_stale(run)
+
+
+def rounds(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option("--rounds", min=1, help="Rounds, at most.")] = 3,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the rounds; <output_dir>-rounds by default.")
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="YAML file with settings of the training.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="As for build.")] = None,
+    min_gain: Annotated[
+        float,
+        typer.Option(help="A round that gains no more is the last; a share of right answers."),
+    ] = 0.0,
+) -> None:
+    """Policy, pairs, training, the next policy: again and again; run again, it goes on."""
+    with exit_codes():
+        loaded = load(recipe, overrides, None)
+        from prefdata.train.rounds import run_rounds
+
+        folder = out or Path(f"{loaded.recipe.output_dir}-rounds")
+        made = run_rounds(
+            loaded, recipe, overrides or (), folder, count=count, settings=settings,
+            options=() if gpus is None else ("--gpus", str(gpus)), min_gain=min_gain, say=say,
+        )  # fmt: skip
+        for one in made:
+            told = [f"{name} {before:.1%} -> {after:.1%}" for name, before, after in one.scores]
+            pairs = sum(one.record["pairs"].values())
+            print(f"round {one.number}: {pairs:,} pairs, {', '.join(told) or 'not evaluated'}")
+        print(f"side by side: {folder / 'index.html'}")
 
 
 def _train_on_customizer(

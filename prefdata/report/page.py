@@ -267,7 +267,10 @@ def _page(
     candidates: Sequence[Candidates | None],
 ) -> Iterable[str]:
     """The page in pieces, so that it is never in memory as a whole."""
-    style, scripts = Markup(_read("report.css")), [Markup(_read(name)) for name in SCRIPTS]
+    style, scripts = (
+        Markup(read_template("report.css")),
+        [Markup(read_template(name)) for name in SCRIPTS],
+    )
     data = {
         "charts": [[cell.charts for cell in panel.cells] for panel in panels],
         "runs": [
@@ -299,7 +302,7 @@ def _page(
         data=embed(data),
         style=style,
         scripts=scripts,
-        licences=[_read(name) for name in LICENCES],
+        licences=[read_template(name) for name in LICENCES],
         policy=_policy(style, scripts),
         version=version("prefdata"),
     )
@@ -327,7 +330,8 @@ def _date(record: Mapping[str, Any]) -> str:
     return f"{datetime.fromtimestamp(started, UTC):%Y-%m-%d %H:%M} UTC" if started else ""
 
 
-def _read(name: str) -> str:
+def read_template(name: str) -> str:
+    """A file of the page's templates, without a line that names a source map."""
     text = files("prefdata.report").joinpath("templates", name).read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("//# sourceMappingURL=")]
     return "\n".join(lines)

@@ -1,9 +1,10 @@
 """`prefdata train --backend trl`: DPO on this machine, and how much better the model is for it."""
 
 import os
+import shlex
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,12 +21,13 @@ from prefdata.rows import Row
 from prefdata.run.finished import FinishedRun, find_policy, open_run
 from prefdata.run.stale import check_training
 from prefdata.storage.disk import disk_errors, hold, publish, temporary_name, write_text
+from prefdata.train.children import fill_in, run_child
 from prefdata.train.evaluation import evaluate, held_out_rows, verifiers_of
 from prefdata.train.trl_settings import TrlSettings
 
 Say = Callable[[str], None]
 Result = dict[str, Any]
-MADE = ("checkpoints", "model", "adapter")
+MADE = ("checkpoints", "command", "model", "adapter")
 
 
 def train_trl(
@@ -40,6 +42,7 @@ def train_trl(
         PrefdataError: TRL is not installed, or run, model or settings cannot serve.
     """
     _check(settings)
+    environment = dict(os.environ)
     _take_one_gpu()
     finished = open_run(run)
     _check_place(out)
@@ -57,7 +60,7 @@ def train_trl(
             result["before"] = _judge(finished, model, rows, settings, say)
             _save(out, result)
         if "training" not in result:
-            result["training"] = _train(model, settings, data, out, say)
+            result["training"] = _train(model, settings, data, out, environment, say)
             _save(out, result)
         if rows:
             trained = model.model_copy(update={"model": str(out / "model"), "revision": None})
@@ -88,6 +91,8 @@ def _take_one_gpu() -> None:
 
 
 def _check(settings: TrlSettings) -> None:
+    if settings.command is not None:
+        return
     for package in ("trl", *(("peft",) if settings.lora else ())):
         if find_spec(package) is None:
             raise PrefdataError(
@@ -206,8 +211,38 @@ def _judge(
     return found
 
 
-def _train(model: Model, settings: TrlSettings, data: Export, out: Path, say: Say) -> Result:
+def _run(
+    line: str, model: Model, data: Export, out: Path, environment: Mapping[str, str]
+) -> Result:
+    """Let a command of the user's train; what it left half done stays for it to go on with."""
+    start, place = time.monotonic(), out / "command"
+    place.mkdir(exist_ok=True)
+    words = fill_in(line, {"pairs": data.train, "model": model.model, "out": place})
+    if code := run_child(words, environment):
+        raise PrefdataError(
+            f"the command of the training ended with exit code {code}, for what it says above: "
+            f"{shlex.join(words)}"
+        )
+    if not (place / "config.json").is_file():
+        raise PrefdataError(
+            f"{place}: the command of the training ended well, but left no model there (no "
+            "config.json); let it write into {out}"
+        )
+    publish(place, out / "model")
+    return {"seconds": time.monotonic() - start}
+
+
+def _train(
+    model: Model,
+    settings: TrlSettings,
+    data: Export,
+    out: Path,
+    environment: Mapping[str, str],
+    say: Say,
+) -> Result:
     """Train, write `model/`, and return what TRL measured."""
+    if settings.command is not None:
+        return _run(settings.command, model, data, out, environment)
     from prefdata.train import dpo
 
     start = time.monotonic()

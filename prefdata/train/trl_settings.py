@@ -74,7 +74,20 @@ class TrlSettings(SettingsModel):
     """Steps between checkpoints from which a killed run goes on; each epoch where left out."""
     arguments: dict[str, Any] = {}
     """Further arguments of TRL's `DPOConfig`."""
+    command: Filled | None = None
+    """Trains in the place of TRL, on as many GPUs or machines as it likes: a command line as in
+    `torchrun train.py {pairs} {model} {out}`, which gets the pairs (TRL's JSON lines), the model to
+    start from, and the folder to leave the trained one in. Of the other settings it sees none."""
     evaluation: Evaluation = Evaluation()
+
+    @field_validator("command")
+    @classmethod
+    def _reads_pairs_and_writes(cls, value: str | None) -> str | None:
+        if missing := [name for name in ("{pairs}", "{out}") if value and name not in value]:
+            raise ValueError(
+                f"{missing[0]} is missing; the command reads {{pairs}}, writes {{out}}"
+            )
+        return value
 
     @field_validator("loss_type", mode="before")
     @classmethod

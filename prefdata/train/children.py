@@ -1,0 +1,47 @@
+"""Commands that a training runs as processes of their own. Knows no training."""
+
+import ctypes
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from prefdata.errors import PrefdataError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def run_child(words: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """Run a command and return its exit code; it ends with this process, however that ends.
+
+    What it prints goes to stderr.
+
+    Raises:
+        PrefdataError: there is no such command.
+    """
+    try:
+        child = subprocess.Popen(
+            words, stdout=sys.stderr, env=environment, preexec_fn=_end_with_the_parent
+        )
+    except OSError as err:
+        raise PrefdataError(f"{words[0]!r} cannot be run: {err}; mend the command") from err
+    try:
+        return child.wait()
+    except BaseException:  # Ctrl-C, which it hears too
+        child.terminate()
+        child.wait()
+        raise
+
+
+def fill_in(line: str, places: Mapping[str, object]) -> list[str]:
+    """The words of a command line as a shell reads them, `{name}` filled in."""
+    words = shlex.split(line)
+    for name, value in places.items():
+        words = [word.replace(f"{{{name}}}", str(value)) for word in words]
+    return words
+
+
+def _end_with_the_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
