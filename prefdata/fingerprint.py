@@ -47,8 +47,11 @@ LATER = frozenset(
     (
         "max_length_advantage", "chosen", "rejected", "one_side", "keep_fraction", "select_by",
         "select_group", "combine", "calibrate_length", "margin", "models_per_row", "always",
-        "llm_structured.tools", "pick", "verifier.per",
-        "tournament", "panel", "llm_judge.candidates", "llm_judge.responses",
+        "llm_structured.tools", "pick", "verifier.per", "skip_when", "filter.candidates",
+        "filter.column", "filter.expression", "filter.verifier", "filter.refusals",
+        "filter.languages", "filter.repetition", "filter.special_tokens", "filter.tokens",
+        "filter.decontaminate", "tournament", "panel", "llm_judge.candidates",
+        "llm_judge.responses",
     )
 )  # fmt: skip
 """Fields that came when runs lay on disks already: one at its default enters no identity, so that

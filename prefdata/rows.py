@@ -79,6 +79,9 @@ EXPAND_META = pa.struct({"parent": pa.string(), "item": pa.int32(), "items": pa.
 length.
 """
 
+LEFT_OUT = pa.struct({"reason": pa.string(), "detail": pa.string()})
+"""Why a filter leaves out a candidate."""
+
 ENDS = ("stop", "tool_calls")
 """Finish reasons of a text that came to its end."""
 
@@ -126,6 +129,24 @@ def reject(
         "source": source,
         "row": orjson.dumps({k: v for k, v in row.items() if k != ID}, default=str).decode(),
     }
+
+
+def mark_filtered(row: Row, filters: Iterable[tuple[str, str]]) -> Row:
+    """The row, in which the finish reason of a candidate that a filter left out is why.
+
+    Args:
+        row: of any step.
+        filters: (candidates, filter); a column that is not there, or null, leaves out nothing.
+    """
+    marked = dict(row)
+    for name, reasons in filters:
+        told = row.get(reasons)
+        if told and marked.get(name):
+            marked[name] = [
+                one if why is None else one | {"finish_reason": why["reason"]}
+                for one, why in zip(marked[name], told, strict=True)
+            ]
+    return marked
 
 
 def is_blank(text: str) -> bool:

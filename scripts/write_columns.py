@@ -40,6 +40,7 @@ COLUMNS = [
     {"name": "own", "type": "stage", "function": "own:stage",
      "returns": {"draft": "str", "gain": "float"}},
     {"name": "kept", "type": "filter", "function": "own:keep"},
+    {"name": "fine", "type": "filter", "refusals": True, **SCORES, "skip_when": "{{ length > 9 }}"},
 ]  # fmt: skip
 OWN = "async def stage(row, ask): ...\ndef keep(row): ...\n"
 HEAD = """\
@@ -137,7 +138,7 @@ def _made(loaded: Any) -> Iterator[str]:
 def _structs() -> list[pa.StructType]:
     one = pa.struct([rows.TURNS])
     metas = [rows.STRUCTURED_META, rows.PANEL_META, rows.TOURNAMENT_META, rows.EXPAND_META]
-    return [rows.CANDIDATE, *metas, one]
+    return [rows.CANDIDATE, *metas, one, rows.LEFT_OUT]
 
 
 def _plain(field: pa.Field) -> str:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prefdata.errors import PrefdataError
-from prefdata.pairs.near import NEAR_DUPLICATE_JACCARD, shingles
 from prefdata.pairs.selection import VERDICTS, PairFacts, select
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
+from prefdata.stages.near import NEAR_DUPLICATE_JACCARD, shingles
 
 STORY = "Write a short story about an old lighthouse keeper who finds a message in a bottle"
 

@@ -77,6 +77,8 @@ def _summary(record: dict[str, Any], folder: Path) -> Iterable[tuple[str, str]]:
     yield from (
         (f"left out, {reason}", f"{count:,}") for reason, count in sorted(record["drops"].items())
     )
+    for name, count in record.get("skipped", {}).items():
+        yield f"{name}, skipped", f"{count:,} rows, which ask nothing"
     yield from _ended(record.get("outcomes", {}))
     for reason, detail in record.get("failures", {}).items():
         yield f"first {reason}", _shortened(detail)
@@ -260,6 +262,10 @@ def print_plan(
         )
         console.print(f"pass {number}: {columns}", style="bold", markup=False)
         console.print(f"  loads        {', '.join(loads) or 'nothing'}", markup=False)
+        for column in step.columns:
+            if column.skip_when is not None:
+                told = f"  skips        {column.name}: nothing is asked where {column.skip_when}"
+                console.print(told, markup=False)
         if asks:
             console.print(f"  asks         {', '.join(asks)}", markup=False)
         estimate = None if rows is None else estimate_pass(step, recipe, rows, sample, paths)

@@ -195,3 +195,36 @@ def count_tokens(path: str, chats: Sequence[Chat]) -> list[int]:
     plain: Any = [[dict(message) for message in chat] for chat in chats]
     rendered: Any = tokenizer.apply_chat_template(plain, add_generation_prompt=True, tokenize=True)
     return [len(ids) for ids in rendered["input_ids"]]
+
+
+class TokenCounter:
+    """The tokenizer of a checkpoint, for texts that are no chats.
+
+    Attributes:
+        special: its special tokens.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Load it from a folder or the Hub.
+
+        Raises:
+            PrefdataError: there is none.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError) as err:
+            raise PrefdataError(
+                f"model {path!r} has no tokenizer that can be loaded: {err}"
+            ) from err
+        self.special: tuple[str, ...] = tuple(map(str, self._tokenizer.all_special_tokens))
+
+    @staticmethod
+    def is_there(path: str) -> bool:
+        """Whether a folder on this machine has one."""
+        return (Path(path) / "tokenizer_config.json").is_file()
+
+    def count(self, text: str) -> int:
+        """Tokens of a text, none of them added."""
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])

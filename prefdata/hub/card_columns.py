@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from prefdata.recipe.mix import SOURCE, Mix
 from prefdata.recipe.schema import Recipe
-from prefdata.recipe.values import FAILURES_SUFFIX, META_SUFFIX
+from prefdata.recipe.values import FAILURES_SUFFIX, META_SUFFIX, SKIPPED_SUFFIX
 from prefdata.rows import is_json
 
 _SIDES = {
@@ -67,6 +67,8 @@ NESTED = {
     "parent": "`expand`: key of the row with the list",
     "item": "`expand`: place in the list, from 0",
     "items": "`expand`: length of the list",
+    "reason": "`filter`: a short word for why a candidate is left out",
+    "detail": "`filter`: the reason in a sentence",
 }
 """What the parts of candidates and of `…__meta` mean."""
 _REJECTS = {
@@ -108,6 +110,9 @@ def _made_columns(recipe: Recipe) -> dict[str, str]:
     for column in recipe.columns:
         aliases = ", ".join(f"`{alias}`" for alias in column.aliases)
         meaning = column.cell.format(aliases=aliases, source=f"`{column.source}`")
+        if column.skip_when is not None:
+            skipped = column.name + SKIPPED_SUFFIX
+            told[skipped] = f"why `{column.name}` asked nothing; null where it did"
         for name in column.makes:
             told[name] = meaning
             if name.endswith(META_SUFFIX):

@@ -73,7 +73,7 @@ def _turned(score: float | None, rule: DpoPreference | PreferencePairs) -> float
 def _described(row: Row, rule: PreferencePairs, scores: Sequence[str]) -> Iterator[Row]:
     """Text, provenance and scores of every candidate of a row."""
     if rule.candidates:
-        for number, one in enumerate(row[rule.candidates]):
+        for number, one in enumerate(row[rule.candidates] or ()):
             rated = {name: row[name][number] for name in scores}
             yield one | {"scores": rated, "row": row, "column": rule.candidates}
         return

@@ -6,7 +6,7 @@ keeps what `select` kept. Every row that goes in comes out in a pair or in a rej
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,17 +28,18 @@ from prefdata.pairs.files import (
 )
 from prefdata.pairs.groups import read_groups
 from prefdata.pairs.pair import Pair, said
-from prefdata.pairs.picking import Pick, Picked, pick_by_verdict, pick_pairs
+from prefdata.pairs.picking import SKIPPED, Pick, Picked, pick_by_verdict, pick_pairs
 from prefdata.pairs.prompts import PairPrompts
 from prefdata.pairs.selection import PairFacts, select
 from prefdata.pairs.tools import PairTools
 from prefdata.recipe.chats import Roles
+from prefdata.recipe.filters import filters_before
 from prefdata.recipe.mix import SOURCE
 from prefdata.recipe.pair_rules import SetRules
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
-from prefdata.recipe.reads import projected
+from prefdata.recipe.reads import all_columns, projected
 from prefdata.recipe.schema import Recipe
-from prefdata.rows import ID, REJECTS, TURNS, Row, is_json, reject
+from prefdata.rows import ID, REJECTS, TURNS, Row, is_json, mark_filtered, reject
 from prefdata.seeds.identity import prompt_identity, says_nothing, words_of
 from prefdata.stages.functions import Functions
 from prefdata.storage.disk import temporary_name
@@ -103,7 +104,8 @@ def choose_pairs(
     fits = fit_lengths(scored, rule) if isinstance(rule, PreferencePairs) else {}
     pick = rule.pick if isinstance(rule, PreferencePairs) else None
     own = (functions or Functions()).find(pick, "output_projection.pick") if pick else None
-    picking = _Picking(scored, rule, scores, seed, prompts, tools, fits, own)
+    filters = filters_before(None, all_columns(recipe)) if recipe else []
+    picking = _Picking(scored, rule, scores, seed, prompts, tools, fits, own, filters)
     try:
         schema = pair_schema(read_schema(scored), rule, scores, prompts, tools)
         with RowsWriter(picks, schema) as writer:
@@ -146,12 +148,13 @@ class _Picking:
         tools: PairTools,
         fits: Mapping[str, LengthFit],
         own: Pick | None = None,
+        filters: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._fits = fits
         self._scored, self._rule, self._scores, self._seed = scored, rule, scores, seed
         self._prompts, self._tools = prompts, tools
         self.drops: Counter[str] = Counter()
-        self._own = own
+        self._own, self._filters = own, filters
 
     def facts(self, picks: RowsWriter, rejects: RowsWriter) -> Iterator[PairFacts]:
         """Facts of every pair, in the order in which the pairs are written to `picks`."""
@@ -173,10 +176,10 @@ class _Picking:
 
     def _groups(self) -> Iterator[list[Row]]:
         group_by = getattr(self._rule, "group_by", None)
-        if group_by is None:
-            yield from ([row] for row in read_rows(self._scored))
-            return
-        yield from read_groups(self._scored, group_by, self._rule.prompt_field)
+        groups: Iterable[list[Row]] = ([row] for row in read_rows(self._scored))
+        if group_by is not None:
+            groups = read_groups(self._scored, group_by, self._rule.prompt_field)
+        yield from ([mark_filtered(row, self._filters) for row in rows] for rows in groups)
 
     def _pick(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         """Pairs of one group, and a reject for every row that gets none of its own."""
@@ -243,6 +246,8 @@ class _Picking:
             a, b, sides = responses_of(members[0], self._rule, self._scores)
             verdict = members[0][self._rule.judge_field]
             winner = verdict.get(self._rule.winner_field) if isinstance(verdict, dict) else verdict
+            if verdict is None:  # the judge is skipped: the reward decides, where it decides ties
+                winner = "tie" if self._rule.ties == "reward" else SKIPPED
             return pick_by_verdict(a, b, winner, self._rule, seed=seed), sides
         candidates, sides = candidates_of(members, self._rule, self._scores, self._fits)
         margin = members[0].get(self._rule.margin or "")

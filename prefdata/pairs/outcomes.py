@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from prefdata.recipe.mix import OutputProjection
 from prefdata.recipe.reads import texts_of_rule
-from prefdata.recipe.values import META_SUFFIX
+from prefdata.recipe.values import META_SUFFIX, SKIPPED_SUFFIX
 from prefdata.rows import ENDS
 from prefdata.storage.folders import read_schema, read_tables
 
@@ -34,6 +34,17 @@ def count_outcomes(scored: Path) -> Outcomes:
     for name, found in counts.items():
         for (alias, reason), count in sorted(found.items(), key=lambda one: (-one[1], one[0])):
             told.setdefault(name, {}).setdefault(alias, {})[reason] = count
+    return told
+
+
+def count_skipped(scored: Path) -> dict[str, int]:
+    """Rows for which a column with `skip_when` asked nothing, by column."""
+    names = [name for name in read_schema(scored).names if name.endswith(SKIPPED_SUFFIX)]
+    told = dict.fromkeys((name.removesuffix(SKIPPED_SUFFIX) for name in names), 0)
+    for table in read_tables(scored, columns=names) if names else ():
+        for name in names:
+            held = table.num_rows - table[name].null_count
+            told[name.removesuffix(SKIPPED_SUFFIX)] += held
     return told
 
 

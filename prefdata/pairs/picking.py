@@ -62,6 +62,8 @@ class Picked:
     drop: Drop | None = None
 
 
+SKIPPED = "skipped"
+"""The verdict of a judge that was not asked."""
 Pick = Callable[[list[Candidate]], Iterable[Pair | tuple[Candidate, Candidate]]]
 """A strategy of the user's: of candidates, the best first, to pairs or (chosen, rejected)."""
 
@@ -138,6 +140,8 @@ def pick_by_verdict(
     if len(_usable((a, b), drops, scored=False, may_be_cut=rule.truncated_rejected)) < 2:
         return _nothing(_furthest(drops), (a, b), drops)
     word = winner.strip().lower() if isinstance(winner, str) else None
+    if word == SKIPPED:
+        return _nothing("no_verdict", (a, b), drops)
     if word not in ("a", "b", "tie"):
         return _nothing("bad_verdict", (a, b), drops)
     if word == "tie" and rule.ties == "drop":
@@ -419,5 +423,5 @@ def _nothing(reason: str, candidates: Sequence[Candidate], drops: Counter[str]) 
         [f"scores {min(scores):g} to {max(scores):g}"] if scores else [],
         [f"{count} {name}" for name, count in sorted(drops.items())],
     )
-    told = REASONS.get(reason, f"the model gave no answer: {reason}")
+    told = REASONS.get(reason, f"no model's answer is left: {reason}")
     return Picked([], drops, Drop(reason, f"{told} ({', '.join(facts)})"))

@@ -14,7 +14,7 @@ from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pairs.choose import check_columns
 from prefdata.pairs.files import copies_of, write_jsonl
 from prefdata.pairs.mixing import make_pairs
-from prefdata.pairs.outcomes import count_outcomes, settle_reasoning
+from prefdata.pairs.outcomes import count_outcomes, count_skipped, settle_reasoning
 from prefdata.pairs.readable import make_readable, write_readme
 from prefdata.recipe.chats import Roles
 from prefdata.recipe.layout import Layout, plain
@@ -261,6 +261,7 @@ def _choose(
         **choice.told(),
         "rejects": count_reasons(out / "rejects"),
         "outcomes": count_outcomes(scored),
+        "skipped": count_skipped(scored),
         "reasoning": settle_reasoning(scored, rule),
         "seconds": {"pairs": time.monotonic() - start, "total": time.monotonic() - start},
     }

@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prefdata.pairs.near import Shingles
 from prefdata.pairs.split import (
     Keys,
     Numbers,
@@ -30,6 +29,7 @@ from prefdata.pairs.split import (
 from prefdata.recipe.mix import Mix
 from prefdata.recipe.pair_rules import SetRules
 from prefdata.seeds.identity import bare
+from prefdata.stages.near import Shingles
 
 Verdict = Literal[
     "train", "test", "contradiction", "duplicate", "near_duplicate",

@@ -58,7 +58,7 @@ def _count(scored: Path, column: Column) -> Counts:
     counts: Counter[str] = Counter(rows=0, agreed=0, ties=0, first=0, second=0, neither=0)
     agreement = Agreement()
     for table in read_tables(scored, columns=[name]):
-        for meta in table[name].to_pylist():
+        for meta in filter(None, table[name].to_pylist()):  # null where it is skipped
             for said, agreed, is_tie in _judged(meta, key):
                 counts["rows"] += 1
                 counts["agreed"] += agreed

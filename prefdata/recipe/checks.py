@@ -20,6 +20,7 @@ from prefdata.recipe.contract import (
     no_text,
     path_of,
 )
+from prefdata.recipe.filters import Filter
 from prefdata.recipe.judges import verdicts
 from prefdata.recipe.mix import OutputProjection, projections_of
 from prefdata.recipe.origins import origin_of
@@ -132,12 +133,18 @@ def environment_name(provider: str, what: str) -> str:
 
 def _check_column(column: Column, at: At, scope: Scope, recipe: Recipe) -> Iterator[Problem]:
     yield from _check_models_of(column, at, scope, recipe)
-    for key, template in column.templates.items():
+    for key, template in {**column.templates, **column.conditions}.items():
         try:
-            compile_prompt(template)
+            is_constant = not compile_prompt(template).columns
         except PrefdataError as err:
             yield Problem((*at, *path_of(key)), str(err))
             return
+        if key in column.conditions and is_constant:
+            message = f"{template!r} names no column, so it is the same for all rows; write it as in '{{{{ score > 3 }}}}'"  # fmt: skip  # noqa: E501
+            yield Problem((*at, key), message)
+    if column.skip_when is not None and column.expands:
+        message = "a column that makes rows cannot be skipped; put a filter before it"
+        yield Problem((*at, "skip_when"), message)
     for key, name in column.references:
         if not scope.has(name):
             yield Problem((*at, *path_of(key)), scope.missing(name))
@@ -170,6 +177,13 @@ def _not_asked(name: str, scope: Scope, models: Mapping[str, Model]) -> str | No
 
 def _check_models_of(column: Column, at: At, scope: Scope, recipe: Recipe) -> Iterator[Problem]:
     known = {model.alias: number for number, model in enumerate(recipe.models)}
+    for alias in column.tokenizers if isinstance(column, Filter) else ():
+        if alias not in known:
+            message = f"there is no model {alias!r}; {suggest(alias, known)}"
+            yield Problem((*at, "tokens", "model_alias"), message)
+        elif recipe.endpoint(recipe.model(alias)) is not None:
+            message = f"{alias!r} is on a server, which lends no tokenizer; name a checkpoint"
+            yield Problem((*at, "tokens", "model_alias"), message)
     for alias in column.aliases:
         if alias not in known:
             yield Problem(

@@ -19,8 +19,9 @@ from prefdata.recipe.contract import (
     no_text,
     with_meta,
 )
+from prefdata.recipe.filters import Filter
 from prefdata.recipe.judges import LlmJudge, RewardModel, RubricJudge, Verifier
-from prefdata.recipe.own_code import Filter, Stage
+from prefdata.recipe.own_code import Stage
 from prefdata.recipe.tools import Tools
 from prefdata.recipe.values import (
     META_SUFFIX,

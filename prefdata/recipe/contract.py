@@ -43,6 +43,8 @@ class Column(Frozen):
     """Name of the column that is made, by which templates and other columns read it."""
     type: str
     """Narrowed by each kind to its own word, the key of `stages.STAGES`."""
+    skip_when: Filled | None = None
+    """A template; rows for which it comes out true ask nothing, and the column is null there."""
 
     role: ClassVar[Role] = "text"
     """What its models are asked for: texts, or raw scores."""
@@ -83,6 +85,11 @@ class Column(Frozen):
         return frozenset()
 
     @property
+    def conditions(self) -> Mapping[str, str]:
+        """Templates that decide whether a row is asked, by key; no model reads them."""
+        return {} if self.skip_when is None else {"skip_when": self.skip_when}
+
+    @property
     def references(self) -> Iterator[tuple[str, str]]:
         """(key, column) for all that it reads.
 
@@ -92,6 +99,8 @@ class Column(Frozen):
         for key, source in self.templates.items():
             names = compile_prompt(source).columns - self.inserted
             yield from ((key, name) for name in sorted(names))
+        for key, source in self.conditions.items():
+            yield from ((key, name) for name in sorted(compile_prompt(source).columns))
         yield from self.named
 
     @property

@@ -492,7 +492,7 @@ def verdicts(schema: Mapping[str, Any], key: str) -> set[str]:
 def check_blindness(judge: Prompted) -> Iterator[Problem]:
     """A judge must not see which model wrote what."""
     for key, name in judge.references:
-        if name.endswith(META_SUFFIX):
+        if name.endswith(META_SUFFIX) and key not in judge.conditions:
             message = (
                 f"a judge must not see which model wrote a text, and {name!r} contains that; "
                 "remove it from the prompt"

@@ -6,6 +6,7 @@ from typing import Any
 
 from prefdata.recipe.chats import Chat
 from prefdata.recipe.contract import Column, Prompted, Scored
+from prefdata.recipe.filters import filters_before
 from prefdata.recipe.questions import Question, SystemPrompt, question_of, system_prompt_of
 from prefdata.recipe.reads import all_columns
 from prefdata.recipe.schema import Model, Recipe
@@ -87,7 +88,8 @@ def columns_read(column: Column, recipe: Recipe) -> frozenset[str]:
         for _, target in column.targets:
             origin = origin_of(target, all_columns(recipe), models)
             names |= origin.columns | {target + META_SUFFIX} if origin else set()
-    return column.reads | names
+    read = column.reads | names
+    return read | {name for _, name in filters_before(column, all_columns(recipe), read)}
 
 
 def alias_of(row: Mapping[str, Any], name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The column types that are Python functions of the user: a stage, and a filter."""
+"""The column type that is a Python function of the user: a stage."""
 
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
@@ -78,26 +78,3 @@ class Stage(Column):
     def requests(self, columns: Sequence[Column]) -> int:
         """One of each model: how many it asks is known to the function alone."""
         return len(self.aliases)
-
-
-class Filter(Column):
-    """Rejects the rows for which a function `def keep(row)` returns False or a reason."""
-
-    type: Literal["filter"]
-    function: Filled
-    """`package.module:name`, or the name of a package's entry point. A text that it returns is the
-    reason, in the rejects' `detail`.
-    """
-    timeout: Annotated[float, Field(gt=0)] = 30.0
-    """Seconds that one call of the function may take; the row is then a reject."""
-
-    filters: ClassVar[bool] = True
-    meaning = "rows are kept or rejected"
-
-    @property
-    def calls(self) -> str:
-        return self.function
-
-    @property
-    def makes(self) -> tuple[str, ...]:
-        return ()

@@ -67,6 +67,8 @@ HttpUrl = Annotated[str, AfterValidator(_check_url)]
 EnvironmentName = Annotated[str, AfterValidator(_check_environment_name)]
 
 FAILURES_SUFFIX = "__failures"
+SKIPPED_SUFFIX = "__skipped"
+"""Added to the name of a column with `skip_when` for the column that says why a row is skipped."""
 META_SUFFIX = "__meta"
 """Added to a text column's name for the column that says how the text came to be."""
 OWN_ID = "source_id"

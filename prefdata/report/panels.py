@@ -147,6 +147,9 @@ def _funnel(run: Numbers) -> Cell:
     if ended:
         columns = ("column", "alias", "finish reason", "texts")
         tables.append(("How texts came to their end", Table(columns, ended)))
+    if skipped := record.get("skipped"):
+        rows = [(name, f"{count:,}") for name, count in skipped.items()]
+        tables.append(("Rows for which a column asked nothing", Table(("column", "rows"), rows)))
     asked = tell_of_prompts(record)
     warnings = [f"{asked[0].upper()}{asked[1:]}."] if asked else []
     return Cell(summary, [chart], tables, warnings)

@@ -101,7 +101,7 @@ def estimate_pass(
     known = [_parameters(model, paths[model.alias]) for model in local]
     sizes = [size for size in known if size is not None]
     parameters = max(sizes) if sizes else None
-    is_most = any(column.may_ask_less for column in step.columns)
+    is_most = any(column.may_ask_less or column.skip_when for column in step.columns)
     tokens = None if prompt is None else round(prompt)
     return Estimate(requests, tokens, completion, parameters, is_most)
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefdata.fingerprint import pairs_fingerprint, stage_fingerprint
+from prefdata.recipe.filters import Filter
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import Pass, plan_passes
+from prefdata.seeds.benchmarks import identities
 from prefdata.stages.functions import Functions
 
 
@@ -40,6 +42,9 @@ def make_stage_folders(
     folders = [out / "stages" / f"0-seeds-{seeds[:8]}"]
     for number, step in enumerate(passes, start=1):
         code = [functions.code(c.calls, f"column {c.name!r}") for c in step.columns]
+        code += [one for c in step.columns for one in identities(c, loaded.locate)]
+        counting = [a for c in step.columns if isinstance(c, Filter) for a in c.tokenizers]
+        code += [checkpoints[alias] for alias in counting]
         fingerprint = stage_fingerprint(fingerprint, step.columns, loaded.recipe, checkpoints, code)
         folders.append(out / "stages" / f"{number}-{step.name}-{fingerprint[:8]}")
     pairs = pairs_fingerprint(fingerprint, loaded.recipe, functions.code_of_picks(loaded.recipe))

@@ -20,7 +20,7 @@ from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.errors import PrefdataError
 from prefdata.pairs.files import copies_of, write_jsonl
 from prefdata.pairs.mixing import make_pairs
-from prefdata.pairs.outcomes import count_outcomes, settle_reasoning
+from prefdata.pairs.outcomes import count_outcomes, count_skipped, settle_reasoning
 from prefdata.pairs.readable import make_readable, write_readme
 from prefdata.pairs.verdicts import count_verdicts
 from prefdata.recipe.chats import ALL_ROLES, Roles
@@ -42,6 +42,7 @@ from prefdata.run.room import room_for
 from prefdata.run.shard_status import ShardStatus, write_status
 from prefdata.run.stage_folders import StageFolders
 from prefdata.run.system_messages import tell_of_system_messages
+from prefdata.seeds.benchmarks import items_of
 from prefdata.seeds.seeds import Seeds, seeds_of
 from prefdata.stages import Tools, fields_of, make_expansion, make_stage
 from prefdata.stages.functions import Functions
@@ -414,6 +415,7 @@ class Building:
             "judges": count_verdicts(scored, self.recipe),
             "one_order": count_verdicts(scored, self.recipe, both_orders=False),
             "outcomes": count_outcomes(scored),
+            "skipped": count_skipped(scored),
             "reasoning": reasoning,
         }
 
@@ -460,7 +462,10 @@ class Building:
         columns, prompt = all_columns(recipe), recipe.output_projection.prompt_field
         roles = self.fleet.template_roles
         given = self.loaded.given
-        return Tools(recipe.seed, models, text, reward, folder, columns, prompt, roles, given)
+        return Tools(
+            recipe.seed, models, text, reward, folder, columns, prompt, roles, given,
+            self.loaded.locate, partial(items_of, locate=self.loaded.locate),
+        )  # fmt: skip
 
     def _is_whole(self, folder: Path) -> bool:
         """Whether a step is finished; a damaged one is set aside, to be made again."""

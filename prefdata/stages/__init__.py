@@ -8,12 +8,15 @@ import pyarrow as pa
 
 from prefdata.errors import RowError
 from prefdata.recipe.contract import Column
+from prefdata.recipe.values import SKIPPED_SUFFIX
 from prefdata.rows import Row, is_blank
 from prefdata.stages.asking import Tools
+from prefdata.stages.conditions import conditioned
 from prefdata.stages.extract import extract, extract_fields
+from prefdata.stages.filters import filter_fields, keep
 from prefdata.stages.judge import judge_fields, llm_judge
 from prefdata.stages.lists import expand, expand_fields
-from prefdata.stages.own_code import keep, stage, stage_fields
+from prefdata.stages.own_code import stage, stage_fields
 from prefdata.stages.rubric import rubric_fields, rubric_judge
 from prefdata.stages.scores import reward_fields, reward_model, score_fields, verifier
 from prefdata.stages.stage import Stage
@@ -60,18 +63,22 @@ STAGES = {
     "expression": Kind(expression, expression_fields),
     "category": Kind(category, category_fields),
     "stage": Kind(stage, stage_fields),
-    "filter": Kind(keep, lambda column: []),
+    "filter": Kind(keep, filter_fields),
 }
 
 
 def fields_of(column: Column) -> list[pa.Field]:
     """The Arrow fields that a column adds."""
-    return STAGES[column.type].fields(column)
+    fields = STAGES[column.type].fields(column)
+    told = [pa.field(column.name + SKIPPED_SUFFIX, pa.string())] if column.skip_when else []
+    return [*fields, *told]
 
 
 def make_stage(column: Column, tools: Tools) -> Stage:
     """The coroutine function that adds a column's fields to a row."""
     stage: Stage = STAGES[column.type].make(column, tools)
+    names = [field.name for field in STAGES[column.type].fields(column)]
+    stage = conditioned(stage, column, tools, names)
     return _asks_something(stage, tools.prompt) if tools.prompt in column.makes else stage
 
 

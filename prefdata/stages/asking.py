@@ -3,7 +3,7 @@
 Shared by every stage that samples a text model; knows no engine but the protocol.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,6 +16,7 @@ from prefdata.fingerprint import sampling_seed
 from prefdata.inference import Completion, Failure, Message, Sampling, TextRequest
 from prefdata.recipe.chats import ALL_ROLES, LEADING, Chat, Roles, fit_roles
 from prefdata.recipe.contract import Column
+from prefdata.recipe.filters import Benchmark
 from prefdata.recipe.questions import Question, system_prompt_of
 from prefdata.recipe.schema import Model
 from prefdata.recipe.tools import ToolList
@@ -41,6 +42,8 @@ class Tools:
             two that it compares among them, a scorer what the texts were asked.
         prompt: the column that becomes the pairs' prompt; a stage may not make it blank.
         roles: leading roles that each alias's chat template knows; all of them where left out.
+        locate: finds a path of the recipe, which may be relative to its file.
+        read_items: (place, text) of every item of a benchmark.
     """
 
     seed: int
@@ -52,6 +55,8 @@ class Tools:
     prompt: str = ""
     roles: Mapping[str, Roles] = field(default_factory=dict)
     given: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    locate: Callable[[str], str] = str
+    read_items: Callable[[Benchmark], Iterable[tuple[str, str]]] = lambda benchmark: ()
 
     @property
     def functions(self) -> Functions:

@@ -1,4 +1,4 @@
-"""`stage` and `filter`: Python functions of the user, behind the journal and the engines."""
+"""`stage`: a Python function of the user, behind the journal and the engines."""
 
 import asyncio
 import inspect
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from prefdata.errors import PrefdataError, RowError, suggest
 from prefdata.inference import Completion, Failure, Message, Sampling, ScoreRequest, TextRequest
 from prefdata.recipe.chats import ALL_ROLES, Chat, fit_roles, read_chat
-from prefdata.recipe.own_code import Filter, Returned, Stage
+from prefdata.recipe.own_code import Returned, Stage
 from prefdata.recipe.questions import system_prompt_of
 from prefdata.recipe.schema import InferenceParameters
 from prefdata.recipe.values import META_SUFFIX
@@ -28,7 +28,6 @@ from prefdata.rows import (
     is_blank,
 )
 from prefdata.stages.asking import Asker, Tools, answers, whole_text
-from prefdata.stages.function_pool import FunctionPool
 from prefdata.stages.function_process import raised
 from prefdata.stages.stage import Stage as RowStage
 from prefdata.storage.journaled import NotNow
@@ -189,19 +188,6 @@ def stage(column: Stage, tools: Tools) -> RowStage:
             raise NotNow from err
         except (Exception, SystemExit) as err:  # somebody else's code
             raise RowError(REASON, f"{column.function} raised {raised(err)}") from err
-
-    return run
-
-
-def keep(column: Filter, tools: Tools) -> RowStage:
-    """Nothing, or the reject of the row."""
-    pool = FunctionPool(column, tools.functions, "true, false or a reason")
-
-    async def run(row: Row) -> Row:
-        verdict = await pool.call(row, row)
-        if verdict is True:
-            return {}
-        raise RowError("filtered", verdict or f"{column.function} returned False")
 
     return run
 

@@ -173,8 +173,12 @@ def texts_of(column: Scored, row: Row) -> list[str]:
 
 def scorable(column: Scored, row: Row) -> list[int]:
     """Places of the texts that are there: what failed has no score, and is shown to no judge."""
-    metas = metas_of(column, row)
-    return [n for n, meta in enumerate(metas) if is_answer(meta.get("finish_reason"))]
+    made = zip(texts_of(column, row), metas_of(column, row), strict=True)
+    return [
+        n
+        for n, (text, meta) in enumerate(made)
+        if text is not None and is_answer(meta.get("finish_reason"))
+    ]
 
 
 def metas_of(column: Scored, row: Row) -> list[Row]:
@@ -187,7 +191,7 @@ def metas_of(column: Scored, row: Row) -> list[Row]:
 def readable_texts(column: Scored, row: Row) -> list[str]:
     """What a column scores, the calls of each text printed behind it."""
     made = zip(texts_of(column, row), metas_of(column, row), strict=True)
-    return [with_calls(text, meta) for text, meta in made]
+    return [with_calls(text or "", meta) for text, meta in made]
 
 
 def as_column(column: Scored, scores: Sequence[Any]) -> Any:

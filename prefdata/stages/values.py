@@ -11,15 +11,15 @@ from prefdata.recipe.columns import Category, Expression
 from prefdata.recipe.prompts import compile_prompt
 from prefdata.rows import ID, Row
 from prefdata.stages.asking import Tools
+from prefdata.stages.conditions import BOOLS
 from prefdata.stages.stage import Stage
 
 _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-_BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
 _CASTS: dict[str, Callable[[str], Any]] = {
     "str": str,
     "int": int,
     "float": float,
-    "bool": lambda text: _BOOLS[text.strip().lower()],
+    "bool": lambda text: BOOLS[text.strip().lower()],
 }
 
 

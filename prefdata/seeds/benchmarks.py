@@ -1,0 +1,46 @@
+"""The items of benchmarks, which no prompt and no text may contain."""
+
+from collections.abc import Callable, Iterator
+
+from prefdata.errors import PrefdataError, suggest
+from prefdata.fingerprint import digest
+from prefdata.recipe.chats import is_chat, read_chat
+from prefdata.recipe.contract import Column
+from prefdata.recipe.filters import Benchmark, Filter
+from prefdata.recipe.schema import SeedDataset
+from prefdata.seeds.files import read_lines
+
+
+def items_of(benchmark: Benchmark, locate: Callable[[str], str]) -> Iterator[tuple[str, str]]:
+    """(place, text) of every item.
+
+    Args:
+        benchmark: of the recipe.
+        locate: finds a path, which may be relative to the recipe.
+
+    Raises:
+        PrefdataError: it does not exist, or has no such column with texts.
+    """
+    path, column = benchmark.path, benchmark.column
+    where = benchmark.model_dump(include={"name", "split", "revision"})
+    config = SeedDataset(path=(path,), **where)
+    is_empty = True
+    for line in read_lines(config, locate(path), []):
+        if line.fields is None:
+            continue
+        if column not in line.fields:
+            raise PrefdataError(
+                f"{path}: {line.source}: there is no column {column!r}; "
+                f"{suggest(column, line.fields)}"
+            )
+        value, is_empty = line.fields[column], False
+        texts = [one["content"] for one in read_chat(value)] if is_chat(value) else [value]
+        yield from ((line.source, text) for text in texts if isinstance(text, str))
+    if is_empty:
+        raise PrefdataError(f"{path}: there is no item, so nothing can be found; give another path")
+
+
+def identities(column: Column, locate: Callable[[str], str]) -> list[str]:
+    """A hash of every benchmark that a column reads."""
+    rule = column.decontaminate if isinstance(column, Filter) else None
+    return [digest([*items_of(one, locate)]) for one in (rule.against if rule else ())]
