@@ -11,7 +11,7 @@ from typing import Any
 
 import regex
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, install_command
 
 Check = Callable[[str], str | None]
 SHOWN = 80
@@ -104,8 +104,8 @@ def _identifier() -> Any:
         from py3langid import langid
     except ImportError as err:
         raise PrefdataError(
-            "'languages' needs py3langid, which is not installed; run: "
-            "pip install 'prefdata[language]'"
+            "'languages' needs py3langid, which is not installed; run "
+            + install_command("language")
         ) from err
     return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
 
