@@ -1,7 +1,7 @@
 """The column type that is a Python function of the user: a stage."""
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
