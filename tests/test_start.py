@@ -191,15 +191,22 @@ def test_check_leaves_datasets_of_the_hub_alone(here):
     assert "model writer: m on the Hub, not looked up" in told
 
 
-def test_check_loads_nothing_heavy():
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["check", str(QUICKSTART / "recipe.yaml")], {"torch", "transformers", "vllm", "datasets", "huggingface_hub", "jsonschema", "pandas"}),  # noqa: E501
+        (["--help"], {"pydantic", "pyarrow", "yaml", "jinja2", "importlib.metadata"}),
+    ],
+    ids=["check", "help"],
+)  # fmt: skip
+def test_what_answers_at_once_loads_nothing_heavy(arguments, heavy):
     code = (
         "import sys\nfrom prefdata.cli import app\n"
-        f"app(['check', {str(QUICKSTART / 'recipe.yaml')!r}], standalone_mode=False)\n"
-        "print(*sys.modules)"
+        f"try: app({arguments}, standalone_mode=False)\n"
+        "finally: print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"torch", "transformers", "vllm", "datasets", "huggingface_hub"}
-    assert heavy & set(done.stdout.split()) == set()
+    assert heavy & set(done.stdout.splitlines()[-1].split()) == set()
 
 
 # schema

@@ -1,6 +1,5 @@
 """The command line: parse, call, print. What is heavy is imported by the command that needs it."""
 
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -41,6 +40,8 @@ for command in COMMANDS:
 
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
+        from importlib.metadata import version  # slow to import
+
         print(version("prefdata"))
         raise typer.Exit
 

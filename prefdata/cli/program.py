@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from importlib.metadata import version
 from inspect import Parameter, signature
 from pathlib import Path
-from tempfile import gettempdir
 from traceback import format_exception, print_exc
 from typing import Annotated, Any
 
@@ -21,7 +19,6 @@ import typer
 
 from prefdata.errors import PrefdataError
 from prefdata.run.ending import interrupt
-from prefdata.storage.disk import disk_errors
 
 RecipeFile = Annotated[
     str,
@@ -86,6 +83,8 @@ class Command:
 @contextmanager
 def exit_codes() -> Iterator[Command]:
     """What the user can fix: message and 2. A signal to end: 130. A bug: its log and 1."""
+    from prefdata.storage.disk import disk_errors  # what it imports is not for --help
+
     command = Command()
     # the last of them is what srun hands on
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -110,6 +109,9 @@ def exit_codes() -> Iterator[Command]:
 
 def _tell_bug(err: Exception, folder: Path | None) -> str:
     """What happened, where its traceback lies, and what is kept."""
+    from importlib.metadata import version
+    from tempfile import gettempdir
+
     text = f"prefdata {version('prefdata')}\n{sys.argv}\n\n" + "".join(format_exception(err))
     logs = folder / "logs" if folder is not None and folder.is_dir() else Path(gettempdir())
     log = logs / f"prefdata-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"

@@ -1,5 +1,8 @@
 """The recipe as a JSON schema, by which editors complete, check and explain a recipe."""
 
+import ast
+from inspect import cleandoc
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,13 @@ _LAYOUT = {"enum": layout_names(), "description": "A layout that ships; other ke
 
 def recipe_schema() -> dict[str, Any]:
     """The JSON schema of what may be written, before interpolation and `prompt_file`."""
-    schema = Recipe.model_json_schema()
-    for part in (schema, *schema["$defs"].values()):
-        fields = part.get("properties", {})
+    schema, docs = Recipe.model_json_schema(), _FieldDocs()
+    for kind, part in (("Recipe", schema), *schema["$defs"].items()):
+        fields, told = part.get("properties", {}), docs.of(kind)
         for name, field in fields.items():
             field.pop("title", None)
+            if name in told:
+                field["description"] = told[name]
             fields[name] = _with_interpolation(field)
         if "prompt" in fields and "messages" in fields:
             fields["prompt_file"] = _PROMPT_FILE
@@ -27,6 +32,35 @@ def recipe_schema() -> dict[str, Any]:
     schema["$defs"]["Layout"]["properties"]["layout"] = _LAYOUT
     schema["required"].remove("output_dir")  # the command line may give it
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+class _FieldDocs:
+    """What stands below the fields of a recipe's models.
+
+    pydantic would read all sources to know it, whenever a recipe is loaded.
+    """
+
+    def __init__(self) -> None:
+        files = Path(__file__).parent.glob("*.py")
+        nodes = [node for file in files for node in ast.parse(file.read_text("utf-8")).body]
+        classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
+        self._classes = {
+            node.name: node for node in classes if "Protocol" not in map(ast.unparse, node.bases)
+        }
+
+    def of(self, kind: str) -> dict[str, str]:
+        """By field, those of its bases among them."""
+        told: dict[str, str] = {}
+        if (node := self._classes.get(kind)) is None:
+            return told
+        for base in reversed(node.bases):
+            told |= self.of(ast.unparse(base))
+        for field, below in pairwise((*node.body, ast.Pass())):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                told.pop(name := field.target.id, None)
+                if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                    told[name] = cleandoc(str(below.value.value))
+        return told
 
 
 def _with_interpolation(field: dict[str, Any]) -> dict[str, Any]:

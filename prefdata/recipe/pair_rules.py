@@ -3,14 +3,14 @@
 from typing import Annotated, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     StrictInt,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from prefdata.recipe.values import Frozen
 
 Dedupe = Literal["exact", "minhash", "none"]
 Better = Literal["higher", "lower"]
@@ -21,12 +21,8 @@ _PAIR_COLUMNS = frozenset(
 )
 
 
-class SetRules(BaseModel):
+class SetRules(Frozen):
     """The rules for a whole set of pairs."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
     dedupe: Dedupe = "exact"
     """`exact` drops repeated (prompt, chosen, rejected); `minhash` also all but one of every group

@@ -2,17 +2,14 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from prefdata.recipe.contract import Aliases
+from prefdata.recipe.values import Frozen
 
 
-class Side(BaseModel):
+class Side(Frozen):
     """Texts that may be on one side; any text, by the projection's score, if nothing is said."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
     model_alias: Aliases | None = None
     """Alias, or list of aliases, whose texts may be on this side; all of them if left out."""

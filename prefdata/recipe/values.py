@@ -152,9 +152,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 class Frozen(BaseModel):
     """What every part of a recipe shares: no unknown keys, no NaN, no later change."""
 
-    model_config = ConfigDict(
-        use_attribute_docstrings=True, frozen=True, extra="forbid", allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ReasoningTags(Frozen):

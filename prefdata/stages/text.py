@@ -7,8 +7,6 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-from jsonschema.exceptions import best_match
-from jsonschema.validators import validator_for
 
 from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
@@ -177,6 +175,9 @@ def llm_structured(column: LlmStructured, tools: Tools) -> Stage:
 
 def reader(schema: Mapping[str, Any]) -> Callable[[Completion], Row]:
     """A function that reads the dict which a completion spells, however it was constrained."""
+    from jsonschema.exceptions import best_match  # a tenth of what a recipe's check takes
+    from jsonschema.validators import validator_for
+
     validator, field = validator_for(schema)(schema), field_of_schema("answer", schema)
 
     def read(completion: Completion) -> Row:
