@@ -194,7 +194,7 @@ def test_rows_that_kill_one_after_another_do_not_end_the_run(tmp_path):
 
 def test_a_worker_that_hangs_is_replaced_and_its_row_refused(tmp_path):
     texts = [f"row{n}" for n in range(10)]
-    with workers(tmp_path, n=1, hang_seconds=1) as engine:
+    with workers(tmp_path, n=1, hang_seconds=3) as engine:
         answers = ask_all(engine, ["culprit hang", *texts])
         assert [one.reason for one in answers[0]] == ["kills_workers"] * 2
         assert "told nothing for too long" in answers[0][0].detail
