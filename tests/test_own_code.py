@@ -16,9 +16,11 @@ import orjson
 import pytest
 import yaml
 from conftest import QUICKSTART, ROOT
+from typer.testing import CliRunner
 
 import prefdata
-from prefdata import PrefdataError, RowError
+from prefdata import PrefdataError, RowError, pipeline
+from prefdata.cli import app
 from prefdata.cli.summary import print_plan
 from prefdata.fingerprint import TextKeys
 from prefdata.hub.fetched import _Stranger
@@ -35,6 +37,7 @@ from prefdata.stages.functions import Functions
 from prefdata.storage.folders import read_rows
 from prefdata.storage.journal import Journal
 from prefdata.storage.journaled import JournaledText, NotNow, Work
+from prefdata.workers.machine import Machine
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 
@@ -56,17 +59,15 @@ def page(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_page_runs(page):
-    def run(*command):
-        done = subprocess.run(command, cwd=page, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
+def test_the_page_runs(page, monkeypatch):
     commands = re.findall(r"^```\n(prefdata .*)\n```", PAGE, re.M)
     assert len(commands) == 3
-    run(sys.executable, "page.py")
+    done = subprocess.run([sys.executable, "page.py"], cwd=page, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(page)
     for command in commands:
-        run(sys.executable, "-m", *command.split())
+        done = CliRunner().invoke(app, command.split()[1:])
+        assert done.exit_code == 0, done.output
     own = prefdata.open_run(page / "output" / "own")
     assert own.recipe.output_projection.pick == "mine:neighbours"
     assert {one["fits"][0] for one in own.candidates} <= {0.0, 1.0}
@@ -290,10 +291,7 @@ def test_what_is_asked_beside_a_model_that_is_not_loaded_is_kept(tmp_path, kind)
     asyncio.run(run())
 
 
-@pytest.mark.slow
 def test_a_stage_whose_models_are_loaded_in_turn_comes_to_its_end(page):
-    """Two processes a model on the CPU, so that only one model fits at a time."""
-
     async def turns(row, ask):
         chat = [{"role": "user", "content": row["prompt"]}]
         said = await ask("bold", chat)
@@ -305,9 +303,12 @@ def test_a_stage_whose_models_are_loaded_in_turn_comes_to_its_end(page):
     raw["seed_dataset"] |= {"path": str(page / "prompts.jsonl"), "limit": 4}
     for model in raw["models"]:
         model["model"] = str(page / model["model"])
-    run = prefdata.build(raw, page / "turns", gpus=0, replicas=2, progress=False)
-    assert run.summary["requests"]["generated"] == 4 * 2
-    assert [Path(path).name for path in run.summary["loads"]] == ["lm", "rm", "lm", "rm"]
+    one_gpu = Machine(gpus=("0",), worker=(str(ROOT / "tests" / "stub_worker.py"),))
+    record = pipeline.build(
+        prefdata.load_recipe(raw), page / "turns", machine=one_gpu, progress=False
+    )
+    assert record["requests"]["generated"] == 4 * 2
+    assert [Path(path).name for path in record["loads"]] == ["lm", "rm", "lm", "rm"]
 
 
 # Filters and verifiers

@@ -1,20 +1,25 @@
-"""The shipped recipes with the shipped models, through the real command."""
-
-import subprocess
-import sys
+"""The shipped recipes with the shipped models."""
 
 import orjson
 import pytest
 from conftest import QUICKSTART, ROOT
+from typer.testing import CliRunner
 
+from prefdata.cli import app
 from prefdata.storage.folders import read_rows
 
 pytestmark = pytest.mark.slow
 
 
-def prefdata(*arguments, cwd=ROOT):
-    command = [sys.executable, "-m", "prefdata", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+@pytest.fixture(autouse=True)
+def _in_the_clone(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def prefdata(*arguments):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +63,7 @@ def test_the_quickstart_again_finds_its_work_done(quickstart):
 def test_a_part_of_the_quickstart_has_the_same_texts(quickstart, tmp_path):
     whole = {row["id"]: row for row in read_rows(quickstart[0] / "candidates")}
     overrides = ("num_records=7", "models.0.engine={max_num_seqs: 5}")
-    done = prefdata(
-        "build", "recipes/quickstart/recipe.yaml", *overrides, "--out", tmp_path / "part"
-    )
-    assert done.returncode == 0, done.stderr
+    prefdata("build", "recipes/quickstart/recipe.yaml", *overrides, "--out", tmp_path / "part")
     for row in read_rows(tmp_path / "part" / "candidates"):
         same = whole[row["id"]]["candidates"]
         assert [one["text"] for one in row["candidates"]] == [one["text"] for one in same]
@@ -69,7 +71,7 @@ def test_a_part_of_the_quickstart_has_the_same_texts(quickstart, tmp_path):
 
 def test_rl_pref_writes_three_strings_a_line_and_nothing_else(tmp_path):
     model = QUICKSTART / "models" / "lm"
-    done = prefdata(
+    prefdata(
         "build",
         "recipes/rl_pref.yaml",
         f"models.0.model={model}",
@@ -79,7 +81,6 @@ def test_rl_pref_writes_three_strings_a_line_and_nothing_else(tmp_path):
         f"seed_dataset.path={QUICKSTART / 'prompts.jsonl'}",
         f"output_dir={tmp_path / 'sdg'}",
     )
-    assert done.returncode == 0, done.stderr
     record = orjson.loads((tmp_path / "sdg" / "run.json").read_bytes())
     lines = (tmp_path / "sdg" / "rl_pref.jsonl").read_text().splitlines()
     records = [orjson.loads(line) for line in lines]
