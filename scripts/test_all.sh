@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All suites, from a fresh clone: those of different environments side by side. What a suite says is
-# printed whole when it ends; the last lines say how each of them ended, and after how long.
+# printed whole when it ends; the last lines say how each of them ended, after how long, and which
+# tests failed.
 set -uo pipefail
 set -m # each lane is a process group of its own, which an interrupt reaches as a whole
 cd "$(dirname "$0")/.."
@@ -39,4 +40,5 @@ for pid in "${lanes[@]}"; do
 done
 echo "===== all suites"
 cat "$logs"/*.end
+grep -hE '^(FAILED|ERROR) ' "$logs"/*.log
 exit $failed
