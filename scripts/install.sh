@@ -11,7 +11,7 @@ if [ -x .venv/bin/prefdata ] && [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint"
   exit 0
 fi
 
-export PIP_COMPILE=no  # Python compiles what it imports, a tenth of what is installed
+export PIP_COMPILE=no  # Python compiles what it imports, a part of what is installed
 python=$(command -v python3.11 || command -v python3)
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   { echo "Python 3.11 or newer is needed; found $("$python" --version)" >&2; exit 2; }

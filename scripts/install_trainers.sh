@@ -9,7 +9,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ]; then
   exit 0
 fi
 
-export PIP_COMPILE=no  # Python compiles what it imports, a tenth of what is installed
+export PIP_COMPILE=no  # Python compiles what it imports, a part of what is installed
 python=$(command -v python3.11 || command -v python3)
 [ -x .venv-trainers/bin/python ] || "$python" -m venv .venv-trainers
 pip() { .venv-trainers/bin/python -m pip --quiet --disable-pip-version-check "$@"; }

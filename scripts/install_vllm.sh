@@ -10,7 +10,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ]; then
   exit 0
 fi
 
-export PIP_COMPILE=no  # Python compiles what it imports, a tenth of what is installed
+export PIP_COMPILE=no  # Python compiles what it imports, a part of what is installed
 python=$(command -v python3.11 || command -v python3)
 [ -x .venv-vllm/bin/python ] || "$python" -m venv .venv-vllm
 pip() { .venv-vllm/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
