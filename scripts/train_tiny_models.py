@@ -77,13 +77,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate-only", action="store_true", help="print the table for --out")
+    parser.add_argument("--questions", type=int, default=1000, help="of the table")
     args = parser.parse_args()
     started = time.perf_counter()
     if not args.evaluate_only:
         train(args.out, args.seed, Budget())
         print(f"trained in {time.perf_counter() - started:.0f} s", flush=True)
     torch.set_num_threads(1)
-    evaluate(args.out, args.seed)
+    evaluate(args.out, args.seed, args.questions)
     print(f"wall {time.perf_counter() - started:.0f} s")
 
 
@@ -614,7 +615,7 @@ def write_prompts(path: Path, questions: Sequence[world.Question]) -> None:
 # ---- held-out figures -------------------------------------------------------------------------
 
 
-def evaluate(out: Path, seed: int, n: int = 1000) -> None:
+def evaluate(out: Path, seed: int, n: int) -> None:
     """Prints the table; questions come from the heldout split, wrappers from `world.HELD_OUT`."""
     torch.manual_seed(seed)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "models" / "lm")
