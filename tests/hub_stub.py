@@ -336,6 +336,12 @@ class _Handler(BaseHTTPRequestHandler):
             found[kind].append({"name": ref.split("/", 2)[2], "ref": ref, "targetCommit": oid})
         self.reply(found)
 
+    def commits(self, name, revision):
+        self.reply([
+            {"id": oid, "title": "", "message": "", "authors": [], "date": DATE}
+            for oid in self.repository(name).log(revision)
+        ])  # fmt: skip
+
     def branch(self, name, branch):
         with self.server_hub.lock:
             found, ref = self.repository(name, write=True), f"refs/heads/{unquote(branch)}"
@@ -525,6 +531,7 @@ ROUTES = [
     ("GET", NAME, _Handler.info),
     ("GET", f"{NAME}/revision/{REVISION}", _Handler.info),
     ("GET", f"{NAME}/refs", _Handler.references),
+    ("GET", f"{NAME}/commits/{REVISION}", _Handler.commits),
     ("GET", f"{NAME}/discussions", _Handler.discussions),
     ("POST", f"{NAME}/branch/(?P<branch>[^/]+)", _Handler.branch),
     ("POST|DELETE", f"{NAME}/tag/{REVISION}", _Handler.tag),

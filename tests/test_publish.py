@@ -134,6 +134,23 @@ def test_a_changed_run_replaces_its_rows_and_what_is_stale_goes(hub, shell, run,
     assert len(load(shell, NAME, revision=first)["train"]) == 24
 
 
+def test_a_second_version_tells_on_its_card_what_has_changed(hub, shell, run, tmp_path):
+    published(shell, run, "--repo-id", NAME)
+    repository = hub.repositories[NAME]
+    (tag,) = [ref.split("/")[2] for ref in repository.refs if "/tags/" in ref]
+    assert "## Changes" not in repository.tree()["README.md"].data.decode()
+    rows = [*PAIRS[1:20], ("question 20", "a good answer to 20", "worse"), ("new", "a", "b")]
+    other = make_run(tmp_path / "other", [("nothing", "same", "same"), *rows])
+    published(shell, other, "--repo-id", NAME)
+    card = repository.tree()["README.md"].data.decode().split("## Changes")[1].split("##")[0]
+    assert f"Since [`{tag}`]" in card
+    told = {"| pairs | 30 -> 21 |", "| kept | 19 |", "| … another text is rejected | 1 |"}
+    assert told <= {*card.splitlines()}
+    assert "nothing has changed" in published(shell, other, "--repo-id", NAME).out
+    done = shell.run("diff", f"hf://datasets/{NAME}@{tag}", f"hf://datasets/{NAME}", "--json")
+    assert orjson.loads(done.out)["kept"] == 19
+
+
 def metadata(tree):
     return yaml.safe_load(tree["README.md"].data.decode().split("---\n")[1])
 

@@ -7,8 +7,8 @@ import typer
 from prefdata.cli.cluster import slurm
 from prefdata.cli.hub import publish
 from prefdata.cli.program import with_verbosity
-from prefdata.cli.results import export, inspect, pairs, report
-from prefdata.cli.runs import build, merge, plan
+from prefdata.cli.results import diff, export, inspect, pairs, report
+from prefdata.cli.runs import build, clean, merge, plan
 from prefdata.cli.start import check, init, quickstart, schema
 from prefdata.cli.training import rounds, train
 
@@ -26,7 +26,9 @@ COMMANDS = (
     plan,
     slurm,
     merge,
+    clean,
     pairs,
+    diff,
     export,
     publish,
     report,

@@ -1,4 +1,4 @@
-"""`pairs`, `export`, `report`, `inspect`: what can be made of a run."""
+"""`pairs`, `diff`, `export`, `report`, `inspect`: what can be made of a run."""
 
 import json
 import sys
@@ -101,6 +101,31 @@ def pairs(
             )  # fmt: skip
         print_summary(record, folder)
         tell_stale(folder)
+
+
+def diff(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A finished run, or hf://datasets/owner/name.")
+    ],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="Another one, say a later one.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show which pairs of a run are in another one: kept, changed, gone and new, by reason."""
+    with exit_codes():
+        from prefdata.cli.summary import print_diff
+        from prefdata.hub.fetched import read_pairs
+        from prefdata.pairs.diff import compare_pairs
+        from prefdata.report.compare import recipe_differences
+
+        places = [one if "://" in one else str(run_of(Path(one))) for one in (run, other)]
+        (one, pairs), (another, others) = (read_pairs(place) for place in places)
+        texts = [found.loaded.resolved if found.loaded else "" for found in (one, another)]
+        recipe = recipe_differences(*texts) if all(texts) else []
+        told = compare_pairs(pairs, others).told()
+        if as_json:
+            print(json.dumps({"run": run, "other": other, **told, "recipe": recipe}))
+        else:
+            print_diff(f"{run} -> {other}", told, recipe)
 
 
 def export(

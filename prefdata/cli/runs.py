@@ -1,4 +1,4 @@
-"""`build`, `plan`, `merge`: from a recipe to a run."""
+"""`build`, `plan`, `merge`, `clean`: from a recipe to a run, and what it leaves behind."""
 
 import os
 from pathlib import Path
@@ -14,11 +14,13 @@ from prefdata.cli.program import (
     Overrides,
     RecipeFile,
     Rehearse,
+    Run,
     check_yield,
     exit_codes,
     is_quiet,
     load,
     run_folder,
+    run_of,
     say,
     tell_stale,
 )
@@ -161,6 +163,23 @@ def merge(
         publish = None if rehearse or no_publish else loaded.recipe.publish
         if publish is not None:
             publish_built(folder, publish)
+
+
+def clean(
+    run: Run,
+    is_meant: Annotated[
+        bool, typer.Option("--yes", help="Remove it; without this it is only shown.")
+    ] = False,
+) -> None:
+    """Remove stages and journal records that a run needs no more, after saying how much."""
+    with exit_codes():
+        from prefdata.cli.summary import print_unneeded
+        from prefdata.run.cleaning import clean_run
+
+        given = load(str(run), None, None) if run.is_file() else None
+        folder = run_of(run)
+        found = clean_run(folder, given, is_meant=is_meant, say=say, progress=not is_quiet())
+        print_unneeded(folder, found, is_meant=is_meant)
 
 
 def plan(

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from prefdata.cli.terminal import open_console, print_row, printable
 from prefdata.pairs.calibration import tell_calibration
+from prefdata.pairs.diff import tell_changes
 from prefdata.pairs.prompts import tell_of_prompts
 from prefdata.pairs.verdicts import panels
 from prefdata.recipe.loader import LoadedRecipe
@@ -20,13 +21,14 @@ from prefdata.run.estimate import PARAMETERS, WRITTEN_PER_SECOND, Estimate, esti
 from prefdata.run.examples import Example, example_requests
 from prefdata.run.oddities import find_oddities
 from prefdata.seeds.seeds import seeds_of
-from prefdata.storage.record import first_detail
+from prefdata.storage.record import Record, first_detail
 
 if TYPE_CHECKING:  # what a build and a plan need none of
     from prefdata.api.records import Records
     from prefdata.export import Export
     from prefdata.hub.publishing import Publication
     from prefdata.report import Report
+    from prefdata.run.cleaning import Unneeded
 
 DETAIL = 200
 """Characters of a failure's message that the summary repeats."""
@@ -66,6 +68,9 @@ def _summary(record: dict[str, Any], folder: Path) -> Iterable[tuple[str, str]]:
     yield "candidates", f"{record['candidates']:,}"
     splits = ", ".join(f"{count:,} {split}" for split, count in record["pairs"].items() if count)
     yield "pairs", f"{splits or 0} from {record['prompts']:,} prompts"
+    if record.get("changes"):
+        yield "since the last pairs", ""
+        yield from ((f"  {name}", told) for name, told in tell_changes(record["changes"]))
     yield from ((f"  {name}", f"{count:,}") for name, count in record.get("sources", {}).items())
     yield "rejects", f"{sum(record['rejects'].values()):,}"
     for number, (reason, count) in enumerate(record["rejects"].items()):
@@ -105,6 +110,26 @@ def _summary(record: dict[str, Any], folder: Path) -> Iterable[tuple[str, str]]:
             "the whole run",
         )
     yield "time", f"{seconds['total']:.1f} s"
+
+
+def print_diff(title: str, told: Record, recipe: Sequence[tuple[str, str, str]]) -> None:
+    """What has become of pairs, and which fields of the recipe differ."""
+    lines = [*(("recipe", f"{name}: {a} -> {b}") for name, a, b in recipe), *tell_changes(told)]
+    _print_table(title, lines)
+
+
+def print_unneeded(run: Path, found: "Unneeded", *, is_meant: bool) -> None:
+    """What a run needs no more, and what has become of it."""
+    lines = [(folder.name, f"{size / 2**20:,.1f} MiB") for folder, size in found.stages.items()]
+    for file, (count, size) in found.journals.items():
+        lines.append((f"journal/{file.name}", f"{count:,} records, {size / 2**20:,.1f} MiB"))
+    _print_table(run, lines or [("nothing", "everything there is needed")])
+    console = open_console()
+    if found.note:
+        console.print(f"the journal is left as it is: {found.note}", style="yellow")
+    done = "removed" if is_meant else "not needed; --yes removes it"
+    if lines:
+        console.print(f"{found.bytes / 2**20:,.1f} MiB {done}")
 
 
 def _shortened(detail: str) -> str:
@@ -162,8 +187,8 @@ def print_training(result: dict[str, Any], folder: Path) -> None:
     _print_table(folder, _trained(result))
 
 
-def _print_table(folder: Path, lines: Iterable[tuple[str, str]]) -> None:
-    table = Table(title=escape(str(folder)), title_justify="left", show_header=False)
+def _print_table(title: Path | str, lines: Iterable[tuple[str, str]]) -> None:
+    table = Table(title=escape(str(title)), title_justify="left", show_header=False)
     for name, value in lines:
         table.add_row(escape(printable(name)), escape(printable(value)))
     Console().print(table)

@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from prefdata.hub.card_columns import describe_columns
 from prefdata.hub.card_figures import PairFigures, Spread, measure_pairs
 from prefdata.hub.content import Content
+from prefdata.pairs.diff import tell_changes
 from prefdata.pairs.prompts import tell_of_prompts
 from prefdata.recipe.mix import projections_of
 from prefdata.recipe.publication import Publish
@@ -23,6 +24,7 @@ from prefdata.run.finished import FinishedRun
 from prefdata.run.public import make_public_recipe, shorten
 from prefdata.seeds.files import is_data_file
 from prefdata.storage.folders import read_rows, read_schema
+from prefdata.storage.record import Record
 
 TAGS = ("preference", "dpo", "rlhf", "synthetic", "prefdata")
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
@@ -37,7 +39,13 @@ def split_of(stem: str) -> str:
     return "test" if stem == "test" else "train"
 
 
-def make_card(run: FinishedRun, settings: Publish, contents: Contents, tag: str) -> str:
+def make_card(
+    run: FinishedRun,
+    settings: Publish,
+    contents: Contents,
+    tag: str,
+    changes: tuple[str, Record] | None = None,
+) -> str:
     """README.md of the published dataset.
 
     `settings`: the recipe's `publish`, or what stands for it. `contents`: by config and split, of
@@ -49,7 +57,7 @@ def make_card(run: FinishedRun, settings: Publish, contents: Contents, tag: str)
         keep_trailing_newline=True,
     )  # fmt: skip
     kinds.filters |= {"cell": _cell, "count": _count, "number": _number, "share": _share}
-    prose = kinds.from_string(template).render(**_facts(run, settings, contents, tag))
+    prose = kinds.from_string(template).render(**_facts(run, settings, contents, tag, changes))
     metadata = yaml.safe_dump(
         _metadata(run, settings, contents, tag), sort_keys=False, allow_unicode=True
     )
@@ -118,12 +126,19 @@ def _uncompressed(file: Path) -> int:
     return sum(footer.row_group(n).total_byte_size for n in range(footer.num_row_groups))
 
 
-def _facts(run: FinishedRun, settings: Publish, contents: Contents, tag: str) -> Facts:
+def _facts(
+    run: FinishedRun,
+    settings: Publish,
+    contents: Contents,
+    tag: str,
+    changes: tuple[str, Record] | None,
+) -> Facts:
     record, recipe = run.record, run.recipe
     figures = measure_pairs(read_rows(run.folder / "pairs"))
     public = make_public_recipe(run)
     models, source = _models(run), _source(run)
     return {
+        "changes": changes and (changes[0], list(tell_changes(changes[1]))),
         "title": settings.pretty_name or settings.repo_id.split("/")[1],
         "repo": settings.repo_id,
         "tag": tag,

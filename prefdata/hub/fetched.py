@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -25,6 +26,7 @@ from huggingface_hub.errors import (
 
 from prefdata.errors import PrefdataError
 from prefdata.hub.access import HTTP_ERRORS, describe
+from prefdata.pairs.diff import PairsOfRun, read_pairs_of
 from prefdata.recipe.contract import At
 from prefdata.recipe.environment import INTERPOLATION, texts_in
 from prefdata.recipe.loader import LoadedRecipe, load_recipe, override_path
@@ -33,6 +35,7 @@ from prefdata.recipe.publication import CONFIGS
 from prefdata.recipe.schema import Endpoint, Model, Recipe
 from prefdata.recipe.weights import is_file
 from prefdata.rows import REJECTS
+from prefdata.run.finished import FinishedRun, open_run
 from prefdata.seeds.files import is_data_file
 from prefdata.storage.folders import RowsWriter
 from prefdata.storage.record import Record, read_record
@@ -292,11 +295,11 @@ def _dotted(at: Sequence[str | int]) -> str:
     return ".".join(map(str, at))
 
 
-def fetch_run(address: str, out: Path | None = None) -> Path:
+def fetch_run(address: str, out: Path | None = None, *, tables: Sequence[str] = CONFIGS) -> Path:
     """Fetch a run that was published, `hf://datasets/owner/name`; returns its folder.
 
     `address`: to which `@revision` may be added. `out`: the folder; one called like the dataset, in
-    the current one, by default.
+    the current one, by default. `tables`: which of them are wanted.
 
     Raises:
         PrefdataError: it does not exist, prefdata did not make it, or a folder is in the way.
@@ -316,13 +319,27 @@ def fetch_run(address: str, out: Path | None = None) -> Path:
     with _hub_errors(address, "run"):
         snapshot_download(
             found["repo"], revision=found["revision"], repo_type="dataset", local_dir=folder,
-            allow_patterns=[*(f"{name}/*.parquet" for name in CONFIGS), *RUN_FILES],
+            allow_patterns=[*(f"{name}/*.parquet" for name in tables), *RUN_FILES],
         )  # fmt: skip
     record = read_record(folder)
     if record is None or "files" not in record:
         raise PrefdataError(f"{address}: the dataset has no run.json; prefdata did not make it")
     _settle(folder, record, address)
     return folder
+
+
+def read_pairs(place: str) -> tuple[FinishedRun, PairsOfRun]:
+    """A finished run, or a published one, and its pairs; of the latter no more than these remain.
+
+    Args:
+        place: a run folder, or `hf://datasets/owner/name`, to which `@revision` may be added.
+    """
+    if not place.startswith(SCHEME):
+        run = open_run(Path(place))
+        return run, read_pairs_of(run.folder, run.record)
+    with TemporaryDirectory() as folder:
+        run = open_run(fetch_run(place, Path(folder), tables=("pairs", "rejects")))
+        return run, read_pairs_of(run.folder, run.record)
 
 
 def _settle(folder: Path, record: Record, address: str) -> None:

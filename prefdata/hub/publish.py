@@ -18,9 +18,11 @@ from huggingface_hub.utils.sha import git_hash
 
 from prefdata.errors import PrefdataError
 from prefdata.hub.access import Patience, Say, answers, check_token, refusals
+from prefdata.hub.fetched import SCHEME, read_pairs
 from prefdata.hub.publishing import Publication, PublishOptions
 from prefdata.hub.read_back import read_back
-from prefdata.hub.upload import FOLDERS, REPORT, Upload, pack
+from prefdata.hub.upload import FOLDERS, REPORT, TAG, Upload, pack
+from prefdata.pairs.diff import compare_pairs, read_pairs_of
 from prefdata.pairs.readable import add_configs
 from prefdata.recipe.publication import Publish, check_repo_id
 from prefdata.report.page import write_report
@@ -29,7 +31,7 @@ from prefdata.run.public import find_local_paths
 from prefdata.run.stale import report_pairs
 from prefdata.storage.disk import disk_errors
 from prefdata.storage.ownership import check_file, hold_run, write_own
-from prefdata.storage.record import identify_pairs
+from prefdata.storage.record import Record, identify_pairs
 
 MAIN = "main"
 MARKS = {"run.json", "pairs"}
@@ -66,7 +68,7 @@ def publish_run(
     with refusals(settings.repo_id), disk_errors(run), hold_run(run):
         place.open()
         _renew_report(finished)
-        upload = pack(finished, settings)
+        upload = pack(finished, settings, place.changes)
         write_own(run / "README.md", run, add_configs(upload.card, run))
         for path in find_local_paths(finished):
             say(
@@ -193,6 +195,26 @@ class _Place:
             self.retry(lambda: self.api.create_branch(
                 **self._name, branch=self.revision, exist_ok=True
             ))  # fmt: skip
+
+    def changes(self, run: FinishedRun, tag: str) -> tuple[str, Record] | None:
+        """The last version of another tag on the branch, and what has become of its pairs."""
+        if (last := self.retry(lambda: self._last_tag(tag))) is None:
+            return None
+        try:
+            _, before = read_pairs(f"{SCHEME}datasets/{self.settings.repo_id}@{last}")
+        except PrefdataError as err:
+            self.say(f"{last}: what has changed since then is not told on the card: {err}")
+            return None
+        return last, compare_pairs(before, read_pairs_of(run.folder, run.record)).told()
+
+    def _last_tag(self, but: str) -> str | None:
+        refs = self.api.list_repo_refs(**self._name)
+        tags = {one.target_commit: one.name for one in refs.tags if TAG.fullmatch(one.name)}
+        if not tags.keys() - {commit for commit, name in tags.items() if name == but}:
+            return None
+        commits = self.api.list_repo_commits(**self._name, revision=self.revision)
+        names = (tags.get(one.commit_id, but) for one in commits)
+        return next((name for name in names if name != but), None)
 
     def bring(self, upload: Upload) -> None:
         """Make the files of the branch those of the upload, in at most one commit."""

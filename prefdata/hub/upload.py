@@ -1,5 +1,7 @@
 """What of a run goes to the Hub: its parquet files as they are, card, recipe, record, report."""
 
+import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,8 +12,11 @@ from prefdata.recipe.publication import CONFIGS, Publish
 from prefdata.run.finished import FinishedRun
 from prefdata.run.public import make_public_recipe, make_public_record
 from prefdata.storage.folders import read_tables
+from prefdata.storage.record import Record
 
 REPORT = "report.html"
+TAG = re.compile("run-[0-9a-f]{32}")
+FindChanges = Callable[[FinishedRun, str], tuple[str, Record] | None]
 FOLDERS = tuple(f"{name}/" for name in CONFIGS)
 
 
@@ -40,8 +45,12 @@ class Upload:
         return {name: file for name, file in self.files.items() if name.startswith(FOLDERS)}
 
 
-def pack(run: FinishedRun, settings: Publish) -> Upload:
+def pack(
+    run: FinishedRun, settings: Publish, find_changes: FindChanges = lambda run, tag: None
+) -> Upload:
     """Look at every row once and say what is to be where.
+
+    `find_changes`: tells, of a run and its tag, the version before it and how they differ.
 
     Raises:
         Damaged: a file of the run is not as it was written.
@@ -49,7 +58,7 @@ def pack(run: FinishedRun, settings: Publish) -> Upload:
     contents = _measure(run.folder, settings)
     facts = {name: {s: asdict(c) for s, c in splits.items()} for name, splits in contents.items()}
     tag = f"run-{run.record.get('fingerprint') or digest(facts)}"
-    card = make_card(run, settings, contents, tag)
+    card = make_card(run, settings, contents, tag, find_changes(run, tag))
     files: dict[str, Path | bytes] = {
         file.relative_to(run.folder).as_posix(): file
         for name, splits in contents.items()

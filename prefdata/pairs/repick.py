@@ -12,6 +12,7 @@ import pyarrow as pa
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pairs.choose import check_columns
+from prefdata.pairs.diff import changes_since, read_before
 from prefdata.pairs.files import copies_of, write_jsonl
 from prefdata.pairs.mixing import make_pairs
 from prefdata.pairs.outcomes import count_outcomes, count_skipped, settle_reasoning
@@ -241,7 +242,7 @@ def _choose(
     roles: Mapping[str, Roles] | None = None,
     functions: Functions | None = None,
 ) -> dict[str, Any]:
-    start = time.monotonic()
+    start, told_before = time.monotonic(), read_before(out)
     write_readme(out, has_test=False)  # until there is one again
     with RowsWriter(out / "rejects", REJECTS) as rejects:
         rejects.write(pa.Table.from_pylist(before, schema=REJECTS))
@@ -263,5 +264,6 @@ def _choose(
         "outcomes": count_outcomes(scored),
         "skipped": count_skipped(scored),
         "reasoning": settle_reasoning(scored, rule),
+        **changes_since(told_before, out, choice.prompt_field),
         "seconds": {"pairs": time.monotonic() - start, "total": time.monotonic() - start},
     }

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.errors import PrefdataError
+from prefdata.pairs.diff import changes_since, read_before
 from prefdata.pairs.files import copies_of, write_jsonl
 from prefdata.pairs.mixing import make_pairs
 from prefdata.pairs.outcomes import count_outcomes, count_skipped, settle_reasoning
@@ -382,9 +383,19 @@ class Building:
             "questions whenever it is called for a row"
         )
 
+    def look_up(self, step: Pass, source: Path) -> int:
+        """Read in the journal whatever a pass asks; returns how many rows have more to ask."""
+        if step.expands is not None or not step.checkpoints:
+            return 0
+        sweep = self._sweep(step, frozenset(step.checkpoints))
+        self.fleet.look_up_alone()
+        with self._progress(f"{step.name}, looked up", source) as progress:
+            return run_ahead(sweep, source, progress)
+
     def choose(self, folders: list[Path]) -> dict[str, Any]:
         """Write candidates, pairs, rejects and the JSONL copies; returns their counts."""
         scored, rule = folders[-1], self.recipe.output_projection
+        before = read_before(self.out)
         withdraw_record(self.out)
         write_readme(self.out, has_test=False)  # until there is one again
         with self._timed("pairs"):
@@ -417,6 +428,7 @@ class Building:
             "outcomes": count_outcomes(scored),
             "skipped": count_skipped(scored),
             "reasoning": reasoning,
+            **changes_since(before, self.out, choice.prompt_field),
         }
 
     def record(self, record: Record, spent: Record) -> Record:

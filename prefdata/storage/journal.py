@@ -24,7 +24,7 @@ import numpy as np
 import orjson
 
 from prefdata.errors import PrefdataError
-from prefdata.storage.disk import make_folder, sync
+from prefdata.storage.disk import make_folder, sync, whole_file
 
 VERSION = 1
 """Of the records that are written; raised when what they hold changes its form or meaning."""
@@ -99,6 +99,14 @@ class Journal:
         """The values that earlier runs have written under this key, the earliest first."""
         with self._lock:
             return self._earlier.get(bytes.fromhex(key))
+
+    def unread(self) -> dict[Path, tuple[int, int]]:
+        """Records of earlier runs, and their bytes, that `get` has not given; by file."""
+        return self._earlier.unread()
+
+    def drop_unread(self) -> None:
+        """Remove them; each file is as it was or as it is to be, whenever this is killed."""
+        self._earlier.drop_unread()
 
     def append(self, records: Sequence[tuple[str, Any]]) -> None:
         """Write (key, value) records; they are safe from a kill when this returns.
@@ -182,7 +190,7 @@ def _create(folder: Path, worker: str) -> int:
 
 
 class _Index:
-    """Where the records of some files lie: 24 bytes a record in memory, the values on the disk."""
+    """Where the records of some files lie: 25 bytes a record in memory, the values on the disk."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
@@ -197,6 +205,7 @@ class _Index:
         self._halves, self._offsets, self._lengths, self._sources = (
             _ordered(values, order) for values in (halves, offsets, lengths, sources)
         )
+        self._is_read = bytearray(len(halves))
 
     def __len__(self) -> int:
         return len(self._halves)
@@ -208,9 +217,36 @@ class _Index:
         while place < len(self._halves) and self._halves[place] == half:
             line = self._line(place)
             if _checked_key(line) == key:
+                self._is_read[place] = True
                 found.append(orjson.loads(line)["value"])
             place += 1
         return found
+
+    def unread(self) -> dict[Path, tuple[int, int]]:
+        sources = np.asarray(self._sources)[np.frombuffer(self._is_read, bool) == 0]
+        lengths = np.asarray(self._lengths)[np.frombuffer(self._is_read, bool) == 0]
+        counts = np.bincount(sources, minlength=len(self._files)).tolist()
+        sizes = np.bincount(sources, lengths, minlength=len(self._files)).tolist()
+        return {
+            path: (count, int(size))
+            for path, count, size in zip(self._files, counts, sizes, strict=True)
+            if count
+        }
+
+    def drop_unread(self) -> None:
+        is_read = np.frombuffer(self._is_read, bool)
+        for path in self.unread():
+            is_here = np.asarray(self._sources) == self._files.index(path)
+            kept = set(np.asarray(self._offsets)[is_read & is_here].tolist())
+            if not kept:
+                path.unlink()
+                continue
+            with path.open("rb") as lines, whole_file(path) as file:
+                offset = 0
+                for line in lines:
+                    if offset in kept:
+                        file.write(line)
+                    offset += len(line)
 
     def close(self) -> None:
         for handle in self._open.values():

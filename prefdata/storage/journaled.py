@@ -221,6 +221,7 @@ class _Outcomes:
 
     Attributes:
         is_shared: two threads ask for the same rows, so each request is asked by the first of them.
+        is_closed: nothing is asked any more, so the last failure counts, whatever it was.
     """
 
     def __init__(self, journal: Journal, work: Work, way: str) -> None:
@@ -229,7 +230,7 @@ class _Outcomes:
         self._asked: dict[str, Future[Any]] = {}
         self._aside: set[str] = set()
         self._lock = threading.Lock()
-        self.is_shared = False
+        self.is_shared = self.is_closed = False
 
     def ask(self, keys: Sequence[str]) -> dict[str, "Future[Any]"]:
         """Those that somebody else is asking, with what will be their outcome; the rest are mine.
@@ -294,7 +295,7 @@ class _Outcomes:
             return self._failed[key]
         lasting = LASTING | {KILLS}  # to ask again would cost three workers again
         is_final = len(failures) >= MAX_TRIES or any(one.reason in lasting for one in failures)
-        return failures[-1] if is_final else None
+        return failures[-1] if is_final or (failures and self.is_closed) else None
 
     def keep(self, key: str, outcome: Any) -> None:
         """Write an outcome into the journal."""

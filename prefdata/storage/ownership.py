@@ -22,7 +22,8 @@ TABLES = ("candidates", "pairs", "rejects")
 FOLDERS = (*TABLES, "exports", "journal", "logs", "shards", "slurm", "stages", "trained")
 KEPT_HASHES = 8
 """Of one file: a kill may come between the note of a hash and the file that has it."""
-_TABLE = re.compile(r"[a-z]+-\d{5}-of-\d{5}\.parquet")
+TABLE = re.compile(r"[a-z]+-\d{5}-of-\d{5}\.parquet")
+"""Names of the files that a folder of rows consists of."""
 _ELSEWHERE = "choose another folder with --out, or move it away"
 
 
@@ -57,7 +58,7 @@ def check_folder(out: Path, inputs: Sequence[Input] = (), *, is_forced: bool = F
             if place.exists() or place.is_symlink():
                 raise _not_ours(place, _ELSEWHERE)
     for name in TABLES:
-        strange = [file for file in _entries(out / name) if not _TABLE.fullmatch(file.name)]
+        strange = [file for file in _entries(out / name) if not TABLE.fullmatch(file.name)]
         if strange:
             raise _not_ours(strange[0], _ELSEWHERE)
         for one in inputs:

@@ -240,6 +240,16 @@ class Fleet:
         """Whether workers of one of these models have been wanted, so that rows are being made."""
         return any(key in self._pools for key in group)
 
+    def look_up_alone(self) -> None:
+        """Let engines tell what the journal has, and ask no model."""
+        for engine in self._engines.values():
+            engine.may_load, engine.outcomes.is_closed = False, True
+
+    @property
+    def journal(self) -> Journal:
+        """Of the run, read when it is first wanted."""
+        return self._open_journal()
+
     def refresh_journal(self, *, is_over: bool = False) -> None:
         """Let what went ahead be found in the journal; `is_over`: nothing goes ahead any more."""
         shared = [e.outcomes for e in self._engines.values() if e.outcomes.is_shared]
