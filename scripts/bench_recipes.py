@@ -5,14 +5,16 @@
 Every recipe builds with the quickstart's 240 questions and tiny models; its pairs train the tiny
 language model with recipes/quickstart/train.yaml (and KEY=VALUE); what counts is how often that is
 right at temperature 0.9, before and after, on questions that are in neither the seeds nor its
-training data. Besides the recipes: random pairs of the quickstart's candidates, and rl_pref with
-its judge asked once. Where a recipe has a strong and a weak model, these are the tiny one at
-temperatures 0.3 and 1.2. Prints a line a recipe; the interval is Student's, at 95 %.
+training data. Besides the recipes: random pairs of the quickstart's candidates, rl_pref with its
+judge asked once, and three rounds of the quickstart beside one of three times the rows. Where a
+recipe has a strong and a weak model, these are the tiny one at temperatures 0.3 and 1.2. Prints a
+line a recipe; the interval is Student's, at 95 %.
 """
 
 import argparse
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -22,6 +24,7 @@ import yaml
 
 from prefdata.pipeline import build
 from prefdata.recipe.loader import load_recipe, load_settings
+from prefdata.train.rounds import run_rounds
 from prefdata.train.trl import train_trl
 from prefdata.train.trl_settings import TrlSettings
 
@@ -31,7 +34,7 @@ LM, RM = (str((QUICKSTART / "models" / name).absolute()) for name in ("lm", "rm"
 NAMES = [
     "quickstart", "random pairs", "nemotron_rl_pref", "rl_pref, one order", "simpo",
     "skywork_agreement", "ultrafeedback", "tulu3_on_policy", "olmo3_delta", "smollm3_apo",
-    "helpsteer3", "safety_delta",
+    "helpsteer3", "safety_delta", "three times the rows", "three rounds",
 ]  # fmt: skip
 SETTINGS = {"smollm3_apo": ["loss_type=apo_zero"]}
 LUCK = '''"""A score that knows nothing: uniform in [0, 1), by row, text and seed."""
@@ -67,8 +70,13 @@ def main() -> None:
                 # chance decides the random pairs alone; the others are built once
                 is_luck = name == "random pairs"
                 out = Path(folder) / name.replace(" ", "_") / str(seed if is_luck else 0)
-                runs.append(_build(name, out, seed))
-                gains.append(_train(out / "run", seed, settings))
+                if name == "three rounds":
+                    record, gain = _rounds(out, seed, settings)
+                else:
+                    record = _build(name, out, seed)
+                    gain = _train(out / "run", seed, settings)
+                runs.append(record)
+                gains.append(gain)
             print(_line(name, runs, gains), flush=True)
 
 
@@ -80,7 +88,7 @@ def _line(name: str, runs: list[dict[str, Any]], gains: list[float]) -> str:
     spread = 100 * STUDENT[count] * stdev(gains) / count**0.5 if count in STUDENT else float("nan")
     return (
         f"{name:22} {pairs:5.0f} {chosen:6.1%}/{rejected:6.1%} {tokens:7,} "
-        f"{run['requests']['generated']:6,} {run['requests']['scored']:6,} "
+        f"{run['requests'].get('generated', 0):6,} {run['requests'].get('scored', 0):6,} "
         f"{mean:+8.1f} ({spread:4.1f})    {mean / tokens * 1e6:+19,.0f}"
     )
 
@@ -102,6 +110,8 @@ def _tiny(name: str, folder: Path, seed: int) -> dict[str, Any]:
         "quickstart": "quickstart/recipe.yaml",
         "random pairs": "quickstart/recipe.yaml",
         "rl_pref, one order": "nemotron_rl_pref.yaml",
+        "three times the rows": "quickstart/recipe.yaml",
+        "three rounds": "quickstart/recipe.yaml",
     }.get(name, f"{name}.yaml")
     raw: dict[str, Any] = yaml.safe_load((RECIPES / file).read_text())
     raw["seed_dataset"] |= {
@@ -121,6 +131,8 @@ def _tiny(name: str, folder: Path, seed: int) -> dict[str, Any]:
     if all(column["name"] != "right" for column in raw["columns"]):
         right = {"name": "right", "type": "verifier", "method": "number", "reference": "answer"}
         raw["columns"].append(right | texts)
+    if name == "three times the rows":
+        raw["num_records"] = 720
     if name == "rl_pref, one order":
         next(one for one in raw["columns"] if one["name"] == "judge")["both_orders"] = False
     if name == "random pairs":
@@ -129,6 +141,26 @@ def _tiny(name: str, folder: Path, seed: int) -> dict[str, Any]:
         raw["columns"].append({"name": "luck", "type": "verifier"} | draw | texts)
         rule["score"] = "luck"
     return raw
+
+
+def _rounds(folder: Path, seed: int, overrides: list[str]) -> tuple[dict[str, Any], float]:
+    """The sums of three rounds, and what they gain together."""
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe, file = folder / "recipe.yaml", folder / f"train{seed}.yaml"
+    recipe.write_text(yaml.safe_dump(_tiny("three rounds", folder, seed)))
+    settings = load_settings(TrlSettings, QUICKSTART / "train.yaml", [f"seed={seed}", *overrides])
+    file.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    made = run_rounds(
+        load_recipe(recipe), str(recipe), (), folder / f"rounds{seed}", count=3, settings=file,
+        min_gain=-1, say=_say,
+    )  # fmt: skip
+    records = [one.record for one in made]
+    sums: dict[str, Any] = {
+        key: dict(sum((Counter(one[key]) for one in records), Counter()))
+        for key in ("pairs", "tokens", "requests")
+    }
+    right = [fmean(one["means"]["right"][side] for one in records) for side in (0, 1)]
+    return sums | {"means": {"right": right}}, made[-1].scores[0][2] - made[0].scores[0][1]
 
 
 def _train(run: Path, seed: int, overrides: list[str]) -> float:
