@@ -31,6 +31,7 @@ EXCLUDED = {
     "models.provider": "which program runs the checkpoint; what it has answered stays valid",
     "models.skip_health_check": "a check before work starts",
     "models.trust_remote_code": "a permission; the revision says which code runs",
+    "columns.gold": "measures the judge before the run; no row is made of it",
     "columns.judge": "the name of a prompt that ships; its text is identity, as `prompt`",
     "models.engine.tensor_parallel_size": "the same sums, spread over more GPUs",
     "models.engine.gpu_memory_utilization": "room for the cache",

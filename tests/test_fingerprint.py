@@ -81,7 +81,8 @@ OTHER_COLUMN = {
     "expression": "y", "dtype": "int", "values": ("x",), "max_retries": 5, "weights": (1.0, 2.0),
     "criteria": {"short": "is it?"}, "scale": (1, 3), "column": "loud", "separator": ";",
     "regex": "x", "lines": True, "json_list": True, "max_items": 3,
-    "models_per_row": 1, "always": ("b",), "judge": "pairwise-v9", "panel": "mean",
+    "models_per_row": 1, "always": ("b",), "judge": "pairwise-v9",
+    "gold": {"path": "g"}, "panel": "mean",
     "tournament": Tournament(type="swiss"),
 }  # fmt: skip
 OTHER_PROJECTION = {

@@ -19,6 +19,7 @@ from prefdata.recipe.plan import plan_passes
 from prefdata.rows import rows_of
 from prefdata.run.estimate import PARAMETERS, WRITTEN_PER_SECOND, Estimate, estimate_pass
 from prefdata.run.examples import Example, example_requests
+from prefdata.run.gold import tell
 from prefdata.run.oddities import find_oddities
 from prefdata.seeds.seeds import seeds_of
 from prefdata.storage.record import Record, first_detail
@@ -99,6 +100,8 @@ def _summary(record: dict[str, Any], folder: Path) -> Iterable[tuple[str, str]]:
         yield from _judged(name, counts)
     for name, alpha in panels(record).items():
         yield f"{name}, panel", f"agreement {alpha:.2f} (Krippendorff's alpha; 1 is full)"
+    for name, found in record.get("gold", {}).items():
+        yield from ((f"{name}, {what}", how) for what, how in tell(found))
     asked = record["requests"]
     made = f"{asked['generated']:,} generated, {asked['scored']:,} scored"
     yield "requests", f"{made}, {asked['replayed']:,} from the journal"

@@ -85,6 +85,24 @@ def _judged(meta: Row, key: str) -> Iterator[tuple[list[str], bool, bool]]:
             yield said, agreed, won == 0.5
 
 
+def single_verdicts(meta: Mapping[str, Any], key: str) -> Iterator[tuple[float, str]]:
+    """Of each verdict what the first of two has won by it, and the place that it names."""
+    if "comparisons" not in meta:
+        is_turned = meta["agreed"] is not None  # then every second one was asked the other way
+        for number, text in enumerate(meta["verdicts"]):
+            word = _winner(text, key)
+            won = WON.get(word, 0.5)
+            yield (1 - won if is_turned and number % 2 else won), word
+        return
+    for one in meta["comparisons"]:
+        for settled, texts in zip(one["judges"], one["verdicts"], strict=True):
+            words = [_winner(text, key) for text in texts]
+            told = [settled]
+            if len(words) == 2:
+                told = [WON.get(words[0], 0.5), 1 - WON.get(words[1], 0.5)]
+            yield from zip(told, words, strict=True)
+
+
 def _ratings(meta: Row) -> Iterator[list[float]]:
     """What several judges say of one thing, as numbers."""
     if "comparisons" in meta:

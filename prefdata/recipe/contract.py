@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, field_validator, model_validator
 
 from prefdata.errors import suggest
+from prefdata.recipe.gold import Gold
 from prefdata.recipe.messages import Messages
 from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.values import META_SUFFIX, ColumnName, Filled, Frozen, OneOrMore
@@ -196,6 +197,11 @@ class Column(Frozen):
     def wants_both_orders(self) -> bool:
         """Whether it is to ask in both orders."""
         return False
+
+    @property
+    def known(self) -> Gold | None:
+        """The preferences by which it is measured before the run."""
+        return None
 
     @property
     def compares_many(self) -> bool:

@@ -21,6 +21,7 @@ from prefdata.recipe.contract import (
     path_of,
     with_meta,
 )
+from prefdata.recipe.gold import Gold
 from prefdata.recipe.questions import ASKED, own_question, question_of
 from prefdata.recipe.swaps import swap_of
 from prefdata.recipe.tournament import (
@@ -78,7 +79,24 @@ def _with_shipped_prompt(value: Any, kinds: tuple[str, ...]) -> Any:
     return {**value, "judge": name, "prompt": prompt}
 
 
-class LlmJudge(Scored, Prompted):
+class Judge(Prompted):
+    """What all have that judge by a prompt."""
+
+    judge: Filled | None = None
+    """The name of a prompt that ships, such as `pairwise-v1`, in the place of one of its own; may
+    be left out where the column has no prompt.
+    """
+    gold: Gold | None = None
+    """Preferences that are known: how often the judge finds them, its bias and its calibration are
+    measured before anything else is asked.
+    """
+
+    @property
+    def known(self) -> Gold | None:
+        return self.gold
+
+
+class LlmJudge(Scored, Judge):
     """A verdict as a dict that satisfies a JSON schema, or a score of each of many texts.
 
     Where it compares two responses it asks in both orders; verdicts that disagree are a tie. With
@@ -94,10 +112,6 @@ class LlmJudge(Scored, Prompted):
     """
     tournament: Tournament | None = None
     """How many texts are compared; the column is then a score of each of them, like a reward."""
-    judge: Filled | None = None
-    """A prompt that ships, by its name: `pairwise-v1`, or `listwise-v1`; with a tournament it may
-    be left out.
-    """
     output_format: JsonSchema
     """The JSON schema of the verdict, an object; A, B or tie in a tournament that has none."""
     compare: tuple[str, str] | None = None
@@ -241,6 +255,9 @@ class LlmJudge(Scored, Prompted):
         if self.tournament is not None:
             yield from self._problems_of_a_tournament(self.tournament, read, scope)
             return
+        if self.gold is not None and self.compared(scope.columns) is None:
+            message = "this judge compares nothing, so known preferences cannot measure it"
+            yield Problem(("gold",), f"{message}; add 'compare' or 'tournament', or remove it")
         if len(self.aliases) > 1 and not self._names_a_winner:
             message = (
                 "a panel needs verdicts that can be put together; add 'enum: [A, B]' to "
@@ -343,7 +360,7 @@ class RewardModel(Scored, Prompted):
         return self.texts_scored(columns)
 
 
-class RubricJudge(Scored, Prompted):
+class RubricJudge(Scored, Judge):
     """A text model rates each text separately, by every criterion on a scale of integers.
 
     Its prompt can use `response`, `criterion`, `description`, `lowest`, `highest`, `asked` (the
@@ -361,8 +378,6 @@ class RubricJudge(Scored, Prompted):
     """Lowest and highest rating; every rating between them must be one token of the model."""
     weights: dict[str, Weight] | None = None
     """Weights of the criteria; equal if left out."""
-    judge: Filled | None = None
-    """The name of a prompt that ships; `pointwise-v1` where the column has none of its own."""
     max_retries: Retries = 2
     """Retries of a rating that is no digit of the scale, before the row is rejected."""
 

@@ -5,6 +5,7 @@ from prefdata.pairs.verdicts import panels
 from prefdata.report.cells import Cell, Chart, Numbers, Table, histogram, label, number, percent
 from prefdata.report.sides import RATIO_EDGES, UNKNOWN
 from prefdata.report.spreads import wilson
+from prefdata.run.gold import tell
 
 
 def margins_cell(run: Numbers) -> Cell:
@@ -108,9 +109,10 @@ def judges_cell(run: Numbers) -> Cell:
         f"{name}: its judges agree to {alpha:.2f} (Krippendorff's alpha, 1 is full agreement)."
         for name, alpha in panels(run.record).items()
     ]
+    gold = _gold_tables(run)
     if not judged:
         none = "No judge of this run compares two responses in both orders."
-        return Cell(" ".join([none, *told]), is_empty=not told)
+        return Cell(" ".join([none, *told]), [], gold, is_empty=not told and not gold)
     rows = []
     shares: list[list[float]] = [[], [], []]
     for name, counts in judged.items():
@@ -137,4 +139,21 @@ def judges_cell(run: Numbers) -> Cell:
         "% of verdicts", "", marks=[(50.0, "fair")], is_percent=True,
     )  # fmt: skip
     heads = ("judge", "comparisons", "orders agree", "ties", "first", "second", "neither", "95% for first")  # fmt: skip  # noqa: E501
-    return Cell(" ".join(told), [chart], [("Numbers", Table(heads, rows))])
+    return Cell(" ".join(told), [chart], [*gold, ("Numbers", Table(heads, rows))])
+
+
+def _gold_tables(run: Numbers) -> list[tuple[str, Table]]:
+    """What judges have found of known preferences, and whether their confidence means anything."""
+    found = run.record.get("gold", {})
+    lines = [(name, *line) for name, counts in found.items() for line in tell(counts)]
+    bins = [
+        (name, percent(one["confidence"]), f"{one['rows']:,}", percent(one["accuracy"]))
+        for name, counts in found.items()
+        for one in counts["calibration"]
+    ]
+    if not lines:
+        return []
+    return [
+        ("Known preferences", Table(("judge", "", ""), lines)),
+        ("Calibration", Table(("judge", "confidence", "known preferences", "found"), bins)),
+    ]

@@ -182,5 +182,6 @@ def add_up(parts: Iterable[Record]) -> Record:
             for number, part in enumerate(parts)
             for name, told in part.get("replicas", {}).items()
         },
+        "gold": parts[0].get("gold", {}),
         "failures": {k: v for part in parts for k, v in part.get("failures", {}).items()},
     }

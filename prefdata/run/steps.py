@@ -12,6 +12,7 @@ from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -36,6 +37,7 @@ from prefdata.rows import ID, REJECTS, Row, rows_of
 from prefdata.run.ahead import Ahead, Way
 from prefdata.run.ending import Ending
 from prefdata.run.expansion import rows_added, run_expansion
+from prefdata.run.gold import measure, refuse_poor, tell, write_known
 from prefdata.run.merging import add_up
 from prefdata.run.passes import Sweep, rejects_of, run_ahead, run_pass, window_for
 from prefdata.run.progress import Progress, show_progress
@@ -109,6 +111,7 @@ class Building:
     ending: Ending = field(default_factory=Ending)
     seconds: dict[str, float] = field(default_factory=dict)
     slowest: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+    gold: dict[str, dict[str, Any]] = field(default_factory=dict)
     _passes: tuple[int, int] = (0, 0)
     _ahead: Ahead | None = None
 
@@ -160,6 +163,7 @@ class Building:
             for note in tell_of_system_messages(self.recipe, seeds.table, roles):
                 self.say(note)
             self.fleet.check_health()
+        self.measure_judges()
         steps = [*stages.steps]
         if not any(step.expands for step in stages.passes):
             self.fleet.expect(_expected(stages.passes, self.recipe, len(seeds)))
@@ -172,6 +176,28 @@ class Building:
         finally:
             if self._ahead is not None:
                 self._ahead.close()
+
+    def measure_judges(self) -> None:
+        """Ask judges about preferences that are known, before they are believed.
+
+        Raises:
+            PrefdataError: a judge finds too few; of a rehearsal, whose answers mean nothing, none
+                is expected.
+        """
+        for column in self.recipe.columns:
+            if (gold := column.known) is None:
+                continue
+            with TemporaryDirectory() as name:
+                known, judged = Path(name) / "known", Path(name) / "judged"
+                test = write_known(column, gold, self.loaded, known)
+                alone = replace(self, loaded=test.loaded, is_shard=False, seconds={}, slowest={})
+                alone.run_pass(test.step, known, judged)
+                told = measure(test, judged, count_rows(rejects_of(judged)))
+            self.gold[column.name] = told
+            for what, how in tell(told):
+                self.say(f"{column.name}, {what}: {how}")
+            if not self.fleet.is_rehearsal:
+                refuse_poor(column.name, gold, told)
 
     def conclude(self, seeds: Seeds, stages: StageFolders, parts: Sequence[Record] = ()) -> Record:
         """Choose the pairs of finished passes and write the record of the run.
@@ -234,6 +260,7 @@ class Building:
             "throughput": self.throughput.told(),
             "replicas": self.gauges.told() if self.gauges is not None else {},
             "slowest": self.slowest,
+            "gold": self.gold,
             "failures": work.failures,
         }
 
