@@ -5,7 +5,6 @@ asked again was in flight, at most the engine's running batch.
 """
 
 import asyncio
-import multiprocessing
 import os
 import random
 import re
@@ -26,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import hear_ctrl_c
+from forks import FORKS
 from waiting import PATIENCE, wait_until_stopped
 
 from prefdata.engines.model_thread import ModelThread
@@ -313,9 +313,7 @@ def kind_of(value):
 
 def test_a_run_of_real_models_killed_while_it_generates_scores_and_writes(real):
     chain = Chain(real, "killed", seed=1)
-    chain.kill_at_write("seeds")
-    chain.kill_at_records("text", 0.02, 0.95, times=3)
-    chain.kill_at_write("first stage")
+    chain.kill_at_records("text", 0.02, 0.95, times=2)
     chain.kill_at_records("score", 0.02, 0.9, times=2)
     for what in ("second stage", "jsonl"):
         chain.kill_at_write(what)
@@ -325,7 +323,7 @@ def test_a_run_of_real_models_killed_while_it_generates_scores_and_writes(real):
 def test_a_rehearsed_run_killed_at_every_step(rehearsed):
     chain = Chain(rehearsed, "killed", seed=2)
     chain.kill_at_write("seeds")
-    chain.kill_at_records("text", 0.01, 0.95, times=3)
+    chain.kill_at_records("text", 0.01, 0.95, times=2)
     for _ in range(2):
         chain.kill_at_write("first stage")
     chain.kill_at_records("score", 0.01, 0.95, times=2)
@@ -485,7 +483,7 @@ def test_a_kill_loses_at_most_the_batch_that_runs_and_the_one_just_finished(tmp_
     for number in range(6):
         folder = tmp_path / str(number)
         folder.mkdir()
-        process = multiprocessing.get_context("spawn").Process(
+        process = FORKS.Process(
             target=generate_on_and_on, args=(folder, draw.randint(RUNNING_BATCH, 3000))
         )
         process.start()
