@@ -1,8 +1,6 @@
 """Exports: every trainer's lines, what stays behind and why, the split, what is told."""
 
 import re
-import subprocess
-import sys
 
 import orjson
 import pytest
@@ -10,7 +8,9 @@ from conftest import QUICKSTART
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import DIALOGUE, FIELDS, TOOL, make_run, read_lines
+from typer.testing import CliRunner
 
+from prefdata.cli import app
 from prefdata.errors import PrefdataError
 from prefdata.export import FORMATS, ExportOptions, export_run
 from prefdata.export.conversation import TEMPLATE_TOKEN
@@ -436,9 +436,9 @@ def test_what_is_no_finished_run_is_one_message(tmp_path):
 
 def test_the_command_prints_the_lines_of_the_trainers_configuration(tmp_path):
     run = make_run(tmp_path, pairs_of(20))
-    command = [sys.executable, "-m", "prefdata", "export", str(run), "--format", "axolotl",
-               "--format", "llama_factory", "--test-size", "5"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    words = ["--format", "axolotl", "--format", "llama_factory", "--test-size", "5"]
+    done = CliRunner().invoke(app, ["export", str(run), *words])
+    assert done.exit_code == 0, done.output
     for name, file in (("axolotl", "axolotl.yaml"), ("llama_factory", "dataset_info.json")):
         folder = run / "exports" / name
         assert (folder / file).read_text().strip() in done.stdout
@@ -447,10 +447,9 @@ def test_the_command_prints_the_lines_of_the_trainers_configuration(tmp_path):
 
 @pytest.mark.parametrize("size", ["1.5", "-3", "many"])
 def test_a_test_size_that_is_none_is_one_message(size, tmp_path):
-    command = [sys.executable, "-m", "prefdata", "export", str(tmp_path), "--format", "trl",
-               "--test-size", size]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+    words = ["export", str(tmp_path), "--format", "trl", "--test-size", size]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
     assert "test_size" in done.stderr
 
 

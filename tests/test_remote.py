@@ -9,8 +9,10 @@ import pytest
 from conftest import ROOT
 from server_stub import KEY, Server
 from test_recipe import RL_PREF
+from typer.testing import CliRunner
 from waiting import PATIENCE
 
+from prefdata.cli import app
 from prefdata.errors import PrefdataError
 from prefdata.pipeline import build
 from prefdata.recipe.loader import load_recipe
@@ -402,8 +404,7 @@ def test_a_server_without_structured_outputs_is_asked_again_until_it_fits(remote
 
 
 def test_plan_says_who_is_asked_and_what_is_loaded(remote):
-    command = [sys.executable, "-m", "prefdata", "plan", str(remote.write())]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    done = CliRunner().invoke(app, ["plan", str(remote.write())])
     assert "asks         scripted at srv" in done.stdout
     assert "passes, 0 model loads" in done.stdout
 

@@ -1,13 +1,13 @@
 """`prefdata train --backend nemo_customizer` on a run: what is written, uploaded, printed."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from customizer_stub import Platform
 from runs import DIALOGUE, make_run, read_lines
+from typer.testing import CliRunner
 
+from prefdata.cli import app
 from prefdata.recipe.loader import load_settings
 from prefdata.train.nemo_customizer.settings import CustomizerSettings
 
@@ -26,16 +26,13 @@ def command(run, address, *arguments):
         f"entity_host={address}", f"datastore_host={address}", "namespace=team",
         "customization_config=meta/tiny@v1+A100", "poll_interval_seconds=0.01", *arguments,
     ]  # fmt: skip
-    return subprocess.run(
-        [sys.executable, "-m", "prefdata", "train", run, "--backend", "nemo_customizer", *told],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return CliRunner().invoke(app, ["train", str(run), "--backend", "nemo_customizer", *told])
 
 
 def test_a_run_is_split_uploaded_and_trained_on(platform, tmp_path):
     run = make_run(tmp_path, ROWS)
     done = command(run, platform.address)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     out = run / "trained" / "nemo_customizer"
     (files,) = platform.repos.values()
     for name, count in (("training/training_file.jsonl", 16), ("validation/validation_file.jsonl", 4)):  # fmt: skip  # noqa: E501
@@ -51,7 +48,7 @@ def test_a_run_is_split_uploaded_and_trained_on(platform, tmp_path):
 
 def test_supervised_training_gets_the_chosen_answers_alone(platform, tmp_path):
     done = command(make_run(tmp_path, ROWS), platform.address, "hyperparameters.training_type=sft")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     ((_, training),) = (
         (name, data) for name, data in next(iter(platform.repos.values())).items()
         if name.startswith("training")
@@ -67,13 +64,13 @@ def test_prompts_are_whole_unless_told_otherwise(tmp_path):
     file = run / "trained" / "nemo_customizer" / "data" / "training" / "training_file.jsonl"
     for told, kind in (("true", list), ("false", str)):
         done = command(run, "http://127.0.0.1:9", "--dry-run", f"use_full_message_history={told}")
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
         assert {type(line["prompt"]) for line in read_lines(file)} == {kind}
 
 
 def test_a_dry_run_prints_the_payloads_and_connects_to_nothing(tmp_path):
     done = command(make_run(tmp_path, ROWS), "http://127.0.0.1:9", "--dry-run")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "POST http://127.0.0.1:9/v1/customization/jobs" in done.stdout
     assert '"ref_policy_kl_penalty": 0.1' in done.stdout
 
@@ -81,7 +78,7 @@ def test_a_dry_run_prints_the_payloads_and_connects_to_nothing(tmp_path):
 def test_a_platform_that_is_not_there_leaves_the_files(tmp_path):
     run = make_run(tmp_path, ROWS)
     done = command(run, "http://127.0.0.1:9")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert len(done.stderr.strip().splitlines()) <= 4
     assert (run / "trained/nemo_customizer/data/training/training_file.jsonl").is_file()
 
@@ -98,5 +95,5 @@ def test_settings_stand_in_a_file(tmp_path):
 
 def test_cancel_without_a_job_is_one_message(tmp_path):
     done = command(make_run(tmp_path, ROWS), "http://127.0.0.1:9", "--cancel")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "nothing to cancel" in done.stderr
