@@ -1,7 +1,10 @@
-"""The two kinds of expected errors: PrefdataError for the user, RowError for one row."""
+"""What the user is told: `Say` a line; PrefdataError ends a command, RowError a row."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+Say = Callable[[str], None]
+"""Gets what happens, a line at a time."""
 
 
 class PrefdataError(Exception):

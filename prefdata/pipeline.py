@@ -8,6 +8,7 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
+from prefdata.errors import Say
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.ending import Ending
 from prefdata.run.merging import (
@@ -20,7 +21,7 @@ from prefdata.run.merging import (
 from prefdata.run.places import check_places
 from prefdata.run.shards import Shard, count_shards
 from prefdata.run.stage_folders import make_stage_folders
-from prefdata.run.steps import Building, Say
+from prefdata.run.steps import Building
 from prefdata.storage.disk import disk_errors, hold
 from prefdata.storage.fence import fence, read_attempt
 from prefdata.storage.ownership import claim_folder, hold_run

@@ -295,6 +295,11 @@ def test_pairs_of_a_file_take_its_own_field_names(command, project):
     assert {(p["prompt"], p["chosen"], p["rejected"]) for p in pairs} >= {
         ("q0", "answer 3", "answer 0")
     }
+    none = command(
+        "pairs", "scored.jsonl", "min_margin=100", "--out", "none",
+        "--group", "turn", "--prompt", "question", "--text", "answer", "--score", "points",
+    )  # fmt: skip
+    assert none.exit_code == 3 and "no row has a pair; the commonest reason: pairs" in none.stderr
     wrong = command("pairs", "scored.jsonl", "stratgy=x", "--out", "out")
     assert wrong.exit_code == 2 and "did you mean 'strategy'?" in wrong.stderr
 

@@ -329,6 +329,12 @@ def test_a_csv_cell_may_be_long(file):
     assert len(prompts(load(file("s.csv", f'prompt\n"{"x" * 300_000}"\n')))[0]) == 300_000
 
 
+@pytest.mark.parametrize(("mark", "called"), [(";", "semicolons"), ("\t", "tabs")])
+def test_a_csv_without_commas_is_refused_with_a_hint(file, mark, called):
+    with pytest.raises(PrefdataError, match=f"parted by {called}, and a CSV is read by commas"):
+        load(file("s.csv", f"prompt{mark}answer\na{mark}b\n"))
+
+
 def test_a_csv_header_that_repeats_a_name_is_refused(file):
     with pytest.raises(PrefdataError, match="names 'prompt' twice; rename one"):
         load(file("s.csv", "prompt,prompt\na,b\n"))

@@ -16,9 +16,8 @@ from prefdata.api.apart import run_apart
 from prefdata.api.loading import load, run_folder
 from prefdata.api.records import Records, check_count, records_of
 from prefdata.api.run import Run, open_run
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.recipe.loader import LoadedRecipe, RecipeSource
-from prefdata.run.steps import Say
 from prefdata.storage.disk import disk_errors
 from prefdata.storage.ownership import check_folder, claim_folder, own_file
 from prefdata.workers.machine import Machine, find_machine

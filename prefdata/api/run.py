@@ -20,7 +20,7 @@ from datasets import (
 
 from prefdata.api.loading import HUB
 from prefdata.api.records import Records, figures_of, pairs_or_rejects, table
-from prefdata.errors import PrefdataError, suggest
+from prefdata.errors import PrefdataError, Say, suggest
 from prefdata.export import Export, ExportOptions, Lines, export_run
 from prefdata.hub.fetched import fetch_run
 from prefdata.hub.publish import publish_run
@@ -34,7 +34,6 @@ from prefdata.run.finished import FinishedRun
 from prefdata.run.finished import open_run as open_finished
 from prefdata.run.oddities import find_oddities
 from prefdata.run.stale import find_stale
-from prefdata.run.steps import Say
 from prefdata.storage.disk import disk_errors
 from prefdata.storage.folders import read_schema
 from prefdata.storage.record import Record

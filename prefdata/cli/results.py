@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prefdata.cli.program import Force, Run, exit_codes, run_of, say, tell_stale
+from prefdata.cli.program import Force, Run, check_yield, exit_codes, run_of, say, tell_stale
 from prefdata.errors import PrefdataError
 
 
@@ -101,6 +101,7 @@ def pairs(
             )  # fmt: skip
         print_summary(record, folder)
         tell_stale(folder)
+        check_yield(record, min_yield=0)
 
 
 def diff(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import orjson
 
 from prefdata.engines import open_chat_template
-from prefdata.errors import PrefdataError, RowError
+from prefdata.errors import PrefdataError, RowError, Say
 from prefdata.export.configurations import Place
 from prefdata.export.conversation import Conversation, read_conversation
 from prefdata.export.formats import SIDES, Format, Lines, Record, Shape, find_format
@@ -37,7 +37,6 @@ from prefdata.storage.record import identify_pairs
 if TYPE_CHECKING:  # torch, only when needed
     from prefdata.engines.chat_template import ChatTemplate
 
-Say = Callable[[str], None]
 MANIFEST = "export.json"
 LEFT_OUT = "left_out.jsonl"
 

@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 from huggingface_hub import HfApi, errors, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 
-Say = Callable[[str], None]
 Value = TypeVar("Value")
 HTTP_ERRORS: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
 """What the client's HTTP library raises: the connection was lost, or never made."""

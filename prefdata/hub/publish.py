@@ -16,8 +16,8 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
-from prefdata.errors import PrefdataError
-from prefdata.hub.access import Patience, Say, answers, check_token, refusals
+from prefdata.errors import PrefdataError, Say
+from prefdata.hub.access import Patience, answers, check_token, refusals
 from prefdata.hub.fetched import SCHEME, read_pairs
 from prefdata.hub.publishing import Publication, PublishOptions
 from prefdata.hub.read_back import read_back

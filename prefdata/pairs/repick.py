@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pairs.choose import check_columns
 from prefdata.pairs.diff import changes_since, read_before
@@ -41,8 +41,6 @@ from prefdata.storage.record import (
     withdraw_record,
     write_record,
 )
-
-Say = Callable[[str], None]
 
 
 def is_run(place: Path) -> bool:

@@ -1,14 +1,14 @@
 """Finished shards of a run: found, checked, joined. Makes no rows."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.passes import rejects_of
 from prefdata.run.shard_status import RECORD
@@ -81,7 +81,7 @@ class Finished:
 
 
 def find_finished(
-    loaded: LoadedRecipe, out: Path, count: int, *, rehearse: bool, say: Callable[[str], None]
+    loaded: LoadedRecipe, out: Path, count: int, *, rehearse: bool, say: Say
 ) -> Finished:
     """Look at all shards, and at the merged run."""
     with Fleet(loaded, out, machine=None, rehearse=rehearse, say=say) as fleet:

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from prefdata.engines.protocols import RewardEngine, TextEngine
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.pairs.diff import changes_since, read_before
 from prefdata.pairs.files import copies_of, write_jsonl
 from prefdata.pairs.mixing import make_pairs
@@ -73,7 +73,6 @@ from prefdata.workers.fleet import Fleet
 from prefdata.workers.gauges import Gauges
 from prefdata.workers.throughput import Throughput
 
-Say = Callable[[str], None]
 Note = Callable[[int, int], None]
 Turn = tuple[Pass, frozenset[str]]
 """A pass, and the keys of the models that are loaded for it at one time."""

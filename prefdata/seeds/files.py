@@ -353,6 +353,12 @@ def _check_header(names: Sequence[str], file: Path, notes: list[str]) -> None:
             f"seed_dataset.path: the header of {file} names {', '.join(map(repr, twice))} twice; "
             "rename one"
         )
+    for mark, called in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and mark in names[0]:
+            raise PrefdataError(
+                f"{file}: the header is one column, {names[0]!r}, as its columns are parted by "
+                f"{called}, and a CSV is read by commas; save it with commas"
+            )
     if "" in names:
         notes.append(f"{file.name}: the column without a name (an index?) is ignored")
 

@@ -3,18 +3,18 @@
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import unified_diff
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from prefdata.errors import Say
 from prefdata.run.shards import FOLDER
 from prefdata.storage.disk import make_folder
 from prefdata.storage.ownership import check_file, claim_folder, write_own
 
-Say = Callable[[str], None]
 CACHES = (
     "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "VLLM_CACHE_ROOT",
     "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",

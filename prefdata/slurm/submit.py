@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.merging import find_finished
 from prefdata.run.places import check_places
 from prefdata.run.shard_status import forget_attempts
 from prefdata.slurm.checks import check_cluster, check_shards, read_time
 from prefdata.slurm.jobs import Jobs, cancel, is_in_queue, read_jobs, submit, tasks_in_queue
-from prefdata.slurm.scripts import CACHES, Cluster, Say, write_scripts
+from prefdata.slurm.scripts import CACHES, Cluster, write_scripts
 from prefdata.slurm.status import count_shards
 from prefdata.storage.disk import disk_errors, make_folder
 from prefdata.storage.record import read_record

@@ -4,12 +4,12 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.storage.disk import write_text
 
 ATTEMPT = "attempt"
@@ -42,7 +42,7 @@ def read_attempt(text: str) -> Attempt:
 
 @contextmanager
 def fence(
-    folder: Path, attempt: Attempt, say: Callable[[str], None], *, poll: float = POLL_SECONDS
+    folder: Path, attempt: Attempt, say: Say, *, poll: float = POLL_SECONDS
 ) -> Iterator[None]:
     """Be the latest attempt on a folder, until another one is.
 

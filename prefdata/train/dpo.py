@@ -11,7 +11,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 
 from prefdata.engines.transformers.model import TINY_PARAMETERS, Checkpoint, load_tokenizer
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.export import Export
 from prefdata.recipe.schema import Model
 from prefdata.train.trl_settings import TrlSettings
@@ -53,7 +53,7 @@ def last_checkpoint(checkpoints: Path) -> Path | None:
     return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
 
 
-def run(trainer: Any, checkpoint: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+def run(trainer: Any, checkpoint: Path | None, say: Say) -> dict[str, Any]:
     """Train to the end; steps, loss and, where there is a test set, TRL's figures about it."""
     if trainer.model.num_parameters() < TINY_PARAMETERS:
         torch.set_num_threads(1)  # a second thread costs such a model more than it gives
@@ -139,7 +139,7 @@ def _adapters(settings: TrlSettings) -> Any:
 class _Tell(TrainerCallback):
     """One line a log of TRL's."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Say) -> None:
         self._say = say
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:

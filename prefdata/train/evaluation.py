@@ -1,7 +1,7 @@
 """How often a model is right on held-out prompts, by the recipe's own verifiers."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import fsum
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import orjson
 
 from prefdata.engines import open_text_engine
 from prefdata.engines.protocols import TextEngine
-from prefdata.errors import PrefdataError, RowError
+from prefdata.errors import PrefdataError, RowError, Say
 from prefdata.export import Export
 from prefdata.inference import Message
 from prefdata.pairs.prompts import PairPrompts
@@ -37,9 +37,7 @@ def verifiers_of(recipe: Recipe) -> list[Scored]:
     return [column for column in scored if not column.aliases]
 
 
-def held_out_rows(
-    run: FinishedRun, data: Export, settings: Evaluation, *, say: Callable[[str], None]
-) -> list[Row]:
+def held_out_rows(run: FinishedRun, data: Export, settings: Evaluation, *, say: Say) -> list[Row]:
     """Prompts to evaluate on, none of which is trained on.
 
     `run`: the run; its test prompts are taken where the settings name no file. `data`: what is

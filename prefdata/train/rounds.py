@@ -5,7 +5,7 @@ where they were stopped; so does this.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,14 +15,12 @@ import orjson
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.reads import answering_aliases
 from prefdata.report.page import read_template
 from prefdata.storage.disk import disk_errors, write_text
 from prefdata.train.children import run_child
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,15 @@
 """`prefdata train --backend nemo_customizer`: a run's pairs as files, then the job."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prefdata.errors import Say
 from prefdata.export import ExportOptions, export_run
 from prefdata.run.finished import open_run
 from prefdata.run.stale import check_training
 from prefdata.train.nemo_customizer.settings import CustomizerSettings
 from prefdata.train.nemo_customizer.train import TrainingFiles, train_customizer
 
-Say = Callable[[str], None]
 FORMATS = {"dpo": "nemo_customizer", "sft": "nemo_customizer_sft"}
 
 

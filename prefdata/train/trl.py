@@ -4,7 +4,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from prefdata.engines.checkpoints import identify
-from prefdata.errors import PrefdataError, install_command
+from prefdata.errors import PrefdataError, Say, install_command
 from prefdata.export import Export, ExportOptions, export_run
 from prefdata.fingerprint import digest
 from prefdata.recipe.schema import Model
@@ -25,7 +25,6 @@ from prefdata.train.children import fill_in, run_child
 from prefdata.train.evaluation import evaluate, held_out_rows, verifiers_of
 from prefdata.train.trl_settings import TrlSettings
 
-Say = Callable[[str], None]
 Result = dict[str, Any]
 MADE = ("checkpoints", "command", "model", "adapter")
 

@@ -4,7 +4,7 @@ Every engine is behind the journal. Knows neither rows nor stages.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from importlib.metadata import packages_distributions, version
@@ -28,6 +28,7 @@ from prefdata.engines.checkpoints import check_text_model, identify
 from prefdata.engines.options import check_options
 from prefdata.engines.scripted import ScriptedReward, ScriptedText
 from prefdata.engines.template_file import read_template, roles_of_model
+from prefdata.errors import Say
 from prefdata.fingerprint import ScoreKeys, TextKeys, digest, model_identity
 from prefdata.recipe.chats import Roles as ChatRoles
 from prefdata.recipe.contract import Role
@@ -70,7 +71,7 @@ class Fleet:
         *,
         machine: Machine | None,
         rehearse: bool,
-        say: Callable[[str], None],
+        say: Say,
     ) -> None:
         """Identify and check every checkpoint; load none.
 

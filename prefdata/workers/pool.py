@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 from prefdata.engines.model_thread import Call
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 from prefdata.workers.devices import Devices
 from prefdata.workers.gauges import Now
@@ -127,7 +127,7 @@ class Workers:
         order: Order,
         places: Sequence[Place],
         logs: Path,
-        say: Callable[[str], None],
+        say: Say,
         *,
         program: Sequence[str] = WORKER,
         hang_seconds: float = HANG_SECONDS,

@@ -1,6 +1,6 @@
 """The deployment of a trained model: made once, watched until it is ready. Knows no file."""
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.train.nemo_customizer.payloads import (
     Body,
     Plan,
@@ -14,7 +14,6 @@ from prefdata.train.nemo_customizer.watch import (
     NOT_FOUND,
     Clock,
     Failure,
-    Say,
     TimedOut,
     create_once,
     watch,

@@ -1,6 +1,6 @@
 """The job: submitted once, never twice; watched; cancelled. Knows no file and no deployment."""
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.train.nemo_customizer.payloads import Plan, job_body, job_mark
 from prefdata.train.nemo_customizer.platform import Answer, Platform
 from prefdata.train.nemo_customizer.record import COMPLETED, LOST, OVER, Facts, TrainRecord, now
@@ -10,7 +10,6 @@ from prefdata.train.nemo_customizer.watch import (
     NOT_FOUND,
     Clock,
     Failure,
-    Say,
     TimedOut,
     create_once,
     watch,

@@ -19,9 +19,10 @@ from nemo_microservices import (
     NeMoMicroservices,
 )
 
+from prefdata.errors import Say
 from prefdata.train.nemo_customizer.payloads import Body
 from prefdata.train.nemo_customizer.settings import CustomizerSettings
-from prefdata.train.nemo_customizer.watch import Failure, Say
+from prefdata.train.nemo_customizer.watch import Failure
 
 Answer = dict[str, Any]
 LONGEST = 400

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefdata.errors import PrefdataError, install_command
+from prefdata.errors import PrefdataError, Say, install_command
 from prefdata.storage.disk import hold_file
 from prefdata.train.nemo_customizer.payloads import (
     Plan,
@@ -27,7 +27,7 @@ from prefdata.train.nemo_customizer.record import (
     read_record,
 )
 from prefdata.train.nemo_customizer.settings import CustomizerSettings
-from prefdata.train.nemo_customizer.watch import Clock, Say
+from prefdata.train.nemo_customizer.watch import Clock
 
 if TYPE_CHECKING:
     from prefdata.train.nemo_customizer.platform import Platform

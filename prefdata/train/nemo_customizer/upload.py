@@ -8,10 +8,11 @@ from typing import cast
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
+from prefdata.errors import Say
 from prefdata.train.nemo_customizer.payloads import Plan, dataset_body, namespace_body
 from prefdata.train.nemo_customizer.platform import Answer, Platform
 from prefdata.train.nemo_customizer.record import TrainRecord
-from prefdata.train.nemo_customizer.watch import CONFLICT, TRIES, Clock, Failure, Say
+from prefdata.train.nemo_customizer.watch import CONFLICT, TRIES, Clock, Failure
 
 # the base of all its errors, of whichever HTTP library this release uses
 HTTP_ERROR = cast(type[Exception], HfHubHTTPError.__mro__[1])

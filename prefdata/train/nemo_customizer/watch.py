@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.train.nemo_customizer.settings import CustomizerSettings
 
 Found = TypeVar("Found")
-Say = Callable[[str], None]
 CONFLICT, NOT_FOUND = 409, 404
 TRIES = 3
 SETTLE = 5.0
