@@ -107,9 +107,6 @@ def build_shard(
 
     Returns:
         The content of the shard's `shard.json`.
-
-    Raises:
-        PrefdataError: as from `build`.
     """
     started = time.time()
     check_places(loaded, out, is_forced=force)

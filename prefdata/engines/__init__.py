@@ -98,11 +98,7 @@ def open_reward_engine(model: Model, path: str, engine: str) -> HostedReward:
 
 
 def open_chat_template(model: Model) -> "ChatTemplate":
-    """The chat template of a model whose `model` is a folder or a Hub id; no weights are loaded.
-
-    Raises:
-        PrefdataError: there is none.
-    """
+    """The chat template of a model whose `model` is a folder or a Hub id; no weights are loaded."""
     from prefdata.engines.chat_template import ChatTemplate  # torch, only when needed
     from prefdata.engines.transformers.model import Checkpoint
 

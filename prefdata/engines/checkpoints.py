@@ -133,11 +133,7 @@ def read_ahead(path: str, is_over: Callable[[], bool]) -> None:
 
 
 def check_text_model(model: Model, path: str) -> None:
-    """Make sure, from its config alone, that a checkpoint writes texts.
-
-    Raises:
-        PrefdataError: it has no language-model head.
-    """
+    """Make sure, from its config alone, that a checkpoint writes texts."""
     architectures = read_config(model, path).get("architectures") or []
     if model.trust_remote_code or any(name.endswith(_TEXT) for name in architectures):
         return
@@ -205,11 +201,7 @@ class TokenCounter:
     """
 
     def __init__(self, path: str) -> None:
-        """Load it from a folder or the Hub.
-
-        Raises:
-            PrefdataError: there is none.
-        """
+        """Load it from a folder or the Hub."""
         from transformers import AutoTokenizer
 
         try:

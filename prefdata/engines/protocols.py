@@ -82,11 +82,7 @@ class Connection(Protocol):
         ...
 
     def check(self, model: Model, role: Role) -> None:
-        """Ask for one short answer, or one score, with this alias's parameters.
-
-        Raises:
-            PrefdataError: the server, the key, the model or a parameter is refused.
-        """
+        """Ask for one short answer, or one score, with this alias's parameters."""
         ...
 
     def close(self) -> None:

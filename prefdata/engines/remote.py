@@ -418,11 +418,7 @@ def _thought(message: Any) -> str | None:
 
 
 def _refuse_nothing(message: Any, reason: str, thought: str | None) -> None:
-    """Tell an answer, be it empty or cut, from none.
-
-    Raises:
-        RowError: there is none.
-    """
+    """Tell an answer, be it empty or cut, from none."""
     if message.content is None and (refusal := getattr(message, "refusal", None)):
         raise RowError("refusal", f"the model refuses: {refusal}")
     if reason == "content_filter" and not (message.content or "").strip():

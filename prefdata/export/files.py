@@ -275,11 +275,7 @@ def _tokenizer(run: FinishedRun, options: ExportOptions) -> Model:
 def _choose_way(
     run: FinishedRun, name: str, form: Format, options: ExportOptions, say: Say
 ) -> Way | None:
-    """In which way the thoughts go along; None where they stay behind.
-
-    Raises:
-        PrefdataError: they are wanted, and cannot go.
-    """
+    """In which way the thoughts go along; None where they stay behind."""
     wanted = options.reasoning or run.record.get("reasoning")
     rule = run.recipe.output_projection.reasoning if run.recipe else None
     is_said = options.reasoning or rule

@@ -52,11 +52,7 @@ class Shape:
     carry: Carry | None = None
 
     def prepare(self, pair: Conversation) -> Conversation:
-        """The pair as it leaves: with its thoughts, where they are carried.
-
-        Raises:
-            RowError: they cannot be.
-        """
+        """The pair as it leaves: with its thoughts, where they are carried."""
         return self.carry(pair) if self.carry is not None else pair
 
 
@@ -205,11 +201,7 @@ _SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt", "tool": "o
 
 
 def _sharegpt(message: Message) -> Record:
-    """A turn under LLaMA-Factory's names.
-
-    Raises:
-        RowError: a turn of calls has a text, too, or arguments that are no JSON object.
-    """
+    """A turn under LLaMA-Factory's names."""
     if not message.get("tool_calls"):
         return {"from": _SHAREGPT[message["role"]], "value": message["content"]}
     if (message["content"] or "").strip():
@@ -303,11 +295,7 @@ def _tools(pair: Conversation) -> Record:
 
 
 def _plain(pair: Conversation) -> list[Record]:
-    """The prompt, for layouts that know nothing but a role and a text.
-
-    Raises:
-        RowError: it has tools in it.
-    """
+    """The prompt, for layouts that know nothing but a role and a text."""
     for message in pair.prompt:
         if message.keys() != {"role", "content"} or message["role"] == "tool":
             raise RowError("tools", "this format has no place for tool calls or their results")
@@ -315,11 +303,7 @@ def _plain(pair: Conversation) -> list[Record]:
 
 
 def _check_system(pair: Conversation) -> None:
-    """Make sure that a system message, if there is one, is the first.
-
-    Raises:
-        RowError: it is not.
-    """
+    """Make sure that a system message, if there is one, is the first."""
     if any(message["role"] in ("system", "developer") for message in pair.prompt[1:]):
         raise RowError("turns", "this format allows a system message only at the start")
 

@@ -114,11 +114,7 @@ def _count_sources(pairs: Path) -> dict[str, int]:
 
 
 def _union(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """Every column of some projection, and the one that tells them apart.
-
-    Raises:
-        PrefdataError: a column has two types.
-    """
+    """Every column of some projection, and the one that tells them apart."""
     fields: dict[str, pa.Field] = {}
     for field in (field for schema in schemas for field in schema):
         have = fields.setdefault(field.name, field)

@@ -58,11 +58,7 @@ Weight = Annotated[float, AfterValidator(_check_weight)]
 
 
 def _with_shipped_prompt(value: Any, kinds: tuple[str, ...]) -> Any:
-    """The mapping of a judge with the prompt that its `judge` names, or the first of its kind.
-
-    Raises:
-        ValueError: there is no such judge, or the mapping has a prompt of its own, too.
-    """
+    """The mapping of a judge with the prompt that its `judge` names, or the first of its kind."""
     name, own = value.get("judge"), value.get("prompt")
     if value.get("messages") is not None:
         own = ""

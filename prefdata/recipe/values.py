@@ -133,11 +133,7 @@ JsonSchema = Annotated[dict[str, Any], AfterValidator(_check_whole), AfterValida
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """A regular expression, in which `.` matches line ends too.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """A regular expression, in which `.` matches line ends too."""
     import regex  # 0.1 s, and few recipes have a pattern
 
     try:

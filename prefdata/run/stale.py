@@ -36,11 +36,7 @@ def find_stale(run: Path) -> list[str]:
 
 
 def check_training(run: Path, record: dict[str, Any], out: Path, *, is_forced: bool) -> None:
-    """Refuse to replace what was trained on earlier pairs.
-
-    Raises:
-        PrefdataError: that is there.
-    """
+    """Refuse to replace what was trained on earlier pairs."""
     if not is_forced and _is_of_others(out / "data" / "export.json", identify_pairs(run, record)):
         raise PrefdataError(
             f"{out}: what is there was trained on earlier pairs of the run, or of another one, and "

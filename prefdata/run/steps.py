@@ -221,11 +221,7 @@ class Building:
         return self.record(record, add_up([*parts, self.spent()]))
 
     def check_rows(self, seeds: Seeds, stages: StageFolders) -> None:
-        """See that every row of a shard is scored or a reject.
-
-        Raises:
-            PrefdataError: some are lost, or there twice.
-        """
+        """See that every row of a shard is scored or a reject."""
         rows = len(seeds) + sum(_rows_added(stages).values())
         lost = [count_rows(rejects_of(folder)) for folder in stages.folders]
         if (found := count_rows(stages.folders[-1]) + sum(lost)) != rows:
@@ -390,11 +386,7 @@ class Building:
     def _ask_in_turns(
         self, step: Pass, groups: Sequence[frozenset[str]], source: Path
     ) -> frozenset[str]:
-        """Load one group after another until nothing is left to ask; returns the last.
-
-        Raises:
-            PrefdataError: it does not come to an end.
-        """
+        """Load one group after another until nothing is left to ask; returns the last."""
         for turn in range(MOST_TURNS):
             group = groups[turn % len(groups)]
             requests, part = _requests(step, self.recipe, group), (0, 1)

@@ -296,11 +296,7 @@ class _Reading:
         return None
 
     def _read(self, name: str, value: Any) -> None:
-        """Read a field as it will be read later on.
-
-        Raises:
-            RowError: it cannot be.
-        """
+        """Read a field as it will be read later on."""
         is_turns = isinstance(value, list) and self._is_chat.get(name)
         if name in self._chats and (is_turns or looks_like_chat(value)):
             read_chat(value)

@@ -24,11 +24,7 @@ class Answer:
 
 
 def split_texts(chosen: str, rejected: str) -> list[Answer]:
-    """Two texts that begin with their prompt, as TRL's implicit form has them, in whole words.
-
-    Raises:
-        RowError: they begin differently.
-    """
+    """Two texts that begin with their prompt, as TRL's implicit form has them, in whole words."""
     found = re.match(r".*\s", commonprefix([chosen, rejected]), re.DOTALL)
     if found is None:
         raise RowError("no_shared_prompt", "there is no prompt, and the texts begin differently")

@@ -43,11 +43,7 @@ _NO_LIMIT = ("unlimited", "infinite")
 
 
 def check_cluster(loaded: LoadedRecipe, cluster: Cluster, time: str | None) -> None:
-    """See that the tasks could run as they are asked for.
-
-    Raises:
-        PrefdataError: they could not.
-    """
+    """See that the tasks could run as they are asked for."""
     machine = Machine(tuple(map(str, range(cluster.gpus))))
     for alias, role in roles_of(loaded.recipe).items():
         model = loaded.recipe.model(alias)
@@ -65,11 +61,7 @@ def check_cluster(loaded: LoadedRecipe, cluster: Cluster, time: str | None) -> N
 
 
 def check_shards(shards: int, rows: int) -> None:
-    """See that every shard has a row.
-
-    Raises:
-        PrefdataError: there are more shards than rows.
-    """
+    """See that every shard has a row."""
     if shards > max(rows, 1):
         raise PrefdataError(
             f"there are {shards} shards, but the seeds have only {rows:,} rows, so some tasks "

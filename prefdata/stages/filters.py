@@ -86,11 +86,7 @@ def _beside(row: Row, number: int, column: Filter, tools: Tools) -> Row:
 
 
 def _text(value: Any, name: str) -> str:
-    """A text, or the turns of a chat.
-
-    Raises:
-        RowError: it is neither.
-    """
+    """A text, or the turns of a chat."""
     if is_chat(value):
         return "\n\n".join(message["content"] for message in read_chat(value))
     if not isinstance(value, str):

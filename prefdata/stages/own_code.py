@@ -220,11 +220,7 @@ def _fields(name: str, kind: Returned) -> list[pa.Field]:
 
 
 def _columns(column: Stage, made: Any) -> Row:
-    """What the function has returned, as its columns hold it.
-
-    Raises:
-        RowError: it is no dict with these columns, or a value has another type.
-    """
+    """What the function has returned, as its columns hold it."""
     wanted = column.columns
     if not isinstance(made, Mapping) or made.keys() != wanted.keys():
         told = f"a dict with {', '.join(map(str, made))}" if isinstance(made, Mapping) else made

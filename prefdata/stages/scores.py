@@ -95,11 +95,7 @@ def _chats(column: RewardModel, tools: Tools, asked: Asked) -> Callable[[Row], S
 
 
 def _total(column: RewardModel, attributes: Sequence[float]) -> float | None:
-    """The score of one text; null where it is not finite.
-
-    Raises:
-        PrefdataError: the model gives another number of attributes than the recipe weighs.
-    """
+    """The score of one text; null where it is not finite."""
     weights = column.weights or (1.0,)
     if len(weights) != len(attributes):
         what = f"{len(weights)} weights" if column.weights else "no 'weights'"

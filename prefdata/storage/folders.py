@@ -242,11 +242,7 @@ def find_row(folder: Path, name: str) -> Row | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The parquet files of a folder, all of those that their names promise.
-
-    Raises:
-        Damaged: one is missing.
-    """
+    """The parquet files of a folder, all of those that their names promise."""
     found: dict[tuple[str, int], list[Path]] = {}
     for file in sorted(folder.glob("*-[0-9]*-of-[0-9]*.parquet")):
         stem, _, _, count = file.stem.rsplit("-", 3)
