@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import orjson
+import pyarrow as pa
 import pytest
 import yaml
 from conftest import ROOT
@@ -158,21 +159,22 @@ def test_every_column_is_explained(run, built):
 
 
 def test_figures_by_hand():
-    base = dict.fromkeys(
-        ["chosen_alias", "rejected_alias", "chosen_temperature", "rejected_temperature",
-         "chosen_completion_tokens", "rejected_completion_tokens", "is_tie"]
-    )  # fmt: skip
+    empty = ["alias", "model", "temperature", "completion_tokens"]
+    base = {f"{side}_{name}": None for side in ("chosen", "rejected") for name in empty}
     rows = [
-        base | {"chosen": "a" * chosen, "rejected": "b", "margin": margin,
+        base | {"chosen": "a" * chosen, "rejected": "b", "margin": margin, "is_tie": False,
                 "chosen_score": margin, "rejected_score": 0.0}
-        for chosen, margin in ((1, 1.0), (2, 2.0), (3, 3.0))
+        for chosen, margin in ((1, 1.0), (2, 2.0), (4, 3.0))
     ]  # fmt: skip
-    found = measure_pairs(rows)
-    assert found.spreads["margin"].mean == 2.0
-    assert (found.longer, found.shorter) == (2 / 3, 0.0)
-    assert found.correlation == pytest.approx(1.0)
-    assert "chosen_completion_tokens" not in found.spreads
-    assert measure_pairs([row | {"margin": None} for row in rows]).correlation is None
+    found = measure_pairs([pa.Table.from_pylist(rows)])
+    assert found.scores["margin"].mean == 2.0
+    assert found.sizes["chosen, characters"].quantiles[1] == 2.0
+    assert (found.share(found.lengths.longer), found.lengths.shorter) == (2 / 3, 0)
+    assert found.lengths.correlation == pytest.approx(1.0)
+    assert "chosen, tokens" not in found.sizes
+    assert found.sides == {}
+    rows = [row | {"margin": None} for row in rows]
+    assert measure_pairs([pa.Table.from_pylist(rows)]).lengths.correlation is None
 
 
 @pytest.mark.parametrize("prompt", [

@@ -13,7 +13,7 @@ from datasets import Features
 from jinja2 import Environment, StrictUndefined
 
 from prefdata.hub.card_columns import describe_columns
-from prefdata.hub.card_figures import PairFigures, Spread, measure_pairs
+from prefdata.hub.card_figures import measure_pairs
 from prefdata.hub.content import Content
 from prefdata.pairs.diff import tell_changes
 from prefdata.pairs.prompts import tell_of_prompts
@@ -23,7 +23,7 @@ from prefdata.recipe.schema import Model
 from prefdata.run.finished import FinishedRun
 from prefdata.run.public import make_public_recipe, shorten
 from prefdata.seeds.files import is_data_file
-from prefdata.storage.folders import read_rows, read_schema
+from prefdata.storage.folders import read_schema, read_tables
 from prefdata.storage.record import Record
 
 TAGS = ("preference", "dpo", "rlhf", "synthetic", "prefdata")
@@ -134,7 +134,6 @@ def _facts(
     changes: tuple[str, Record] | None,
 ) -> Facts:
     record, recipe = run.record, run.recipe
-    figures = measure_pairs(read_rows(run.folder / "pairs"))
     public = make_public_recipe(run)
     models, source = _models(run), _source(run)
     return {
@@ -163,9 +162,7 @@ def _facts(
         "local": sorted({fact["model"] for fact in models if fact["is_local"]}),
         "source": source,
         "command": _command(run, settings, models, source, tag),
-        "figures": figures,
-        "spreads": _spreads(figures),
-        "lengths": _lengths(figures),
+        "figures": measure_pairs(read_tables(run.folder / "pairs")),
     }
 
 
@@ -259,20 +256,6 @@ def _repick_command(run: FinishedRun) -> str:
               if key in part for word in (option, part[key])]  # fmt: skip
     words += ["--seed", str(run.seed), "--out", "again"]
     return " ".join(map(shlex.quote, words))
-
-
-def _spreads(figures: PairFigures) -> dict[str, Spread]:
-    names = {"chosen": "chosen_score", "rejected": "rejected_score", "margin": "margin"}
-    return {told: figures.spreads[name] for told, name in names.items() if name in figures.spreads}
-
-
-def _lengths(figures: PairFigures) -> dict[str, Spread]:
-    names = {
-        f"{side}, {unit}": f"{side}_{name}"
-        for unit, name in (("characters", "characters"), ("tokens", "completion_tokens"))
-        for side in ("chosen", "rejected")
-    }
-    return {told: figures.spreads[name] for told, name in names.items() if name in figures.spreads}
 
 
 def _pairs(contents: Contents) -> int:
