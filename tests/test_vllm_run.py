@@ -1,5 +1,6 @@
 """Whole runs over real vLLM: two replicas, killed workers, killed engines, Ctrl-C."""
 
+import json
 import os
 import signal
 import subprocess
@@ -185,3 +186,49 @@ def test_a_judge_hot_and_cool_answers_of_one_checkpoint_load_it_once(tmp_path):
     record = record_of(tmp_path / "run")
     assert record["loads"] == [str(model)]
     assert record["pairs"]["train"] > 10
+
+
+STAGE = """
+async def twice(row, ask):
+    chat = [{"role": "user", "content": row["prompt"]}]
+    draft, second = await ask("lm", row["prompt"]), await ask("lm", chat, temperature=0.3)
+    gain = await ask.score("rm", [*chat, {"role": "assistant", "content": second.text}])
+    return {"draft": draft, "second": second, "gain": gain}
+"""
+
+
+def test_a_stage_of_ones_own_asks_and_scores_and_repeats_nothing_after_an_edit(tmp_path):
+    quickstart = ROOT / "recipes" / "quickstart"
+    sampling = {"temperature": 0.9, "max_tokens": 16}
+    engine = {"provider": "vllm"}
+    recipe = {
+        "output_dir": str(tmp_path / "run"),
+        "seed_dataset": {"path": str(quickstart / "prompts.jsonl"), "limit": 8},
+        "models": [
+            {"alias": "lm", "model": str(quickstart / "models/lm"), "inference_parameters": sampling}  # noqa: E501
+            | engine,
+            {"alias": "rm", "model": str(quickstart / "models/rm")} | engine,
+        ],
+        "columns": [
+            {"name": "twice", "type": "stage", "function": "mine:twice", "model_alias": "lm"}
+            | {"reward_alias": "rm", "returns": {"draft": "str", "second": "str", "gain": "float"}},
+        ],
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+
+    def build():
+        command = [sys.executable, "-m", "prefdata", "build", tmp_path / "recipe.yaml"]
+        cpu = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
+        done = subprocess.run([*command, "--gpus", "0"], capture_output=True, text=True, env=cpu)
+        assert (tmp_path / "run" / "run.json").is_file(), done.stderr
+        return record_of(tmp_path / "run")["requests"], list(read_rows(tmp_path / "run/candidates"))
+
+    (tmp_path / "mine.py").write_text(STAGE)
+    asked, rows = build()
+    assert asked["generated"] == 16
+    assert {row["second__meta"]["temperature"] for row in rows} == {0.3}
+    assert all(isinstance(row["gain"], float) for row in rows)
+    (tmp_path / "mine.py").write_text(STAGE.replace("gain = ", "gain = -1 * "))
+    again, edited = build()
+    assert (again["generated"], again["scored"]) == (0, 0)
+    assert [row["gain"] for row in edited] == [-row["gain"] for row in rows]

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import plan_passes
 from prefdata.run.finished import open_run
 from prefdata.run.stage_folders import make_stage_folders
-from prefdata.run.steps import Building, Say
+from prefdata.run.steps import Building
 from prefdata.seeds.seeds import seeds_of
 from prefdata.storage.ownership import TABLE, hold_run, is_run_folder
 from prefdata.storage.record import Record, read_record
