@@ -201,7 +201,7 @@ def real(tmp_path_factory):
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rehearsed")
-    recipe = make_recipe(folder, 1500, QUICKSTART / "models")
+    recipe = make_recipe(folder, 1100, QUICKSTART / "models")
     return Runs(recipe, ("--rehearse",), "-rehearsal")
 
 
