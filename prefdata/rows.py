@@ -33,6 +33,9 @@ marks[1] + text is what the model wrote. `tool_calls` is JSON. A text that faile
 CANDIDATE = pa.struct([("text", pa.string()), ("sample", pa.int32()), *TEXT_META.fields])
 """One of the texts of a `candidates` column; `sample` counts from 0 for each alias."""
 
+CHAT = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
+"""A conversation that a column makes."""
+
 TURNS = pa.field("turns", pa.string())
 """What candidates have besides where transcripts from elsewhere part before their last turn: the
 messages between the prompt and the text, as JSON."""

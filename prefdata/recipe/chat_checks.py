@@ -39,7 +39,7 @@ def _check_column(
     for key, name in column.named:
         if key.endswith(".chat") and name in others:
             yield Problem((*at, *path_of(key)), no_chat(name))
-        elif not key.endswith(".chat") and name in chats and not column.filters:
+        elif not key.endswith(".chat") and name in chats and not column.takes_chats:
             yield Problem(
                 (*at, *path_of(key)),
                 f"column {name!r} contains chats, but a text is needed; make a text from one with "

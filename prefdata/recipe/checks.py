@@ -148,7 +148,7 @@ def _check_column(column: Column, at: At, scope: Scope, recipe: Recipe) -> Itera
     for key, name in column.references:
         if not scope.has(name):
             yield Problem((*at, *path_of(key)), scope.missing(name))
-        elif name in scope.made and key.endswith(".chat"):
+        elif name in scope.made and key.endswith(".chat") and not scope.made[name].holds_chat:
             yield Problem((*at, *path_of(key)), no_chat(name))
     if isinstance(column, Scored) and column.needs_asked:
         yield from _check_asked(column, at, scope, recipe)
@@ -335,7 +335,7 @@ def _check_pairs(projection: PreferencePairs, at: At, scope: Scope) -> Iterator[
 def _check_writers(projection: PreferencePairs, at: At, scope: Scope) -> Iterator[Problem]:
     """Aliases that the rule names must be among the writers of the texts, where these are known."""
     names = texts_of_rule(projection)
-    by_text = [scope.made[name].aliases if name in scope.made else () for name in names]
+    by_text = [scope.made[name].writers if name in scope.made else () for name in names]
     writers = list(dict.fromkeys(alias for aliases in by_text for alias in aliases))
     named: dict[At, Sequence[str | None]] = {
         ("strong",): [projection.strong],

@@ -16,9 +16,11 @@ from prefdata.recipe.contract import (
     Prompted,
     Scope,
     check_is_object,
+    no_chat,
     no_text,
     with_meta,
 )
+from prefdata.recipe.converse import Converse
 from prefdata.recipe.filters import Filter
 from prefdata.recipe.judges import LlmJudge, RewardModel, RubricJudge, Verifier
 from prefdata.recipe.own_code import Stage
@@ -221,6 +223,8 @@ class Expand(_Part):
     """Items are lines; a first line that ends with a colon is skipped."""
     json_list: Literal[True] | None = None
     """The text is a JSON list of texts or numbers."""
+    turns: Literal[True] | None = None
+    """The column holds chats, and an item is a chat up to one of the user's turns: all of them."""
     max_items: Positive | None = None
     """Items of a list that become rows, at most."""
 
@@ -229,12 +233,13 @@ class Expand(_Part):
 
     @model_validator(mode="after")
     def _one_way(self) -> "Expand":
-        ways = ("separator", "regex", "lines", "json_list")
+        ways = ("separator", "regex", "lines", "json_list", "turns")
         given = [way for way in ways if getattr(self, way) is not None]
         if len(given) != 1:
             raise ValueError(
                 f"it must say in exactly one way where items end, but has {len(given)}: give "
-                "one of 'separator: \",\"', 'regex: …', 'lines: true', 'json_list: true'"
+                "one of 'separator: \",\"', 'regex: …', 'lines: true', 'json_list: true', "
+                "'turns: true'"
             )
         compile_pattern(self.regex or "")
         return self
@@ -245,7 +250,22 @@ class Expand(_Part):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        return (self.name,)
+        return () if self.turns else (self.name,)
+
+    @property
+    def holds_chat(self) -> bool:
+        return bool(self.turns)
+
+    @property
+    def takes_chats(self) -> bool:
+        return bool(self.turns)
+
+    def problems(self, scope: Scope) -> Iterator[Problem]:
+        made = scope.made.get(self.column)
+        if self.turns and made is not None and not made.holds_chat:
+            yield Problem(("column",), no_chat(self.column))
+        elif not self.turns:
+            yield from super().problems(scope)
 
     @property
     def most_rows(self) -> int | None:
@@ -301,6 +321,7 @@ AnyColumn = Annotated[
     | LlmStructured
     | LlmJudge
     | Candidates
+    | Converse
     | RewardModel
     | RubricJudge
     | Verifier

@@ -119,11 +119,21 @@ class Column(Frozen):
         """The Python function that it calls, `package.module:name`; it is given the whole row."""
         return None
 
+    @property
+    def takes_chats(self) -> bool:
+        """Whether columns that it names outside of templates may hold chats, without `.chat`."""
+        return self.filters
+
     # What it makes.
 
     @property
     def holds_candidates(self) -> bool:
         """Whether a cell is a list of candidates."""
+        return False
+
+    @property
+    def holds_chat(self) -> bool:
+        """Whether a cell is a chat."""
         return False
 
     @property
@@ -167,6 +177,11 @@ class Column(Frozen):
     def aliases(self) -> tuple[str, ...]:
         """The models that it asks, none where it is pure CPU work."""
         return ()
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """Those of them that write its texts."""
+        return self.aliases
 
     def role_of(self, alias: str) -> Role:
         """What one of them is asked for."""

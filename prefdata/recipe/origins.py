@@ -7,7 +7,13 @@ from typing import Any
 from prefdata.recipe.chats import Chat
 from prefdata.recipe.contract import Column, Prompted, Scored
 from prefdata.recipe.filters import filters_before
-from prefdata.recipe.questions import Question, SystemPrompt, question_of, system_prompt_of
+from prefdata.recipe.questions import (
+    Question,
+    SystemPrompt,
+    own_question,
+    question_of,
+    system_prompt_of,
+)
 from prefdata.recipe.reads import all_columns
 from prefdata.recipe.schema import Model, Recipe
 from prefdata.recipe.tools import ToolList, read_tools
@@ -64,7 +70,9 @@ def origin_of(name: str, columns: Sequence[Column], models: Mapping[str, Model])
         if name in column.answers and column.source is not None:
             name, is_part = column.source, True
         elif isinstance(column, Prompted) and not isinstance(column, Scored):
-            systems = {alias: system_prompt_of(models[alias]) for alias in column.aliases}
+            if own_question(column) is None:
+                return None
+            systems = {alias: system_prompt_of(models[alias]) for alias in column.writers}
             tools = getattr(column, "tools", None)
             return Origin(question_of(column), systems, is_part, tools)
         else:

@@ -100,6 +100,6 @@ def answering_aliases(recipe: Recipe) -> frozenset[str]:
     found: set[str] = set()
     for column in reversed(recipe.columns):
         if texts.intersection(column.makes):
-            found.update(column.aliases)
+            found.update(column.writers)
             texts.update((column.source,) if column.source else ())
     return frozenset(found)

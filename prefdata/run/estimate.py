@@ -18,7 +18,13 @@ from prefdata.recipe.chats import Chat
 from prefdata.recipe.contract import Asking, Column
 from prefdata.recipe.origins import columns_read
 from prefdata.recipe.plan import Pass
-from prefdata.recipe.questions import Question, SystemPrompt, question_of, system_prompt_of
+from prefdata.recipe.questions import (
+    Question,
+    SystemPrompt,
+    own_question,
+    question_of,
+    system_prompt_of,
+)
 from prefdata.recipe.reads import all_columns
 from prefdata.recipe.schema import Model, Recipe
 
@@ -122,7 +128,9 @@ def _prompt_tokens(
     if column.role != "text":
         return None
     names = columns_read(column, recipe) | column.inserted
-    if not isinstance(column, Asking) or not sample or not names <= sample[0].keys():
+    if not isinstance(column, Asking) or own_question(column) is None:
+        return None
+    if not sample or not names <= sample[0].keys():
         return None
     system, path = system_prompt_of(recipe.model(column.aliases[0])), paths[column.aliases[0]]
     chats = list(_chats(question_of(column), system, sample))

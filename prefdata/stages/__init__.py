@@ -12,6 +12,7 @@ from prefdata.recipe.values import SKIPPED_SUFFIX
 from prefdata.rows import Row, is_blank
 from prefdata.stages.asking import Tools
 from prefdata.stages.conditions import conditioned
+from prefdata.stages.converse import converse, converse_fields
 from prefdata.stages.extract import extract, extract_fields
 from prefdata.stages.filters import filter_fields, keep
 from prefdata.stages.judge import judge_fields, llm_judge
@@ -52,6 +53,7 @@ class Kind:
 
 STAGES = {
     "llm_text": Kind(llm_text, text_fields),
+    "converse": Kind(converse, converse_fields),
     "llm_structured": Kind(llm_structured, structured_fields),
     "llm_judge": Kind(llm_judge, judge_fields),
     "candidates": Kind(candidates, candidates_fields),

@@ -1,11 +1,13 @@
 """What the texts of a row were asked, for those who score them. Asks nothing itself."""
 
-from prefdata.recipe.chats import Chat
+import orjson
+
+from prefdata.recipe.chats import Chat, read_chat
 from prefdata.recipe.contract import Scored
 from prefdata.recipe.origins import Origin, alias_of, origin_of
 from prefdata.recipe.questions import Question
 from prefdata.recipe.tools import ToolList
-from prefdata.rows import Row
+from prefdata.rows import TURNS, Row
 from prefdata.stages.asking import Tools
 
 
@@ -32,7 +34,8 @@ class Asked:
             texts = row[candidates] if candidates else responses
             return [self._own.chat(row)] * len(texts)
         if candidates:
-            return self._of(candidates, row, [one.get("alias") for one in row[candidates]])
+            chats = self._of(candidates, row, [one.get("alias") for one in row[candidates]])
+            return [_with_turns(*both) for both in zip(chats, row[candidates], strict=True)]
         return [chat for name in responses for chat in self._of(name, row, [alias_of(row, name)])]
 
     def tools(self, row: Row) -> list[ToolList]:
@@ -56,3 +59,9 @@ class Asked:
             return [None for _ in aliases]
         known = {alias: origin.asked(row, alias) for alias in dict.fromkeys(aliases)}
         return [known[alias] for alias in aliases]
+
+
+def _with_turns(chat: Chat | None, candidate: Row) -> Chat | None:
+    """What was asked, and what was said since by the conversation that a candidate ends."""
+    turns = candidate.get(TURNS.name)
+    return chat if chat is None or not turns else (*chat, *read_chat(orjson.loads(turns)))

@@ -117,10 +117,14 @@ class Asker:
         sample: int = 0,
         retry: int = 0,
         tools: Sequence[Mapping[str, Any]] = (),
+        turn: int = 0,
     ) -> TextRequest:
-        """The request for one sample; its seed comes from row, column, alias, sample and retry."""
+        """The request for one sample; its seed comes from row, column, alias, sample and retry.
+
+        `turn`: how many turns models have written before it, in a conversation.
+        """
         own = self.model.inference_parameters.seed
-        retries = ("retry", retry) if retry else ()
+        retries = (*(("retry", retry) if retry else ()), *(("turn", turn) if turn else ()))
         seed = sampling_seed(
             self._seed, row_id, self._column, self.model.alias, sample, own, *retries
         )

@@ -1,7 +1,7 @@
 """`expand`: the items of a list that a model wrote, in any common format."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from prefdata.errors import RowError
 from prefdata.fingerprint import digest
+from prefdata.recipe.chats import read_chat
 from prefdata.recipe.columns import Expand
 from prefdata.recipe.values import META_SUFFIX
-from prefdata.rows import EXPAND_META, ID, Row
+from prefdata.rows import CHAT, EXPAND_META, ID, Row
 from prefdata.stages.patterns import Pattern
 
 _MARK = re.compile(
@@ -24,7 +25,10 @@ _QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019", "\u00ab\u00bb", "**
 
 def expand_fields(column: Expand) -> list[pa.Field]:
     """The item, and whose it is."""
-    return [pa.field(column.name, pa.string()), pa.field(column.name + META_SUFFIX, EXPAND_META)]
+    return [
+        pa.field(column.name, CHAT if column.turns else pa.string()),
+        pa.field(column.name + META_SUFFIX, EXPAND_META),
+    ]
 
 
 def expand(column: Expand) -> Callable[[Row], list[Row]]:
@@ -32,6 +36,8 @@ def expand(column: Expand) -> Callable[[Row], list[Row]]:
 
     A child's id comes from its parent's, the column and the item, not from its place in the list.
     """
+    if column.turns:
+        return _turns(column)
     find = _finder(column)
 
     def children(row: Row) -> list[Row]:
@@ -47,14 +53,29 @@ def expand(column: Expand) -> Callable[[Row], list[Row]]:
         items = list(unlike.values())[: column.max_items]
         if not items:
             raise RowError("no_items", f"{column.column!r} contains no item: {text!r}")
-        return [
-            {
-                ID: digest(row[ID], column.name, item, size=10),
-                column.name: item,
-                column.name + META_SUFFIX: {"parent": row[ID], "item": n, "items": len(items)},
-            }
-            for n, item in enumerate(items)
-        ]
+        return _children(row, column.name, items)
+
+    return children
+
+
+def _children(row: Row, name: str, items: Sequence[Any]) -> list[Row]:
+    return [
+        {
+            ID: digest(row[ID], name, item, size=10),
+            name: item,
+            name + META_SUFFIX: {"parent": row[ID], "item": n, "items": len(items)},
+        }
+        for n, item in enumerate(items)
+    ]
+
+
+def _turns(column: Expand) -> Callable[[Row], list[Row]]:
+    """The chat up to each turn of the user."""
+
+    def children(row: Row) -> list[Row]:
+        chat = [{"role": m["role"], "content": m["content"]} for m in read_chat(row[column.column])]
+        ends = [n + 1 for n, message in enumerate(chat) if message["role"] == "user"]
+        return _children(row, column.name, [chat[:end] for end in ends[: column.max_items]])
 
     return children
 

@@ -1,0 +1,198 @@
+"""Conversations of two models: turns, ends, candidates that part, and kills."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from contextlib import closing
+
+import orjson
+import pytest
+
+import prefdata
+from prefdata.engines.scripted import ScriptedText
+from prefdata.errors import RowError
+from prefdata.fingerprint import TextKeys
+from prefdata.recipe.converse import Converse
+from prefdata.recipe.schema import Model
+from prefdata.stages import Tools, make_stage
+from prefdata.storage.folders import read_rows
+from prefdata.storage.journal import Journal
+from prefdata.storage.journaled import JournaledText, Work
+
+ROW = {"id": "r", "prompt": "2+2?", "who": "a child"}
+
+
+def told(request):
+    """What each side says: how many messages it has seen."""
+    return f"said after {len(request.messages)}"
+
+
+def model(alias):
+    parameters = {"temperature": 1, "max_tokens": 9}
+    return Model(alias=alias, model="m", inference_parameters=parameters)
+
+
+def talk(user=told, policy=told, engines=None, **keys):
+    engines = engines or {"user": ScriptedText(user), "policy": ScriptedText(policy)}
+    column = Converse(
+        name="talk", type="converse", user_alias="user", model_alias="policy",
+        **{"prompt": "{{ prompt }}", "turns": 3} | keys,
+    )  # fmt: skip
+    tools = Tools(0, {alias: model(alias) for alias in engines}, engines, {})
+    return asyncio.run(make_stage(column, tools)(ROW))
+
+
+def roles(chat):
+    return " ".join(message["role"][0] for message in chat)
+
+
+def test_a_chat_ends_with_the_last_turn_of_the_user():
+    made = talk()
+    assert roles(made["talk"]) == "u a u a u"
+    assert made["talk"][0]["content"] == "2+2?"
+    assert [one["alias"] for one in made["talk__meta"]] == ["policy", "user"] * 2
+
+
+def test_the_user_writes_the_first_turn_where_nothing_is_given():
+    assert roles(talk(prompt=None, turns=2)["talk"]) == "u a u"
+
+
+def test_the_user_is_told_who_it_is_and_sees_the_conversation_from_its_side():
+    seen = []
+
+    def reply(request):
+        seen.append(request.messages)
+        return "more"
+
+    talk(reply, turns=2, persona="{{ who }}", goal="sums", done_when="it is bored")
+    [system, *others] = seen[0]
+    for part in ("The person: a child", "wants: sums", "[DONE] alone when it is bored"):
+        assert part in system["content"]
+    assert roles(others) == "u a u"
+    assert [one["content"] for one in others[1:]] == ["2+2?", "said after 1"]
+
+
+def test_the_user_ends_it():
+    made = talk(lambda request: "Thanks! [done]")
+    assert roles(made["talk"]) == "u a"
+    assert len(made["talk__meta"]) == 1
+    with pytest.raises(RowError, match="done before the first turn"):
+        talk(lambda request: "[DONE]", prompt=None)
+
+
+def test_samples_part_after_the_prompt_and_end_with_an_answer():
+    def policy(request):
+        return f"{request.seed} after {len(request.messages)}"
+
+    found = talk(policy=policy, samples=2, turns=2)["talk"]
+    assert [one["sample"] for one in found] == [0, 1]
+    assert [roles(orjson.loads(one["turns"])) for one in found] == ["a u", "a u"]
+    assert found[0]["turns"] != found[1]["turns"]
+    assert all(one["text"].endswith("after 3") for one in found)
+
+
+def test_a_conversation_that_fails_leaves_the_others():
+    def policy(request):
+        broken.append(request.seed)
+        return told(request) if broken.index(request.seed) else "" and None
+
+    broken = []
+
+    def once(request):
+        if not broken:
+            broken.append(1)
+            raise RowError("refused_by_endpoint", "no")
+        return told(request)
+
+    found = talk(policy=once, samples=2)["talk"]
+    assert [one["finish_reason"] for one in found] == ["refused_by_endpoint", "stop"]
+
+
+def rehearse(project, columns, **rule):
+    recipe = {key: value for key, value in project.recipe.items() if key != "output_dir"}
+    rule = recipe["output_projection"] | rule
+    given = recipe | {"columns": columns, "output_projection": rule}
+    return prefdata.build(given, "run", rehearse=True, say=lambda line: None, progress=False)
+
+
+@pytest.fixture
+def made(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    project.write_seeds([{"prompt": f"question {n}", "answer": n} for n in range(3)])
+    return project
+
+
+TALK = {
+    "name": "talk", "type": "converse", "model_alias": "hot", "user_alias": "hot",
+    "prompt": "{{ prompt }}", "turns": 2,
+}  # fmt: skip
+REWARD = {"name": "reward", "type": "reward_model", "model_alias": "grader"}
+
+
+def test_candidates_answer_the_last_turn_of_a_conversation(made):
+    answers = {
+        "name": "candidates", "type": "candidates", "model_alias": "hot", "samples": 3,
+        "messages": "talk",
+    }  # fmt: skip
+    columns = [TALK, answers, REWARD | {"candidates": "candidates"}]
+    run = rehearse(made, columns, prompt_field="talk")
+    pair = run.pairs["train"][0]
+    assert roles(pair["prompt"]) == "u a u"
+    assert run.summary["pairs"]["train"] == 3
+
+
+def test_each_turn_becomes_a_row(made):
+    turn = {"name": "turn", "type": "expand", "column": "talk", "turns": True}
+    answers = {
+        "name": "candidates", "type": "candidates", "model_alias": "hot", "samples": 3,
+        "messages": "turn",
+    }  # fmt: skip
+    columns = [TALK, turn, answers, REWARD | {"candidates": "candidates"}]
+    run = rehearse(made, columns, prompt_field="turn")
+    assert sorted({roles(row["turn"]) for row in run.candidates}) == ["u", "u a u"]
+    assert run.summary["pairs"]["train"] == 6
+
+
+def test_pairs_part_after_the_shared_prompt_and_are_scored_as_wholes(made):
+    columns = [TALK | {"samples": 3}, REWARD | {"candidates": "talk"}]
+    run = rehearse(made, columns, candidates="talk")
+    pair = run.pairs["train"][0]
+    assert pair["prompt"].startswith("question")
+    assert roles(orjson.loads(pair["chosen_turns"])) == "a u"
+    assert pair["chosen_turns"] != pair["rejected_turns"]
+    rows = list(read_rows(run.folder / "candidates"))
+    assert all(len(set(row["reward"])) == 3 for row in rows)
+
+
+def converse_until_killed(folder, turn):
+    """Ask in a process that is killed when the model is asked for the so-manieth time."""
+
+    def reply(request):
+        with (folder / "asked").open("a") as file:
+            file.write(f"{TextKeys('m').key(request)}\n")
+        asked.append(request)
+        if len(asked) == turn:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return told(request)
+
+    asked = []
+    with closing(Journal(folder / "journal")) as journal:
+        engines = {
+            alias: JournaledText(lambda: ScriptedText(reply), TextKeys("m"), journal, Work())
+            for alias in ("user", "policy")
+        }
+        (folder / "done").write_bytes(orjson.dumps(talk(engines=engines)))
+
+
+def test_a_turn_that_was_finished_is_never_asked_again_after_a_kill(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    for turn in (2, 2, 2, 0):
+        process = fork.Process(target=converse_until_killed, args=(tmp_path, turn))
+        process.start()
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if turn else 0)
+    asked = (tmp_path / "asked").read_text().split()
+    assert len(set(asked)) == 4
+    assert len(asked) == 4 + 3  # what was in flight is asked again, once
+    assert orjson.loads((tmp_path / "done").read_bytes())["talk"] == talk()["talk"]
