@@ -48,7 +48,8 @@ LATER = frozenset(
     (
         "max_length_advantage", "chosen", "rejected", "one_side", "keep_fraction", "select_by",
         "select_group", "combine", "calibrate_length", "margin", "models_per_row", "always",
-        "llm_structured.tools", "pick", "verifier.per", "skip_when", "expand.turns", "filter.candidates",
+        "llm_structured.tools", "pick", "verifier.per", "skip_when", "expand.turns",
+        "filter.candidates",
         "filter.column", "filter.expression", "filter.verifier", "filter.refusals",
         "filter.languages", "filter.repetition", "filter.special_tokens", "filter.tokens",
         "filter.decontaminate", "tournament", "panel", "llm_judge.candidates",

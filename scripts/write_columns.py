@@ -39,6 +39,7 @@ COLUMNS = [
     {"name": "topic", "type": "category", "values": ["one", "two"]},
     {"name": "own", "type": "stage", "function": "own:stage",
      "returns": {"draft": "str", "gain": "float"}},
+    {"name": "talk", "type": "converse", **ASKS, "user_alias": "lm", "turns": 2},
     {"name": "kept", "type": "filter", "function": "own:keep"},
     {"name": "fine", "type": "filter", "refusals": True, **SCORES, "skip_when": "{{ length > 9 }}"},
 ]  # fmt: skip

@@ -93,10 +93,6 @@ def test_samples_part_after_the_prompt_and_end_with_an_answer():
 
 
 def test_a_conversation_that_fails_leaves_the_others():
-    def policy(request):
-        broken.append(request.seed)
-        return told(request) if broken.index(request.seed) else "" and None
-
     broken = []
 
     def once(request):

@@ -68,6 +68,7 @@ ALL_KINDS = {
     "llm_structured": column(**{**TEXT, "type": "llm_structured"}, output_format=WINNER),
     "llm_judge": column(**{**TEXT, "type": "llm_judge"}, output_format=WINNER, both_orders=False),
     "candidates": column(**{**TEXT, "type": "candidates", "samples": 3}),
+    "converse": column(**{**TEXT, "type": "converse"}, user_alias="cool", turns=2),
     "reward_model": column(
         type="reward_model", model_alias="grader", responses=["a", "b"], prompt="{{ prompt }}"
     ),

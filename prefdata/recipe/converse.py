@@ -61,7 +61,7 @@ class Converse(Prompted):
     @property
     def templates(self) -> Mapping[str, str]:
         told = {key: getattr(self, key) for key in ("persona", "goal", "done_when")}
-        return super().templates | {key: value for key, value in told.items() if value is not None}
+        return {**super().templates, **{key: one for key, one in told.items() if one is not None}}
 
     @property
     def makes(self) -> tuple[str, ...]:

@@ -25,10 +25,8 @@ _QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019", "\u00ab\u00bb", "**
 
 def expand_fields(column: Expand) -> list[pa.Field]:
     """The item, and whose it is."""
-    return [
-        pa.field(column.name, CHAT if column.turns else pa.string()),
-        pa.field(column.name + META_SUFFIX, EXPAND_META),
-    ]
+    item = CHAT if column.turns else pa.string()
+    return [pa.field(column.name, item), pa.field(column.name + META_SUFFIX, EXPAND_META)]
 
 
 def expand(column: Expand) -> Callable[[Row], list[Row]]:
