@@ -243,3 +243,40 @@ def test_a_run_without_a_recipe_needs_a_model_and_has_no_verifier(tmp_path):
     assert "before" not in result
     assert any("no verifier" in line for line in said)
     assert train_trl(run, settings(f"model={LM}"), tmp_path / "out", say=print) == result
+
+
+def test_two_processes_train_one_model_and_batches_stay_as_large(quickstart, tmp_path):
+    given = ["epochs=1", "max_length=256", "evaluation.limit=5", "evaluation.samples=1"]
+    sizes = ["batch_size=32", "learning_rate=1e-5"]
+    alone = train_trl(quickstart, settings(*given, *sizes), tmp_path / "alone", say=print)
+    both = train_trl(
+        quickstart, settings(*given, *sizes, "processes=2"), tmp_path / "both", say=print
+    )
+    assert both["training"]["steps"] == alone["training"]["steps"]
+    assert both["training"]["loss"] == pytest.approx(alone["training"]["loss"], abs=0.01)
+    weights = [load_weights(tmp_path / name / "model") for name in ("alone", "both")]
+    first = load_weights(LM)
+    moved = [sum((one[k] - first[k]).norm() for k in first) for one in weights]
+    apart = sum((weights[0][k] - weights[1][k]).norm() for k in first)
+    assert apart < 0.5 * min(moved)  # the batches are drawn otherwise, the way is the same
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (["processes=2", "lora.r=4"], "processes and lora are both given"),
+        (["processes=3"], "batch_size is 32, which 24"),
+        (["accelerate=nowhere.yaml"], "num_processes cannot be read"),
+    ],
+)
+def test_settings_for_many_devices_that_do_not_fit_are_refused(
+    quickstart, tmp_path, given, expected
+):
+    with pytest.raises(PrefdataError, match=expected):
+        train_trl(quickstart, settings(*given), tmp_path, say=print)
+
+
+def load_weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")

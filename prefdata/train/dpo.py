@@ -1,6 +1,7 @@
 """TRL's DPOTrainer: made from settings, run, saved. Knows no run and no recipe."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 
 from prefdata.engines.transformers.model import TINY_PARAMETERS, Checkpoint, load_tokenizer
 from prefdata.errors import PrefdataError, Say
-from prefdata.export import Export
 from prefdata.recipe.schema import Model
 from prefdata.train.trl_settings import TrlSettings
 
 
-def make_trainer(model: Model, settings: TrlSettings, data: Export, checkpoints: Path) -> Any:
+def make_trainer(
+    model: Model, settings: TrlSettings, files: Mapping[str, Path], checkpoints: Path
+) -> Any:
     """A trainer ready to run.
 
-    `data`: an export in the format `trl`.
+    `files`: pairs in the format `trl`, `train` and perhaps `test`.
 
     Raises:
         PrefdataError: TRL refuses an argument, or the model does not load.
@@ -28,8 +30,8 @@ def make_trainer(model: Model, settings: TrlSettings, data: Export, checkpoints:
     for library in (datasets, transformers.utils.logging):
         library.disable_progress_bar()
     set_seed(settings.seed % 2**32)
-    files = {"train": str(data.train)} | ({"test": str(data.test)} if data.test else {})
-    pairs = datasets.load_dataset("json", data_files=files, cache_dir=str(checkpoints / "cache"))
+    places = {split: str(file) for split, file in files.items()}
+    pairs = datasets.load_dataset("json", data_files=places, cache_dir=str(checkpoints / "cache"))
     checkpoint = Checkpoint.of(model, model.model)
     tokenizer = load_tokenizer(checkpoint)
     if tokenizer.pad_token is None:
@@ -37,9 +39,9 @@ def make_trainer(model: Model, settings: TrlSettings, data: Export, checkpoints:
     try:
         return DPOTrainer(
             model=model.model,
-            args=_config(model, settings, checkpoints, bool(data.test)),
+            args=_config(model, settings, checkpoints, "test" in files),
             train_dataset=pairs["train"],
-            eval_dataset=pairs["test"] if data.test else None,
+            eval_dataset=pairs["test"] if "test" in files else None,
             processing_class=tokenizer,
             peft_config=_adapters(settings),
         )
@@ -88,6 +90,7 @@ def parts_to_save(trainer: Any, settings: TrlSettings) -> dict[str, Callable[[Pa
 def _config(model: Model, settings: TrlSettings, checkpoints: Path, has_test: bool) -> DPOConfig:
     on_gpu = torch.cuda.is_available()
     dtype = settings.dtype if settings.dtype != "auto" or on_gpu else "float32"
+    at_once = settings.micro_batch_size * int(os.environ.get("WORLD_SIZE", "1"))
     rate = settings.learning_rate or (1e-5 if settings.lora else 1e-6)
     saving: dict[str, Any] = (
         {"save_strategy": "steps", "save_steps": settings.save_steps}
@@ -109,7 +112,7 @@ def _config(model: Model, settings: TrlSettings, checkpoints: Path, has_test: bo
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": settings.micro_batch_size,
         "per_device_eval_batch_size": settings.micro_batch_size,
-        "gradient_accumulation_steps": settings.batch_size // settings.micro_batch_size,
+        "gradient_accumulation_steps": settings.batch_size // at_once,
         "gradient_checkpointing": on_gpu,
         "max_length": settings.max_length,
         "bf16": on_gpu and torch.cuda.is_bf16_supported() and dtype != "float32",

@@ -23,6 +23,7 @@ from prefdata.run.stale import check_training
 from prefdata.storage.disk import disk_errors, hold, publish, temporary_name, write_text
 from prefdata.train.children import fill_in, run_child
 from prefdata.train.evaluation import evaluate, held_out_rows, verifiers_of
+from prefdata.train.processes import count_processes, train_in_processes
 from prefdata.train.trl_settings import TrlSettings
 
 Result = dict[str, Any]
@@ -98,10 +99,11 @@ def _check(settings: TrlSettings) -> None:
                 f"the backend trl needs the package {package}, which is not installed; run "
                 f"{install_command('train')}"
             )
-    if settings.batch_size % settings.micro_batch_size:
+    at_once = settings.micro_batch_size * count_processes(settings)
+    if settings.batch_size % at_once:
         raise PrefdataError(
-            f"batch_size is {settings.batch_size}, which micro_batch_size "
-            f"{settings.micro_batch_size} does not divide; choose one that does"
+            f"batch_size is {settings.batch_size}, which {at_once} (micro_batch_size, times the "
+            "processes) does not divide; choose one that it does"
         )
 
 
@@ -245,7 +247,12 @@ def _train(
     from prefdata.train import dpo
 
     start = time.monotonic()
-    trainer = dpo.make_trainer(model, settings, data, out / "checkpoints")
+    files = {"train": data.train} | ({"test": data.test} if data.test else {})
+    if settings.processes > 1 or settings.accelerate:
+        figures = train_in_processes(model, settings, files, out, environment)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        return figures | {"seconds": time.monotonic() - start}
+    trainer = dpo.make_trainer(model, settings, files, out / "checkpoints")
     checkpoint = dpo.last_checkpoint(out / "checkpoints")
     if checkpoint is not None:
         say(f"going on from {checkpoint.name}")

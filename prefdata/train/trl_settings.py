@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from prefdata.recipe.values import Filled, Frozen, Place, Positive, Seed, SettingsModel
 
@@ -41,7 +41,7 @@ class Evaluation(Frozen):
 class TrlSettings(SettingsModel):
     """Direct preference optimization with TRL."""
 
-    paths: ClassVar[tuple[str, ...]] = ("model", "evaluation.path")
+    paths: ClassVar[tuple[str, ...]] = ("model", "accelerate", "evaluation.path")
 
     model: Place | None = None
     """Folder or Hub id to start from; the model that wrote the run's texts where left out."""
@@ -74,11 +74,28 @@ class TrlSettings(SettingsModel):
     """Steps between checkpoints from which a killed run goes on; each epoch where left out."""
     arguments: dict[str, Any] = {}
     """Further arguments of TRL's `DPOConfig`."""
+    processes: Positive = 1
+    """Processes that share each batch, one a GPU, each with the whole model."""
+    accelerate: Place | None = None
+    """Configuration of `accelerate`, in the place of `processes`: FSDP, DeepSpeed, many nodes."""
     command: Filled | None = None
     """Trains in the place of TRL, on as many GPUs or machines as it likes: a command line as in
     `torchrun train.py {pairs} {model} {out}`, which gets the pairs (TRL's JSON lines), the model to
     start from, and the folder to leave the trained one in. Of the other settings it sees none."""
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _one_way_to_use_many_devices(self) -> "TrlSettings":
+        ways = {
+            "command": self.command, "accelerate": self.accelerate,
+            "processes": self.processes > 1, "lora": self.lora,
+        }  # fmt: skip
+        given = [name for name, is_given in ways.items() if is_given]
+        if len(given) > 1:
+            raise ValueError(
+                f"{given[0]} and {given[1]} are both given, and do not go together; keep one"
+            )
+        return self
 
     @field_validator("command")
     @classmethod
