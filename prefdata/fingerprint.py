@@ -54,6 +54,7 @@ LATER = frozenset(
         "filter.languages", "filter.repetition", "filter.special_tokens", "filter.tokens",
         "filter.decontaminate", "tournament", "panel", "llm_judge.candidates",
         "llm_judge.responses",
+        "checks", "rubric_judge.max_items",
     )
 )  # fmt: skip
 """Fields that came when runs lay on disks already: one at its default enters no identity, so that

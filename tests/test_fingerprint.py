@@ -82,7 +82,7 @@ OTHER_COLUMN = {
     "criteria": {"short": "is it?"}, "scale": (1, 3), "column": "loud", "separator": ";",
     "regex": "x", "lines": True, "json_list": True, "max_items": 3,
     "models_per_row": 1, "always": ("b",), "judge": "pairwise-v9",
-    "gold": {"path": "g"}, "panel": "mean",
+    "gold": {"path": "g"}, "checks": ("x",), "panel": "mean",
     "tournament": Tournament(type="swiss"),
 }  # fmt: skip
 OTHER_PROJECTION = {

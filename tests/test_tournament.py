@@ -326,7 +326,8 @@ def test_what_does_not_fit_a_tournament_is_said(how, fields, message):
 
 
 SHIPPED = {
-    "listwise-v1": "57717575", "pairwise-v1": "7aa42e49", "pointwise-v1": "20c2969c",
+    "checklist-v1": "0b76aaf4", "listwise-v1": "57717575", "pairwise-v1": "7aa42e49",
+    "pointwise-v1": "20c2969c",
 }  # fmt: skip
 
 

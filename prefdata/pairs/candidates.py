@@ -59,6 +59,7 @@ def candidates_of(
             finish_reason=one["finish_reason"],
             scores=own,
             tokens=count,
+            ratings=one["ratings"],
         )
         found.append(candidate)
         sides[id(candidate)] = one
@@ -75,14 +76,25 @@ def _described(row: Row, rule: PreferencePairs, scores: Sequence[str]) -> Iterat
     if rule.candidates:
         for number, one in enumerate(row[rule.candidates] or ()):
             rated = {name: row[name][number] for name in scores}
-            yield one | {"scores": rated, "row": row, "column": rule.candidates}
+            items = _ratings(row, rule, number)
+            yield one | {"scores": rated, "ratings": items, "row": row, "column": rule.candidates}
         return
     empty = dict.fromkeys(SIDE)
     for number, name in enumerate(rule.responses or ()):
         meta = row.get(name + META_SUFFIX) or {}
         rated = {score: (row[score] or {}).get(name) for score in scores}
         told = {"text": row[name] or "", "sample": number, "scores": rated}
-        yield empty | meta | told | {"row": row, "column": name}
+        items = _ratings(row, rule, name)
+        yield empty | meta | told | {"ratings": items, "row": row, "column": name}
+
+
+def _ratings(row: Row, rule: PreferencePairs, place: int | str) -> Sequence[float | None]:
+    """What a text has for every item, where the rule looks at single ones."""
+    if rule.rejected.largest_gap is None:
+        return ()
+    found = row[rule.rejected.largest_gap + META_SUFFIX] or {}
+    rated = found.get(place) if isinstance(found, Mapping) else found[int(place)]
+    return [*rated.values()] if isinstance(rated, Mapping) else rated or ()
 
 
 def _combined(

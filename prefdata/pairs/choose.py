@@ -39,6 +39,7 @@ from prefdata.recipe.pair_rules import SetRules
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.reads import all_columns, projected
 from prefdata.recipe.schema import Recipe
+from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, REJECTS, TURNS, Row, is_json, mark_filtered, reject
 from prefdata.seeds.identity import prompt_identity, says_nothing, words_of
 from prefdata.stages.functions import Functions
@@ -132,6 +133,11 @@ def check_columns(found: pa.Schema, rule: Projection) -> None:
             raise PrefdataError(
                 f"output_projection.{key}: the rows have no column {name!r}; "
                 f"{suggest(name, found.names)}"
+            )
+        if key.endswith("largest_gap") and name + META_SUFFIX not in found.names:
+            raise PrefdataError(
+                f"output_projection.{key}: {name!r} has no ratings by item beside it; name a "
+                "rubric_judge column of the run"
             )
 
 

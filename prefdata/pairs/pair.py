@@ -1,6 +1,6 @@
 """A pair and its two texts, as the rules see them. Knows no rule and no row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeGuard
 
@@ -27,6 +27,7 @@ class Candidate:
         tool_calls: the calls behind the text, as JSON.
         tokens: of the text, without its thought; None where unknown.
         turns: the messages between the prompt and the text, as JSON.
+        ratings: by item, where a rule looks at single items.
     """
 
     text: str
@@ -40,6 +41,7 @@ class Candidate:
     tool_calls: str | None = None
     tokens: int | None = None
     turns: str | None = None
+    ratings: Sequence[float | None] = ()
 
     @property
     def said(self) -> str:

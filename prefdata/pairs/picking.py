@@ -283,7 +283,9 @@ def _pick_ranked(
     if best is None or not others:
         _count(drops, "rejected_scores_higher" if best and not below else "no_partner", 1)
         return []
-    if rule.strategy == "best_vs_worst":
+    if rule.rejected.largest_gap is not None:
+        others.sort(key=lambda other: -_largest_gap(best, other))
+    elif rule.strategy == "best_vs_worst":
         others.reverse()
     elif rule.strategy == "best_vs_random":
         others.sort(key=lambda other: _draw(seed, best.text, other.text))
@@ -346,6 +348,12 @@ def _side_score(one: Candidate, side: Side, rule: PreferencePairs) -> float | No
         return one.score
     score = one.scores.get(side.score)
     return rule.sign_of(side.score) * score if is_score(score) else None
+
+
+def _largest_gap(best: Candidate, other: Candidate) -> float:
+    """How far a text falls behind the best where it does so most; below all if that is unknown."""
+    both = zip(best.ratings, other.ratings, strict=False)
+    return max((a - b for a, b in both if a is not None and b is not None), default=-math.inf)
 
 
 def _take_first(

@@ -324,11 +324,16 @@ def _check_pairs(projection: PreferencePairs, at: At, scope: Scope) -> Iterator[
         ("calibrate_length",): projection.calibrate_length or (),
         ("chosen", "score"): [projection.chosen.score],
         ("rejected", "score"): [projection.rejected.score],
+        ("rejected", "largest_gap"): [projection.rejected.largest_gap],
     }
     for key, scores in named.items():
         for score in scores:
             if score is not None and scope.has(score):
                 yield from _check_score(score, projection, (*at, *key), scope)
+    gap = projection.rejected.largest_gap
+    if gap is not None and gap in scope.made and not scope.made[gap].rates_items:
+        message = f"column {gap!r} has no criteria; name a column of type 'rubric_judge'"
+        yield Problem((*at, "rejected", "largest_gap"), message)
     yield from _check_writers(projection, at, scope)
 
 

@@ -214,6 +214,11 @@ class Column(Frozen):
         return False
 
     @property
+    def rates_items(self) -> bool:
+        """Whether what it keeps beside the scores are ratings by item."""
+        return False
+
+    @property
     def known(self) -> Gold | None:
         """The preferences by which it is measured before the run."""
         return None

@@ -38,6 +38,7 @@ from prefdata.recipe.values import (
     ColumnName,
     Filled,
     JsonSchema,
+    Positive,
     Retries,
     compile_pattern,
 )
@@ -362,14 +363,24 @@ class RubricJudge(Scored, Judge):
     Its prompt can use `response`, `criterion`, `description`, `lowest`, `highest`, `asked` (the
     chat that the text answers) and the row's columns; there is a default. The score is the mean
     over the scale under the model's own probabilities (G-Eval, arXiv 2303.16634), averaged over the
-    criteria with `weights`.
+    criteria with `weights`. With a column of `criteria` every row has a checklist of its own, as in
+    RLCF (arXiv 2507.18624), which averages what a judge and a program say of an item; here an item
+    with a check is rated by that alone.
     """
 
     type: Literal["rubric_judge"]
     model_alias: Filled
     """The text model that rates."""
-    criteria: Annotated[dict[ColumnName, str], Field(min_length=1)]
-    """The criteria, each with a description for the prompt."""
+    criteria: Filled | Annotated[dict[ColumnName, str], Field(min_length=1)]
+    """The criteria, each with a description for the prompt; or a column with the checklist of each
+    row: a list of texts or of `{item, weight, check}`.
+    """
+    checks: tuple[Filled, ...] = ()
+    """Verifier columns over the same texts that items of a checklist may name as their `check`:
+    what they say, from 0 to 1, takes the place of the model's rating.
+    """
+    max_items: Positive = 10
+    """Items of a checklist that are rated, at most, from its first."""
     scale: tuple[Digit, Digit]
     """Lowest and highest rating; every rating between them must be one token of the model."""
     weights: dict[str, Weight] | None = None
@@ -382,7 +393,10 @@ class RubricJudge(Scored, Judge):
     @model_validator(mode="before")
     @classmethod
     def _default_prompt(cls, value: Any) -> Any:
-        return _with_shipped_prompt(value, ("pointwise",)) if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        kinds = ("checklist",) if isinstance(value.get("criteria"), str) else ()
+        return _with_shipped_prompt(value, (*kinds, "pointwise"))
 
     @property
     def inserted(self) -> frozenset[str]:
@@ -401,6 +415,12 @@ class RubricJudge(Scored, Judge):
 
     @model_validator(mode="after")
     def _weights_of_the_criteria(self) -> "RubricJudge":
+        if isinstance(self.criteria, str):
+            if self.weights is not None:
+                raise ValueError("items of a checklist have weights of their own; remove 'weights'")
+            return self
+        if self.checks or "max_items" in self.model_fields_set:
+            raise ValueError("only a checklist reads 'checks' and 'max_items'; remove them")
         if self.weights is not None and self.weights.keys() != self.criteria.keys():
             raise ValueError(
                 f"'weights' has the keys {sorted(self.weights)}, but the criteria are "
@@ -418,12 +438,36 @@ class RubricJudge(Scored, Judge):
     def makes(self) -> tuple[str, ...]:
         return with_meta(self.name)
 
+    @property
+    def named(self) -> Sequence[tuple[str, str]]:
+        checklist = [("criteria", self.criteria)] if isinstance(self.criteria, str) else []
+        checks = ((f"checks.{n}", name) for n, name in enumerate(self.checks))
+        return (*super().named, *checklist, *checks)
+
+    @property
+    def rates_items(self) -> bool:
+        return True
+
+    @property
+    def may_ask_less(self) -> bool:
+        return isinstance(self.criteria, str)
+
     def requests(self, columns: Sequence[Column]) -> int:
-        return self.texts_scored(columns) * len(self.criteria)
+        items = self.max_items if isinstance(self.criteria, str) else len(self.criteria)
+        return self.texts_scored(columns) * items
 
     def problems(self, scope: Scope) -> Iterator[Problem]:
         yield from super().problems(scope)
         yield from check_blindness(self)
+        if self.gold is not None and self.checks:
+            message = "nothing checks the texts of known preferences; remove 'gold', or 'checks'"
+            yield Problem(("gold",), message)
+        for number, name in enumerate(self.checks):
+            made = scope.made.get(name)
+            rule = made if isinstance(made, Scored) and not made.aliases else None
+            if scope.has(name) and (rule is None or rule.targets != self.targets):
+                message = f"column {name!r} is no verifier of the same texts; name one that is"
+                yield Problem(("checks", number), message)
         if "response" not in question_of(self).columns:
             message = "the prompt does not contain the text to be rated; add {{ response }} to it"
             yield Problem(("prompt" if self.messages is None else "messages",), message)

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from prefdata.recipe.contract import Aliases
 from prefdata.recipe.pair_rules import PairRules
-from prefdata.recipe.sides import Chosen, Side
+from prefdata.recipe.sides import Chosen, Rejected
 from prefdata.recipe.values import OneOrMore
 
 Ties = Literal["drop", "keep", "reward"]
@@ -137,7 +137,7 @@ class PreferencePairs(PairRules):
     chosen: Chosen = Chosen()
     """Which texts may be chosen, and how the best of them is found."""
 
-    rejected: Side = Side()
+    rejected: Rejected = Rejected()
     """Which texts may be rejected, and by which score the strategy picks among them."""
 
     one_side: Aliases | None = None
@@ -301,11 +301,12 @@ class PreferencePairs(PairRules):
     @model_validator(mode="after")
     def _sides_of_a_strategy_that_reads_them(self) -> Self:
         is_fixed = self.strategy in ("delta", "given")
-        if is_fixed and (self.chosen, self.rejected) != (Chosen(), Side()):
+        if is_fixed and (self.chosen, self.rejected) != (Chosen(), Rejected()):
             of = {"delta": "strong and weak", "given": "the pair as it is"}[self.strategy]
             why = f"the sides are those of {of}"
             raise _problem(self.strategy, "chosen or rejected is given", why, "remove them")
         found = [f"{name}.score" for name in ("chosen", "rejected") if getattr(self, name).score]
+        found += ["rejected.largest_gap"] if self.rejected.largest_gap is not None else []
         found += ["chosen.shortest_within"] if self.chosen.shortest_within is not None else []
         if found and self.strategy in ("exhaustive", "top_k_bottom_k", "function"):
             why = "only a strategy that chooses one text uses it"

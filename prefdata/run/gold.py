@@ -79,7 +79,7 @@ def write_known(column: Column, gold: Gold, loaded: LoadedRecipe, target: Path) 
         PrefdataError: the files cannot be read, or lack what the judge reads.
     """
     compared = column.compared(loaded.recipe.columns)
-    changes: dict[str, Any] = {"gold": None}
+    changes: dict[str, Any] = {"gold": None, "skip_when": None}
     if isinstance(column, Scored) and (column.candidates or column.responses):
         changes |= {"candidates": TEXTS, "responses": None}
         how: Tournament | None = getattr(column, "tournament", None)

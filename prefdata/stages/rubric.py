@@ -1,13 +1,16 @@
 """`rubric_judge`: each text rated separately, by every criterion, on a scale of integers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from prefdata.errors import RowError
 from prefdata.inference import Completion
 from prefdata.recipe.chats import Chat
+from prefdata.recipe.checklists import Item, read_checklist
 from prefdata.recipe.judges import RubricJudge
 from prefdata.recipe.questions import ASKED, question_of
 from prefdata.recipe.values import META_SUFFIX
@@ -26,8 +29,10 @@ LEAST_MASS = 0.5
 
 
 def rubric_fields(column: RubricJudge) -> list[pa.Field]:
-    """The scores, and the ratings that they are means of, by criterion."""
-    ratings = pa.struct({name: pa.float64() for name in column.criteria})
+    """The scores, and the ratings that they are means of, by criterion or item."""
+    ratings: pa.DataType = pa.list_(pa.float64())
+    if not isinstance(column.criteria, str):
+        ratings = pa.struct({name: pa.float64() for name in column.criteria})
     kind = (
         pa.struct(dict.fromkeys(column.responses, ratings))
         if column.responses
@@ -37,7 +42,7 @@ def rubric_fields(column: RubricJudge) -> list[pa.Field]:
 
 
 def rubric_judge(column: RubricJudge, tools: Tools) -> Stage:
-    """One request for every text and criterion, all of a row in one call."""
+    """One request for every text and criterion that is not checked, all of a row in one call."""
     question = question_of(column)
     asked = Asked(column, tools) if ASKED in question.columns else None
     lowest, highest = column.scale
@@ -56,26 +61,60 @@ def rubric_judge(column: RubricJudge, tools: Tools) -> Stage:
         )
         shown |= {"lowest": lowest, "highest": highest}
         known = asked.chats(row) if asked else [None for _ in texts]
+        items = _items(column, row)
+        places = [(n, item) for n in rated for item in items]
         chats = [
-            asker.chat(question, shown | _rated(texts[n], known[n], name, description))
-            for n in rated
-            for name, description in column.criteria.items()
+            asker.chat(question, shown | _rated(texts[n], known[n], item))
+            for n, item in places
+            if item.check is None
         ]
         said = iter(await ask_until(asker, row[ID], chats, read, column.max_retries))
-        ratings: list[dict[str, float] | None] = [None] * len(texts)
+        ratings: list[list[float | None] | None] = [None] * len(texts)
         for n in rated:
-            ratings[n] = {name: next(said).value for name in column.criteria}
-        scores = [one and _weigh(one, column.weights) for one in ratings]
+            ratings[n] = [
+                next(said).value if item.check is None else _checked(column, row, item.check, n)
+                for item in items
+            ]
+        scores = [one and _weigh(one, [item.weight for item in items]) for one in ratings]
+        told: Sequence[Any] = ratings
+        if not isinstance(column.criteria, str):
+            told = [one and dict(zip(column.criteria, one, strict=True)) for one in ratings]
         return {
             column.name: as_column(column, scores),
-            column.name + META_SUFFIX: as_column(column, ratings),
+            column.name + META_SUFFIX: as_column(column, told),
         }
 
     return stage
 
 
-def _rated(text: str, chat: Chat | None, criterion: str, description: str) -> Row:
-    told = {"response": text, "criterion": criterion, "description": description}
+@dataclass(frozen=True, slots=True)
+class _Criterion(Item):
+    """An item with the description of a criterion that the recipe names."""
+
+    description: str = ""
+
+
+def _items(column: RubricJudge, row: Row) -> Sequence[Item]:
+    if isinstance(column.criteria, str):
+        return read_checklist(row[column.criteria], column.checks, column.max_items)
+    weights = column.weights or dict.fromkeys(column.criteria, 1.0)
+    return [
+        _Criterion(name, weights[name], description=description)
+        for name, description in column.criteria.items()
+    ]
+
+
+def _checked(column: RubricJudge, row: Row, check: str, place: int) -> float | None:
+    """What a verifier says of a text, on the scale."""
+    found: Any = row[check]
+    score = found[column.responses[place] if column.responses else place]
+    lowest, highest = column.scale
+    return None if score is None else lowest + min(max(score, 0.0), 1.0) * (highest - lowest)
+
+
+def _rated(text: str, chat: Chat | None, item: Item) -> Row:
+    description = item.description if isinstance(item, _Criterion) else ""
+    told = {"response": text, "criterion": item.text, "description": description}
     return told if chat is None else told | {ASKED: [*chat]}
 
 
@@ -111,7 +150,10 @@ def _rating(text: str, lowest: int, highest: int) -> int | None:
     return int(text) if is_digit and lowest <= int(text) <= highest else None
 
 
-def _weigh(ratings: Mapping[str, float], weights: Mapping[str, float] | None) -> float:
-    parts = weights or dict.fromkeys(ratings, 1.0)
-    total = math.fsum(parts.values())
-    return math.fsum(ratings[name] * weight for name, weight in parts.items()) / total
+def _weigh(ratings: Sequence[float | None], weights: Sequence[float]) -> float | None:
+    """The weighted mean; None where a check has no score."""
+    known = [rating for rating in ratings if rating is not None]
+    if len(known) < len(ratings):
+        return None
+    total = math.fsum(weights)
+    return math.fsum(r * w for r, w in zip(known, weights, strict=True)) / total
