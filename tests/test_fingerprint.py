@@ -78,7 +78,7 @@ OTHER_COLUMN = {
     "both_orders": False, "samples": 3, "candidates": "d", "responses": ("x", "y"),
     "method": "number", "timeout": 5.0, "reference": "answer", "pattern": "y", "function": "m:f",
     "per": "row",
-    "expression": "y", "dtype": "int", "values": ("x",), "max_retries": 5, "weights": (1.0, 2.0),
+    "skip_when": "{{ answer }}", "expression": "y", "dtype": "int", "values": ("x",), "max_retries": 5, "weights": (1.0, 2.0),
     "criteria": {"short": "is it?"}, "scale": (1, 3), "column": "loud", "separator": ";",
     "regex": "x", "lines": True, "json_list": True, "max_items": 3,
     "models_per_row": 1, "always": ("b",), "judge": "pairwise-v9",
