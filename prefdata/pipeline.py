@@ -5,8 +5,10 @@ one is made again, and completions that are in the journal are not generated aga
 """
 
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from prefdata.errors import Say
 from prefdata.recipe.loader import LoadedRecipe
@@ -65,21 +67,18 @@ def build(
     Raises:
         PrefdataError: an error that the user can fix; everything finished so far is kept.
     """
-    started = time.time()
     check_places(loaded, out, is_forced=force)
+    machine = machine or Machine()
     with (
         disk_errors(out),
         hold_run(out),
-        Fleet(loaded, out, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
-        measure_throughput(fleet.work) as throughput,
-        watch(Gauges(fleet.replicas, find_meter() if fleet.gpus else None, metrics)) as gauges,
-    ):
-        run = Building(
-            loaded, out, fleet, throughput, say, started, gauges=gauges, progress=progress,
+        _begin(
+            loaded, out, machine, rehearse, say, metrics, progress=progress,
             ending=ending or Ending(),
-        )  # fmt: skip
+        ) as run,
+    ):  # fmt: skip
         seeds = run.load_seeds()
-        stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
+        stages = make_stage_folders(loaded, run.fleet.checkpoints, seeds.fingerprint, out)
         if finished := run.finished(stages.pairs, stages.fingerprint):
             return finished
         run.make_readable(seeds, stages, out)
@@ -108,30 +107,25 @@ def build_shard(
     Returns:
         The content of the shard's `shard.json`.
     """
-    started = time.time()
     check_places(loaded, out, is_forced=force)
     with disk_errors(out):
         claim_folder(out)
-    here = shard.folder(out)
+    here, machine = shard.folder(out), machine or Machine()
     with (
         disk_errors(here),
         fence(here, read_attempt(attempt), say) if attempt else nullcontext(),
         hold(here, patience=PATIENCE if attempt else None),
-        Fleet(loaded, here, machine=machine or Machine(), rehearse=rehearse, say=say) as fleet,
-        measure_throughput(fleet.work) as throughput,
-        watch(Gauges(fleet.replicas, find_meter() if fleet.gpus else None, metrics)) as gauges,
-    ):
-        run = Building(
-            loaded, here, fleet, throughput, say, started, gauges=gauges, is_shard=True,
-            progress=progress,
-        )  # fmt: skip
-        everything = run.load_seeds()
+        _begin(
+            loaded, here, machine, rehearse, say, metrics, progress=progress, is_shard=True
+        ) as run,
+    ):  # fmt: skip
+        everything, checkpoints = run.load_seeds(), run.fleet.checkpoints
         seeds = shard.slice(everything)
-        part = find_part(loaded, fleet.checkpoints, seeds.fingerprint, here)
+        part = find_part(loaded, checkpoints, seeds.fingerprint, here)
         if part.is_finished:
             say(f"nothing to do: shard {shard.name} is finished")
             return part.record
-        whole = make_stage_folders(loaded, fleet.checkpoints, everything.fingerprint, out)
+        whole = make_stage_folders(loaded, checkpoints, everything.fingerprint, out)
         run.make_readable(everything, whole, out)
         withdraw_shard_record(here)
         run.run_passes(seeds, part.stages)
@@ -157,20 +151,33 @@ def merge(
     Raises:
         PrefdataError: a shard is missing or unfinished, or was made by another recipe.
     """
-    started = time.time()
     check_places(loaded, out, is_forced=force)
-    with (
-        disk_errors(out),
-        hold_run(out),
-        Fleet(loaded, out, machine=None, rehearse=rehearse, say=say) as fleet,
-        measure_throughput(fleet.work) as throughput,
-    ):
-        run = Building(loaded, out, fleet, throughput, say, started)
-        seeds = run.load_seeds()
-        stages = make_stage_folders(loaded, fleet.checkpoints, seeds.fingerprint, out)
+    with disk_errors(out), hold_run(out), _begin(loaded, out, None, rehearse, say) as run:
+        seeds, checkpoints = run.load_seeds(), run.fleet.checkpoints
+        stages = make_stage_folders(loaded, checkpoints, seeds.fingerprint, out)
         if finished := run.finished(stages.pairs):
             return finished
-        parts = find_parts(loaded, fleet.checkpoints, seeds, out, count_shards(out, count))
+        parts = find_parts(loaded, checkpoints, seeds, out, count_shards(out, count))
         run.save_seeds(seeds, stages.folders[0])
         join_parts(parts, stages, out)
         return run.conclude(seeds, stages, [part.record for part in parts])
+
+
+@contextmanager
+def _begin(
+    loaded: LoadedRecipe,
+    out: Path,
+    machine: Machine | None,
+    rehearse: bool,
+    say: Say,
+    metrics: Path | None = None,
+    **more: Any,
+) -> Iterator[Building]:
+    """A run that may ask models; without a machine it asks none."""
+    started = time.time()
+    with (
+        Fleet(loaded, out, machine=machine, rehearse=rehearse, say=say) as fleet,
+        measure_throughput(fleet.work) as throughput,
+        watch(Gauges(fleet.replicas, find_meter() if fleet.gpus else None, metrics)) as gauges,
+    ):
+        yield Building(loaded, out, fleet, throughput, say, started, gauges=gauges, **more)

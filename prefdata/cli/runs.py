@@ -82,57 +82,41 @@ def build(
         if preview:
             _preview(loaded, rows or 2, gpus, replicas, rehearse=rehearse)
             return
-        machine = _find_machine(gpus, replicas, rehearse)
+        how: dict[str, Any] = {
+            "machine": _find_machine(gpus, replicas, rehearse),
+            "rehearse": rehearse, "force": force, "say": say, "progress": not is_quiet(),
+            "metrics": metrics,
+        }  # fmt: skip
         from prefdata.pipeline import build as run
+        from prefdata.pipeline import build_shard
+        from prefdata.run.shards import read_shard
 
         command.folder = folder = run_folder(loaded, rehearse)
         if rehearse:
             loaded = _rehearsed(loaded, force)
         if shard:
-            _build_shard(
-                loaded, folder, shard, attempt, machine=machine, rehearse=rehearse, force=force,
-                metrics=metrics,
-            )  # fmt: skip
+            part = read_shard(shard)
+            build_shard(loaded, folder, part, attempt=attempt, **how)
+            say(
+                f"shard {shard} is finished, in {part.folder(folder)}; run prefdata merge once all "
+                "shards are finished"
+            )
             return
         publish = None if rehearse or no_publish else loaded.recipe.publish
         if publish is not None:
             check_hub(publish)
-        record = run(
-            loaded, folder, machine=machine, rehearse=rehearse, force=force, say=say,
-            progress=not is_quiet(), metrics=metrics,
-        )  # fmt: skip
-        from prefdata.cli.summary import print_summary
-
-        print_summary(record, folder)
-        tell_stale(folder)
-        check_yield(record, loaded.recipe.min_yield)
-        if publish is not None:
-            publish_built(folder, publish)
+        _end(run(loaded, folder, **how), folder, loaded.recipe.min_yield, publish)
 
 
-def _build_shard(
-    loaded: Any,
-    out: Path,
-    text: str,
-    attempt: str | None,
-    *,
-    machine: Any,
-    rehearse: bool,
-    force: bool,
-    metrics: Path | None,
-) -> None:
-    from prefdata.pipeline import build_shard
-    from prefdata.run.shards import read_shard
+def _end(record: dict[str, Any], folder: Path, min_yield: float, publish: Any) -> None:
+    """Tell what a run has made, and publish it where that is wanted."""
+    from prefdata.cli.summary import print_summary
 
-    shard = read_shard(text)
-    build_shard(
-        loaded, out, shard, attempt=attempt, machine=machine, rehearse=rehearse, force=force,
-        say=say, progress=not is_quiet(), metrics=metrics,
-    )  # fmt: skip
-    say(
-        f"shard {text} is finished, in {shard.folder(out)}; run prefdata merge once all shards "
-        "are finished"
-    )
+    print_summary(record, folder)
+    tell_stale(folder)
+    check_yield(record, min_yield)
+    if publish is not None:
+        publish_built(folder, publish)
 
 
 def merge(
@@ -150,19 +134,14 @@ def merge(
     """Make of finished shards the run that one task would have made, row for row."""
     with exit_codes() as command:
         loaded = load(recipe, overrides, out)
-        from prefdata.cli.summary import print_summary
         from prefdata.pipeline import merge as join
 
         command.folder = folder = run_folder(loaded, rehearse)
         if rehearse:
             loaded = _rehearsed(loaded, force)
         record = join(loaded, folder, shards, rehearse=rehearse, force=force, say=say)
-        print_summary(record, folder)
-        tell_stale(folder)
-        check_yield(record, loaded.recipe.min_yield)
         publish = None if rehearse or no_publish else loaded.recipe.publish
-        if publish is not None:
-            publish_built(folder, publish)
+        _end(record, folder, loaded.recipe.min_yield, publish)
 
 
 def clean(
