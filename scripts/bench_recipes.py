@@ -34,7 +34,7 @@ LM, RM = (str((QUICKSTART / "models" / name).absolute()) for name in ("lm", "rm"
 NAMES = [
     "quickstart", "random pairs", "nemotron_rl_pref", "rl_pref, one order", "simpo",
     "skywork_agreement", "ultrafeedback", "tulu3_on_policy", "olmo3_delta", "smollm3_apo",
-    "helpsteer3", "safety_delta", "three times the rows", "three rounds",
+    "helpsteer3", "safety_delta", "rlcf", "three times the rows", "three rounds",
 ]  # fmt: skip
 SETTINGS = {"smollm3_apo": ["loss_type=apo_zero"]}
 LUCK = '''"""A score that knows nothing: uniform in [0, 1), by row, text and seed."""

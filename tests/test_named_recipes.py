@@ -55,6 +55,11 @@ PROMISES = {
         all(pair["chosen_scores"][name] >= pair["rejected_scores"][name]
             for name in ("reward", "second_reward"))
     ),
+    "rlcf": lambda pair, row: (
+        1 <= len(row["checklist"]["items"]) <= 10
+        and len(row["answers"]) == 4
+        and pair["chosen_score"] == max(row["met"])
+    ),
     "safety_delta": lambda pair, row: (
         aliases(pair) == ("careful", "careless")
         and pair["prompt"] == row["prompt"]
@@ -65,7 +70,7 @@ PROMISES = {
 @pytest.mark.parametrize("name", PROMISES)
 def test_a_recipe_makes_by_name_the_pairs_of_its_source(name, tmp_path):
     run = prefdata.build(
-        name, tmp_path, overrides=[*overrides_of(name), "num_records=4"], gpus=0, say=str,
+        name, tmp_path, overrides=[*overrides_of(name), "num_records=3"], gpus=0, say=str,
         progress=False,
     )  # fmt: skip
     rows = {row["id"]: row for row in run.candidates}
