@@ -1,5 +1,6 @@
 import asyncio
 import re
+from types import SimpleNamespace
 
 import orjson
 import pyarrow as pa
@@ -9,6 +10,7 @@ from prefdata.engines.scripted import ScriptedText
 from prefdata.errors import PrefdataError
 from prefdata.inference import Completion
 from prefdata.pipeline import build
+from prefdata.report.biases import judges_cell
 from prefdata.run.gold import measure, refuse_poor, tell, write_known
 from prefdata.stages import Tools, fields_of, make_stage
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema
@@ -112,6 +114,18 @@ def test_a_judge_who_likes_length_finds_what_is_longer(project):
     assert told["longer"] == {"rows": longer, "accuracy": 1.0}
     assert told["shorter"] == {"rows": 12, "accuracy": 0.0}
     assert "0.0% where chosen is shorter (12)" in dict(tell(told))["… by length"]
+
+
+def test_report_and_summary_tell_what_a_judge_has_found(project):
+    told, _ = answered(project, JUDGES["round_robin"], longest)
+    counts = {"rows": 3, "agreed": 0, "ties": 0, "first": 1, "second": 2, "neither": 0}
+    record = {"judges": {}, "one_order": {"v": counts | {"alpha": 0.5}}, "gold": {"judged": told}}
+    cell = judges_cell(SimpleNamespace(record=record))
+    assert "v: its judges agree to 0.50" in cell.summary
+    known, calibration = (table for _, table in cell.tables)
+    assert known.rows[0] == ("judged", "known preferences", "35.4% of 24 found, 7 ties")
+    assert [row[1] for row in calibration.rows] == ["50.0%", "100.0%"]
+    assert not cell.is_empty
 
 
 def test_a_rubric_is_as_confident_as_its_ratings_are_apart(project):

@@ -11,8 +11,12 @@ from prefdata.errors import RowError
 from prefdata.fingerprint import TextKeys, digest
 from prefdata.recipe.checks import check_recipe
 from prefdata.recipe.columns import AnyColumn
+from prefdata.recipe.plan import plan_passes
 from prefdata.recipe.schema import Model, Recipe
 from prefdata.recipe.tournament import Tournament, judge_names, read_judge
+from prefdata.rows import rows_of
+from prefdata.run.estimate import estimate_pass
+from prefdata.seeds.seeds import seeds_of
 from prefdata.stages import Tools, make_stage
 from prefdata.stages.matches import schedule
 from prefdata.stages.strength import Agreement, bradley_terry, panel_says, win_rates
@@ -205,6 +209,25 @@ def test_two_texts_asked_under_two_system_prompts_are_shown_what_both_share():
     asyncio.run(make_stage(column, tools)({"id": "r", "c": cell}))
     assert len(seen) == 2
     assert all("User: Q" in text and "System" not in text for text in seen)
+
+
+def test_plan_counts_comparisons_of_candidates_that_the_seeds_bring(project):
+    lines = [{"prompt": f"q{n % 2}", "text": str(n), "score": n} for n in range(10)]
+    project.write_seeds([*lines, {"prompt": "q1", "text": "x", "score": 0}])
+    project.recipe["seed_dataset"] = {
+        "path": "seeds.jsonl",
+        "candidates": {"prompt": "prompt", "text": "text", "score": "score"},
+    }
+    told = {"type": "llm_judge", "model_alias": "hot", "candidates": "candidates"}
+    project.recipe["columns"] = [told | {"name": "judged", "tournament": {"type": "round_robin"}}]
+    project.recipe["output_projection"]["score"] = "judged"
+    loaded = project.load()
+    rows = rows_of(seeds_of(loaded.recipe, loaded.locate, loaded.place).table)
+    [step] = plan_passes(loaded.recipe)
+    paths = {model.alias: model.model for model in loaded.recipe.models}
+    told = estimate_pass(step, loaded.recipe, len(rows), rows, paths)
+    assert (told.requests, told.bound) == (2 * (10 + 15), "at most ")  # 5 and 6 texts
+    assert estimate_pass(step, loaded.recipe, 20, rows, paths).bound == "about "
 
 
 # The schedule

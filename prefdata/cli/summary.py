@@ -343,8 +343,7 @@ def _costs(estimate: Estimate | None) -> Iterable[tuple[str, str]]:
         yield "requests", "?"
         return
     hours, prompt = estimate.gpu_hours, estimate.prompt_tokens
-    bound = "at most " if estimate.is_most else ""
-    yield "requests", f"{bound}{estimate.requests:,}"
+    yield "requests", f"{estimate.bound}{estimate.requests:,}"
     if not estimate.requests:
         return
     yield (

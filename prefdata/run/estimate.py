@@ -1,11 +1,12 @@
 """What a recipe will cost, before it runs: requests, tokens, GPU-hours, disk. Loads no model."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 from prefdata.engines.checkpoints import (
     active_parameters,
@@ -42,12 +43,15 @@ COPIES = 3
 """A text lies in the journal and in about two stage folders."""
 
 
+Bound = Literal["", "at most ", "about "]
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """One pass. Completion tokens are upper bounds: every text as long as max_tokens.
 
     Attributes:
-        is_most: whether a row may need fewer requests.
+        bound: of the requests: some rows may need fewer, or they are counted on the sample alone.
         prompt_tokens: None where a prompt needs a column that only the run makes, or a tokenizer
             that is not on this machine.
         parameters: of the largest checkpoint, those that a token passes through; None where its
@@ -58,7 +62,7 @@ class Estimate:
     prompt_tokens: int | None
     completion_tokens: int
     parameters: int | None
-    is_most: bool = False
+    bound: Bound = ""
 
     @property
     def gpu_hours(self) -> float | None:
@@ -92,10 +96,9 @@ def estimate_pass(
     """
     requests = completion = 0
     prompt: float | None = 0.0
-    columns = all_columns(recipe)
     for column in step.columns:
-        count = column.requests(columns)
-        requests += count * rows
+        count = _requests_of_a_row(column, recipe, sample)
+        requests += round(count * rows)
         texts = [alias for alias in column.aliases if column.role_of(alias) == "text"]
         if texts:
             models = [recipe.model(alias) for alias in texts]
@@ -107,9 +110,29 @@ def estimate_pass(
     known = [_parameters(model, paths[model.alias]) for model in local]
     sizes = [size for size in known if size is not None]
     parameters = max(sizes) if sizes else None
-    is_most = any(column.may_ask_less or column.skip_when for column in step.columns)
+    bound: Bound = ""
+    if any(column.may_ask_less or column.skip_when for column in step.columns):
+        bound = "at most "
+    if recipe.seed_dataset.candidates is not None and rows > len(sample):
+        bound = "about "
     tokens = None if prompt is None else round(prompt)
-    return Estimate(requests, tokens, completion, parameters, is_most)
+    return Estimate(requests, tokens, completion, parameters, bound)
+
+
+def _requests_of_a_row(
+    column: Column, recipe: Recipe, sample: Sequence[Mapping[str, Any]]
+) -> float:
+    """Where seeds bring their candidates, the mean over the sample: rows have their own number."""
+    columns = all_columns(recipe)
+    if recipe.seed_dataset.candidates is None or not sample:
+        return column.requests(columns)
+    given, *others = columns
+    sizes = Counter(len(row[given.name]) for row in sample)
+    asked = (
+        count * column.requests([given.model_copy(update={"samples": size}), *others])
+        for size, count in sizes.items()
+    )
+    return sum(asked) / len(sample)
 
 
 def _parameters(model: Model, path: str) -> int | None:
