@@ -111,7 +111,7 @@ class _Journaled(Generic[Engine, Request]):
         """Open nothing yet; `way` is a hash of how the model runs, for which rows may kill it."""
         self._keys, self._work, self._told = keys, work, work
         self.outcomes = _Outcomes(journal, work, way)
-        self._engine = _Opened(open_engine)
+        self._engine = Opened(open_engine)
         self._is_aside = False
         self.may_load = True
 
@@ -196,20 +196,22 @@ class JournaledReward(_Journaled[RewardEngine, ScoreRequest]):
         return self._answer(requests, lambda engine, asked: engine.score(asked), _logits)
 
 
-class _Opened(Generic[Engine]):
-    """An engine that is opened when it is first wanted, by whichever thread."""
+class Opened(Generic[Engine]):
+    """An engine that is opened when it is wanted, by whichever thread; closed, it opens again."""
 
     def __init__(self, open_engine: Callable[[], Engine]) -> None:
         self._open, self._lock = open_engine, threading.Lock()
         self._engine: Engine | None = None
 
     def get(self) -> Engine:
+        """The engine, open by now."""
         with self._lock:
             if self._engine is None:
                 self._engine = self._open()
             return self._engine
 
     def close(self) -> None:
+        """Free it if it was opened."""
         with self._lock:
             if self._engine is not None:
                 self._engine.close()

@@ -1,40 +1,17 @@
 """A loaded base that several aliases share, each with LoRA weights of its own or with none."""
 
-import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from prefdata.engines import TextEngine
 from prefdata.inference import Completion, Failure, TextRequest
-
-
-class Base:
-    """A text engine that is loaded when first asked, and again when asked after it was closed."""
-
-    def __init__(self, open_engine: Callable[[], TextEngine]) -> None:
-        self._open = open_engine
-        self._engine: TextEngine | None = None
-        self._lock = threading.Lock()
-
-    @property
-    def engine(self) -> TextEngine:
-        """The engine, loaded by now."""
-        with self._lock:
-            if self._engine is None:
-                self._engine = self._open()
-            return self._engine
-
-    def close(self) -> None:
-        """Free the model if it was loaded."""
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+from prefdata.storage.journaled import Opened
 
 
 class Adapted:
     """A TextEngine that answers with one adapter of a base, or with the base itself."""
 
-    def __init__(self, base: Base, adapter: str | None) -> None:
+    def __init__(self, base: Opened[TextEngine], adapter: str | None) -> None:
         """Load nothing yet.
 
         `adapter`: folder of the LoRA weights, if any.
@@ -47,7 +24,7 @@ class Adapted:
         """As `TextEngine.generate`."""
         if self._adapter is not None:
             requests = [replace(request, adapter=self._adapter) for request in requests]
-        async for index, outcome in self._base.engine.generate(requests):
+        async for index, outcome in self._base.get().generate(requests):
             yield index, outcome
 
     def close(self) -> None:

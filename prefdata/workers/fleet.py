@@ -37,8 +37,8 @@ from prefdata.recipe.plan import Checkpoint, Pass, roles_of
 from prefdata.recipe.providers import ENGINES
 from prefdata.recipe.schema import Endpoint, Model
 from prefdata.storage.journal import Journal
-from prefdata.storage.journaled import JournaledReward, JournaledText, Load, Work
-from prefdata.workers.adapted import Adapted, Base
+from prefdata.storage.journaled import JournaledReward, JournaledText, Load, Opened, Work
+from prefdata.workers.adapted import Adapted
 from prefdata.workers.devices import Devices
 from prefdata.workers.gauges import Now
 from prefdata.workers.machine import Machine
@@ -86,7 +86,7 @@ class Fleet:
         self._out, self._machine, self._is_idle = out, machine or Machine(), machine is None
         self._journal: Journal | None = None
         self._engines: dict[tuple[str, str | None], JournaledText | JournaledReward] = {}
-        self._bases: dict[str, Base] = {}
+        self._bases: dict[str, Opened[TextEngine]] = {}
         self._devices = Devices()
         self._expected: dict[str, float] = {}
         self._started: list[Workers] = []
@@ -249,7 +249,11 @@ class Fleet:
     @property
     def journal(self) -> Journal:
         """Of the run, read when it is first wanted."""
-        return self._open_journal()
+        if self._journal is None:
+            self._journal = Journal(self._out / "journal")
+            for damage in self._journal.damage:
+                self._say(str(damage))
+        return self._journal
 
     def refresh_journal(self, *, is_over: bool = False) -> None:
         """Let what went ahead be found in the journal; `is_over`: nothing goes ahead any more."""
@@ -257,7 +261,7 @@ class Fleet:
         if not shared:
             return
         answered = [outcomes.answered() for outcomes in shared]
-        self._open_journal().refresh()
+        self.journal.refresh()
         for outcomes, keys in zip(shared, answered, strict=True):
             outcomes.is_shared &= not is_over
             outcomes.forget(keys)
@@ -325,42 +329,35 @@ class Fleet:
     def _make(self, checkpoint: Checkpoint) -> JournaledText | JournaledReward:
         model = checkpoint.model
         identity = model_identity(model, self.checkpoints[model.alias])
-        journal, way = self._open_journal(), digest(model.engine, _versions())
+        journal, way = self.journal, digest(model.engine, _versions())
         if checkpoint.role == "text":
-            base = self._bases.setdefault(checkpoint.key, Base(lambda: self._text(model)))
+            base = self._bases.setdefault(checkpoint.key, Opened(lambda: self._open("text", model)))
             ask = partial(Adapted, base, self._adapters.get(model.alias))
             return JournaledText(ask, TextKeys(identity), journal, self.work, way=way)
         keys = ScoreKeys(identity)
-        return JournaledReward(lambda: self._reward(model), keys, journal, self.work, way=way)
+        return JournaledReward(
+            lambda: self._open("reward", model), keys, journal, self.work, way=way
+        )
 
-    def _text(self, model: Model) -> TextEngine:
+    def _open(self, role: Role, model: Model) -> Any:
+        """The engine of a role: a server's, that of workers, or one in this process."""
+        is_text = role == "text"
         endpoint = self._loaded.recipe.endpoint(model)
         if endpoint is not None and not self._rehearse:
-            return self._connection(endpoint).open_text(model)
-        if not self._is_embedded("text", model):
-            return self._workers("text", model)
+            connection = self._connection(endpoint)
+            return connection.open_text(model) if is_text else connection.open_reward(model)
+        if not self._is_embedded(role, model):
+            return self._workers(role, model)
         load = self._begin_load(model)
+        opened: TextEngine | RewardEngine
         if self._rehearse:
-            load.finish()
-            return ScriptedText()
-        path = self._loaded.locate(model.model)
-        engine, adapters = self._engine("text", model), self._adapters_on(model)
-        opened = open_text_engine(model, path, engine, adapters)
-        load.finish()
-        return opened
-
-    def _reward(self, model: Model) -> RewardEngine:
-        endpoint = self._loaded.recipe.endpoint(model)
-        if endpoint is not None and not self._rehearse:
-            return self._connection(endpoint).open_reward(model)
-        if not self._is_embedded("reward", model):
-            return self._workers("reward", model)
-        load = self._begin_load(model)
-        if self._rehearse:
-            load.finish()
-            return ScriptedReward()
-        path, engine = self._loaded.locate(model.model), self._engine("reward", model)
-        opened = open_reward_engine(self._with_adapter(model), path, engine)
+            opened = ScriptedText() if is_text else ScriptedReward()
+        else:
+            path, engine = self._loaded.locate(model.model), self._engine(role, model)
+            if is_text:
+                opened = open_text_engine(model, path, engine, self._adapters_on(model))
+            else:
+                opened = open_reward_engine(self._with_adapter(model), path, engine)
         load.finish()
         return opened
 
@@ -424,13 +421,6 @@ class Fleet:
     def _with_adapter(self, model: Model) -> Model:
         """The model with the folder of its adapter as this machine has it."""
         return model.model_copy(update={"adapter": self._adapters.get(model.alias)})
-
-    def _open_journal(self) -> Journal:
-        if self._journal is None:
-            self._journal = Journal(self._out / "journal")
-            for damage in self._journal.damage:
-                self._say(str(damage))
-        return self._journal
 
 
 def launch_options(options: Mapping[str, Any], tokens: float) -> dict[str, Any]:
