@@ -13,6 +13,7 @@ import prefdata
 from prefdata.engines.scripted import ScriptedText
 from prefdata.errors import RowError
 from prefdata.fingerprint import TextKeys
+from prefdata.recipe.columns import LlmText
 from prefdata.recipe.converse import Converse
 from prefdata.recipe.schema import Model
 from prefdata.stages import Tools, make_stage
@@ -192,3 +193,58 @@ def test_a_turn_that_was_finished_is_never_asked_again_after_a_kill(tmp_path):
     assert len(set(asked)) == 4
     assert len(asked) == 4 + 3  # what was in flight is asked again, once
     assert orjson.loads((tmp_path / "done").read_bytes())["talk"] == talk()["talk"]
+
+
+# A user's turn from the prefix of a chat template
+
+
+MAGPIE = {"name": "prompt", "type": "llm_text", "model_alias": "hot", "writes": "user"}
+
+
+def test_a_model_writes_the_turn_of_the_user_from_the_prefix_of_its_template(quickstart_models):
+    from prefdata.engines.transformers.model import (
+        ChatTokenizer,
+        Checkpoint,
+        encode_to_ask,
+        load_tokenizer,
+    )
+    from prefdata.inference import Sampling, TextRequest
+
+    tokenizer = load_tokenizer(Checkpoint(str(quickstart_models / "lm"), None, False))
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content | trim }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    chat = ({"role": "system", "content": "Sums."}, {"role": "user", "content": ""})
+    request = TextRequest(chat, Sampling(1.0, 9), 0, continues=True)
+    ids = encode_to_ask(ChatTokenizer("lm", tokenizer, 512), request)
+    wanted = "<|system|>\nSums.<|end|>\n<|user|>\n"
+    assert ids == tokenizer(wanted, add_special_tokens=False)["input_ids"]
+
+
+def test_prompts_that_a_model_has_made_up_are_answered(made):
+    columns = [MAGPIE, *made.recipe["columns"]]
+    made.recipe["seed_dataset"] = {"rows": [{"topic": "sums"}]}
+    made.recipe["num_records"] = 4
+    run = rehearse(made, columns)
+    rows = list(read_rows(run.folder / "candidates"))
+    assert len({row["prompt"] for row in rows}) == 4
+    assert run.summary["pairs"]["train"] == 4
+    assert rows[0]["prompt__meta"]["alias"] == "hot"
+
+
+def test_what_stands_before_the_turn_of_the_user_is_sent(made):
+    seen = []
+
+    def reply(request):
+        seen.append(request)
+        return " What is 2+2? "
+
+    column = LlmText(**MAGPIE, messages=[{"role": "system", "content": "About {{ prompt }}"}])
+    engines = {"hot": ScriptedText(reply)}
+    row = asyncio.run(make_stage(column, Tools(0, {"hot": model("hot")}, engines, {}))(ROW))
+    assert row["prompt"] == "What is 2+2?"
+    assert seen[0].continues
+    assert [(one["role"], one["content"]) for one in seen[0].messages] == [
+        ("system", "About 2+2?"), ("user", ""),
+    ]  # fmt: skip

@@ -8,9 +8,13 @@ from conftest import QUICKSTART
 import prefdata
 from prefdata import PrefdataError
 from prefdata.errors import RowError
+from prefdata.pairs.pair import Candidate
+from prefdata.pairs.picking import SKIPPED, pick_by_verdict
 from prefdata.recipe.columns import given_columns
 from prefdata.recipe.filters import Filter
 from prefdata.recipe.judges import Verifier
+from prefdata.recipe.projection import DpoPreference
+from prefdata.recipe.prompts import compile_prompt
 from prefdata.stages import Tools, make_stage
 from prefdata.stages.contamination import Items
 from prefdata.stages.text_checks import language, refusal, repetition, special_token
@@ -335,3 +339,60 @@ def test_plan_tells_what_may_be_skipped(project, capsys):
     told = " ".join(capsys.readouterr().out.split())
     assert "skips reward: nothing is asked where {{ answer > 3 }}" in told
     assert "requests at most 80" in told
+
+
+# Judges that are asked where reward models disagree
+
+
+def test_a_judge_is_asked_where_reward_models_disagree_and_the_reward_decides_elsewhere(project):
+    recipe = {key: value for key, value in project.recipe.items() if key != "output_dir"}
+    other = recipe["columns"][1] | {"name": "other", "prompt": "Once more: {{ prompt }}"}
+    judge = {
+        "name": "judge", "type": "rubric_judge", "model_alias": "hot", "candidates": "candidates",
+        "criteria": {"good": "Is it good?"}, "scale": [1, 5],
+        "skip_when": "{{ (reward | best) == (other | best) }}",
+    }  # fmt: skip
+    recipe["columns"] += [other, judge]
+    recipe["output_projection"] |= {"score": "judge", "otherwise": "reward"}
+    recipe["seed_dataset"] = {"rows": [{"prompt": f"question {n}"} for n in range(20)]}
+    run = prefdata.build(
+        recipe, project.folder / "run", rehearse=True, say=lambda line: None, progress=False
+    )
+    rows = list(read_rows(run.folder / "candidates"))
+    agreed = [row for row in rows if places(row["reward"])[0] == places(row["other"])[0]]
+    assert 0 < len(agreed) < 20
+    assert run.summary["skipped"] == {"judge": len(agreed)}
+    assert run.summary["requests"]["generated"] == 20 * 4 + (20 - len(agreed)) * 4
+    pairs = {pair["row_id"]: pair for pair in run.pairs["train"]}
+    for row in agreed:
+        best = row["candidates"][places(row["reward"])[0]]["text"]
+        assert pairs[row["id"]]["chosen"] == best
+        assert row["judge"] == [None] * 4
+
+
+def places(scores):
+    return sorted(range(len(scores)), key=lambda place: -scores[place])
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ scores | best }}", "2"),
+        ("{{ scores | worst }}", "0"),
+        ("{{ named | best }}", "b"),
+        ("{{ (none | best) is none }}", "True"),
+    ],
+)
+def test_templates_know_the_best_and_the_worst_score(template, told):
+    row = {"scores": [1.0, None, 3.0], "named": {"a": 1.0, "b": 2.0}, "none": [None]}
+    assert compile_prompt(template).render(row) == told
+
+
+def test_a_verdict_that_is_skipped_is_the_rewards_or_a_reject_of_its_own():
+    rule = {
+        "type": "dpo_preference", "response_a_field": "a", "response_b_field": "b",
+        "judge_field": "judge", "winner_field": "winner",
+    }  # fmt: skip
+    a, b = Candidate("one", 1.0), Candidate("two", 2.0)
+    dropped = pick_by_verdict(a, b, SKIPPED, DpoPreference(**rule), seed=0)
+    assert dropped.drop.reason == "no_verdict"

@@ -41,9 +41,11 @@ class TemplateFile:
         """
         from transformers.utils.chat_template_utils import render_jinja_template  # slow
 
+        opens = not is_finished and messages[-1] == {"role": "user", "content": ""}
+        messages = mark_end(messages) if opens else messages
         continues = not is_finished and messages[-1]["role"] == "assistant"
         options = {
-            "add_generation_prompt": not is_finished and not continues,
+            "add_generation_prompt": not is_finished and not continues and not opens,
             "continue_final_message": continues,
         }
         try:
@@ -55,7 +57,31 @@ class TemplateFile:
         except (jinja2.TemplateError, ValueError) as err:
             why = f"the chat template of {self.name} says: {err}"
             raise RowError("chat_template_refused", why) from err
-        return str(rendered[0][0])
+        text = str(rendered[0][0])
+        return cut_at_mark(text, self.name) if opens else text
+
+
+_MARK = "\ue000END\ue000"
+
+
+def mark_end(messages: Messages) -> list[dict[str, Any]]:
+    """The messages, the end of the last one marked."""
+    chat = [dict(message) for message in messages]
+    chat[-1]["content"] = f"{chat[-1]['content']}{_MARK}"
+    return chat
+
+
+def cut_at_mark(text: str, name: str) -> str:
+    """A rendered chat up to the mark.
+
+    Raises:
+        RowError: the template does not print what the user says.
+    """
+    head, mark, _ = text.rpartition(_MARK)
+    if not mark:
+        why = f"the chat template of {name} does not print the user's text as it is"
+        raise RowError("chat_template_refused", why)
+    return head
 
 
 def read_template(model: Model, path: str, *, fetch: bool = False) -> TemplateFile | None:

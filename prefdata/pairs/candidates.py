@@ -46,6 +46,8 @@ def candidates_of(
         totals = _combined(described, rated, rule)
     else:
         totals = [_turned(scores.get(rule.score), rule) for scores in rated]
+    if rule.otherwise is not None and not any(map(is_score, totals)):
+        totals = [_turned(scores.get(rule.otherwise), rule) for scores in rated]
     found: list[Candidate] = []
     sides: dict[int, Row] = {}
     for one, own, total, count in zip(described, rated, totals, lengths, strict=True):

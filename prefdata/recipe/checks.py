@@ -191,6 +191,9 @@ def _check_models_of(column: Column, at: At, scope: Scope, recipe: Recipe) -> It
             )
             continue
         model, number = recipe.models[known[alias]], known[alias]
+        if getattr(column, "writes", "") == "user" and recipe.endpoint(model) is not None:
+            message = f"{alias!r} is on a server, which does not begin a user's turn; name a checkpoint that runs here"  # fmt: skip  # noqa: E501
+            yield Problem((*at, "writes"), message)
         yield from _check_system_prompt(model, number, scope)
         if column.role_of(alias) == "text":
             yield from _check_sampling(model, number)
@@ -321,6 +324,7 @@ def _check_pairs(projection: PreferencePairs, at: At, scope: Scope) -> Iterator[
         return
     named: dict[At, Sequence[str | None]] = {
         ("score",): projection.scores,
+        ("otherwise",): [projection.otherwise],
         ("calibrate_length",): projection.calibrate_length or (),
         ("chosen", "score"): [projection.chosen.score],
         ("rejected", "score"): [projection.rejected.score],

@@ -57,8 +57,17 @@ class LlmText(Calling):
     """One alias, or a list of them: then each row is answered by one of them, drawn by row id and
     seed.
     """
+    writes: Literal["assistant", "user"] = "assistant"
+    """`user`: the model is given its chat template up to where the user's turn begins, and writes
+    what a user would say (Magpie, arXiv 2406.08464). `messages` may say what stands before it, a
+    system prompt for example.
+    """
 
     meaning = "text by {aliases}"
+
+    @property
+    def needs_question(self) -> bool:
+        return self.writes == "assistant"
 
     @property
     def makes(self) -> tuple[str, ...]:
@@ -70,7 +79,7 @@ class LlmText(Calling):
 
     @property
     def answers(self) -> tuple[str, ...]:
-        return (self.name,)
+        return () if self.writes == "user" else (self.name,)
 
 
 class LlmStructured(Calling):

@@ -254,11 +254,16 @@ class Asking(Column):
     may_inherit: ClassVar[bool] = False
     """Whether what its texts were asked takes the place of a question of its own."""
 
+    @property
+    def needs_question(self) -> bool:
+        """Whether it cannot do without a question."""
+        return not self.may_inherit
+
     @model_validator(mode="after")
     def _one_question(self) -> "Asking":
         if self.prompt is not None and self.messages is not None:
             raise ValueError("'prompt' and 'messages' both say what the model is asked; keep one")
-        if self.prompt is None and self.messages is None and not self.may_inherit:
+        if self.prompt is None and self.messages is None and self.needs_question:
             raise ValueError(
                 "the model has nothing to answer; add 'prompt' (or 'prompt_file'), or 'messages'"
             )

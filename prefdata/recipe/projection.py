@@ -97,6 +97,11 @@ class PreferencePairs(PairRules):
     have one, a pair whose rejected side scores higher is dropped.
     """
 
+    otherwise: str | None = None
+    """Score column that takes the place of `score` in rows where no text has one, since a judge was
+    skipped there (`skip_when`).
+    """
+
     margin: str | None = None
     """`given`: column that says how much better the first candidate is; 0 is a tie. The difference
     of the scores if left out.
@@ -213,6 +218,13 @@ class PreferencePairs(PairRules):
         ):
             why = "reward and order_by need scores"
             raise _problem(self.strategy, "score is missing", why, "name a score column")
+        return self
+
+    @model_validator(mode="after")
+    def _one_score_to_replace(self) -> Self:
+        if self.otherwise is not None and not isinstance(self.score, str):
+            found, why = f"otherwise is {self.otherwise}", "it takes the place of one score column"
+            raise _problem(self.strategy, found, why, "write score: COLUMN")
         return self
 
     @model_validator(mode="after")

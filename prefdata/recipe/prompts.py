@@ -99,7 +99,7 @@ def _environment() -> BoundedEnvironment:
     environment.globals.clear()  # a column may be called `range` or `dict`
     environment.filters["tojson"] = _to_json  # Jinja's own escapes <, > and & for HTML
     environment.bound_filter("tojson")
-    environment.filters["transcript"] = _transcript
+    environment.filters |= {"transcript": _transcript, "best": _best, "worst": _worst}
     return environment
 
 
@@ -121,6 +121,19 @@ def _as_text(value: Any) -> Any:
 
 def _to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _best(scores: Any) -> Any:
+    """The place, or the name, of the highest score; None where there is none."""
+    told = scores.items() if isinstance(scores, Mapping) else enumerate(scores or ())
+    known = {place: score for place, score in told if score is not None and score == score}
+    return max(known, key=known.__getitem__, default=None)
+
+
+def _worst(scores: Any) -> Any:
+    named = isinstance(scores, Mapping)
+    told = scores.items() if named else enumerate(scores or ())
+    return _best({place: None if score is None else -score for place, score in told})
 
 
 def _transcript(value: Any) -> str:

@@ -12,7 +12,7 @@ from prefdata.recipe.schema import Recipe
 
 PROJECTED = (
     "prompt_field", "response_a_field", "response_b_field", "judge_field",
-    "candidates", "responses", "score", "margin", "calibrate_length", "chosen.score",
+    "candidates", "responses", "score", "otherwise", "margin", "calibrate_length", "chosen.score",
     "rejected.score", "rejected.largest_gap", "group_by", "order_group", "select_group", "keep",
 )  # fmt: skip
 """Keys of `output_projection` that name a column."""

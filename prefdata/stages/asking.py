@@ -106,6 +106,15 @@ class Asker:
         begun = question.beginning(row)
         return (*chat, Message(role="assistant", content=begun)) if begun else chat
 
+    def before_user(self, question: Question | None, row: Row) -> Chat:
+        """What stands before a turn that the user is to write, and the beginning of that turn.
+
+        Raises:
+            RowError: as from `chat`.
+        """
+        asked = () if question is None else question.chat(row)
+        return self.under_system((*asked, Message(role="user", content="")), row)
+
     def under_system(self, chat: Chat, row: Row) -> Chat:
         """A chat under this model's system prompt, in roles that its template has."""
         return fit_roles(self._system.over(chat, row), self._roles)
@@ -118,10 +127,12 @@ class Asker:
         retry: int = 0,
         tools: Sequence[Mapping[str, Any]] = (),
         turn: int = 0,
+        writes_user: bool = False,
     ) -> TextRequest:
         """The request for one sample; its seed comes from row, column, alias, sample and retry.
 
-        `turn`: how many turns models have written before it, in a conversation.
+        `turn`: how many turns models have written before it, in a conversation. `writes_user`: the
+        last turn, the user's, is to be gone on from.
         """
         own = self.model.inference_parameters.seed
         retries = (*(("retry", retry) if retry else ()), *(("turn", turn) if turn else ()))
@@ -136,7 +147,7 @@ class Asker:
             self.model.chat_template_kwargs,
             self._top_logprobs,
             tools=tuple(tools),
-            continues=chat[-1]["role"] == "assistant",
+            continues=writes_user or chat[-1]["role"] == "assistant",
             is_seeded=own is not None,
         )
 
@@ -218,7 +229,9 @@ async def ask_until(
 
 
 def whole_text(request: TextRequest, completion: Completion) -> str:
-    """The assistant's turn: what the request began, and what the model made of it."""
+    """The turn: what the request began of the assistant's, and what the model made of it."""
+    if request.messages[-1]["role"] == "user":
+        return completion.text.strip() if request.continues else completion.text
     begun = request.messages[-1]["content"] if request.continues else ""
     return begun + completion.text
 

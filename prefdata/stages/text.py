@@ -12,7 +12,7 @@ from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
 from prefdata.inference import Completion, Failure, TextRequest
 from prefdata.recipe.columns import Calling, Candidates, LlmStructured, LlmText
-from prefdata.recipe.questions import question_of
+from prefdata.recipe.questions import own_question, question_of
 from prefdata.recipe.tools import ToolList, read_tools
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import (
@@ -38,13 +38,16 @@ def text_fields(column: LlmText) -> list[pa.Field]:
 
 def llm_text(column: LlmText, tools: Tools) -> Stage:
     """One completion a row, by a member of the pool that depends on the row and the seed alone."""
-    question = question_of(column)
+    question, writes_user = own_question(column), column.writes == "user"
     pool = [Asker(tools, alias, column.name) for alias in column.model_alias]
 
     async def stage(row: Row) -> Row:
         asker = pool[sampling_seed(tools.seed, row[ID], column.name, "pool") % len(pool)]
-        chat, given = asker.chat(question, row), tools_of(column, row)
-        request = asker.request(row[ID], chat, tools=given)
+        if writes_user or question is None:
+            chat = asker.before_user(question, row)
+        else:
+            chat = asker.chat(question, row)
+        request = asker.request(row[ID], chat, tools=tools_of(column, row), writes_user=writes_user)
         [completion] = await answers(asker.engine, [request])
         if not is_answer(completion.finish_reason):
             detail = f"the model {asker.model.alias!r} has given no answer: {_shown(completion)}"

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from prefdata.engines.template_file import cut_at_mark, mark_end
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Failure, Message, TextRequest
 from prefdata.recipe.schema import Model
@@ -74,10 +75,24 @@ class ChatTokenizer:
         Raises:
             RowError: the template refuses the chat.
         """
+        chat = [*messages]
+        if template_kwargs.get("continue_final_message") and chat[-1]["role"] == "user":
+            return self._encode_opened(chat, template_kwargs)
         # never as text that is encoded afterwards: that would add a second BOS
-        ids = apply_template(self.name, self.tokenizer, messages, **template_kwargs, tokenize=True)
+        ids = apply_template(self.name, self.tokenizer, chat, **template_kwargs, tokenize=True)
         bos = self.tokenizer.bos_token_id
         return list(ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids)
+
+    def _encode_opened(self, chat: list[Message], options: Mapping[str, Any]) -> list[int]:
+        """The same of a chat whose last turn, the user's, is only begun.
+
+        The library would take the line break away that many templates have before a text.
+        """
+        told = {key: value for key, value in options.items() if key != "continue_final_message"}
+        marked = mark_end(chat)
+        text = apply_template(self.name, self.tokenizer, marked, **told, tokenize=False)
+        ids = self.tokenizer(cut_at_mark(text, self.name), add_special_tokens=False)["input_ids"]
+        return list(ids)
 
     def decode(self, ids: list[int]) -> str:
         """Text without special tokens, spaces as the model wrote them."""
