@@ -157,7 +157,7 @@ def test_an_excluded_field_of_the_recipe_changes_no_fingerprint(name):
     other = {
         "inputs": {"n": 3}, "providers": (),
         "output_dir": "there", "output_path": "x.jsonl", "min_yield": 0.5,
-        "num_records": 7, "publish": Publish(repo_id="user/name"),
+        "num_records": 7, "publish": Publish(repo_id="user/name"), "variables": {"n": 1},
         "seed_dataset": with_fields(recipe().seed_dataset, limit=3, strategy="shuffle"),
     }  # fmt: skip
     assert prints(recipe(**{name: other[name]})) == prints(recipe())
