@@ -83,6 +83,7 @@ OTHER_COLUMN = {
     "criteria": {"short": "is it?"}, "scale": (1, 3), "column": "loud", "separator": ";",
     "regex": "x", "lines": True, "json_list": True, "max_items": 3,
     "models_per_row": 1, "always": ("b",), "judge": "pairwise-v9",
+    "skip_when": "{{ prompt }}", "writes": "user", "turns": True,
     "gold": {"path": "g"}, "checks": ("x",), "panel": "mean",
     "tournament": Tournament(type="swiss"),
 }  # fmt: skip
@@ -93,7 +94,7 @@ OTHER_PROJECTION = {
     "candidates": "d", "score": "right", "strategy": "exhaustive", "k": 2, "strong": "a",
     "weak": "b", "min_margin": 0.5, "margin_unit": "z_score", "min_chosen_score": 0.5,
     "max_pairs_per_prompt": 2, "group_by": ("turn",), "responses": ("x", "y"), "agree": True,
-    "margin": "m", "pick": "m:f",
+    "margin": "m", "pick": "m:f", "otherwise": "right",
     "keep": ("text",), "reward": "margin", "order_by": "margin", "order_group": "text",
     "better": "lower", "max_length_advantage": 100, "chosen": Chosen(shortest_within=0.5),
     "rejected": Side(model_alias=("a",)), "one_side": ("a",), "keep_fraction": 0.1,
