@@ -83,7 +83,7 @@ OTHER_COLUMN = {
     "criteria": {"short": "is it?"}, "scale": (1, 3), "column": "loud", "separator": ";",
     "regex": "x", "lines": True, "json_list": True, "max_items": 3,
     "models_per_row": 1, "always": ("b",), "judge": "pairwise-v9",
-    "skip_when": "{{ prompt }}", "writes": "user", "turns": True,
+    "writes": "user", "turns": True,
     "gold": {"path": "g"}, "checks": ("x",), "panel": "mean",
     "tournament": Tournament(type="swiss"),
 }  # fmt: skip
