@@ -22,6 +22,10 @@ EXCLUDED = {
     "output_dir": "where rows lie, not what they are",
     "output_path": "a copy of rows that are chosen elsewhere",
     "min_yield": "judges the finished run",
+    "target_pairs": "how far a run grows: its rows are hashed; max_pairs is this number, too",
+    "max_requests": "likewise",
+    "max_tokens_total": "likewise",
+    "max_gpu_hours": "likewise",
     "publish": "where finished rows go and what is said about them",
     "variables": "other keys hold their values",
     "num_records": "part of the seeds' own fingerprint: the ids say how many there are",
@@ -53,8 +57,7 @@ LATER = frozenset(
         "filter.verifier", "filter.refusals",
         "filter.languages", "filter.repetition", "filter.special_tokens", "filter.tokens",
         "filter.decontaminate", "tournament", "panel", "llm_judge.candidates",
-        "llm_judge.responses",
-        "checks", "rubric_judge.max_items",
+        "llm_judge.responses", "checks", "rubric_judge.max_items", "max_samples", "retry",
     )
 )  # fmt: skip
 """Fields that came when runs lay on disks already: one at its default enters no identity, so that

@@ -13,6 +13,7 @@ from typing import Any
 from prefdata.errors import Say
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.ending import Ending
+from prefdata.run.growth import Growth, refuse_growth
 from prefdata.run.merging import (
     find_part,
     find_parts,
@@ -77,13 +78,17 @@ def build(
             ending=ending or Ending(),
         ) as run,
     ):  # fmt: skip
-        seeds = run.load_seeds()
-        stages = make_stage_folders(loaded, run.fleet.checkpoints, seeds.fingerprint, out)
-        if finished := run.finished(stages.pairs, stages.fingerprint):
-            return finished
-        run.make_readable(seeds, stages, out)
-        run.run_passes(seeds, stages)
-        return run.conclude(seeds, stages)
+        growth = Growth(run)
+        while True:
+            seeds = run.load_seeds()
+            identity = run.identify(seeds)
+            stages = make_stage_folders(run.loaded, run.fleet.checkpoints, identity, out)
+            if finished := run.finished(stages.pairs, stages.fingerprint):
+                return finished
+            run.make_readable(seeds, stages, out)
+            run.run_passes(seeds, stages)
+            if not growth.goes_on(seeds, stages):
+                return run.conclude(seeds, stages, more=growth.told())
 
 
 def build_shard(
@@ -107,6 +112,7 @@ def build_shard(
     Returns:
         The content of the shard's `shard.json`.
     """
+    refuse_growth(loaded.recipe)
     check_places(loaded, out, is_forced=force)
     with disk_errors(out):
         claim_folder(out)
@@ -151,6 +157,7 @@ def merge(
     Raises:
         PrefdataError: a shard is missing or unfinished, or was made by another recipe.
     """
+    refuse_growth(loaded.recipe)
     check_places(loaded, out, is_forced=force)
     with disk_errors(out), hold_run(out), _begin(loaded, out, None, rehearse, say) as run:
         seeds, checkpoints = run.load_seeds(), run.fleet.checkpoints

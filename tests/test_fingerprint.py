@@ -24,6 +24,7 @@ from prefdata.recipe.messages import Turn
 from prefdata.recipe.schema import Model, Publish, Recipe
 from prefdata.recipe.sides import Chosen, Side
 from prefdata.recipe.tournament import Tournament
+from prefdata.recipe.values import Retry
 from prefdata.seeds.seeds import load_seeds
 
 SCHEMA = {"type": "object", "properties": {"winner": {"type": "string", "enum": ["A", "B"]}}}
@@ -86,6 +87,7 @@ OTHER_COLUMN = {
     "writes": "user", "turns": True,
     "gold": {"path": "g"}, "checks": ("x",), "panel": "mean",
     "tournament": Tournament(type="swiss"),
+    "max_samples": 9, "retry": Retry(when="truncated", max_tokens=99),
 }  # fmt: skip
 OTHER_PROJECTION = {
     "type": "other", "ties": "keep", "truncated_rejected": True, "max_length_ratio": 2.0,
@@ -159,6 +161,7 @@ def test_an_excluded_field_of_the_recipe_changes_no_fingerprint(name):
         "inputs": {"n": 3}, "providers": (),
         "output_dir": "there", "output_path": "x.jsonl", "min_yield": 0.5,
         "num_records": 7, "publish": Publish(repo_id="user/name"), "variables": {"n": 1},
+        "target_pairs": 5, "max_requests": 5, "max_tokens_total": 5, "max_gpu_hours": 1.5,
         "seed_dataset": with_fields(recipe().seed_dataset, limit=3, strategy="shuffle"),
     }  # fmt: skip
     assert prints(recipe(**{name: other[name]})) == prints(recipe())

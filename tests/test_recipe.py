@@ -365,7 +365,7 @@ def test_a_byte_order_mark_does_no_harm(load):
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("num_records:", "num_record:", "r.yaml:3: num_record: there is no key 'num_record' here; did you mean 'num_records'? Known: columns, inputs, min_yield, models, num_records, output_dir,"),
+        ("num_records:", "num_record:", "r.yaml:3: num_record: there is no key 'num_record' here; did you mean 'num_records'? Known: columns, inputs, max_gpu_hours, max_requests, max_tokens_total, min_yield, models, num_records, output_dir,"),
         ("  fields: [", "  field: [", "r.yaml:6: seed_dataset.field: there is no key 'field' here; did you mean 'fields'? Known: candidates, fields, limit,"),
         ("    model: org/lm", "    modell: org/lm", "r.yaml:9: models.0.modell: there is no key 'modell' here; did you mean 'model'? Known: "),
         ("      temperature", "      temprature", "r.yaml:11: models.0.inference_parameters.temprature: there is no key 'temprature' here; did you mean 'temperature'? Known: "),

@@ -116,6 +116,27 @@ def test_candidates_are_ordered_by_alias_and_sample():
     assert len({one["seed"] for one in found}) == 4
 
 
+@pytest.mark.parametrize("kind", ["candidates", "llm_text"])
+def test_what_was_cut_off_is_asked_again_with_more_tokens_and_nothing_else(kind):
+    asked = []
+
+    def reply(request):
+        asked.append((request.seed, request.sampling.max_tokens))
+        is_cut = request.seed % 2 and request.sampling.max_tokens < 100
+        return Completion("half" if is_cut else "whole", "length" if is_cut else "stop", 1, 1)
+
+    more = {"samples": 6} if kind == "candidates" else {}
+    retry = {"when": "truncated", "max_tokens": 100}
+    made = column(type=kind, model_alias=["hot"], prompt="{{ prompt }}", retry=retry, **more)
+    for n in range(4):
+        found = run(made, {"id": f"r{n}", "prompt": "p"}, tools(reply))["made"]
+        texts = [one["text"] for one in found] if kind == "candidates" else [found]
+        assert set(texts) == {"whole"}
+    again = [seed for seed, tokens in asked if tokens == 100]
+    assert again == [seed for seed, tokens in asked if tokens != 100 and seed % 2]
+    assert again
+
+
 def writers(count, **fields):
     """Who answers 60 rows, of a pool of five models."""
     pool = ["a", "b", "c", "d", "e"]

@@ -20,6 +20,7 @@ from prefdata.rows import rows_of
 from prefdata.run.estimate import PARAMETERS, WRITTEN_PER_SECOND, Estimate, estimate_pass
 from prefdata.run.examples import Example, example_requests
 from prefdata.run.gold import tell
+from prefdata.run.growth import plan_growth, tell_growth
 from prefdata.run.oddities import find_oddities
 from prefdata.seeds.seeds import seeds_of
 from prefdata.storage.record import Record, first_detail
@@ -69,6 +70,7 @@ def _summary(record: dict[str, Any], folder: Path) -> Iterable[tuple[str, str]]:
     yield "candidates", f"{record['candidates']:,}"
     splits = ", ".join(f"{count:,} {split}" for split, count in record["pairs"].items() if count)
     yield "pairs", f"{splits or 0} from {record['prompts']:,} prompts"
+    yield from tell_growth(record.get("growth", ()))
     if record.get("changes"):
         yield "since the last pairs", ""
         yield from ((f"  {name}", told) for name, told in tell_changes(record["changes"]))
@@ -266,6 +268,8 @@ def print_plan(
     paths = {model.alias: loaded.locate(model.model) for model in recipe.models}
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{rows:,} rows, {len(seeds.rejects):,} bad seeds")
+    for line in plan_growth(recipe, Path(recipe.output_dir)):
+        console.print(line, markup=False)
     for note in seeds.notes:
         console.print(note, markup=False)
     steps = plan_passes(recipe)

@@ -30,7 +30,7 @@ from prefdata.recipe.providers import LOCAL_PROVIDERS
 from prefdata.recipe.questions import ASKED, system_prompt_of
 from prefdata.recipe.reads import projected, texts_of_rule
 from prefdata.recipe.schema import Model, Recipe
-from prefdata.recipe.values import ReasoningParser
+from prefdata.recipe.values import ReasoningParser, Retry
 
 
 def find_unwritable(value: Any, at: At = ()) -> Problem | None:
@@ -197,6 +197,13 @@ def _check_models_of(column: Column, at: At, scope: Scope, recipe: Recipe) -> It
         yield from _check_system_prompt(model, number, scope)
         if column.role_of(alias) == "text":
             yield from _check_sampling(model, number)
+            own, retry = model.inference_parameters.max_tokens, getattr(column, "retry", None)
+            if isinstance(retry, Retry) and own is not None and retry.max_tokens <= own:
+                yield Problem(
+                    (*at, "retry", "max_tokens"),
+                    f"{retry.max_tokens} tokens end what {alias!r} writes no later than its own "
+                    f"max_tokens, {own}; raise it",
+                )
 
 
 def _check_system_prompt(model: Model, number: int, scope: Scope) -> Iterator[Problem]:

@@ -32,6 +32,7 @@ from prefdata.recipe.values import (
     JsonSchema,
     Positive,
     Retries,
+    Retry,
     compile_pattern,
 )
 
@@ -62,6 +63,8 @@ class LlmText(Calling):
     what a user would say (Magpie, arXiv 2406.08464). `messages` may say what stands before it, a
     system prompt for example.
     """
+    retry: Retry | None = None
+    """Asks again what was cut off, and nothing else: `{when: truncated, max_tokens: 4096}`."""
 
     meaning = "text by {aliases}"
 
@@ -117,6 +120,13 @@ class Candidates(Calling):
     """One alias or a list of them; each writes `samples` texts for every row."""
     samples: Annotated[Positive, Field(le=65_536)]
     """Texts of each alias."""
+    max_samples: Annotated[Positive, Field(le=65_536)] | None = None
+    """Rows that have no pair by the rules of `output_projection` (all candidates equally good, none
+    better by `min_margin` …) are given twice the samples, and twice again, up to so many. So
+    sampling of a row ends as soon as its pair is clear.
+    """
+    retry: Retry | None = None
+    """Asks again what was cut off, as for `llm_text`."""
     models_per_row: Positive | None = None
     """So many different aliases answer each row, drawn by row id and seed; all of them if left out.
     UltraFeedback has 4 of 17 (arXiv 2310.01377). A larger number keeps those that were drawn.

@@ -237,6 +237,10 @@ class Model(Frozen):
         return self.adapter or self.model
 
 
+BUDGETS = ("max_requests", "max_tokens_total", "max_gpu_hours")
+"""Fields that end a run which grows."""
+
+
 class Recipe(Frozen):
     """A whole recipe, as written; `checks` compares its parts."""
 
@@ -268,10 +272,46 @@ class Recipe(Frozen):
     """How pairs are made of the rows."""
     seed: Seed = 0
     """Every sampling seed, draw, shuffle and split derives from it."""
+    target_pairs: Positive | None = None
+    """Pairs to make, after all rules: the run goes on with fresh seeds, then with more samples for
+    rows without a pair (see `max_samples`), until it has them; `max_pairs` is this number, too,
+    unless it is given. It begins with `num_records` rows, or as many as pairs.
+    """
+    max_requests: Positive | None = None
+    """A run that grows asks so many requests at most, those in its journal included."""
+    max_tokens_total: Positive | None = None
+    """Likewise of tokens, of prompts and completions."""
+    max_gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    """Likewise of hours of all its GPUs together, loading included."""
     min_yield: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Minimum share of the seeds that must end in a pair; below it `build` exits with 3."""
     publish: Publish | None = None
     """Where on the Hub `build` publishes its result; not published if left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_more_than_the_target(cls, value: Any) -> Any:
+        target = value.get("target_pairs") if isinstance(value, dict) else None
+        rule = value.get("output_projection") if target is not None else None
+        if isinstance(rule, dict) and rule.get("max_pairs") is None:
+            return {**value, "output_projection": {**rule, "max_pairs": target}}
+        return value
+
+    @model_validator(mode="after")
+    def _budgets_are_for_growing(self) -> "Recipe":
+        target, most = self.target_pairs, self.output_projection.max_pairs
+        if target is not None and isinstance(most, int) and most < target:
+            raise ValueError(
+                f"max_pairs is {most}, so there are never target_pairs {target}; raise it, or "
+                "remove it"
+            )
+        grows = target is not None or any(getattr(c, "max_samples", None) for c in self.columns)
+        if told := [name for name in BUDGETS if getattr(self, name) is not None and not grows]:
+            raise ValueError(
+                f"{told[0]} ends a run that grows, and this one does not; add target_pairs, or "
+                "max_samples to the candidates"
+            )
+        return self
 
     @property
     def seed_fields(self) -> frozenset[str] | None:

@@ -174,3 +174,12 @@ class SettingsModel(Frozen):
     """Settings that have a file of their own."""
 
     paths: ClassVar[tuple[str, ...]] = ()
+
+
+class Retry(Frozen):
+    """Which answers are asked again, and how."""
+
+    when: Literal["truncated"]
+    """`truncated`: `max_tokens` has ended the answer, or the thought before it."""
+    max_tokens: Positive
+    """More than the model's own; the seed stays."""

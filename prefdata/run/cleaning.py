@@ -15,6 +15,7 @@ from prefdata.errors import PrefdataError, Say
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import plan_passes
 from prefdata.run.finished import open_run
+from prefdata.run.growth import read_growth
 from prefdata.run.stage_folders import make_stage_folders
 from prefdata.run.steps import Building
 from prefdata.seeds.seeds import seeds_of
@@ -145,7 +146,10 @@ def _clean_journal(
         measure_throughput(fleet.work) as throughput,
     ):
         run = Building(loaded, out, fleet, throughput, say, time.time(), progress=progress)
+        if record.get("growth"):
+            run.times = read_growth(out)["times"]
         waiting = [run.look_up(*step) for step in zip(passes, folders[:-1], strict=True)]
+        waiting += [one.look_up(test.step, known) for _, _, test, known, one in run.judging()]
         if any(waiting):
             found.note = (
                 f"{sum(waiting):,} rows ask for what is not in it, so what else they need is not "

@@ -4,8 +4,9 @@
 """
 
 import platform
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -19,6 +20,8 @@ import pyarrow as pa
 
 from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.errors import PrefdataError, Say
+from prefdata.fingerprint import digest
+from prefdata.pairs.choose import Choice
 from prefdata.pairs.diff import changes_since, read_before
 from prefdata.pairs.files import copies_of, write_jsonl
 from prefdata.pairs.mixing import make_pairs
@@ -27,7 +30,9 @@ from prefdata.pairs.readable import make_readable, write_readme
 from prefdata.pairs.verdicts import count_verdicts
 from prefdata.recipe.chats import ALL_ROLES, Roles
 from prefdata.recipe.contract import Column
+from prefdata.recipe.gold import Gold
 from prefdata.recipe.loader import LoadedRecipe
+from prefdata.recipe.mix import OutputProjection
 from prefdata.recipe.origins import columns_read
 from prefdata.recipe.plan import Checkpoint, Pass
 from prefdata.recipe.reads import all_columns, score_columns
@@ -37,7 +42,7 @@ from prefdata.rows import ID, REJECTS, Row, rows_of
 from prefdata.run.ahead import Ahead, Way
 from prefdata.run.ending import Ending
 from prefdata.run.expansion import rows_added, run_expansion
-from prefdata.run.gold import measure, refuse_poor, tell, write_known
+from prefdata.run.gold import Test, measure, refuse_poor, tell, write_known
 from prefdata.run.merging import add_up
 from prefdata.run.passes import Sweep, rejects_of, run_ahead, run_pass, window_for
 from prefdata.run.progress import Progress, show_progress
@@ -49,7 +54,7 @@ from prefdata.seeds.benchmarks import items_of
 from prefdata.seeds.seeds import Seeds, seeds_of
 from prefdata.stages import Tools, fields_of, make_expansion, make_stage
 from prefdata.stages.functions import Functions
-from prefdata.storage.disk import Damaged
+from prefdata.storage.disk import Damaged, temporary_name
 from prefdata.storage.folders import (
     RowsWriter,
     count_rows,
@@ -96,6 +101,7 @@ class Building:
         started: when, in seconds since 1970.
         is_shard: it makes one of several slices, and writes its progress to disk.
         ending: asked when the run is to end.
+        times: how many times the recipe's samples rows have that have more of them, by id.
     """
 
     loaded: LoadedRecipe
@@ -108,6 +114,7 @@ class Building:
     is_shard: bool = False
     progress: bool = True
     ending: Ending = field(default_factory=Ending)
+    times: Mapping[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     slowest: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
     gold: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -130,6 +137,11 @@ class Building:
         if len(seeds.rejects) > 5:
             self.say(f"… and {len(seeds.rejects) - 5:,} more bad seeds, all in rejects")
         return seeds
+
+    def identify(self, seeds: Seeds) -> str:
+        """Fingerprint of the seeds, and of which rows have more samples."""
+        more = sorted(self.times.items())
+        return digest(seeds.fingerprint, more) if more else seeds.fingerprint
 
     def make_readable(self, seeds: Seeds, stages: StageFolders, out: Path) -> None:
         """See that `load_dataset` can read the run folder; tell what the recipe makes of it."""
@@ -183,28 +195,42 @@ class Building:
             PrefdataError: a judge finds too few; of a rehearsal, whose answers mean nothing, none
                 is expected.
         """
-        for column in self.recipe.columns:
-            if (gold := column.known) is None:
-                continue
-            with TemporaryDirectory() as name:
-                known, judged = Path(name) / "known", Path(name) / "judged"
-                test = write_known(column, gold, self.loaded, known)
-                alone = replace(self, loaded=test.loaded, is_shard=False, seconds={}, slowest={})
-                alone.run_pass(test.step, known, judged)
-                told = measure(test, judged, count_rows(rejects_of(judged)))
+        for column, gold, test, known, alone in self.judging():
+            judged = known.with_name("judged")
+            alone.run_pass(test.step, known, judged)
+            told = measure(test, judged, count_rows(rejects_of(judged)))
             self.gold[column.name] = told
             for what, how in tell(told):
                 self.say(f"{column.name}, {what}: {how}")
             if not self.fleet.is_rehearsal:
                 refuse_poor(column.name, gold, told)
 
-    def conclude(self, seeds: Seeds, stages: StageFolders, parts: Sequence[Record] = ()) -> Record:
+    def judging(self) -> Iterator[tuple[Column, Gold, Test, Path, "Building"]]:
+        """Of every judge that is measured: its measure, the rows with it, and who asks it alone."""
+        for column in self.recipe.columns:
+            if (gold := column.known) is None:
+                continue
+            with TemporaryDirectory() as name:
+                known = Path(name) / "known"
+                test = write_known(column, gold, self.loaded, known)
+                alone = replace(self, loaded=test.loaded, is_shard=False, seconds={}, slowest={})
+                yield column, gold, test, known, alone
+
+    def conclude(
+        self,
+        seeds: Seeds,
+        stages: StageFolders,
+        parts: Sequence[Record] = (),
+        *,
+        more: Record | None = None,
+    ) -> Record:
         """Choose the pairs of finished passes and write the record of the run.
 
-        `parts`: records of the shards that have made the folders, if shards have.
+        `parts`: records of the shards that have made the folders, if shards have. `more`: what the
+        record says besides.
         """
         added = _rows_added(stages)
-        record = {
+        record = (more or {}) | {
             "prefdata": version("prefdata"),
             "fingerprint": stages.pairs,
             "scored_fingerprint": stages.fingerprint,
@@ -422,17 +448,7 @@ class Building:
                 for folder in folders:
                     for table in read_tables(rejects_of(folder)):
                         rejects.write(table)
-                choice = make_pairs(
-                    scored,
-                    self.out / "pairs",
-                    rejects,
-                    rule,
-                    scores=score_columns(self.recipe),
-                    seed=self.recipe.seed,
-                    recipe=self.recipe,
-                    roles=self.fleet.template_roles,
-                    functions=Functions(self.loaded.folder, self.loaded.given),
-                )
+                choice = self._make_pairs(scored, self.out / "pairs", rejects, rule)
             reasoning = settle_reasoning(scored, rule)
             for split, place in copies_of(self.recipe).items():
                 write_jsonl(self.out, split, place, reasoning=reasoning)
@@ -448,6 +464,35 @@ class Building:
             "reasoning": reasoning,
             **changes_since(before, self.out, choice.prompt_field),
         }
+
+    def _make_pairs(
+        self, scored: Path, pairs: Path, rejects: RowsWriter, rule: OutputProjection
+    ) -> Choice:
+        return make_pairs(
+            scored,
+            pairs,
+            rejects,
+            rule,
+            scores=score_columns(self.recipe),
+            seed=self.recipe.seed,
+            recipe=self.recipe,
+            roles=self.fleet.template_roles,
+            functions=Functions(self.loaded.folder, self.loaded.given),
+        )
+
+    def try_pairs(self, stages: StageFolders, hopeless: Container[str]) -> tuple[int, list[str]]:
+        """How many pairs finished passes give; ids of rows without one, but for some reasons."""
+        rule = self.recipe.output_projection.model_copy(update={"test_size": 0})
+        place, lacking = temporary_name(self.out / "stages" / "growth"), list[str]()
+        try:
+            with RowsWriter(place / "rejects", REJECTS) as rejects, self._timed("pairs"):
+                choice = self._make_pairs(stages.folders[-1], place / "pairs", rejects, rule)
+            for table in read_tables(place / "rejects", columns=["id", "reason"]):
+                found = zip(*(column.to_pylist() for column in table.columns), strict=True)
+                lacking += [row for row, reason in found if reason not in hopeless]
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+        return sum(choice.pairs.values()), lacking
 
     def record(self, record: Record, spent: Record) -> Record:
         """Write recipe.yaml and run.json."""
@@ -494,7 +539,7 @@ class Building:
         given = self.loaded.given
         return Tools(
             recipe.seed, models, text, reward, folder, columns, prompt, roles, given,
-            self.loaded.locate, partial(items_of, locate=self.loaded.locate),
+            self.loaded.locate, partial(items_of, locate=self.loaded.locate), self.times,
         )  # fmt: skip
 
     def _is_whole(self, folder: Path) -> bool:
@@ -516,7 +561,8 @@ class Building:
         self.throughput.begin(name)
         start = time.monotonic()
         yield
-        self.seconds[name] = time.monotonic() - start
+        spent = time.monotonic() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + spent  # a run that grows comes again
 
 
 def _lacking(roles: Mapping[str, Roles]) -> Record:

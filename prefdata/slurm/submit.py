@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prefdata.errors import PrefdataError, Say
 from prefdata.recipe.loader import LoadedRecipe
+from prefdata.run.growth import refuse_growth
 from prefdata.run.merging import find_finished
 from prefdata.run.places import check_places
 from prefdata.run.shard_status import forget_attempts
@@ -42,6 +43,7 @@ def run_on_slurm(
     Raises:
         PrefdataError: the recipe cannot run, or Slurm is not here or refuses.
     """
+    refuse_growth(loaded.recipe)
     check_places(loaded, out)
     if not rehearse:
         check_cluster(loaded, cluster, time)

@@ -20,6 +20,7 @@ from prefdata.recipe.filters import Benchmark
 from prefdata.recipe.questions import Question, system_prompt_of
 from prefdata.recipe.schema import Model
 from prefdata.recipe.tools import ToolList
+from prefdata.recipe.values import Retry
 from prefdata.rows import Row, is_blank
 from prefdata.stages.functions import Functions
 
@@ -44,6 +45,7 @@ class Tools:
         roles: leading roles that each alias's chat template knows; all of them where left out.
         locate: finds a path of the recipe, which may be relative to its file.
         read_items: (place, text) of every item of a benchmark.
+        times: how many times a column's samples some rows have, by id.
     """
 
     seed: int
@@ -57,6 +59,7 @@ class Tools:
     given: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     locate: Callable[[str], str] = str
     read_items: Callable[[Benchmark], Iterable[tuple[str, str]]] = lambda benchmark: ()
+    times: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def functions(self) -> Functions:
@@ -244,22 +247,38 @@ def warmer(sampling: Sampling) -> Sampling:
 
 
 async def outcomes(
-    engine: TextEngine, requests: Sequence[TextRequest]
+    engine: TextEngine, requests: Sequence[TextRequest], retry: Retry | None = None
 ) -> list[Completion | Failure]:
-    """What became of every request of one call, in their order."""
+    """What became of every request of one call, in their order; what was cut is asked again."""
     found: dict[int, Completion | Failure] = {}
     async for index, outcome in engine.generate(requests):
         found[index] = outcome
+    if retry is not None:
+        cut = [n for n, one in found.items() if isinstance(one, Completion) and is_cut(one)]
+        longer = [
+            replace(one, sampling=replace(one.sampling, max_tokens=retry.max_tokens))
+            for one in map(requests.__getitem__, cut)
+        ]
+        for number, again in zip(cut, await outcomes(engine, longer) if cut else (), strict=True):
+            if isinstance(again, Completion):
+                found[number] = again
     return [found[index] for index in range(len(requests))]
 
 
-async def answers(engine: TextEngine, requests: Sequence[TextRequest]) -> list[Completion]:
+def is_cut(completion: Completion) -> bool:
+    """Whether the answer, or the thought before it, was ended by `max_tokens`."""
+    return completion.finish_reason in ("length", "truncated")
+
+
+async def answers(
+    engine: TextEngine, requests: Sequence[TextRequest], retry: Retry | None = None
+) -> list[Completion]:
     """The completions of requests that are all needed, in their order.
 
     Raises:
         RowError: one of them failed.
     """
-    found = await outcomes(engine, requests)
+    found = await outcomes(engine, requests, retry)
     for outcome in found:
         if isinstance(outcome, Failure):
             raise RowError(outcome.reason, outcome.detail)

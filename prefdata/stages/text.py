@@ -48,7 +48,7 @@ def llm_text(column: LlmText, tools: Tools) -> Stage:
         else:
             chat = asker.chat(question, row)
         request = asker.request(row[ID], chat, tools=tools_of(column, row), writes_user=writes_user)
-        [completion] = await answers(asker.engine, [request])
+        [completion] = await answers(asker.engine, [request], column.retry)
         if not is_answer(completion.finish_reason):
             detail = f"the model {asker.model.alias!r} has given no answer: {_shown(completion)}"
             raise RowError(completion.finish_reason, detail)
@@ -75,17 +75,18 @@ def candidates(column: Candidates, tools: Tools) -> Stage:
 
     async def stage(row: Row) -> Row:
         made, given = [], tools_of(column, row)
+        samples = column.samples * tools.times.get(row[ID], 1)
+        samples = min(samples, max(column.samples, column.max_samples or 0))
         for asker in _askers_of(row, column, askers, tools.seed):
             chat = asker.chat(question, row)
             made += [
-                (asker, k, asker.request(row[ID], chat, k, tools=given))
-                for k in range(column.samples)
+                (asker, k, asker.request(row[ID], chat, k, tools=given)) for k in range(samples)
             ]
         found: dict[int, Completion | Failure] = {}
         for engine in dict.fromkeys(asker.engine for asker in askers):
             mine = [number for number, (asker, _, _) in enumerate(made) if asker.engine is engine]
             requests = [made[number][2] for number in mine]
-            found |= dict(zip(mine, await outcomes(engine, requests), strict=True))
+            found |= dict(zip(mine, await outcomes(engine, requests, column.retry), strict=True))
         _refuse_none(list(found.values()))
         return {column.name: [_candidate(*made[n], found[n]) for n in range(len(made))]}
 

@@ -12,7 +12,7 @@ import re
 import threading
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +126,14 @@ class Journal:
         if self._own is not None:
             self._own.close()
             self._own = None
+
+
+def read_values(file: Path) -> Iterator[tuple[str, Any]]:
+    """Key and value of every whole record of a journal file, in order."""
+    with file.open("rb") as lines:
+        for line in lines:
+            if (key := _checked_key(line)) is not None:
+                yield key.hex(), orjson.loads(line)["value"]
 
 
 class _OwnFile:
