@@ -84,6 +84,8 @@ length.
 
 LEFT_OUT = pa.struct({"reason": pa.string(), "detail": pa.string()})
 """Why a filter leaves out a candidate."""
+CONTAMINATED = "contaminated"
+"""The reason of texts with an item of a benchmark; the detail names item and overlap."""
 
 ENDS = ("stop", "tool_calls")
 """Finish reasons of a text that came to its end."""

@@ -1,6 +1,8 @@
 """Filters of rows and candidates, their checks, and columns that skip rows."""
 
 import asyncio
+import re
+from html import unescape
 
 import pytest
 from conftest import QUICKSTART
@@ -288,7 +290,13 @@ def test_matches_are_rejects_with_item_and_overlap(recipe, project):
     run = build(recipe)
     [reject] = run.rejects
     assert reject["reason"] == "contaminated"
-    assert reject["detail"] == "bench.jsonl:1, 1.00 of its words: 'What is the question of 3'"
+    told = "bench.jsonl:1, 1.00 of its words: 'What is the question of 3'"
+    assert reject["detail"] == told
+    run.report()
+    page = unescape((run.folder / "report.html").read_text())
+    [table] = re.findall("Texts with items of benchmarks.*?</table>", page, re.DOTALL)
+    assert reject["id"] in table
+    assert told in table
 
 
 def test_another_benchmark_makes_the_rows_again(recipe, project):

@@ -101,6 +101,7 @@ class Numbers:
     Attributes:
         largest_by: `completion_tokens` or `characters`.
         excerpts: beginnings of the prompts of the rows named in tables, by id.
+        matches: rows with an item of a benchmark, and the item.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Numbers:
     largest_by: str
     excerpts: dict[str, str] = field(default_factory=dict)
     breakdowns: "Sequence[Breakdown]" = ()
+    matches: Sequence[tuple[str, str]] = ()
 
     @property
     def warnings(self) -> list[str]:

@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.report.sides import UNKNOWN, Group
 from prefdata.report.spreads import Values, numbers
-from prefdata.rows import ID
+from prefdata.rows import CONTAMINATED, ID
 
 LARGEST = 20
+MOST_MATCHES = 1000
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,32 @@ def funnel(record: Mapping[str, Any], stages: Sequence[str]) -> list[Step]:
         steps.append(Step(name, rows, lost[name]))
         rows -= lost[name]
     return [*steps, Step("with a pair", rows, 0)]
+
+
+def matches_in(
+    rejects: Iterable[pa.Table], candidates: Iterable[pa.Table], filters: Sequence[str]
+) -> list[tuple[str, str]]:
+    """(row, item of a benchmark and overlap) of the first texts that are contaminated.
+
+    Args:
+        rejects: of the run.
+        candidates: its rows, with ids.
+        filters: columns that say why candidates are left out.
+    """
+    found = [
+        (row[ID], row["detail"])
+        for table in rejects
+        for row in table.filter(pc.equal(table["reason"], CONTAMINATED)).to_pylist()
+    ]
+    found += [
+        (row[ID], one["detail"])
+        for table in (candidates if filters else ())
+        for row in table.to_pylist()
+        for name in filters
+        for one in row[name] or ()
+        if one is not None and one["reason"] == CONTAMINATED
+    ]
+    return found[:MOST_MATCHES]
 
 
 # distributions

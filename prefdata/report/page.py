@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefdata.errors import PrefdataError
+from prefdata.recipe.filters import filters_before
 from prefdata.recipe.mix import first_projection
 from prefdata.recipe.projection import DpoPreference
 from prefdata.recipe.questions import ASKED
@@ -34,6 +35,7 @@ from prefdata.report.figures import (
     Sources,
     funnel,
     largest_rows,
+    matches_in,
     scores_by_writer,
     slowest_rows,
 )
@@ -215,7 +217,15 @@ def _count_run(
         largest_by=unit,
         excerpts=_excerpts(run, source, wanted),
         breakdowns=breakdowns,
+        matches=_matches(run),
     )
+
+
+def _matches(run: FinishedRun) -> list[tuple[str, str]]:
+    filters = filters_before(None, run.recipe.columns) if run.recipe else []
+    names = [name for _, name in filters if name in read_schema(run.folder / "candidates").names]
+    rejects = read_tables(run.folder / "rejects", columns=[ID, "reason", "detail"])
+    return matches_in(rejects, read_tables(run.folder / "candidates", columns=[ID, *names]), names)
 
 
 def _kept(run: FinishedRun) -> list[str]:

@@ -147,6 +147,9 @@ def _funnel(run: Numbers) -> Cell:
     if ended:
         columns = ("column", "alias", "finish reason", "texts")
         tables.append(("How texts came to their end", Table(columns, ended)))
+    if run.matches:
+        heads = ("row", "item of a benchmark, overlap")
+        tables.append(("Texts with items of benchmarks", Table(heads, [*run.matches])))
     if skipped := record.get("skipped"):
         rows = [(name, f"{count:,}") for name, count in skipped.items()]
         tables.append(("Rows for which a column asked nothing", Table(("column", "rows"), rows)))

@@ -12,7 +12,7 @@ from prefdata.errors import RowError
 from prefdata.recipe.chats import is_chat, read_chat
 from prefdata.recipe.contract import Scored
 from prefdata.recipe.filters import CANDIDATE, TEXT, Decontamination, Filter, Refusals, Tokens
-from prefdata.rows import LEFT_OUT, Row, is_answer
+from prefdata.rows import CONTAMINATED, LEFT_OUT, Row, is_answer
 from prefdata.stages import text_checks
 from prefdata.stages.asking import Tools
 from prefdata.stages.conditions import is_true
@@ -137,7 +137,7 @@ def _checks(column: Filter, tools: Tools) -> Iterator[tuple[str, text_checks.Che
     if column.languages is not None:
         yield "language", text_checks.language(column.languages)
     if column.decontaminate is not None:
-        yield "contaminated", _contaminated(column.decontaminate, tools)
+        yield CONTAMINATED, _contaminated(column.decontaminate, tools)
 
 
 def _checked(reason: str, check: text_checks.Check) -> Judge:
