@@ -21,7 +21,7 @@ from prefdata.stages import Tools, make_stage
 from prefdata.stages.matches import schedule
 from prefdata.stages.strength import Agreement, bradley_terry, panel_says, win_rates
 from prefdata.storage.journal import Journal
-from prefdata.storage.journaled import JournaledText, Work
+from prefdata.storage.journaled import JournaledText, NotNow, Work
 
 SAMPLING = {"temperature": 0.5, "max_tokens": 16}
 PROMPT = "A: {{ response_a }} B: {{ response_b }}"
@@ -136,6 +136,30 @@ def test_a_verdict_that_came_is_not_asked_again_after_a_kill(how, tmp_path):
     left = None
     assert once() == whole
     assert sorted(keys(asked)) == sorted(keys(wanted))
+
+
+def test_a_panel_that_is_loaded_in_turns_asks_nothing_twice(tmp_path):
+    column, texts = judge({"type": "swiss"}, model_alias=["j", "k"]), [str(n) for n in range(8)]
+    whole, wanted = run(column, texts)
+    models = {a: Model(alias=a, model=a, inference_parameters=SAMPLING) for a in column.aliases}
+    asked, row = [], {"id": "r0", "c": [{"text": text} for text in texts]}
+    script = ScriptedText(lambda request: asked.append(request) or larger(request))
+    for turn in range(10):
+        with Journal(tmp_path) as journal:
+            work = Work()
+            engines = {
+                alias: JournaledText(lambda: script, TextKeys(alias), journal, work)
+                for alias in models
+            }
+            engines["jk"[(turn + 1) % 2]].may_load = False
+            try:
+                tools = Tools(seed=0, models=models, text=engines, reward={})
+                made = asyncio.run(make_stage(column, tools)(row))
+                break
+            except NotNow:
+                continue
+    assert made == whole
+    assert (turn, len(asked)) == (5, len(wanted))  # three rounds of two judges
 
 
 def test_equal_texts_tie_and_failed_ones_take_no_part_without_a_request():
