@@ -4,10 +4,11 @@ Asks nothing itself: `steps` sends the rows through the judge's own column.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from prefdata.errors import PrefdataError, RowError, suggest
@@ -25,6 +26,7 @@ from prefdata.recipe.tournament import Tournament
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, Row, rows_of
 from prefdata.seeds.seeds import load_seeds
+from prefdata.stages.strength import WON
 from prefdata.storage.folders import RowsWriter, read_rows
 
 SIDES = ("chosen", "rejected")
@@ -52,24 +54,6 @@ class Test:
     def judge(self) -> Column:
         """The column that judges."""
         return self.step.columns[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a judge says of one known preference.
-
-    Attributes:
-        won: 1 if it prefers chosen, 0 if rejected, a half for a tie.
-        chance: of chosen, as the judge's answers put it: the share of verdicts, of all orders and
-            judges, or one half and half the difference of the ratings in the width of their scale.
-        longer: whether chosen is longer in characters; None if both are as long.
-        firsts: verdicts that name what was shown first, and those that name the second.
-    """
-
-    won: float
-    chance: float
-    longer: bool | None
-    firsts: tuple[int, int]
 
 
 def write_known(column: Column, gold: Gold, loaded: LoadedRecipe, target: Path) -> Test:
@@ -136,81 +120,60 @@ def measure(test: Test, judged: Path, failed: int) -> dict[str, Any]:
     - `calibration`: for each bin of confidence its mean, its rows, and the accuracy; their mean
       distance is `calibration_error` (ECE, Guo and others, arXiv 1706.04599).
     """
-    found = [_found(row, test) for row in read_rows(judged)]
-    bins = [[one for one in found if _bin(one) == number] for number in range(BINS)]
+    found = np.array([_found(row, test) for row in read_rows(judged)]).reshape(-1, 5)
+    won, chance, longer, first, second = found.T
+    sure, right = np.maximum(chance, 1 - chance), (1 + np.sign(chance - 0.5)) / 2
+    bins = np.minimum((sure - 0.5) * 2 * BINS, BINS - 1).astype(int)
     calibration = [
-        {
-            "confidence": sum(max(one.chance, 1 - one.chance) for one in part) / len(part),
-            "rows": len(part),
-            "accuracy": sum(_is_right(one) for one in part) / len(part),
-        }
-        for part in bins
-        if part
+        {"confidence": float(sure[part].mean()), **_share(right[part])}
+        for part in (bins == number for number in range(BINS))
+        if part.any()
     ]
-    apart = sum(part["rows"] * abs(part["confidence"] - part["accuracy"]) for part in calibration)
+    apart = sum(one["rows"] * abs(one["confidence"] - one["accuracy"]) for one in calibration)
     return {
-        **asdict(_Share.of(found)),
+        **_share(won),
         "failed": failed,
-        "ties": sum(one.won == 0.5 for one in found),
-        "first": sum(one.firsts[0] for one in found),
-        "second": sum(one.firsts[1] for one in found),
-        "longer": asdict(_Share.of([one for one in found if one.longer is True])),
-        "shorter": asdict(_Share.of([one for one in found if one.longer is False])),
+        "ties": int((won == 0.5).sum()),
+        "first": int(first.sum()),
+        "second": int(second.sum()),
+        "longer": _share(won[longer > 0]),
+        "shorter": _share(won[longer < 0]),
         "calibration": calibration,
-        "calibration_error": apart / len(found) if found else None,
+        "calibration_error": apart / len(won) if len(won) else None,
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Share:
-    rows: int
-    accuracy: float | None
-
-    @classmethod
-    def of(cls, found: list[Found]) -> "_Share":
-        right = sum(one.won for one in found)
-        return cls(len(found), right / len(found) if found else None)
+def _share(won: Any) -> dict[str, Any]:
+    return {"rows": len(won), "accuracy": float(won.mean()) if len(won) else None}
 
 
-def _bin(one: Found) -> int:
-    return min(int((max(one.chance, 1 - one.chance) - 0.5) * 2 * BINS), BINS - 1)
+def _found(row: Row, test: Test) -> tuple[float, ...]:
+    """What chosen has won, its chance, by how much it is longer, and the places that are named.
 
-
-def _is_right(one: Found) -> float:
-    """Whether what the judge is more confident of is chosen."""
-    return 0.5 if one.chance == 0.5 else float(one.chance > 0.5)
-
-
-def _found(row: Row, test: Test) -> Found:
+    The chance is the share of verdicts, of all orders and judges, or one half and half the
+    difference of the ratings in the width of their scale.
+    """
     judge, is_first = test.judge, row[FIRST_IS_CHOSEN]
     texts = [row[n] for n in test.compared] if test.compared else [c["text"] for c in row[TEXTS]]
-    chosen, rejected = texts if is_first else texts[::-1]
-    longer = None if len(chosen) == len(rejected) else len(chosen) > len(rejected)
     meta = row[judge.name + META_SUFFIX]  # of a rubric it is a list of ratings
     said = [*single_verdicts(meta, judge.winner_key or "")] if isinstance(meta, Mapping) else []
     if test.compared:
-        word = str(row[judge.name].get(judge.winner_key)).strip().upper()
-        margin = {"A": 1.0, "B": -1.0}.get(word, 0.0)
+        margin = 2 * WON.get(str(row[judge.name][judge.winner_key]).strip().upper(), 0.5) - 1
     else:
         first, second = (score or 0.0 for score in row[judge.name])
         margin = first - second
+    lowest, highest = getattr(judge, "scale", (0, 1))
+    chance = 0.5 + (margin and margin / (2 * (highest - lowest)))
     if said:
         chance = sum(won for won, _ in said) / len(said)
-    else:
-        chance = 0.5 + margin / (2 * _width(judge)) if margin else 0.5
-    won = 0.5 if abs(margin) < 1e-9 else float(margin > 0)
-    places = [word for _, word in said]
-    return Found(
-        won if is_first else 1 - won,
-        chance if is_first else 1 - chance,
-        longer,
-        (places.count("A"), places.count("B")),
+    places, side = [word for _, word in said], 1 if is_first else -1
+    return (
+        0.5 + side * (abs(margin) > 1e-9) * (0.5 if margin > 0 else -0.5),
+        0.5 + side * (chance - 0.5),
+        side * (len(texts[0]) - len(texts[1])),
+        places.count("A"),
+        places.count("B"),
     )
-
-
-def _width(judge: Column) -> float:
-    lowest, highest = getattr(judge, "scale", (0, 1))
-    return float(highest - lowest)
 
 
 def refuse_poor(column: str, gold: Gold, told: Mapping[str, Any]) -> None:

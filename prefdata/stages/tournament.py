@@ -23,7 +23,7 @@ from prefdata.stages.blind import blinded
 from prefdata.stages.matches import Pair, pair_number, schedule
 from prefdata.stages.scores import as_column, readable_texts, scorable, score_fields
 from prefdata.stages.stage import Stage
-from prefdata.stages.strength import WON, Strengths, bradley_terry, panel_says, win_rates
+from prefdata.stages.strength import WON, bradley_terry, panel_says, win_rates
 from prefdata.stages.text import reader, spelled
 
 Verdicts = list[tuple[float, list[str]]]
@@ -181,35 +181,29 @@ def _won(column: LlmJudge, verdicts: Verdicts) -> float:
 def _made(
     column: LlmJudge, bench: _Bench, played: Mapping[Pair, Verdicts], anchor: int | None
 ) -> Row:
+    """The columns of a row; a text that was compared with none has no score."""
     results = [(*pair, _won(column, verdicts)) for pair, verdicts in played.items()]
-    count = len(bench.texts)
-    found = _strengths(column, count, results, anchor)
-    answered = {place for pair in played for place in pair}
-    kept = range(count if anchor is None else anchor)
-    scores = [found.scores[n] if n in answered else None for n in kept]
-    return {
-        column.name: as_column(column, scores),
-        column.name + META_SUFFIX: {
-            "errors": [found.errors[n] if n in answered else None for n in kept],
-            "comparisons": [
-                {
-                    "first": first,
-                    "second": second,
-                    "won": won,
-                    "judges": [one for one, _ in played[first, second]],
-                    "verdicts": [texts for _, texts in played[first, second]],
-                }
-                for first, second, won in results
-            ],
-            "prompt_tokens": bench.prompt_tokens,
-            "completion_tokens": bench.completion_tokens,
-        },
-    }
-
-
-def _strengths(
-    column: LlmJudge, count: int, results: Sequence[tuple[int, int, float]], anchor: int | None
-) -> Strengths:
     if column.tournament is not None and column.tournament.score == "win_rate":
-        return win_rates(count, results)
-    return bradley_terry(count, results, anchor)
+        found = win_rates(len(bench.texts), results)
+    else:
+        found = bradley_terry(len(bench.texts), results, anchor)
+    answered = {place for pair in played for place in pair}
+    kept = range(len(bench.texts) if anchor is None else anchor)
+    comparisons = [
+        {
+            "first": first,
+            "second": second,
+            "won": won,
+            "judges": [one for one, _ in played[first, second]],
+            "verdicts": [texts for _, texts in played[first, second]],
+        }
+        for first, second, won in results
+    ]
+    meta = {
+        "errors": [found.errors[n] if n in answered else None for n in kept],
+        "comparisons": comparisons,
+        "prompt_tokens": bench.prompt_tokens,
+        "completion_tokens": bench.completion_tokens,
+    }
+    scores = [found.scores[n] if n in answered else None for n in kept]
+    return {column.name: as_column(column, scores), column.name + META_SUFFIX: meta}
