@@ -84,7 +84,7 @@ class RemoteText:
         """
         self._server = _Server(model, connection)
 
-    async def generate(
+    def generate(
         self, requests: Sequence[TextRequest]
     ) -> AsyncIterator[tuple[int, Completion | Failure]]:
         """As `TextEngine.generate`.
@@ -94,8 +94,7 @@ class RemoteText:
         Raises:
             PrefdataError: the key or the model is refused, or the server does not come back.
         """
-        async for index, completion in self._server.ask_all([self._complete(r) for r in requests]):
-            yield index, completion
+        return self._server.ask_all([self._complete(request) for request in requests])
 
     def close(self) -> None:
         """As `TextEngine.close`; the connection is closed by whoever made it."""
@@ -180,12 +179,11 @@ class RemoteReward:
     def __init__(self, model: Model, connection: Any) -> None:
         self._server = _Server(model, connection)
 
-    async def score(
+    def score(
         self, requests: Sequence[ScoreRequest]
     ) -> AsyncIterator[tuple[int, Logits | Failure]]:
         """As `RewardEngine.score`; failures and errors as from `RemoteText.generate`."""
-        async for index, logits in self._server.ask_all([self._score(r) for r in requests]):
-            yield index, logits
+        return self._server.ask_all([self._score(request) for request in requests])
 
     def close(self) -> None:
         """As `RewardEngine.close`; the connection is closed by whoever made it."""
@@ -205,26 +203,6 @@ class RemoteReward:
 
 
 HELLO: Message = {"role": "user", "content": "Hello!"}
-
-
-async def _check_text(model: Model, connection: Any) -> None:
-    given = model.inference_parameters.model_dump(exclude={"seed"})
-    sampling = Sampling(**given | {"max_tokens": min(given["max_tokens"], 16)})
-    request = TextRequest((HELLO,), sampling, 0, None, model.chat_template_kwargs)
-    async for _, outcome in RemoteText(model, connection).generate([request]):
-        _stop_if_refused(outcome, model)
-
-
-async def _check_reward(model: Model, connection: Any) -> None:
-    request = ScoreRequest((HELLO, {"role": "assistant", "content": "Hi."}))
-    async for _, outcome in RemoteReward(model, connection).score([request]):
-        _stop_if_refused(outcome, model)
-
-
-def _stop_if_refused(outcome: Any, model: Model) -> None:
-    # all rows would share this one's fate
-    if isinstance(outcome, Failure) and outcome.reason == "refused_by_endpoint":
-        raise PrefdataError(f"model {model.alias!r}: {outcome.detail}")
 
 
 class OpenAIConnection:
@@ -262,7 +240,22 @@ class OpenAIConnection:
 
     def check(self, model: Model, role: Role) -> None:
         """As `Connection.check`."""
-        asyncio.run((_check_text if role == "text" else _check_reward)(model, self))
+        asyncio.run(self._check(model, role))
+
+    async def _check(self, model: Model, role: Role) -> None:
+        outcomes: AsyncIterator[tuple[int, Completion | Logits | Failure]]
+        if role == "text":
+            given = model.inference_parameters.model_dump(exclude={"seed"})
+            sampling = Sampling(**given | {"max_tokens": min(given["max_tokens"], 16)})
+            asked = TextRequest((HELLO,), sampling, 0, None, model.chat_template_kwargs)
+            outcomes = RemoteText(model, self).generate([asked])
+        else:
+            chat = ScoreRequest((HELLO, {"role": "assistant", "content": "Hi."}))
+            outcomes = RemoteReward(model, self).score([chat])
+        async for _, outcome in outcomes:
+            if isinstance(outcome, Failure) and outcome.reason == "refused_by_endpoint":
+                # all rows would share this one's fate
+                raise PrefdataError(f"model {model.alias!r}: {outcome.detail}")
 
     def close(self) -> None:
         """Drop what is on its way, end the thread."""
