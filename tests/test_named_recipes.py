@@ -60,6 +60,12 @@ PROMISES = {
         and len(row["answers"]) == 4
         and pair["chosen_score"] == max(row["met"])
     ),
+    "magpie": lambda pair, row: (
+        len(row["answers"]) == 5
+        and row["prompt"]
+        and row["prompt__meta"]["finish_reason"] == "stop"
+        and pair["chosen_score"] == max(row["reward"])
+    ),
     "safety_delta": lambda pair, row: (
         aliases(pair) == ("careful", "careless")
         and pair["prompt"] == row["prompt"]
