@@ -11,6 +11,7 @@ import moments
 import pytest
 
 from prefdata.errors import PrefdataError
+from prefdata.pairs.repick import pairs_of_run
 from prefdata.pipeline import build, build_shard
 from prefdata.recipe.loader import load_recipe
 from prefdata.run.cleaning import clean_run
@@ -217,22 +218,18 @@ def test_samples_are_doubled_up_to_the_most(project):
 # What is refused
 
 
-FIXED = [BASE["columns"][0] | {"max_samples": None}, BASE["columns"][1]]
+def test_a_budget_of_a_run_that_does_not_grow_is_refused():
+    fixed = [BASE["columns"][0] | {"max_samples": None}, BASE["columns"][1]]
+    with pytest.raises(PrefdataError, match="this one does not"):
+        recipe(max_requests=5, columns=fixed)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"max_requests": 5, "columns": FIXED}, "this one does not"),
-        (
-            {"target_pairs": 5, "output_projection": BASE["output_projection"] | {"max_pairs": 4}},
-            "never target_pairs 5",
-        ),
-    ],
-)
-def test_fields_that_contradict_each_other_are_refused(fields, message):
-    with pytest.raises(PrefdataError, match=message):
-        recipe(**fields)
+def test_more_pairs_than_the_rules_allow_are_refused_but_may_be_chosen_fewer_later(project):
+    with pytest.raises(PrefdataError, match="never target_pairs 5"):
+        grow(project, "target_pairs=5", "output_projection.max_pairs=4")
+    grow(project, "target_pairs=5", "num_records=5")
+    run = project.folder / "run"
+    assert count(pairs_of_run(run, ["max_pairs=3"], run)) == 3
 
 
 def test_shards_do_not_grow(project):

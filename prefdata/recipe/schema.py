@@ -299,13 +299,9 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _budgets_are_for_growing(self) -> "Recipe":
-        target, most = self.target_pairs, self.output_projection.max_pairs
-        if target is not None and isinstance(most, int) and most < target:
-            raise ValueError(
-                f"max_pairs is {most}, so there are never target_pairs {target}; raise it, or "
-                "remove it"
-            )
-        grows = target is not None or any(getattr(c, "max_samples", None) for c in self.columns)
+        grows = self.target_pairs is not None or any(
+            getattr(c, "max_samples", None) for c in self.columns
+        )
         if told := [name for name in BUDGETS if getattr(self, name) is not None and not grows]:
             raise ValueError(
                 f"{told[0]} ends a run that grows, and this one does not; add target_pairs, or "

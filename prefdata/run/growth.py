@@ -158,6 +158,7 @@ class Growth:
         self._size, self._available = first_size(run.recipe), 0
         if not self.is_growing:
             return
+        _check_target(run.recipe)
         self._base = self._identify()
         if run.recipe.target_pairs is not None and run.recipe.num_records is None:
             self._size = Size(min(self._size.rows or 0, self._available))
@@ -237,6 +238,16 @@ def _is_growing(recipe: Recipe) -> bool:
     return recipe.target_pairs is not None or bool(_growing(recipe))
 
 
+def _check_target(recipe: Recipe) -> None:
+    """See that the rules allow as many pairs; those of a finished run may be changed to fewer."""
+    target, most = recipe.target_pairs, recipe.output_projection.max_pairs
+    if target is not None and isinstance(most, int) and most < target:
+        raise PrefdataError(
+            f"max_pairs is {most:,}, so there are never target_pairs {target:,}; raise it, or "
+            "remove it"
+        )
+
+
 def read_growth(out: Path) -> Record:
     """The size that was begun last in a run folder; empty where none grows there."""
     file = out / STATE
@@ -272,6 +283,7 @@ def plan_growth(recipe: Recipe, out: Path) -> Iterator[str]:
     """What a plan says: where a run that grows begins, and what is spent of its budgets."""
     if not _is_growing(recipe):
         return
+    _check_target(recipe)
     if recipe.target_pairs is not None:
         rows = first_size(recipe).rows
         yield f"grows from {rows:,} rows until there are {recipe.target_pairs:,} pairs"
