@@ -308,7 +308,7 @@ def test_strengths_against_a_reference_are_above_or_below_its_own():
 
 def test_win_rates_are_shares_and_no_certainty():
     found = win_rates(3, [(0, 1, 1.0), (0, 1, 0.5)])
-    assert found.scores == [0.75, 0.25, None]
+    assert found.scores == [0.75, 0.25, 0.0]
     assert found.errors[0] > 0
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 
 import numpy as np
 
@@ -20,10 +19,10 @@ Won = tuple[int, int, float]
 
 @dataclass(frozen=True, slots=True)
 class Strengths:
-    """A score for each text, and its standard error; None where it was compared with none."""
+    """A score for each text, and its standard error; both mean nothing where it met none."""
 
-    scores: Sequence[float | None]
-    errors: Sequence[float | None]
+    scores: list[float]
+    errors: list[float]
 
 
 def bradley_terry(texts: int, results: Sequence[Won], anchor: int | None = None) -> Strengths:
@@ -67,15 +66,14 @@ def win_rates(texts: int, results: Sequence[Won]) -> Strengths:
 
     (Agresti and Coull, The American Statistician 52, 1998: all won of two is no certainty.)
     """
-    won, met = [0.0] * texts, [0] * texts
+    won, met = np.zeros(texts), np.zeros(texts)
     for first, second, value in results:
         won[first] += value
         won[second] += 1 - value
-        met[first] += 1
-        met[second] += 1
-    shares = [(wins + 1) / (count + 2) for wins, count in zip(won, met, strict=True)]
-    errors = [sqrt(p * (1 - p) / (n + 2)) if n else None for p, n in zip(shares, met, strict=True)]
-    return Strengths([w / n if n else None for w, n in zip(won, met, strict=True)], errors)
+        met[[first, second]] += 1
+    share = (won + 1) / (met + 2)
+    errors = np.sqrt(share * (1 - share) / (met + 2))
+    return Strengths((won / np.maximum(met, 1)).tolist(), errors.tolist())
 
 
 def panel_says(values: Sequence[float], how: Panel) -> float:
