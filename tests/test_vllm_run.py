@@ -212,7 +212,11 @@ def test_a_stage_of_ones_own_asks_and_scores_and_repeats_nothing_after_an_edit(t
         "columns": [
             {"name": "twice", "type": "stage", "function": "mine:twice", "model_alias": "lm"}
             | {"reward_alias": "rm", "returns": {"draft": "str", "second": "str", "gain": "float"}},
+            {"name": "reward", "type": "reward_model", "model_alias": "rm"}
+            | {"responses": ["draft", "second"], "prompt": "{{ prompt }}"},
         ],
+        "output_projection": {"type": "preference_pairs", "responses": ["draft", "second"]}
+        | {"score": "reward", "strategy": "best_vs_worst"},
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
 
