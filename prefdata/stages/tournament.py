@@ -1,7 +1,7 @@
 """`llm_judge` with a tournament: many texts of a row compared, verdicts become their scores."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from string import ascii_uppercase
 from typing import Any
@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from prefdata.errors import RowError
 from prefdata.fingerprint import sampling_seed
+from prefdata.inference import Completion
 from prefdata.recipe.chats import LEADING, Chat
 from prefdata.recipe.judges import LlmJudge
-from prefdata.recipe.questions import ASKED, question_of
+from prefdata.recipe.questions import ASKED, Question, question_of
 from prefdata.recipe.tournament import MOST_LISTED, Tournament, ranking_schema
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, TOURNAMENT_META, Row
@@ -26,6 +27,7 @@ from prefdata.stages.stage import Stage
 from prefdata.stages.strength import WON, bradley_terry, panel_says, win_rates
 from prefdata.stages.text import reader, spelled
 
+Read = Callable[[Completion], Row]
 Verdicts = list[tuple[float, list[str]]]
 """Of each judge: what the first of a pair has won, and the answers as JSON."""
 
@@ -42,14 +44,16 @@ def tournament(column: LlmJudge, tools: Tools) -> Stage:
     asked = Asked(column, tools) if ASKED in question.columns else None
     is_list = how.type == "listwise"
     judges = [Asker(tools, alias, column.name, column.output_format) for alias in column.aliases]
+    read = reader(column.output_format)
     names = question.columns.union(*(one.columns for one in judges)) - column.inserted
 
     async def stage(row: Row) -> Row:
         texts, players = readable_texts(column, row), scorable(column, row)
         shown = blinded(row, names)
         if asked is not None:
-            shown[ASKED] = _shared([asked.chats(row)[n] for n in players])
-        bench = _Bench(column, tools, judges, row[ID], shown, texts)
+            chats = asked.chats(row)
+            shown[ASKED] = _shared([chats[n] for n in players])
+        bench = _Bench(column, tools, judges, question, read, row[ID], shown, texts)
         anchor = None
         if how.reference is not None:
             anchor = len(texts)
@@ -80,15 +84,13 @@ class _Bench:
     column: LlmJudge
     tools: Tools
     judges: Sequence[Asker]
+    question: Question
+    read: Read
     row_id: str
     shown: Row
     texts: list[str]
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    _question: Any = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._question = question_of(self.column)
 
     def drawn(self, players: Sequence[int]) -> list[int]:
         """The order that decides between equals, drawn by row and seed."""
@@ -100,14 +102,14 @@ class _Bench:
         told = [(a, b) for a, b in pairs if self.texts[a] != self.texts[b]]
         orders = [order for pair in told for order in self._orders(pair)]
         numbers = [2 * pair_number((min(o), max(o))) + (o[0] > o[1]) for o in orders]
-        read, key = reader(self.column.output_format), self.column.winner_field
+        key = self.column.winner_field
         for judge in self.judges:
             rows = [
                 self.shown | {"response_a": self.texts[a], "response_b": self.texts[b]}
                 for a, b in orders
             ]
-            chats = [judge.chat(self._question, row) for row in rows]
-            said = await self._ask(judge, chats, read, numbers)
+            chats = [judge.chat(self.question, row) for row in rows]
+            said = await self._ask(judge, chats, self.read, numbers)
             values: dict[Pair, list[tuple[float, str]]] = {pair: [] for pair in told}
             for order, one in zip(orders, said, strict=True):
                 won = WON.get(str(one.value.get(key)).strip().upper(), 0.5)
@@ -133,7 +135,7 @@ class _Bench:
             replies = [{"letter": k, "text": self.texts[n]} for k, n in letters.items()]
             schema = ranking_schema(len(order))
             asker = Asker(self.tools, judge.model.alias, self.column.name, schema)
-            chat = asker.chat(self._question, self.shown | {"replies": replies})
+            chat = asker.chat(self.question, self.shown | {"replies": replies})
             [said] = await self._ask(asker, [chat], reader(schema), [0])
             place = {letters[k]: n for n, k in enumerate(said.value["ranking"].split(" > "))}
             for one, other in found:
@@ -144,7 +146,11 @@ class _Bench:
         return found
 
     async def _ask(
-        self, judge: Asker, chats: Sequence[Chat], read: Any, numbers: Sequence[int]
+        self,
+        judge: Asker,
+        chats: Sequence[Chat],
+        read: Read,
+        numbers: Sequence[int],
     ) -> list[Said[Row]]:
         said: list[Said[Row]] = await ask_until(
             judge, self.row_id, chats, read, self.column.max_retries, numbers=numbers
