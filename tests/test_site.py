@@ -30,7 +30,8 @@ def test_the_page_of_columns_is_what_the_code_makes():
 
 
 def test_every_part_of_a_nested_column_has_a_meaning():
-    structs = (rows.CANDIDATE, rows.STRUCTURED_META, rows.JUDGE_META, rows.EXPAND_META)
+    metas = (rows.STRUCTURED_META, rows.PANEL_META, rows.TOURNAMENT_META, rows.EXPAND_META)
+    structs = (rows.CANDIDATE, *metas, rows.LEFT_OUT)
     assert {field.name for kind in structs for field in kind.fields} | {"turns"} == set(NESTED)
 
 
