@@ -19,7 +19,7 @@ from prefdata.recipe.schema import Model
 from prefdata.stages import Tools, make_stage
 from prefdata.storage.folders import read_rows
 from prefdata.storage.journal import Journal
-from prefdata.storage.journaled import JournaledText, Work
+from prefdata.storage.journaled import JournaledText, NotNow, Work
 
 ROW = {"id": "r", "prompt": "2+2?", "who": "a child"}
 
@@ -193,6 +193,24 @@ def test_a_turn_that_was_finished_is_never_asked_again_after_a_kill(tmp_path):
     assert len(set(asked)) == 4
     assert len(asked) == 4 + 3  # what was in flight is asked again, once
     assert orjson.loads((tmp_path / "done").read_bytes())["talk"] == talk()["talk"]
+
+
+@pytest.mark.parametrize("samples", [None, 2])
+def test_models_that_do_not_fit_together_are_asked_in_turn(tmp_path, samples):
+    with closing(Journal(tmp_path / "journal")) as journal:
+        work = Work()
+        engines = {
+            alias: JournaledText(ScriptedText, TextKeys(alias), journal, work)
+            for alias in ("user", "policy")
+        }
+        for alias, other in (("policy", "user"), ("user", "policy")):
+            engines[alias].may_load, engines[other].may_load = True, False
+            with pytest.raises(NotNow):
+                talk(engines=engines, samples=samples)
+            journal.refresh()
+        engines["policy"].may_load = True
+        talk(engines=engines, samples=samples)
+        assert work.generated == (4 if samples is None else 2 * 5)
 
 
 # A user's turn from the prefix of a chat template

@@ -25,7 +25,12 @@ def items_of(benchmark: Benchmark, locate: Callable[[str], str]) -> Iterator[tup
     where = benchmark.model_dump(include={"name", "split", "revision"})
     config = SeedDataset(path=(path,), **where)
     is_empty = True
-    for line in read_lines(config, locate(path), []):
+    try:
+        lines = read_lines(config, locate(path), [])
+    except PrefdataError as err:
+        told = str(err).removeprefix("seed_dataset.path: ")
+        raise PrefdataError(f"decontaminate.against: {told}") from err
+    for line in lines:
         if line.fields is None:
             continue
         if column not in line.fields:
