@@ -9,6 +9,7 @@ import sys
 
 import moments
 import pytest
+from conftest import QUICKSTART
 
 from prefdata.errors import PrefdataError
 from prefdata.pairs.repick import pairs_of_run
@@ -18,6 +19,7 @@ from prefdata.run.cleaning import clean_run
 from prefdata.run.growth import Counted, Size, Spent, first_size, next_size, spent_in
 from prefdata.run.shards import Shard
 from prefdata.storage.folders import read_rows
+from prefdata.workers.machine import Machine
 
 CLEAR = "output_projection.min_margin=6"
 """A margin that about half of the scripted rows reach with four samples."""
@@ -239,7 +241,18 @@ def test_shards_do_not_grow(project):
         )
 
 
-# Killed anywhere
+# Anywhere
+
+
+@pytest.mark.slow
+def test_it_grows_to_the_same_rows_on_any_number_of_replicas(tmp_path):
+    words = ["num_records=8", "target_pairs=14", "columns.0.samples=2", "columns.0.max_samples=4"]
+    loaded = load_recipe(QUICKSTART / "recipe.yaml", words)
+    for replicas in (1, 2):
+        machine = Machine(replicas=replicas)
+        record = build(loaded, tmp_path / str(replicas), machine=machine, say=lambda line: None)
+        assert (count(record), len(record["growth"]) > 1) == (14, True)
+    assert tables(tmp_path / "1") == tables(tmp_path / "2")
 
 
 @pytest.mark.slow
