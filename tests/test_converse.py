@@ -8,9 +8,11 @@ from contextlib import closing
 
 import orjson
 import pytest
+from conftest import ROOT
 
 import prefdata
 from prefdata.engines.scripted import ScriptedText
+from prefdata.engines.template_file import TemplateFile
 from prefdata.errors import RowError
 from prefdata.fingerprint import TextKeys
 from prefdata.recipe.columns import LlmText
@@ -238,6 +240,22 @@ def test_a_model_writes_the_turn_of_the_user_from_the_prefix_of_its_template(qui
     ids = encode_to_ask(ChatTokenizer("lm", tokenizer, 512), request)
     wanted = "<|system|>\nSums.<|end|>\n<|user|>\n"
     assert ids == tokenizer(wanted, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("template", "prefix"),
+    [
+        ("deepseek_r1_distill", "<\uff5cUser\uff5c>"),
+        ("gemma", "<start_of_turn>user\n"),
+        ("gptoss", "<|start|>user<|message|>"),
+        ("qwen3", "<|im_start|>user\n"),
+    ],
+)
+def test_known_templates_are_cut_where_the_user_begins(template, prefix):
+    text = (ROOT / "tests" / "chat_templates" / f"{template}.jinja").read_text()
+    tokens = {"bos_token": "<s>", "eos_token": "</s>"}
+    chat = [{"role": "user", "content": ""}]
+    assert TemplateFile(template, text, tokens).render(chat).endswith(prefix)
 
 
 def test_prompts_that_a_model_has_made_up_are_answered(made):
