@@ -185,7 +185,8 @@ class _Picking:
         groups: Iterable[list[Row]] = ([row] for row in read_rows(self._scored))
         if group_by is not None:
             groups = read_groups(self._scored, group_by, self._rule.prompt_field)
-        yield from ([mark_filtered(row, self._filters) for row in rows] for rows in groups)
+        for rows in groups:
+            yield [mark_filtered(row, self._filters) for row in rows] if self._filters else rows
 
     def _pick(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         """Pairs of one group, and a reject for every row that gets none of its own."""
