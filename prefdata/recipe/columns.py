@@ -147,6 +147,10 @@ class Candidates(Calling):
         return self.samples * max(1, self.models_of_a_row)
 
     @property
+    def most_times(self) -> float:
+        return max(1.0, (self.max_samples or self.samples) / self.samples)
+
+    @property
     def models_of_a_row(self) -> int:
         """How many aliases answer a row."""
         return self.models_per_row or len(self.model_alias)

@@ -162,6 +162,11 @@ class Column(Frozen):
         return 1
 
     @property
+    def most_times(self) -> float:
+        """Times its size that a row without a pair may have, at most."""
+        return 1.0
+
+    @property
     def most_rows(self) -> int | None:
         """Rows that it makes of one, at most; None where nothing bounds them."""
         return 1

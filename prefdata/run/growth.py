@@ -17,7 +17,6 @@ import orjson
 from prefdata.errors import PrefdataError, Say
 from prefdata.fingerprint import digest
 from prefdata.pairs.selection import VERDICTS
-from prefdata.recipe.columns import Candidates
 from prefdata.recipe.reads import all_columns
 from prefdata.recipe.schema import BUDGETS, Recipe
 from prefdata.run.stage_folders import StageFolders, make_stage_folders
@@ -120,7 +119,7 @@ def next_size(recipe: Recipe, size: Size, counted: Counted) -> Size | str:
         more = min(wanted, rows * (FASTEST - 1), counted.available - rows)
         more = more if more <= affordable else int(affordable)
         return Size(rows + more, size.times) if more > 0 else over
-    most = max(map(_most_times, _growing(recipe)), default=1.0)
+    most = _most_times(recipe)
     times = dict(size.times)
     is_able = False
     for row in counted.lacking:
@@ -138,13 +137,8 @@ def next_size(recipe: Recipe, size: Size, counted: Counted) -> Size | str:
     )
 
 
-def _growing(recipe: Recipe) -> list[Candidates]:
-    columns = [one for one in recipe.columns if isinstance(one, Candidates)]
-    return [one for one in columns if (one.max_samples or 0) > one.samples]
-
-
-def _most_times(column: Candidates) -> float:
-    return (column.max_samples or column.samples) / column.samples
+def _most_times(recipe: Recipe) -> float:
+    return max((one.most_times for one in recipe.columns), default=1.0)
 
 
 class Growth:
@@ -235,7 +229,7 @@ def _raised(before: Size, after: Size) -> int:
 
 
 def _is_growing(recipe: Recipe) -> bool:
-    return recipe.target_pairs is not None or bool(_growing(recipe))
+    return recipe.target_pairs is not None or _most_times(recipe) > 1
 
 
 def _check_target(recipe: Recipe) -> None:
@@ -287,9 +281,10 @@ def plan_growth(recipe: Recipe, out: Path) -> Iterator[str]:
     if recipe.target_pairs is not None:
         rows = first_size(recipe).rows
         yield f"grows from {rows:,} rows until there are {recipe.target_pairs:,} pairs"
-    for column in _growing(recipe):
-        most = f"{column.max_samples:,} of each alias"
-        yield f"{column.name}: rows without a pair have more samples, up to {most}"
+    for column in recipe.columns:
+        if column.most_times > 1:
+            most = f"{column.most_times:,g} times as many"
+            yield f"{column.name}: rows without a pair have more samples, up to {most}"
     for name, (spent, limit) in _budgets(recipe, spent_in(out / "journal")).items():
         yield f"{name}: {spent:,.6g} of {limit:,} are spent"
 
