@@ -77,6 +77,7 @@ def test_a_filter_reads_a_text_or_the_turns_of_a_chat(recipe):
         ({"candidates": "a", "column": "b", "repetition": True}, "keep one"),
         ({"column": "a", "expression": "{{ a }}"}, "'column' is for the checks of texts"),
         ({"column": "a", "tokens": {"max": 3}}, "'tokens' needs 'model_alias'"),
+        ({"candidates": "a", "tokens": {"min": 9, "max": 3}}, "no text has 9 tokens or more and 3"),
     ],
 )
 def test_a_filter_that_cannot_be_meant_is_an_error(keys, message):
@@ -86,6 +87,10 @@ def test_a_filter_that_cannot_be_meant_is_an_error(keys, message):
 
 def test_a_condition_that_is_the_same_for_all_rows_is_an_error(recipe):
     recipe["columns"][1]["skip_when"] = "answer > 3"
+    with pytest.raises(PrefdataError, match="names no column, so it is the same for all rows"):
+        build(recipe)
+    del recipe["columns"][1]["skip_when"]
+    recipe["columns"].append({"name": "kept", "type": "filter", "expression": "answer > 3"})
     with pytest.raises(PrefdataError, match="names no column, so it is the same for all rows"):
         build(recipe)
 

@@ -139,7 +139,7 @@ def _check_column(column: Column, at: At, scope: Scope, recipe: Recipe) -> Itera
         except PrefdataError as err:
             yield Problem((*at, *path_of(key)), str(err))
             return
-        if key in column.conditions and is_constant:
+        if (column.filters or key in column.conditions) and is_constant:
             message = f"{template!r} names no column, so it is the same for all rows; write it as in '{{{{ score > 3 }}}}'"  # fmt: skip  # noqa: E501
             yield Problem((*at, key), message)
     if column.skip_when is not None and column.expands:

@@ -23,12 +23,14 @@ _KINDS = {
     "model_type": "expected a mapping of keys to values",
     "model_attributes_type": "expected a mapping of keys to values",
     "string_too_short": "it must not be empty",
+    "int_parsing": "expected a whole number",
+    "float_parsing": "expected a number",
     "string_pattern_mismatch": "a name begins with a letter and has only letters, digits and '_'",
 }
 """pydantic's types of error in the words of a recipe."""
 
 
-_TAG = re.compile(r"constrained-\w+|dict\[.*\]|tuple\[.*\]|\[key\]")
+_TAG = re.compile(r"constrained-\w+|[\w-]+\[.*\]|\[key\]")
 """What pydantic adds to a path to tell the members of a union apart."""
 
 
@@ -78,10 +80,18 @@ def _child(node: yaml.Node, part: str | int) -> tuple[yaml.Node, int] | None:
 def explain(
     err: ValidationError, lines: Lines, *inside: str, root: type[BaseModel] = Recipe
 ) -> str:
-    """One line per problem; equal ones, from the members of a union, once."""
+    """One line per problem; equal ones, from the members of a union, once.
+
+    Of a value that one member takes and finds fault with, the others need not say its type.
+    """
     found = err.errors()
     for details in found:
         details["loc"] = (*inside, *details["loc"])
+    taken = {_without_tags(one["loc"]) for one in found if one["type"] == "value_error"}
+    found = [
+        one for one in found
+        if one["type"] == "value_error" or _without_tags(one["loc"]) not in taken
+    ]  # fmt: skip
     return "\n".join(dict.fromkeys(_explain_one(details, lines, root) for details in found))
 
 
@@ -103,10 +113,14 @@ def _say(kind: str, at: At, details: ErrorDetails, root: type[BaseModel]) -> str
     if kind in ("union_tag_invalid", "literal_error"):
         word = context.get("tag", found)
         known = re.findall(r"'([^']*)'", context.get("expected_tags") or context["expected"])
+        if not known:  # of values that are no texts
+            return f"expected {context['expected'].lower()} (found {shown(word)})"
         if len(known) == 1:
             return f"expected {known[0]!r} (found {shown(word)})"
         name = next(part for part in reversed(at) if isinstance(part, str))
         return f"there is no {name} {word!r}; {suggest(str(word), known)}"
+    if kind == "too_short" and context["min_length"] == 1:
+        return "the list is empty; name one at least"
     message = _KINDS.get(kind, details["msg"].removeprefix("Value error, "))
     if kind == "string_type" and isinstance(found, bool | int | float):
         message += ": put the value in quotes"

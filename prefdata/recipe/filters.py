@@ -42,6 +42,8 @@ class Tokens(Frozen):
 
     @model_validator(mode="after")
     def _some_bound(self) -> "Tokens":
+        if self.max is not None and self.min > self.max:
+            raise ValueError(f"no text has {self.min} tokens or more and {self.max} or fewer")
         if not self.min and self.max is None:
             raise ValueError("every length passes; give 'min', 'max' or both")
         return self
