@@ -67,6 +67,16 @@ def test_several_pairs_of_a_prompt_find_each_other(tmp_path):
     assert diff(other, one).new == {"its prompt has more pairs": 1}
 
 
+def test_a_swap_is_found_whichever_other_texts_there_are(tmp_path):
+    old = [(f"q{n}", f"a{n}", f"b{n}") for n in range(100)]
+    new = [(q, b, a) if n % 2 else (q, a, b) for n, (q, a, b) in enumerate(old)]
+    one, swapped = make_run(tmp_path / "one", old), make_run(tmp_path / "swapped", new)
+    assert (diff(one, swapped).kept, diff(one, swapped).changed) == (50, {"swapped": 50})
+    other = make_run(tmp_path / "other", [(q, a, f"c{n}") for n, (q, a, _) in enumerate(old)])
+    assert diff(one, other).changed == {"rejected": 100}
+    assert diff(swapped, other).changed == {"rejected": 50, "both": 50}
+
+
 def test_a_pair_that_is_held_out_now_is_told(tmp_path):
     one, other = make_run(tmp_path / "one", OLD), tmp_path / "other"
     pairs_of_run(one, ["test_size=2"], other)

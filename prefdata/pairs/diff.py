@@ -181,16 +181,15 @@ def _said(row: Row, side: str) -> str:
 
 def compare_pairs(one: PairsOfRun, other: PairsOfRun) -> Diff:
     """Find every pair of one run in another: by its prompt first, then by its row."""
-    numbers = {name: _number(one.keys[name], other.keys[name]) for name in one.keys}
-    prompts, chosen, rejected = (numbers[name] for name in ("prompt", "chosen", "rejected"))
-    swapped = _both(chosen, rejected), _both(rejected, chosen)
+    rows, prompts = (_number(one.keys[name], other.keys[name]) for name in ("row_id", "prompt"))
+    chosen, rejected = _number_sides(one, other)
     rules = {
         "kept": _key(prompts, chosen, rejected),
-        "swapped": _key(prompts, (swapped[0][0], swapped[1][1])),
+        "swapped": _key(prompts, (chosen[0], rejected[1]), (rejected[0], chosen[1])),
         "rejected": _key(prompts, chosen),
         "chosen": _key(prompts, rejected),
         "both": prompts,
-        "prompt": numbers["row_id"],
+        "prompt": rows,
     }
     left, there = np.arange(len(one)), np.arange(len(other))
     changed, kept = dict[str, int](), (left[:0], there[:0])
@@ -223,6 +222,13 @@ def _number(one: Keys, other: Keys) -> Two:
     """Equal numbers for equal keys."""
     numbers = number_keys(np.concatenate([one, other]))
     return numbers[: len(one)], numbers[len(one) :]
+
+
+def _number_sides(one: PairsOfRun, other: PairsOfRun) -> tuple[Two, Two]:
+    """Chosen and rejected in one numbering: a text has one number on whichever side it stands."""
+    texts = _number(*(np.concatenate([run.keys[side] for side in SIDES]) for run in (one, other)))
+    mine, theirs = (np.split(numbers, 2) for numbers in texts)
+    return (mine[0], theirs[0]), (mine[1], theirs[1])
 
 
 def _both(a: Two, b: Two) -> Two:
