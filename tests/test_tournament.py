@@ -170,6 +170,13 @@ def test_equal_texts_tie_and_failed_ones_take_no_part_without_a_request():
     assert (made["judged"], asked) == ([None], [])
 
 
+@pytest.mark.parametrize("reference", ["", " \n\u200b", None])
+def test_a_row_whose_reference_says_nothing_is_a_reject(reference):
+    with pytest.raises(RowError, match="'gold' is empty or blank") as told:
+        run(judge({"type": "against", "reference": "gold"}), ["1", "2"], gold=reference)
+    assert told.value.reason == "reference"
+
+
 def test_a_judge_who_names_a_place_makes_ties_in_both_orders_and_noise_in_one():
     made, _ = run(judge({"type": "round_robin"}), ["1", "2", "3"], says("A"))
     assert made["judged"] == [0.0, 0.0, 0.0]

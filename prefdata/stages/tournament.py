@@ -17,7 +17,7 @@ from prefdata.recipe.judges import LlmJudge
 from prefdata.recipe.questions import ASKED, Question, question_of
 from prefdata.recipe.tournament import MOST_LISTED, Tournament, ranking_schema
 from prefdata.recipe.values import META_SUFFIX
-from prefdata.rows import ID, TOURNAMENT_META, Row
+from prefdata.rows import ID, TOURNAMENT_META, Row, is_blank
 from prefdata.stages.asked import Asked
 from prefdata.stages.asking import Asker, Said, Tools, ask_until
 from prefdata.stages.blind import blinded
@@ -57,7 +57,7 @@ def tournament(column: LlmJudge, tools: Tools) -> Stage:
         anchor = None
         if how.reference is not None:
             anchor = len(texts)
-            texts.append(row[how.reference])
+            texts.append(_reference(row, how.reference))
         played: dict[Pair, Verdicts] = {}
         if is_list:
             played = await bench.rank(players)
@@ -178,6 +178,14 @@ def _shared(chats: Sequence[Chat | None]) -> list[Any]:
     if any(chat != told for chat in known):
         told = tuple(message for message in told if message["role"] not in LEADING)
     return [*told]
+
+
+def _reference(row: Row, name: str) -> str:
+    """The text that all others meet."""
+    text: str | None = row[name]
+    if text is None or (isinstance(text, str) and is_blank(text)):
+        raise RowError("reference", f"the reference {name!r} is empty or blank, so no text can be compared with it")  # fmt: skip  # noqa: E501
+    return text
 
 
 def _won(column: LlmJudge, verdicts: Verdicts) -> float:
