@@ -1,12 +1,14 @@
 """`prefdata clean`: what a run needs stays, and a build after it asks nothing again."""
 
 import os
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
 from prefdata.cli import app
 from prefdata.errors import PrefdataError
+from prefdata.pairs.repick import pairs_of_run
 from prefdata.pipeline import build
 from prefdata.run.cleaning import clean_run
 from prefdata.storage.journal import Journal
@@ -103,6 +105,22 @@ def test_answers_that_are_missing_keep_the_journal(project):
     found = clean(project)
     assert "rows ask for what is not in it" in found.note
     assert (len(found.stages) > 0, found.journals) == (True, {})
+
+
+def test_a_folder_with_pairs_alone_has_nothing_to_clean(project, tmp_path):
+    run(project)
+    pairs_of_run(project.folder / "run", ["max_pairs=2"], tmp_path / "pairs")
+    told = CliRunner().invoke(app, ["clean", str(tmp_path / "pairs")])
+    assert (told.exit_code, "nothing to clean" in told.output) == (0, True)
+
+
+def test_a_journal_whose_stages_are_elsewhere_stays_as_it_is(project):
+    run(project)
+    shutil.rmtree(project.folder / "run" / "stages")
+    found = clean(project)
+    assert (found.journals, found.note) == (
+        {}, "the stages of the run are not there, so what it asks for is not known",
+    )  # fmt: skip
 
 
 def test_what_prefdata_did_not_write_stays(project):

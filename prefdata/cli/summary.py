@@ -128,7 +128,7 @@ def print_unneeded(run: Path, found: "Unneeded", *, is_meant: bool) -> None:
     lines = [(folder.name, f"{size / 2**20:,.1f} MiB") for folder, size in found.stages.items()]
     for file, (count, size) in found.journals.items():
         lines.append((f"journal/{file.name}", f"{count:,} records, {size / 2**20:,.1f} MiB"))
-    _print_table(run, lines or [("nothing", "everything there is needed")])
+    _print_table(run, lines or [("nothing to clean", "everything there is needed")])
     console = open_console()
     if found.note:
         console.print(f"the journal is left as it is: {found.note}", style="yellow")

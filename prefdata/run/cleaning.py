@@ -84,6 +84,9 @@ def clean_run(
         found = Unneeded({folder: _own_bytes(folder) for folder in beside})
         if not needed <= finished:
             found.note = "it asks for other rows than a finished run's, and may need any answer"
+        elif finished and not any((out / "stages" / name).exists() for name in finished):
+            if (out / "journal").is_dir():
+                found.note = "the stages of the run are not there, so what it asks for is not known"
         elif saved is not None and finished:
             _clean_journal(saved, out, record, found, is_meant=is_meant, say=say, progress=progress)
         if is_meant:
