@@ -11,6 +11,7 @@ from prefdata.errors import PrefdataError
 from prefdata.inference import Completion
 from prefdata.pipeline import build
 from prefdata.report.biases import judges_cell
+from prefdata.run.checking import check_loaded
 from prefdata.run.gold import measure, tell, write_known
 from prefdata.stages import Tools, fields_of, make_stage
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema
@@ -158,10 +159,71 @@ def test_chats_and_other_columns_of_the_file_are_read(project):
 
 def test_a_column_that_the_file_lacks_is_named(project):
     judge = [JUDGE | {"tournament": {"type": "swiss"}, "prompt": TWO + "{{ answer }}"}]
-    with pytest.raises(
-        PrefdataError, match="the judge reads 'answer', which the known preferences"
-    ):
+    with pytest.raises(PrefdataError, match="there is no field 'answer', which the judge needs"):
         answered(project, judge, knows)
+
+
+ASSISTANT = {"role": "assistant", "content": "7"}
+UNUSABLE = {
+    "identical": {"chosen": "7", "rejected": " 7\n"},
+    "empty_prompt": {"prompt": " "},
+    "empty_answer": {"rejected": "\u200b"},
+    "missing_field": {"rejected": None},
+    "bad_line": b"{no JSON",
+    "field_type": {"chosen": [ASSISTANT]},
+    "chat": {"chosen": [ASSISTANT | {"role": "nobody"}]},
+    "role": {"chosen": [ASSISTANT, {"role": "user", "content": "thanks"}]},
+}
+
+
+@pytest.mark.parametrize("reason", UNUSABLE)
+def test_a_line_that_measures_nothing_is_left_out_and_told(project, reason):
+    bad = UNUSABLE[reason]
+    bad = bad if isinstance(bad, bytes) else KNOWN[2] | bad
+    told, asked = answered(
+        project, JUDGES["round_robin"], knows, [*KNOWN[:2], bad, *KNOWN[3:5], bad]
+    )
+    assert (told["rows"], told["failed"], told["accuracy"], len(asked)) == (4, 0, 1.0, 8)
+    assert told["left_out"].keys() == {reason}
+    assert told["left_out"][reason]["rows"] == 2
+    line = dict(tell(told))[f"… left out, {reason}"]
+    assert line.startswith("2, the first known.jsonl:3: ")
+
+
+@pytest.mark.parametrize("reason", UNUSABLE)
+def test_a_file_without_a_line_that_measures_is_one_error_at_its_place(project, reason):
+    bad = UNUSABLE[reason]
+    bad = bad if isinstance(bad, bytes) else KNOWN[2] | bad
+    if reason == "field_type":
+        bad["chosen"] = 7
+    found = (
+        r"^column 'judged': gold.path: .*known.jsonl has no usable row; the first: known.jsonl:1: "
+    )
+    with pytest.raises(PrefdataError, match=found):
+        answered(project, JUDGES["round_robin"], knows, [bad])
+
+
+def test_what_is_told_of_a_file_names_no_field_that_gold_lacks(project):
+    with pytest.raises(PrefdataError, match="keep the columns that the judge reads") as told:
+        answered(project, JUDGES["round_robin"], knows, [KNOWN[0] | {"note": 2**64 - 1}])
+    assert "seed_dataset" not in str(told.value)
+
+
+def test_check_looks_at_known_preferences(project):
+    (project.folder / "checkpoint").mkdir()
+    (project.folder / "checkpoint" / "config.json").write_text("{}")
+    project.recipe["columns"].append(JUDGES["round_robin"][0] | {"gold": {"path": "known.jsonl"}})
+    with pytest.raises(PrefdataError, match="^column 'judged': gold.path: file not found"):
+        check_loaded(project.load())
+    project.write_seeds([{"prompt": "q", "chosen": "a"}], "known.jsonl")
+    with pytest.raises(PrefdataError, match="there is no field 'rejected', which 'gold' needs"):
+        check_loaded(project.load())
+    project.write_seeds([*KNOWN, {"prompt": "q", "chosen": "a"}], "known.jsonl")
+    first, second = (line for line in check_loaded(project.load()) if "gold" in line)
+    assert first == "column 'judged': gold: the first 24 known preferences can be judged"
+    assert "left out, missing_field: 1, the first known.jsonl:25: " in second
+    project.recipe["columns"][-1]["gold"]["path"] = "owner/name"
+    assert "owner/name is not looked at" in "".join(check_loaded(project.load()))
 
 
 def test_a_judge_that_compares_nothing_cannot_be_measured(project):
@@ -200,9 +262,14 @@ def test_a_run_measures_its_judge_first_and_stops_before_anything_else_is_asked(
         build(project.load(), out, say=lambda line: None)
     asked = [line for file in (out / "journal").iterdir() for line in file.open()]
     assert len(asked) == 2 * len(known)
-    project.write_seeds(known, "known.jsonl")
+    same = known[0] | {"rejected": known[0]["chosen"]}
+    project.write_seeds([*known, same], "known.jsonl")
     said = []
     record = build(project.load(), out, say=said.append)
     assert record["gold"]["judged"]["accuracy"] == 1.0
+    assert record["gold"]["judged"]["left_out"]["identical"]["rows"] == 1
     assert read_record(out)["gold"] == record["gold"]
     assert "judged, known preferences: 100.0% of 4 found, 0 ties" in said
+    assert any(
+        line.startswith("judged, … left out, identical: 1, the first known") for line in said
+    )

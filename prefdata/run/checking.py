@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,6 +13,7 @@ from prefdata.errors import PrefdataError
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.mix import picks_of
 from prefdata.recipe.plan import roles_of
+from prefdata.run.gold import read_known
 from prefdata.run.places import check_places
 from prefdata.seeds.files import may_be_hub_id, seed_files
 from prefdata.seeds.seeds import seeds_of
@@ -42,7 +43,7 @@ def check_loaded(loaded: LoadedRecipe) -> list[str]:
     for key, pick in picks_of(loaded.recipe.output_projection).items():
         functions.find(pick, f"output_projection.{key}")
     _check_keys(loaded)
-    return [*_seeds(loaded), *_models(loaded)]
+    return [*_seeds(loaded), *_known(loaded), *_models(loaded)]
 
 
 def _leave_pandas_out() -> None:
@@ -77,12 +78,9 @@ def _check_folder(out: Path) -> None:
 
 def _seeds(loaded: LoadedRecipe) -> Iterator[str]:
     config = loaded.recipe.seed_dataset
-    for path in config.path or ():
-        place = Path(loaded.locate(path))
-        is_saved = any((place / name).exists() for name in ("state.json", "dataset_dict.json"))
-        if is_saved or (not place.is_dir() and not seed_files(place) and may_be_hub_id(path)):
-            yield f"seeds: {path} is not looked at; plan reads it"
-            return
+    if unread := _unread(config.path or (), loaded):
+        yield f"seeds: {unread} is not looked at; plan reads it"
+        return
     limit = min(config.limit or LIMIT, LIMIT)
     few = config.model_copy(update={"limit": limit, "strategy": "ordered"})
     small = loaded.changed(seed_dataset=few, num_records=None).recipe
@@ -91,6 +89,33 @@ def _seeds(loaded: LoadedRecipe) -> Iterator[str]:
     yield from seeds.notes
     for bad in seeds.rejects[:5]:
         yield f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects"
+
+
+def _unread(paths: Iterable[str], loaded: LoadedRecipe) -> str | None:
+    """The first of the paths that is a saved dataset or may be one of the Hub."""
+    for path in paths:
+        place = Path(loaded.locate(path))
+        is_saved = any((place / name).exists() for name in ("state.json", "dataset_dict.json"))
+        if is_saved or (not place.is_dir() and not seed_files(place) and may_be_hub_id(path)):
+            return path
+    return None
+
+
+def _known(loaded: LoadedRecipe) -> Iterator[str]:
+    """What is seen of known preferences."""
+    for column in loaded.recipe.columns:
+        if (gold := column.known) is None:
+            continue
+        told = f"column {column.name!r}: gold:"
+        if unread := _unread(gold.path, loaded):
+            yield f"{told} {unread} is not looked at; build reads it first"
+            continue
+        few = gold.model_copy(update={"limit": min(gold.limit or LIMIT, LIMIT)})
+        test, table = read_known(column, few, loaded)
+        yield f"{told} the first {table.num_rows:,} known preferences can be judged"
+        yield from test.notes
+        for reason, found in test.left_out.items():
+            yield f"{told} left out, {reason}: {found['rows']:,}, the first {found['first']}"
 
 
 def _models(loaded: LoadedRecipe) -> Iterator[str]:

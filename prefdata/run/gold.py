@@ -3,7 +3,7 @@
 Asks nothing itself: `steps` sends the rows through the judge's own column.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from prefdata.errors import PrefdataError, RowError, suggest
+from prefdata.errors import PrefdataError, RowError
 from prefdata.fingerprint import sampling_seed
 from prefdata.pairs.verdicts import single_verdicts
-from prefdata.recipe.chats import read_chat
+from prefdata.recipe.chats import is_chat, read_chat
 from prefdata.recipe.columns import given_columns
 from prefdata.recipe.contract import Column, Scored
 from prefdata.recipe.gold import Gold
@@ -25,6 +25,7 @@ from prefdata.recipe.schema import SeedDataset
 from prefdata.recipe.tournament import Tournament
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, Row, rows_of
+from prefdata.seeds.identity import bare
 from prefdata.seeds.seeds import load_seeds
 from prefdata.stages.strength import WON
 from prefdata.storage.folders import RowsWriter, read_rows
@@ -44,11 +45,15 @@ class Test:
         loaded: the recipe with this judge alone.
         step: the pass of the judge.
         compared: the two columns with the texts; None where they are candidates.
+        left_out: lines that measure nothing, by reason: how many `rows`, and the `first`.
+        notes: messages for the user.
     """
 
     loaded: LoadedRecipe
     step: Pass
     compared: tuple[str, str] | None
+    left_out: dict[str, dict[str, Any]]
+    notes: list[str]
 
     @property
     def judge(self) -> Column:
@@ -57,10 +62,18 @@ class Test:
 
 
 def write_known(column: Column, gold: Gold, loaded: LoadedRecipe, target: Path) -> Test:
-    """Write the rows to the folder `target`: which text stands first is drawn by row.
+    """Write the rows of `read_known` to the folder `target`; errors as there."""
+    test, table = read_known(column, gold, loaded)
+    with RowsWriter(target, table.schema) as writer:
+        writer.write(table)
+    return test
+
+
+def read_known(column: Column, gold: Gold, loaded: LoadedRecipe) -> tuple[Test, pa.Table]:
+    """A judge, and the rows that it is asked about: which text stands first is drawn by row.
 
     Raises:
-        PrefdataError: the files cannot be read, or lack what the judge reads.
+        PrefdataError: the files cannot be read, or no line has what the judge reads.
     """
     compared = column.compared(loaded.recipe.columns)
     changes: dict[str, Any] = {"gold": None, "skip_when": None}
@@ -75,46 +88,89 @@ def write_known(column: Column, gold: Gold, loaded: LoadedRecipe, target: Path) 
     only = loaded.changed(columns=(*given_columns(()), judge))
     config = SeedDataset(path=gold.path, split=gold.split, limit=gold.limit)
     places = [loaded.locate(path) for path in gold.path]
-    needed = dict.fromkeys(("prompt", *SIDES), f"column {column.name!r}: gold")
-    seeds = load_seeds(config, places, needed=needed, num_records=None, seed=loaded.recipe.seed)
-    here = [*seeds.table.column_names, TEXTS, *(compared or ())]
     wanted = {n for n in columns_read(judge, only.recipe) if not n.endswith(META_SUFFIX)}
-    if lacking := sorted(wanted.difference(here)):
-        raise PrefdataError(
-            f"column {column.name!r}: the judge reads {lacking[0]!r}, which the known preferences "
-            f"in {', '.join(gold.path)} lack; add it to each line ({suggest(lacking[0], here)})"
-        )
+    wanted -= {ID, TEXTS, *(compared or ())}
+    needed = dict.fromkeys(("prompt", *SIDES), "'gold'")
+    needed = dict.fromkeys(sorted(wanted), "the judge") | needed
+    try:
+        seeds = load_seeds(
+            config, places, needed=needed, num_records=None, seed=loaded.recipe.seed,
+            prompt="prompt", check=_check_sides,
+        )  # fmt: skip
+    except PrefdataError as err:
+        raise PrefdataError(_of_gold(column, str(err))) from err
     rows = [_row(row, compared, loaded.recipe.seed) for row in rows_of(seeds.table)]
     table = seeds.table.drop_columns(list(SIDES))
     for name in (*(compared or (TEXTS,)), FIRST_IS_CHOSEN):
         table = table.append_column(name, pa.array([row[name] for row in rows]))
-    with RowsWriter(target, table.schema) as writer:
-        writer.write(table)
-    return Test(only, Pass(((judge,),), checkpoints_of(judge, only.recipe)), compared)
+    step = Pass(((judge,),), checkpoints_of(judge, only.recipe))
+    notes = [_of_gold(column, note) for note in seeds.notes]
+    return Test(only, step, compared, _count(seeds.rejects), notes), table
+
+
+def _of_gold(column: Column, told: str) -> str:
+    """What is told of seeds, told of known preferences, which have no `fields`."""
+    for here, there in (
+        (
+            "list only the columns you need in seed_dataset.fields",
+            "keep the columns that the judge reads",
+        ),
+        ("seed_dataset", "gold"),
+    ):
+        told = told.replace(here, there)
+    return f"column {column.name!r}: {told}"
+
+
+def _count(rejects: Iterable[Row]) -> dict[str, dict[str, Any]]:
+    """How many lines have each reason, and the place and detail of the first."""
+    counts: dict[str, dict[str, Any]] = {}
+    for bad in rejects:
+        first = {"rows": 0, "first": f"{bad['source']}: {bad['detail']}"}
+        counts.setdefault(bad["reason"], first)["rows"] += 1
+    return counts
+
+
+def _check_sides(fields: Row) -> None:
+    """See that one of two texts can be better.
+
+    Raises:
+        RowError: it cannot.
+    """
+    texts = {side: bare(_text(side, fields[side])) for side in SIDES}
+    if empty := [side for side, text in texts.items() if not text]:
+        raise RowError("empty_answer", f"{empty[0]!r} is empty or blank")
+    if len(set(texts.values())) == 1:
+        raise RowError("identical", "'chosen' and 'rejected' are the same text")
 
 
 def _row(row: Row, compared: tuple[str, str] | None, seed: int) -> Row:
     is_first = sampling_seed(seed, row[ID], "gold") % 2 == 0
-    texts = [_text(row[side]) for side in (SIDES if is_first else SIDES[::-1])]
+    texts = [_text(side, row[side]) for side in (SIDES if is_first else SIDES[::-1])]
     told = dict(zip(compared, texts, strict=True)) if compared else {TEXTS: [{"text": t} for t in texts]}  # fmt: skip  # noqa: E501
     return {**told, FIRST_IS_CHOSEN: is_first}
 
 
-def _text(side: Any) -> str:
-    """The text of a side, which may be a list of messages that it ends."""
-    if isinstance(side, str):
-        return side
-    try:
-        return read_chat(side)[-1]["content"]
-    except (RowError, IndexError) as err:
-        told = "a side of a known preference is neither a text nor a list of messages"
-        raise PrefdataError(f"{told}: {side!r}; correct it") from err
+def _text(side: str, value: Any) -> str:
+    """The text of a side, which may be a list of messages that it ends.
+
+    Raises:
+        RowError: it is neither, or the last message is not the assistant's.
+    """
+    if isinstance(value, str):
+        return value
+    if not is_chat(value):
+        raise RowError("field_type", f"{side!r} is neither a text nor a list of messages")
+    last = read_chat(value)[-1]
+    if last["role"] != "assistant":
+        raise RowError("role", f"{side!r} ends with a turn of {last['role']!r}")
+    return last["content"]
 
 
 def measure(test: Test, judged: Path, failed: int) -> dict[str, Any]:
     """How a judge does on known preferences: the numbers of `run.json`.
 
     - `rows` judged, `failed`, `ties`, and `accuracy`, a tie counting half;
+    - `left_out`: lines that were not asked about, as in `Test`;
     - `first`, `second`: verdicts by the place that they name;
     - `longer`, `shorter`: rows whose chosen is so, and the accuracy on them;
     - `calibration`: for each bin of confidence its mean, its rows, and the accuracy; their mean
@@ -133,6 +189,7 @@ def measure(test: Test, judged: Path, failed: int) -> dict[str, Any]:
     return {
         **_share(won),
         "failed": failed,
+        "left_out": test.left_out,
         "ties": int((won == 0.5).sum()),
         "first": int(first.sum()),
         "second": int(second.sum()),
@@ -193,6 +250,12 @@ def refuse_poor(column: str, gold: Gold, told: Mapping[str, Any]) -> None:
 
 def tell(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The measures of a judge in words: (what, how much)."""
+    yield from _tell_rows(told)
+    for reason, found in told.get("left_out", {}).items():
+        yield f"… left out, {reason}", f"{found['rows']:,}, the first {found['first']}"
+
+
+def _tell_rows(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not told["rows"]:
         yield "known preferences", f"none of {told['failed']:,} judged"
         return

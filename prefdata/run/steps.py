@@ -196,6 +196,8 @@ class Building:
                 is expected.
         """
         for column, gold, test, known, alone in self.judging():
+            for note in test.notes:
+                self.say(note)
             judged = known.with_name("judged")
             alone.run_pass(test.step, known, judged)
             told = measure(test, judged, count_rows(rejects_of(judged)))

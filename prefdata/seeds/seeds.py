@@ -111,6 +111,7 @@ def load_seeds(
     prompt: str | None = None,
     chats: Collection[str] = (),
     tools: Collection[str] = (),
+    check: Callable[[Row], None] = lambda fields: None,
     out: Path | None = None,
 ) -> Seeds:
     """Read, check, order and number the seeds.
@@ -130,13 +131,14 @@ def load_seeds(
         prompt: column that becomes the pairs' prompt; a line where it asks nothing is a reject.
         chats: columns whose values are sent to models turn by turn where they are chats.
         tools: columns with tools: lists and JSON texts among each other, null or left out for none.
+        check: raises RowError for a line that has all fields, and is of no use.
         out: the run folder, whose files are no seeds.
 
     Raises:
         PrefdataError: the file, dataset, split or column does not exist, or no row is usable.
     """
     path = ", ".join(paths)
-    reading = _Reading(config, needed, prompt, chats, tools)
+    reading = _Reading(config, needed, prompt, chats, tools, check)
     lines = (
         _lines(config, paths, reading.notes, out) if config.rows is None else _inline(config.rows)
     )
@@ -218,9 +220,11 @@ class _Reading:
         prompt: str | None,
         chats: Collection[str],
         tools: Collection[str],
+        check: Callable[[Row], None],
     ) -> None:
         self._fields, self._needed, self._prompt = config.fields, needed, prompt
         self._chats, self._tools = frozenset(chats), frozenset(tools)
+        self._check = check
         self._offering: set[str] = set()
         self._is_chat: dict[str, bool] = {}
         self._kinds: dict[str, str] = {}
@@ -284,6 +288,10 @@ class _Reading:
         asked = line.fields.get(self._prompt or "")
         if asked is not None and says_nothing(asked):
             return "empty_prompt", f"{self._prompt!r} asks nothing: it is empty or blank"
+        try:
+            self._check(line.fields)
+        except RowError as err:
+            return err.reason, err.detail
         for name in line.fields if self._fields is None else self._fields:
             value = line.fields.get(name)
             kind = None if name in self._tools else kind_of(value)
