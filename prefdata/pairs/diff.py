@@ -226,9 +226,10 @@ def _number(one: Keys, other: Keys) -> Two:
 
 def _number_sides(one: PairsOfRun, other: PairsOfRun) -> tuple[Two, Two]:
     """Chosen and rejected in one numbering: a text has one number on whichever side it stands."""
-    texts = _number(*(np.concatenate([run.keys[side] for side in SIDES]) for run in (one, other)))
-    mine, theirs = (np.split(numbers, 2) for numbers in texts)
-    return (mine[0], theirs[0]), (mine[1], theirs[1])
+    keys = [run.keys[side] for side in SIDES for run in (one, other)]
+    ends = np.cumsum([*map(len, keys)])[:-1]
+    a, b, c, d = np.split(number_keys(np.concatenate(keys)), ends)
+    return (a, b), (c, d)
 
 
 def _both(a: Two, b: Two) -> Two:
