@@ -161,7 +161,7 @@ def _named(path: Path) -> Path:
     """The path of a recipe's file, or of the shipped recipe that is called so."""
     if len(path.parts) != 1 or path.suffix or path.is_file():
         return path
-    known = {file.stem: file for file in shipped("").glob("*.yaml")}
+    known = {file.stem: file for file in sorted(shipped("").glob("*.yaml"))}
     if path.name not in known:
         raise PrefdataError(
             f"{path}: recipe not found; give the path of a YAML file, or the name of a recipe that "
