@@ -93,6 +93,10 @@ def test_killed_rounds_go_on_and_each_policy_is_what_the_round_before_has_traine
     assert "so it is the last" in again.stderr
     assert len(orjson.loads((rounds / "rounds.json").read_bytes())) == 1
 
+    quiet = command(tmp_path, settings, "--min-gain", "1", "--quiet")
+    silent = subprocess.run(quiet, capture_output=True, text=True, check=False)
+    assert (silent.stdout, silent.stderr) == (again.stdout, "")  # nor does a command of a round
+
 
 def processes_of(words):
     found = []
@@ -115,6 +119,43 @@ def test_what_cannot_be_trained_is_told_before_anything_is_made(tmp_path, change
     loaded = load_recipe(RECIPE, changes)
     with pytest.raises(PrefdataError, match=re.escape(expected)):
         run_rounds(loaded, str(RECIPE), changes, tmp_path / "out", count=1, settings=None)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (None, "train.yaml: settings not found"),
+        ({"learning_rat": 1e-6}, "did you mean 'learning_rate'"),
+        ({"evaluation": {"path": "nowhere.jsonl"}}, "evaluation.path: file not found: 'nowhere"),
+        ({"evaluation": {"path": __file__}}, "the type of"),
+        ({"batch_size": 10}, "does not divide"),
+        ({"accelerate": "nowhere.yaml"}, "num_processes cannot be read"),
+        ({"arguments": {"warmup_step": 1}}, "did you mean 'warmup_steps'"),
+        ({"lr_scheduler_type": "cosin"}, "did you mean 'cosine'"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_serve_are_told_before_anything_is_made(tmp_path, given, expected):
+    pytest.importorskip("trl")
+    file = tmp_path / "train.yaml"
+    if given is not None:
+        file.write_text(yaml.safe_dump(given))
+    with pytest.raises(PrefdataError, match=re.escape(expected)):
+        run_rounds(load_recipe(RECIPE), str(RECIPE), (), tmp_path / "out", count=1, settings=file)
+    assert not (tmp_path / "out").exists()
+
+
+def test_held_out_prompts_without_a_verifier_are_told_before_anything_is_made(tmp_path, settings):
+    columns = [
+        one for one in yaml.safe_load(RECIPE.read_text())["columns"] if one["name"] != "right"
+    ]
+    changes = [f"columns={columns}"]
+    with pytest.raises(PrefdataError, match="the recipe has no verifier that could judge"):
+        run_rounds(
+            load_recipe(RECIPE, changes), str(RECIPE), changes, tmp_path / "out", count=1,
+            settings=settings,
+        )  # fmt: skip
     assert not (tmp_path / "out").exists()
 
 

@@ -21,6 +21,8 @@ from prefdata.train.trl import train_trl
 from prefdata.train.trl_settings import TrlSettings
 
 pytest.importorskip("trl")
+from prefdata.train.dpo import Config  # noqa: E402 (it imports TRL)
+
 pytestmark = pytest.mark.slow
 
 LM = QUICKSTART / "models" / "lm"
@@ -108,6 +110,26 @@ def test_training_makes_the_model_better_on_questions_it_never_saw(quickstart, t
     before, after = (result[when]["scores"]["right"] for when in ("before", "after"))
     assert after - before >= 0.05
     assert orjson.loads((tmp_path / "out" / "train.json").read_bytes()) == result
+
+
+@pytest.mark.parametrize(
+    "warmup, steps, expected",
+    [(0.1, 1, 0), (0.1, 9, 0), (0.1, 10, 1), (0.1, 42, 5), (0.99, 3, 2), (5, 1, 0), (5, 42, 5)],
+)
+def test_warmup_leaves_steps_to_train(warmup, steps, expected, tmp_path):
+    config = Config(output_dir=str(tmp_path), warmup_steps=warmup, use_cpu=True, bf16=False)
+    assert config.get_warmup_steps(steps) == expected
+
+
+def test_one_step_trains_and_few_steps_are_told(tmp_path):
+    run = make_run(tmp_path, [(f"question {n}", f"right {n}", f"wrong {n}") for n in range(5)])
+    said = []
+    given = settings(f"model={LM}")
+    result = train_trl(run, given, tmp_path / "out", say=said.append)
+    assert result["training"]["steps"] == 1
+    assert any("the training has only 1 step, which" in line for line in said)
+    first, trained = load_weights(LM), load_weights(tmp_path / "out" / "model")
+    assert any(not first[name].equal(trained[name]) for name in first)
 
 
 def test_adapters_are_kept_and_merged(quickstart, tmp_path):
@@ -210,7 +232,7 @@ def test_answers_that_a_verifier_cannot_judge_are_counted(tmp_path):
         (["batch_size=10"], "does not divide"),
         (["arguments.no_such=1"], "DPOConfig refuses the settings: .*no_such"),
         (["model=/no/such/model"], "/no/such/model"),
-        (["evaluation.path=/no/such/file.jsonl"], "/no/such/file.jsonl"),
+        (["evaluation.path=/no/such/file.jsonl"], "^evaluation.path: .*/no/such/file.jsonl"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )
@@ -226,6 +248,7 @@ def test_what_cannot_be_trained_is_one_message(overrides, message, quickstart, t
         ("learning_rat=1e-6", "did you mean 'learning_rate'"),
         ("lora.rank=8", "there is no key 'rank' here"),
         ("epochs=0", "command line: epochs"),
+        ("warmup_ratio=1", "command line: warmup_ratio"),
         ("loss_type=sigmod", "there is no loss_type 'sigmod'; did you mean 'sigmoid'"),
     ],
 )
@@ -249,9 +272,11 @@ def test_two_processes_train_one_model_and_batches_stay_as_large(quickstart, tmp
     given = ["epochs=1", "max_length=256", "evaluation.limit=5", "evaluation.samples=1"]
     sizes = ["batch_size=32", "learning_rate=1e-5"]
     alone = train_trl(quickstart, settings(*given, *sizes), tmp_path / "alone", say=print)
+    said = []
     both = train_trl(
-        quickstart, settings(*given, *sizes, "processes=2"), tmp_path / "both", say=print
+        quickstart, settings(*given, *sizes, "processes=2"), tmp_path / "both", say=said.append
     )
+    assert any("the training has only" in line for line in said)  # --quiet can leave it out
     assert both["training"]["steps"] == alone["training"]["steps"]
     assert both["training"]["loss"] == pytest.approx(alone["training"]["loss"], abs=0.01)
     weights = [load_weights(tmp_path / name / "model") for name in ("alone", "both")]

@@ -167,6 +167,13 @@ def is_quiet() -> bool:
     return not LOG.isEnabledFor(logging.INFO)
 
 
+def verbosity() -> tuple[str, ...]:
+    """The option that makes another command tell as much as this one."""
+    if is_quiet():
+        return ("--quiet",)
+    return ("--verbose",) if LOG.isEnabledFor(logging.DEBUG) else ()
+
+
 def load(
     recipe: str, overrides: list[str] | None, out: Path | None, trust_remote_code: bool = False
 ) -> Any:

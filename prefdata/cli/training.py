@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from prefdata.cli.program import (
     run_of,
     say,
     tell_stale,
+    verbosity,
 )
 from prefdata.errors import PrefdataError
 
@@ -96,19 +97,41 @@ def rounds(
 ) -> None:
     """Policy, pairs, training, the next policy: again and again; run again, it goes on."""
     with exit_codes():
-        loaded = load(recipe, overrides, None)
+        loaded = _load_for_rounds(recipe, overrides or [])
         from prefdata.train.rounds import run_rounds
 
         folder = out or Path(f"{loaded.recipe.output_dir}-rounds")
         made = run_rounds(
             loaded, recipe, overrides or (), folder, count=count, settings=settings,
-            options=() if gpus is None else ("--gpus", str(gpus)), min_gain=min_gain, say=say,
+            options=() if gpus is None else ("--gpus", str(gpus)), verbosity=verbosity(),
+            min_gain=min_gain, say=say,
         )  # fmt: skip
         for one in made:
             told = [f"{name} {before:.1%} -> {after:.1%}" for name, before, after in one.scores]
             pairs = sum(one.record["pairs"].values())
             print(f"round {one.number}: {pairs:,} pairs, {', '.join(told) or 'not evaluated'}")
         print(f"side by side: {folder / 'index.html'}")
+
+
+def _load_for_rounds(recipe: str, overrides: list[str]) -> Any:
+    """The recipe; a setting of the training among its keys is told as that."""
+    try:
+        return load(recipe, overrides, None)
+    except PrefdataError as err:
+        from prefdata.recipe.loader import override_path
+        from prefdata.recipe.schema import Recipe
+        from prefdata.train.trl_settings import TrlSettings
+
+        known = TrlSettings.model_fields.keys() - Recipe.model_fields.keys()
+        of_training = [one for one in overrides if override_path(one)[0] in known]
+        try:
+            load(recipe, [one for one in overrides if one not in of_training], None)
+        except PrefdataError:
+            raise err from None  # there is another fault
+        raise PrefdataError(
+            f"{', '.join(of_training)}: the recipe has no such key, but the training has such a "
+            "setting; write it into the file of --settings"
+        ) from err
 
 
 def _train_on_customizer(

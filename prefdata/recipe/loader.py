@@ -274,7 +274,7 @@ def load_settings(kind: type[Settings], file: Path | None, overrides: Sequence[s
     Raises:
         PrefdataError: one message per problem, as for a recipe.
     """
-    text = _read(file) if file else ""
+    text = _read(file, "settings") if file else ""
     try:
         return _load_settings(kind, file, text, overrides)
     except PrefdataError as err:
@@ -284,7 +284,7 @@ def load_settings(kind: type[Settings], file: Path | None, overrides: Sequence[s
 def _load_settings(
     kind: type[Settings], file: Path | None, text: str, overrides: Sequence[str]
 ) -> Settings:
-    config, lines = _parse(file, text) if file else (DictConfig({}), Lines(None, None))
+    config, lines = _parse(file, text, "settings") if file else (DictConfig({}), Lines(None, None))
     beside = (file or Path()).parent.absolute()
     for key in kind.paths:
         if isinstance(path := OmegaConf.select(config, key), str):
@@ -368,24 +368,25 @@ def _add_providers(raw: dict[str, Any]) -> Iterator[tuple[At, str, str]]:
             yield at, f"${{oc.env:{variable}}}", address
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, what: str = "recipe") -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as err:
-        raise PrefdataError(f"{path}: recipe not found; give the path of a YAML file") from err
+        raise PrefdataError(f"{path}: {what} not found; give the path of a YAML file") from err
     except (OSError, UnicodeDecodeError) as err:
-        raise PrefdataError(f"{path}: the recipe cannot be read: {err}") from err
+        raise PrefdataError(f"{path}: the {what} cannot be read: {err}") from err
 
 
-def _parse(path: Path, text: str) -> tuple[DictConfig, "Lines"]:
+def _parse(path: Path, text: str, what: str = "recipe") -> tuple[DictConfig, "Lines"]:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if not isinstance(root, yaml.MappingNode):
-            what = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
+            kinds = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
+            keys = "output_dir, seed_dataset, models, columns and output_projection"
+            begin = f"begin with {keys}" if what == "recipe" else "write key: value"
             raise PrefdataError(
-                f"{path}: a recipe must be a mapping of keys to values, but this file is "
-                f"{what.get(type(root), 'empty')}; begin with output_dir, seed_dataset, "
-                "models, columns and output_projection"
+                f"{path}: {'a ' * (what == 'recipe')}{what} must be a mapping of keys to values, "
+                f"but this file is {kinds.get(type(root), 'empty')}; {begin}"
             )
         # OmegaConf's own YAML loader also refuses duplicate keys
         return cast(DictConfig, OmegaConf.create(text)), Lines(path, root)

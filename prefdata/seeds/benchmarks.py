@@ -8,7 +8,7 @@ from prefdata.recipe.chats import is_chat, read_chat
 from prefdata.recipe.contract import Column
 from prefdata.recipe.filters import Benchmark, Filter
 from prefdata.recipe.schema import SeedDataset
-from prefdata.seeds.files import read_lines
+from prefdata.seeds.files import read_lines, told_as
 
 
 def items_of(benchmark: Benchmark, locate: Callable[[str], str]) -> Iterator[tuple[str, str]]:
@@ -25,11 +25,8 @@ def items_of(benchmark: Benchmark, locate: Callable[[str], str]) -> Iterator[tup
     where = benchmark.model_dump(include={"name", "split", "revision"})
     config = SeedDataset(path=(path,), **where)
     is_empty = True
-    try:
+    with told_as("decontaminate.against"):
         lines = read_lines(config, locate(path), [])
-    except PrefdataError as err:
-        told = str(err).removeprefix("seed_dataset.path: ")
-        raise PrefdataError(f"decontaminate.against: {told}") from err
     for line in lines:
         if line.fields is None:
             continue

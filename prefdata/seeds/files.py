@@ -11,7 +11,7 @@ import zlib
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, cast
@@ -33,6 +33,7 @@ BATCH = 10_000
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 PACKED = (".gz", ".xz", ".zst")
 """What files of text may be packed with."""
+PATH_KEY = "seed_dataset.path"
 MAX_DEPTH = 100
 """Levels of lists and objects in a row; deeper ones are more than parquet and orjson take."""
 
@@ -90,6 +91,17 @@ def read_lines(
             f"({', '.join(SUFFIXES)}), a folder, a glob or the id of a Hub dataset"
         )
     return _lines_of_dataset(_from_hub(config, path), path)
+
+
+@contextmanager
+def told_as(key: str) -> Iterator[None]:
+    """Name the key that gave a path, in the place of `seed_dataset.path`, in what is raised."""
+    try:
+        yield
+    except PrefdataError as err:
+        if not str(err).startswith(PATH_KEY):
+            raise
+        raise PrefdataError(key + str(err).removeprefix(PATH_KEY)) from err
 
 
 def may_be_hub_id(path: str) -> bool:

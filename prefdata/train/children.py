@@ -7,26 +7,32 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 
 _PR_SET_PDEATHSIG = 1
 
 
-def run_child(words: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+def run_child(
+    words: Sequence[str], environment: Mapping[str, str] | None = None, say: Say | None = None
+) -> int:
     """Run a command and return its exit code; it ends with this process, however that ends.
 
-    What it prints goes to stderr.
+    `say`: gets each line that it prints; stderr does where it is left out.
 
     Raises:
         PrefdataError: there is no such command.
     """
     try:
         child = subprocess.Popen(
-            words, stdout=sys.stderr, env=environment, preexec_fn=_end_with_the_parent
-        )
+            words, stdout=subprocess.PIPE if say else sys.stderr, env=environment,
+            preexec_fn=_end_with_the_parent, text=True, errors="replace",
+        )  # fmt: skip
     except OSError as err:
         raise PrefdataError(f"{words[0]!r} cannot be run: {err}; mend the command") from err
     try:
+        if say and child.stdout:
+            for line in child.stdout:
+                say(line.rstrip("\n"))
         return child.wait()
     except BaseException:  # Ctrl-C, which it hears too
         child.terminate()

@@ -2,19 +2,55 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 import transformers
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, SchedulerType, TrainerCallback, set_seed
 from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 
 from prefdata.engines.transformers.model import TINY_PARAMETERS, Checkpoint, load_tokenizer
-from prefdata.errors import PrefdataError, Say
+from prefdata.errors import PrefdataError, Say, suggest
 from prefdata.recipe.schema import Model
 from prefdata.train.trl_settings import TrlSettings
+
+FEW_STEPS = 10
+"""A training of fewer steps hardly changes a model."""
+
+
+class Config(DPOConfig):
+    """TRL's arguments, whose warmup leaves steps at the full learning rate."""
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """None where the share is less than a step: transformers would make it the whole first one.
+
+        The learning rate of the first step of a warmup is 0, so one step would train nothing.
+        """
+        if num_training_steps * self.warmup_steps < 1:
+            return 0
+        wanted = int(super().get_warmup_steps(num_training_steps))
+        return min(wanted, num_training_steps - 1)
+
+
+def check_arguments(settings: TrlSettings) -> None:
+    """Look at names alone: no model, no pairs, no GPU.
+
+    Raises:
+        PrefdataError: TRL knows no such argument or schedule.
+    """
+    known = [field.name for field in fields(DPOConfig) if field.init]
+    for name in settings.arguments:
+        if name not in known:
+            raise PrefdataError(
+                f"arguments: TRL's DPOConfig refuses the settings: it has no {name!r}; "
+                f"{suggest(name, known)}"
+            )
+    schedules = [one.value for one in SchedulerType]
+    if (name := settings.lr_scheduler_type) not in schedules:
+        raise PrefdataError(f"lr_scheduler_type: there is no {name!r}; {suggest(name, schedules)}")
 
 
 def make_trainer(
@@ -87,7 +123,7 @@ def parts_to_save(trainer: Any, settings: TrlSettings) -> dict[str, Callable[[Pa
     return {"adapter": save(model), "model": lambda folder: save(model.merge_and_unload())(folder)}
 
 
-def _config(model: Model, settings: TrlSettings, checkpoints: Path, has_test: bool) -> DPOConfig:
+def _config(model: Model, settings: TrlSettings, checkpoints: Path, has_test: bool) -> Config:
     on_gpu = torch.cuda.is_available()
     dtype = settings.dtype if settings.dtype != "auto" or on_gpu else "float32"
     at_once = settings.micro_batch_size * int(os.environ.get("WORLD_SIZE", "1"))
@@ -123,7 +159,7 @@ def _config(model: Model, settings: TrlSettings, checkpoints: Path, has_test: bo
         "logging_steps": 10,
     }
     try:
-        return DPOConfig(**given | saving | settings.arguments)
+        return Config(**given | saving | settings.arguments)
     except (TypeError, ValueError) as err:
         raise PrefdataError(f"TRL's DPOConfig refuses the settings: {err}") from err
 
@@ -140,10 +176,18 @@ def _adapters(settings: TrlSettings) -> Any:
 
 
 class _Tell(TrainerCallback):
-    """One line a log of TRL's."""
+    """How many steps there are where they are few, and one line a log of TRL's."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell of a training that is hardly one."""
+        if (count := state.max_steps) < FEW_STEPS:
+            self._say(
+                f"the training has only {count} step{'s' if count > 1 else ''}, which hardly "
+                "changes a model; give it more pairs, more epochs or a smaller batch_size"
+            )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Step, loss, share of pairs whose chosen has the higher implicit reward."""

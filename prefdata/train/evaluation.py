@@ -19,6 +19,7 @@ from prefdata.recipe.mix import first_projection
 from prefdata.recipe.schema import Model, Recipe, SeedDataset
 from prefdata.rows import ID, Row, rows_of
 from prefdata.run.finished import FinishedRun
+from prefdata.seeds.files import told_as
 from prefdata.seeds.seeds import load_seeds
 from prefdata.stages import Tools, make_stage
 from prefdata.stages.asking import Asker, answers
@@ -49,7 +50,7 @@ def held_out_rows(run: FinishedRun, data: Export, settings: Evaluation, *, say: 
     recipe = _recipe(run)
     prompts = _prompts(run)
     trained = {_key(line["prompt"]) for line in _lines(data.train)}
-    rows = _rows_of_file(recipe, settings.path) if settings.path else _test_rows(run, data)
+    rows = rows_of_file(recipe, settings.path) if settings.path else _test_rows(run, data)
     kept = [row for row in rows if _key(prompts.of_row(row)) not in trained]
     where = settings.path or "the run's test set"
     if len(kept) < len(rows):
@@ -138,14 +139,20 @@ async def _evaluate(
     }
 
 
-def _rows_of_file(recipe: Recipe, path: str) -> list[Row]:
+def rows_of_file(recipe: Recipe, path: str) -> list[Row]:
+    """The prompts of a file, with what the recipe's verifiers read.
+
+    Raises:
+        PrefdataError: the file is not there, or a line cannot serve.
+    """
     prompts = PairPrompts(first_projection(recipe.output_projection), recipe)
     needed = dict.fromkeys(prompts.reads, "output_projection.prompt_field")
     for rule in verifiers_of(recipe):
         made = {ANSWERS, rule.candidates, *(rule.responses or ())}
         needed |= dict.fromkeys(rule.reads - made, rule.name)
     config = SeedDataset(path=(path,))
-    seeds = load_seeds(config, [path], needed=needed, num_records=None, seed=0)
+    with told_as("evaluation.path"):
+        seeds = load_seeds(config, [path], needed=needed, num_records=None, seed=0)
     if seeds.rejects:
         first = seeds.rejects[0]
         raise PrefdataError(

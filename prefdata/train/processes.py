@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import yaml
 
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.recipe.schema import Model
 from prefdata.storage.disk import publish, temporary_name, write_text
 from prefdata.train.children import run_child
@@ -47,6 +47,7 @@ def train_in_processes(
     files: Mapping[str, Path],
     out: Path,
     environment: Mapping[str, str],
+    say: Say,
 ) -> dict[str, Any]:
     """Train, write `out/model`, and return what TRL measured.
 
@@ -67,7 +68,7 @@ def train_in_processes(
         "no", "--dynamo_backend", "no", *_devices(environment),
     ]  # fmt: skip
     launch = [sys.executable, "-m", "accelerate.commands.launch", *how]
-    if code := run_child([*launch, "-m", __name__, str(out / JOB)], environment):
+    if code := run_child([*launch, "-m", __name__, str(out / JOB)], environment, say):
         raise PrefdataError(
             f"the processes of the training ended with exit code {code}, for what they say above"
         )
@@ -96,7 +97,7 @@ def _work(job: Mapping[str, Any]) -> None:
     out, place = Path(job["out"]), Path(job["place"])
     trainer = dpo.make_trainer(model, settings, files, out / "checkpoints")
     is_first = trainer.accelerator.is_main_process
-    say = _say if is_first else _say_nothing
+    say = _print if is_first else _say_nothing
     figures = dpo.run(trainer, dpo.last_checkpoint(out / "checkpoints"), say)
     trainer.save_model(str(place))
     if is_first:
@@ -106,8 +107,8 @@ def _work(job: Mapping[str, Any]) -> None:
     trainer.accelerator.end_training()
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _print(line: str) -> None:
+    print(line, flush=True)  # the command that has started this hears it
 
 
 def _say_nothing(line: str) -> None:
@@ -118,5 +119,5 @@ if __name__ == "__main__":
     try:
         _work(orjson.loads(Path(sys.argv[1]).read_bytes()))
     except PrefdataError as err:
-        _say(f"error: {err}")
+        print(f"error: {err}", file=sys.stderr, flush=True)
         sys.exit(2)

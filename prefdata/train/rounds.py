@@ -16,11 +16,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefdata.errors import PrefdataError, Say
-from prefdata.recipe.loader import LoadedRecipe
+from prefdata.recipe.loader import LoadedRecipe, load_settings
 from prefdata.recipe.reads import answering_aliases
 from prefdata.report.page import read_template
 from prefdata.storage.disk import disk_errors, write_text
 from prefdata.train.children import run_child
+from prefdata.train.trl import check_training_of
+from prefdata.train.trl_settings import TrlSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def run_rounds(
     count: int,
     settings: Path | None,
     options: Sequence[str] = (),
+    verbosity: Sequence[str] = (),
     min_gain: float = 0.0,
     say: Say = print,
 ) -> list[Round]:
@@ -81,15 +84,19 @@ def run_rounds(
         count: rounds, at most.
         settings: of the training, a YAML file.
         options: further options of `prefdata build`, such as `--gpus 8`.
+        verbosity: `--quiet` or `--verbose`, for every command of a round.
         min_gain: a round that gains no more, as a share of right answers, is the last one.
         say: called with a line at the start of each round.
 
     Raises:
-        PrefdataError: the recipe has no one policy that could be trained, or a command of a round
+        PrefdataError: the recipe has no one policy that could be trained, or the settings would
+            stop its training, which is told before anything is made; or a command of a round
             failed; what it has said stands above.
     """
     models = _models_of_the_policy(loaded)
-    policy = loaded.locate(loaded.recipe.models[models[0]].model)
+    first = loaded.recipe.models[models[0]]
+    check_training_of(loaded, first.alias, load_settings(TrlSettings, settings, ()))
+    policy = loaded.locate(first.model)
     made: list[Round] = []
     for number in range(1, count + 1):
         folder = out / f"round-{number}"
@@ -100,12 +107,12 @@ def run_rounds(
         ]  # fmt: skip
         run, trained = folder / "run", folder / "trained"
         _command(
-            number, "build", recipe, *overrides, *changes, "output_path=null", "--out", run,
-            "--no-publish", *options,
+            say, number, "build", recipe, *overrides, *changes, "output_path=null", "--out", run,
+            "--no-publish", *options, *verbosity,
         )  # fmt: skip
         with_settings = ["--settings", settings] if settings else []
-        _command(number, "train", run, *with_settings, "--out", trained)
-        _command(number, "report", run)
+        _command(say, number, "train", run, *with_settings, "--out", trained, *verbosity)
+        _command(say, number, "report", run, *verbosity)
         made.append(_read(number, folder, policy))
         _tell(made, out, count)
         gain = made[-1].gain
@@ -137,8 +144,8 @@ def _models_of_the_policy(loaded: LoadedRecipe) -> list[int]:
     return numbers
 
 
-def _command(number: int, name: str, *words: object) -> None:
-    code = run_child([sys.executable, "-m", "prefdata", name, *map(str, words)])
+def _command(say: Say, number: int, name: str, *words: object) -> None:
+    code = run_child([sys.executable, "-m", "prefdata", name, *map(str, words)], say=say)
     if code:
         raise PrefdataError(
             f"round {number}: prefdata {name} ended with exit code {code}, for what is said above; "

@@ -16,13 +16,14 @@ from prefdata.engines.checkpoints import identify
 from prefdata.errors import PrefdataError, Say, install_command
 from prefdata.export import Export, ExportOptions, export_run
 from prefdata.fingerprint import digest
-from prefdata.recipe.schema import Model
+from prefdata.recipe.loader import LoadedRecipe
+from prefdata.recipe.schema import InferenceParameters, Model, Recipe
 from prefdata.rows import Row
 from prefdata.run.finished import FinishedRun, find_policy, open_run
 from prefdata.run.stale import check_training
 from prefdata.storage.disk import disk_errors, hold, publish, temporary_name, write_text
 from prefdata.train.children import fill_in, run_child
-from prefdata.train.evaluation import evaluate, held_out_rows, verifiers_of
+from prefdata.train.evaluation import evaluate, held_out_rows, rows_of_file, verifiers_of
 from prefdata.train.processes import count_processes, train_in_processes
 from prefdata.train.trl_settings import TrlSettings
 
@@ -90,6 +91,26 @@ def _take_one_gpu() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
+def check_training_of(loaded: LoadedRecipe, alias: str, settings: TrlSettings) -> None:
+    """Find what would stop a training on a recipe's pairs, before there are any.
+
+    `alias`: the model that writes the texts, as the recipe samples it.
+
+    Raises:
+        PrefdataError: as from `train_trl`.
+    """
+    _check(settings)
+    if settings.command is None:
+        from prefdata.train.dpo import check_arguments  # torch: a command needs none here
+
+        check_arguments(settings)
+    recipe = loaded.recipe
+    (writer,) = (model for model in recipe.models if model.alias == alias)
+    sampling = _sampled(writer, settings)
+    if _can_judge(recipe, sampling, settings) and settings.evaluation.path is not None:
+        rows_of_file(recipe, settings.evaluation.path)
+
+
 def _check(settings: TrlSettings) -> None:
     if settings.command is not None:
         return
@@ -125,22 +146,21 @@ def _start(run: FinishedRun, settings: TrlSettings) -> Model:
             "starts from a full checkpoint; merge the adapter into its base and name the merged "
             "folder with model=PATH"
         )
-    sampling = {
-        name: value
-        for name in ("temperature", "max_tokens")
-        if (value := getattr(settings.evaluation, name)) is not None
-    }
-    parameters = chosen.inference_parameters.model_copy(update=sampling)
     engine = {"dtype": settings.dtype} if settings.dtype != "auto" else {}
     return chosen.model_copy(
         update=changes
         | {
-            "inference_parameters": parameters,
+            "inference_parameters": _sampled(chosen, settings),
             "provider": "transformers",
             "engine": engine,
             "system_prompt": None,
         }
     )
+
+
+def _sampled(model: Model, settings: TrlSettings) -> InferenceParameters:
+    told = settings.evaluation.model_dump(include={"temperature", "max_tokens"}, exclude_none=True)
+    return model.inference_parameters.model_copy(update=told)
 
 
 def _data_options(model: Model, settings: TrlSettings) -> ExportOptions:
@@ -183,24 +203,30 @@ def _rows(
     run: FinishedRun, model: Model, settings: TrlSettings, data: Export, say: Say
 ) -> list[Row]:
     """Prompts to evaluate on; none where nothing can judge."""
-    if run.recipe is None or not verifiers_of(run.recipe):
-        if settings.evaluation.path:
-            raise PrefdataError(
-                "evaluation.path is given, but the run's recipe has no verifier that could judge "
-                "the answers; add one to the recipe, or remove evaluation.path"
-            )
+    if not _can_judge(run.recipe, model.inference_parameters, settings):
         say("the recipe has no verifier, so the model is not evaluated before and after training")
         return []
-    sampling = model.inference_parameters
+    if data.test is None and settings.evaluation.path is None:
+        say("there is no test set, so the model is not evaluated before and after training")
+        return []
+    return held_out_rows(run, data, settings.evaluation, say=say)
+
+
+def _can_judge(recipe: Recipe | None, sampling: InferenceParameters, settings: TrlSettings) -> bool:
+    """Whether the recipe has a verifier; then all that an evaluation needs is there."""
+    if recipe is None or not verifiers_of(recipe):
+        if settings.evaluation.path:
+            raise PrefdataError(
+                "evaluation.path is given, but the recipe has no verifier that could judge the "
+                "answers; add one to the recipe, or remove evaluation.path"
+            )
+        return False
     if sampling.temperature is None or sampling.max_tokens is None:
         raise PrefdataError(
             "the run does not say how the model is sampled, so it cannot be evaluated; set "
             "evaluation.temperature and evaluation.max_tokens"
         )
-    if data.test is None and settings.evaluation.path is None:
-        say("there is no test set, so the model is not evaluated before and after training")
-        return []
-    return held_out_rows(run, data, settings.evaluation, say=say)
+    return True
 
 
 def _judge(
@@ -249,7 +275,7 @@ def _train(
     start = time.monotonic()
     files = {"train": data.train} | ({"test": data.test} if data.test else {})
     if settings.processes > 1 or settings.accelerate:
-        figures = train_in_processes(model, settings, files, out, environment)
+        figures = train_in_processes(model, settings, files, out, environment, say)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         return figures | {"seconds": time.monotonic() - start}
     trainer = dpo.make_trainer(model, settings, files, out / "checkpoints")

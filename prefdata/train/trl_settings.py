@@ -57,7 +57,8 @@ class TrlSettings(SettingsModel):
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """1e-6 for all weights, 1e-5 for adapters where left out."""
     lr_scheduler_type: Filled = "cosine"
-    warmup_ratio: Share = 0.1
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps in which the learning rate rises; none where that is less than one."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     epochs: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Positive = 32
