@@ -130,6 +130,7 @@ def test_what_cannot_be_trained_is_told_before_anything_is_made(tmp_path, change
         ({"evaluation": {"path": "nowhere.jsonl"}}, "evaluation.path: file not found: 'nowhere"),
         ({"evaluation": {"path": __file__}}, "the type of"),
         ({"batch_size": 10}, "does not divide"),
+        ({"model": "org/lm"}, "model is 'org/lm', which every round would begin with"),
         ({"accelerate": "nowhere.yaml"}, "num_processes cannot be read"),
         ({"arguments": {"warmup_step": 1}}, "did you mean 'warmup_steps'"),
         ({"lr_scheduler_type": "cosin"}, "did you mean 'cosine'"),

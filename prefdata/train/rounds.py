@@ -95,7 +95,13 @@ def run_rounds(
     """
     models = _models_of_the_policy(loaded)
     first = loaded.recipe.models[models[0]]
-    check_training_of(loaded, first.alias, load_settings(TrlSettings, settings, ()))
+    training = load_settings(TrlSettings, settings, ())
+    if training.model is not None:
+        raise PrefdataError(
+            f"{settings}: model is {training.model!r}, which every round would begin with; remove "
+            f"it: the rounds begin with the recipe's {first.model!r} and go on with what they train"
+        )
+    check_training_of(loaded, first.alias, training)
     policy = loaded.locate(first.model)
     made: list[Round] = []
     for number in range(1, count + 1):
