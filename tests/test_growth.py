@@ -269,13 +269,14 @@ def test_a_run_that_is_killed_while_it_grows_ends_with_the_same_rows(project, tm
     whole = tmp_path / "whole-rehearsal"
     assert run(moments.listing(whole, tmp_path / "moments"), "whole").returncode == 0
     names = (tmp_path / "moments").read_text().splitlines()
+    names = [name for name in names if not name.startswith("sync ")]  # as many as there are batches
     assert any(name.startswith("rename stages/") and "growth.json" in name for name in names)
     rows = tables(whole)
     assert len(rows["pairs"]) == 18
     for number in range(MOMENTS):
         out = tmp_path / f"killed{number}-rehearsal"
         place = 1 + number * (len(names) - 1) // max(1, MOMENTS - 1)
-        command = moments.command(out, signal.SIGKILL, ".", place)
+        command = moments.command(out, signal.SIGKILL, "(?!sync )", place)
         assert run(command, f"killed{number}").returncode == -signal.SIGKILL
         assert run([sys.executable, "-m", "prefdata"], f"killed{number}").returncode == 0
         assert tables(out) == rows, names[place - 1]
