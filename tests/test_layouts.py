@@ -283,7 +283,7 @@ def test_several_scores_are_summed_by_weight_or_ranked(tmp_path):
         ({"text": "t"}, "'prompt' is missing"),
         ({"prompt": "p", "text": "t", "score": ["a", "b"], "weights": {"a": 1}}, "gives? .*weight"),
         ({"prompt": "p", "text": "t", "score": ["prompt"]}, "which rows already have"),
-        ({"prompt": "p", "text": "t", "group_by": []}, "at least 1"),
+        ({"prompt": "p", "text": "t", "group_by": []}, "the list is empty"),
         ({"prompt": "p", "text": "t", "scores": "s"}, "no key 'scores' here; did you mean 'score'"),
     ],
     ids=str,
