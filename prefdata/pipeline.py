@@ -111,6 +111,9 @@ def build_shard(
 
     Returns:
         The content of the shard's `shard.json`.
+
+    Raises:
+        PrefdataError: as from `build`.
     """
     refuse_growth(loaded.recipe)
     check_places(loaded, out, is_forced=force)

@@ -166,7 +166,7 @@ def test_tokens_are_the_candidates_or_those_of_a_tokenizer():
     ],
 )
 def test_refusals_are_found(text):
-    assert refusal((), 200)(text).startswith("it refuses")
+    assert refusal("kept", (), 200)(text).startswith("it refuses")
 
 
 @pytest.mark.parametrize(
@@ -180,11 +180,17 @@ def test_refusals_are_found(text):
     ],
 )
 def test_what_is_no_refusal_passes(text):
-    assert refusal((), 200)(text) is None
+    assert refusal("kept", (), 200)(text) is None
 
 
 def test_a_recipe_adds_patterns_of_refusals():
     assert judged(["Arr, no.", "Aye."], refusals={"patterns": ["^arr, no"]}) == ["refusal", None]
+
+
+def test_a_pattern_of_refusals_that_never_ends_rejects_the_row():
+    with pytest.raises(RowError, match="was not through") as caught:
+        judged(["x" * 60 + "!"], refusals={"patterns": ["(?:x|xx)+$"]})
+    assert caught.value.reason == "pattern_timeout"
 
 
 @pytest.mark.parametrize(
@@ -314,6 +320,13 @@ def test_another_benchmark_makes_the_rows_again(recipe, project):
     assert len(build(recipe).rejects) == 0
     project.write_seeds([{"question": "question 3"}], "bench.jsonl")
     assert len(build(recipe).rejects) == 1
+    project.write_seeds([{"question": "question 3"}, {"question": 3}], "bench.jsonl")
+    with pytest.raises(PrefdataError, match=r"bench\.jsonl:2: column 'question' has no text"):
+        build(recipe)
+    (project.folder / "bench.jsonl").write_text('{"question": "question 3"}\n{"question": \n')
+    with pytest.raises(PrefdataError, match=r"bench\.jsonl:2: .*what cannot be read cannot be"):
+        build(recipe)
+    project.write_seeds([{"question": "question 3"}], "bench.jsonl")
     kept["decontaminate"]["against"][0]["column"] = "answer"
     with pytest.raises(PrefdataError, match="there is no column 'answer'"):
         build(recipe)

@@ -98,7 +98,11 @@ def open_reward_engine(model: Model, path: str, engine: str) -> HostedReward:
 
 
 def open_chat_template(model: Model) -> "ChatTemplate":
-    """The chat template of a model whose `model` is a folder or a Hub id; no weights are loaded."""
+    """The chat template of a model whose `model` is a folder or a Hub id; no weights are loaded.
+
+    Raises:
+        PrefdataError: there is none.
+    """
     from prefdata.engines.chat_template import ChatTemplate  # torch, only when needed
     from prefdata.engines.transformers.model import Checkpoint
 

@@ -48,7 +48,11 @@ def identify_adapter(folder: str) -> str:
 
 
 def check_peft(model: Model) -> None:
-    """Make sure that transformers can run an adapter."""
+    """Make sure that transformers can run an adapter.
+
+    Raises:
+        PrefdataError: peft is not installed.
+    """
     if find_spec("peft") is None:
         raise PrefdataError(
             f"model {model.alias!r}: transformers runs adapters with the package peft, which is "

@@ -133,7 +133,11 @@ def read_ahead(path: str, is_over: Callable[[], bool]) -> None:
 
 
 def check_text_model(model: Model, path: str) -> None:
-    """Make sure, from its config alone, that a checkpoint writes texts."""
+    """Make sure, from its config alone, that a checkpoint writes texts.
+
+    Raises:
+        PrefdataError: it has no language-model head.
+    """
     architectures = read_config(model, path).get("architectures") or []
     if model.trust_remote_code or any(name.endswith(_TEXT) for name in architectures):
         return

@@ -82,7 +82,11 @@ class Connection(Protocol):
         ...
 
     def check(self, model: Model, role: Role) -> None:
-        """Ask for one short answer, or one score, with this alias's parameters."""
+        """Ask for one short answer, or one score, with this alias's parameters.
+
+        Raises:
+            PrefdataError: the server, the key, the model or a parameter is refused.
+        """
         ...
 
     def close(self) -> None:

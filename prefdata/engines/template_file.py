@@ -38,6 +38,9 @@ class TemplateFile:
 
         `messages`: a last turn of the assistant is continued, unless `is_finished`. `is_finished`:
         no answer is due; a reward model reads such chats.
+
+        Raises:
+            RowError: `chat_template_refused`.
         """
         from transformers.utils.chat_template_utils import render_jinja_template  # slow
 

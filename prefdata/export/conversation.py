@@ -161,6 +161,9 @@ def check_tokens(conversation: Conversation, special: re.Pattern[str] | None) ->
     """Make sure that no text holds a token of a chat template.
 
     `special`: those of the model to be trained, where it is known.
+
+    Raises:
+        RowError: one does.
     """
     for text in conversation.texts:
         found = TEMPLATE_TOKEN.search(text) or (special and special.search(text))

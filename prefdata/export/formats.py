@@ -52,7 +52,11 @@ class Shape:
     carry: Carry | None = None
 
     def prepare(self, pair: Conversation) -> Conversation:
-        """The pair as it leaves: with its thoughts, where they are carried."""
+        """The pair as it leaves: with its thoughts, where they are carried.
+
+        Raises:
+            RowError: they cannot be.
+        """
         return self.carry(pair) if self.carry is not None else pair
 
 

@@ -52,7 +52,11 @@ class Patience:
 
 
 def check_token(api: HfApi) -> dict[str, Any]:
-    """Make sure that there is a token that may write; returns what the Hub says of its owner."""
+    """Make sure that there is a token that may write; returns what the Hub says of its owner.
+
+    Raises:
+        PrefdataError: there is none, or it may only read.
+    """
     if get_token() is None:
         raise PrefdataError(
             "publish: there is no Hub token on this machine; run `hf auth login`, or export "

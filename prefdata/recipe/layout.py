@@ -331,7 +331,11 @@ def layout_names() -> list[str]:
 
 @cache
 def load_preset(name: str) -> Preset:
-    """A preset by its name, or by the dataset's on the Hub, upper or lower case."""
+    """A preset by its name, or by the dataset's on the Hub, upper or lower case.
+
+    Raises:
+        PrefdataError: there is none.
+    """
     wanted = _bare(name)
     for known in layout_names():
         if _bare(known) == wanted:

@@ -54,7 +54,11 @@ class Origin:
         return chat if system is None else system.over(chat, row)
 
     def offered(self, row: Mapping[str, Any]) -> ToolList:
-        """What the writers of a row's texts might call."""
+        """What the writers of a row's texts might call.
+
+        Raises:
+            RowError: as from `read_tools`.
+        """
         return read_tools(row[self.tools] if isinstance(self.tools, str) else self.tools)
 
 

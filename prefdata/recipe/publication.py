@@ -14,7 +14,11 @@ _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)){0,95}"
 
 
 def check_repo_id(name: str) -> str:
-    """Refuse what the Hub would refuse."""
+    """Refuse what the Hub would refuse.
+
+    Raises:
+        PydanticCustomError: it is not `owner/name`.
+    """
     if not re.fullmatch(f"{_NAME}/{_NAME}", name) or name.endswith((".git", ".", "-")):
         raise PydanticCustomError(
             "repo_id",

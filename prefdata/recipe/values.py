@@ -133,7 +133,11 @@ JsonSchema = Annotated[dict[str, Any], AfterValidator(_check_whole), AfterValida
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """A regular expression, in which `.` matches line ends too."""
+    """A regular expression, in which `.` matches line ends too.
+
+    Raises:
+        ValueError: it is none.
+    """
     import regex  # 0.1 s, and few recipes have a pattern
 
     try:

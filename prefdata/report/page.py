@@ -277,10 +277,8 @@ def _page(
     candidates: Sequence[Candidates | None],
 ) -> Iterable[str]:
     """The page in pieces, so that it is never in memory as a whole."""
-    style, scripts = (
-        Markup(read_template("report.css")),
-        [Markup(read_template(name)) for name in SCRIPTS],
-    )
+    style = Markup(read_template("report.css"))
+    scripts = [Markup(read_template(name)) for name in SCRIPTS]
     data = {
         "charts": [[cell.charts for cell in panel.cells] for panel in panels],
         "runs": [

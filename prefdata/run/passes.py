@@ -71,6 +71,9 @@ def run_ahead(sweep: Sweep, source: Path, progress: Progress) -> int:
 
     Returns:
         How many rows have more to ask, of a model that is not loaded.
+
+    Raises:
+        PrefdataError: as from the stages.
     """
     schema = read_schema(source)
     with MapLoop(sweep.ending) as loop, _window(sweep, source):

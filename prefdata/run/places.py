@@ -10,7 +10,11 @@ from prefdata.storage.ownership import Input, check_file, check_folder, check_na
 
 
 def check_places(loaded: LoadedRecipe, out: Path, *, is_forced: bool = False) -> None:
-    """See that a run may be made in a folder, and its copies where the recipe wants them."""
+    """See that a run may be made in a folder, and its copies where the recipe wants them.
+
+    Raises:
+        PrefdataError: what is there is the user's.
+    """
     inputs = inputs_of(loaded)
     check_folder(out, inputs, is_forced=is_forced)
     for place in copies_of(loaded.recipe).values():

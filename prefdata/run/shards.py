@@ -42,7 +42,11 @@ class Shard:
 
 
 def read_shard(text: str) -> Shard:
-    """The shard of `i/N`."""
+    """The shard of `i/N`.
+
+    Raises:
+        PrefdataError: it is none.
+    """
     found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
     if found is None or not int(found[1]) < int(found[2]):
         raise PrefdataError(

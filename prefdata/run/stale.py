@@ -36,7 +36,11 @@ def find_stale(run: Path) -> list[str]:
 
 
 def check_training(run: Path, record: dict[str, Any], out: Path, *, is_forced: bool) -> None:
-    """Refuse to replace what was trained on earlier pairs."""
+    """Refuse to replace what was trained on earlier pairs.
+
+    Raises:
+        PrefdataError: that is there.
+    """
     if not is_forced and _is_of_others(out / "data" / "export.json", identify_pairs(run, record)):
         raise PrefdataError(
             f"{out}: what is there was trained on earlier pairs of the run, or of another one, and "

@@ -249,7 +249,11 @@ class Building:
         return self.record(record, add_up([*parts, self.spent()]))
 
     def check_rows(self, seeds: Seeds, stages: StageFolders) -> None:
-        """See that every row of a shard is scored or a reject."""
+        """See that every row of a shard is scored or a reject.
+
+        Raises:
+            PrefdataError: some are lost, or there twice.
+        """
         rows = len(seeds) + sum(_rows_added(stages).values())
         lost = [count_rows(rejects_of(folder)) for folder in stages.folders]
         if (found := count_rows(stages.folders[-1]) + sum(lost)) != rows:

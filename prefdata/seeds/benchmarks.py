@@ -19,7 +19,7 @@ def items_of(benchmark: Benchmark, locate: Callable[[str], str]) -> Iterator[tup
         locate: finds a path, which may be relative to the recipe.
 
     Raises:
-        PrefdataError: it does not exist, or has no such column with texts.
+        PrefdataError: it does not exist, a line cannot be read, or has no text in such a column.
     """
     path, column = benchmark.path, benchmark.column
     where = benchmark.model_dump(include={"name", "split", "revision"})
@@ -29,7 +29,10 @@ def items_of(benchmark: Benchmark, locate: Callable[[str], str]) -> Iterator[tup
         lines = read_lines(config, locate(path), [])
     for line in lines:
         if line.fields is None:
-            continue
+            raise PrefdataError(
+                f"{path}: {line.source}: {line.reason}: {line.detail}; what cannot be read cannot "
+                "be looked for, so fix the line, or take it out"
+            )
         if column not in line.fields:
             raise PrefdataError(
                 f"{path}: {line.source}: there is no column {column!r}; "
@@ -37,7 +40,13 @@ def items_of(benchmark: Benchmark, locate: Callable[[str], str]) -> Iterator[tup
             )
         value, is_empty = line.fields[column], False
         texts = [one["content"] for one in read_chat(value)] if is_chat(value) else [value]
-        yield from ((line.source, text) for text in texts if isinstance(text, str))
+        for text in texts:
+            if not isinstance(text, str):
+                raise PrefdataError(
+                    f"{path}: {line.source}: column {column!r} has no text there: {text!r}; fix "
+                    "the line, or take it out"
+                )
+            yield line.source, text
     if is_empty:
         raise PrefdataError(f"{path}: there is no item, so nothing can be found; give another path")
 

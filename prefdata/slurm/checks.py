@@ -43,7 +43,11 @@ _NO_LIMIT = ("unlimited", "infinite")
 
 
 def check_cluster(loaded: LoadedRecipe, cluster: Cluster, time: str | None) -> None:
-    """See that the tasks could run as they are asked for."""
+    """See that the tasks could run as they are asked for.
+
+    Raises:
+        PrefdataError: they could not.
+    """
     machine = Machine(tuple(map(str, range(cluster.gpus))))
     for alias, role in roles_of(loaded.recipe).items():
         model = loaded.recipe.model(alias)
@@ -61,7 +65,11 @@ def check_cluster(loaded: LoadedRecipe, cluster: Cluster, time: str | None) -> N
 
 
 def check_shards(shards: int, rows: int) -> None:
-    """See that every shard has a row."""
+    """See that every shard has a row.
+
+    Raises:
+        PrefdataError: there are more shards than rows.
+    """
     if shards > max(rows, 1):
         raise PrefdataError(
             f"there are {shards} shards, but the seeds have only {rows:,} rows, so some tasks "

@@ -24,6 +24,8 @@ Verdict = tuple[str, str] | None
 """Reason and detail of what is left out; None of what is kept."""
 Judge = Callable[[str, Row, Row], Awaitable[Verdict]]
 """Of a text, the candidate it belongs to, and its row."""
+SHOWN_ITEM = 200
+"""Characters of a benchmark's item that a reject repeats."""
 FILTERED = "filtered"
 """The reason where an expression, a verifier or a function says so."""
 
@@ -129,7 +131,7 @@ def _checks(column: Filter, tools: Tools) -> Iterator[tuple[str, text_checks.Che
     """(reason, check)."""
     if column.refusals is not None:
         own = column.refusals if isinstance(column.refusals, Refusals) else Refusals()
-        yield "refusal", text_checks.refusal(own.patterns, own.within)
+        yield "refusal", text_checks.refusal(column.name, own.patterns, own.within)
     if column.special_tokens is not None:
         yield "special_token", text_checks.special_token(_special_tokens(column, tools))
     if column.repetition:
@@ -169,10 +171,6 @@ def _contaminated(rule: Decontamination, tools: Tools) -> text_checks.Check:
         return f"{match.source}, {match.overlap:.2f} {what}: {match.item[:SHOWN_ITEM]!r}"
 
     return check
-
-
-SHOWN_ITEM = 200
-"""Characters of a benchmark's item that a reject repeats."""
 
 
 def _measured(bounds: Tokens, tools: Tools) -> Judge:

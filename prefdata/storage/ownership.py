@@ -43,6 +43,9 @@ def check_folder(out: Path, inputs: Sequence[Input] = (), *, is_forced: bool = F
     """See that a run may be made in a folder without loss to the user.
 
     `is_forced`: whether a file of the user's may be replaced; never one that is read, nor a folder.
+
+    Raises:
+        PrefdataError: something there is not prefdata's.
     """
     for one in inputs:
         if one.is_whole and _is_inside(out, one.path):
@@ -92,7 +95,11 @@ def check_file(
 
 
 def check_name(place: Path, out: Path) -> None:
-    """See that a file is not where the run has files of its own, whatever is there now."""
+    """See that a file is not where the run has files of its own, whatever is there now.
+
+    Raises:
+        PrefdataError: it is.
+    """
     if not _is_inside(place, out):
         return
     first = place.resolve().relative_to(out.resolve()).parts[:1]

@@ -5,7 +5,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from prefdata.errors import PrefdataError, Say
 
@@ -25,7 +26,7 @@ def run_child(
     try:
         child = subprocess.Popen(
             words, stdout=subprocess.PIPE if say else sys.stderr, env=environment,
-            preexec_fn=_end_with_the_parent, text=True, errors="replace",
+            preexec_fn=_end_with_the_parent(), text=True, errors="replace",
         )  # fmt: skip
     except OSError as err:
         raise PrefdataError(f"{words[0]!r} cannot be run: {err}; mend the command") from err
@@ -48,6 +49,8 @@ def fill_in(line: str, places: Mapping[str, object]) -> list[str]:
     return words
 
 
-def _end_with_the_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _end_with_the_parent() -> Callable[[], object] | None:
+    """What the child does first; all that it needs is loaded before it is forked."""
+    if sys.platform != "linux":
+        return None
+    return partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)

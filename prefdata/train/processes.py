@@ -54,6 +54,8 @@ def train_in_processes(
     Raises:
         PrefdataError: the processes failed, or left no weights.
     """
+    import torch  # slow to import
+
     place = temporary_name(out / "model")
     job = {
         "model": model.model_dump(mode="json"),
@@ -65,7 +67,7 @@ def train_in_processes(
     write_text(out / JOB, orjson.dumps(job).decode())
     how = ["--config_file", settings.accelerate] if settings.accelerate else [
         "--num_processes", str(settings.processes), "--num_machines", "1", "--mixed_precision",
-        "no", "--dynamo_backend", "no", *_devices(environment),
+        "no", "--dynamo_backend", "no", "--multi_gpu" if torch.cuda.is_available() else "--cpu",
     ]  # fmt: skip
     launch = [sys.executable, "-m", "accelerate.commands.launch", *how]
     if code := run_child([*launch, "-m", __name__, str(out / JOB)], environment, say):
@@ -80,12 +82,6 @@ def train_in_processes(
     publish(place, out / "model")
     figures: dict[str, Any] = orjson.loads((out / FIGURES).read_bytes())
     return figures
-
-
-def _devices(environment: Mapping[str, str]) -> list[str]:
-    import torch
-
-    return ["--multi_gpu"] if torch.cuda.is_available() else ["--cpu"]
 
 
 def _work(job: Mapping[str, Any]) -> None:
