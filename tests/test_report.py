@@ -248,15 +248,19 @@ def test_a_build_notes_its_throughput_and_its_slowest_rows(project):
     assert "Slowest rows" in page.text
 
 
-@pytest.mark.parametrize("forgotten", [(), ("throughput",)], ids=["in one piece", "in shards"])
-def test_the_figures_of_replicas_are_a_table_of_what_is_known(project, forgotten):
+@pytest.mark.parametrize("samples", [None, 2, 9], ids=["in shards", "over soon", "in one piece"])
+def test_the_figures_of_replicas_are_a_table_of_what_is_known(project, samples):
     run = project.folder / "run"
     record = build(project.load(), run, rehearse=True)
     assert "longest queue" not in Page(write_report(run)).text
     known = {"gpus": ["0", "1"], "answered": 80, "tokens": 20_000, "queue_peak": 12}
     record["replicas"] = {"lm-0": known | {"power_watts": 512.5}, "lm-1": known}
-    kept = {key: value for key, value in record.items() if key not in forgotten}
-    (run / "run.json").write_bytes(orjson.dumps(kept))
+    noted = record.pop("throughput")
+    if samples is not None:
+        first, *_, last = noted["samples"]
+        made = [[first[0] + n, *last[1:]] for n in range(samples)]
+        record["throughput"] = noted | {"samples": [first, *made[1:]]}
+    (run / "run.json").write_bytes(orjson.dumps(record))
     page = Page(write_report(run)).text
     for told in ("0, 1", "20,000", "512.5", "longest queue", "mean power, W"):
         assert told in page

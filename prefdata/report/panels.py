@@ -204,7 +204,9 @@ def _throughput(run: Numbers) -> Cell:
         told = "This run has not recorded its throughput." + replayed
         return Cell(told, tables=replicas, is_empty=not replicas)
     if found is None or not any(found.requests):
-        return Cell("No model was asked in the last build." + replayed, is_empty=True)
+        was_asked = asked["generated"] + asked["scored"]
+        told = "It was over too soon to measure." if was_asked else "No model was asked."
+        return Cell(f"Of the last build: {told}{replayed}", tables=replicas, is_empty=not replicas)
     summary = (
         f"{asked['generated']:,} texts and {asked['scored']:,} scores in "
         f"{duration(record['seconds']['total'])}.{replayed}"
