@@ -9,10 +9,11 @@ import pytest
 from prefdata.engines.scripted import ScriptedText
 from prefdata.errors import PrefdataError
 from prefdata.inference import Completion
-from prefdata.pipeline import build
+from prefdata.pipeline import build, build_shard, merge
 from prefdata.report.biases import judges_cell
 from prefdata.run.checking import check_loaded
 from prefdata.run.gold import measure, tell, write_known
+from prefdata.run.shards import Shard
 from prefdata.stages import Tools, fields_of, make_stage
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema
 from prefdata.storage.record import read_record
@@ -224,6 +225,22 @@ def test_check_looks_at_known_preferences(project):
     assert "left out, missing_field: 1, the first known.jsonl:25: " in second
     project.recipe["columns"][-1]["gold"]["path"] = "owner/name"
     assert "owner/name is not looked at" in "".join(check_loaded(project.load()))
+
+
+def test_one_shard_asks_the_judge_and_the_others_read_what_it_has_found(project):
+    project.write_seeds(KNOWN, "known.jsonl")
+    judge = JUDGE | {"tournament": {"type": "swiss"}, "gold": {"path": "known.jsonl"}}
+    project.recipe["columns"].append(judge)
+    out = project.folder / "run"
+    for number in (1, 0, 2):
+        build_shard(project.load(), out, Shard(number, 3), rehearse=True, say=print)
+    told = merge(project.load(), out, rehearse=True, say=print)
+    alone = build(project.load(), project.folder / "alone", rehearse=True, say=print)
+    assert told["requests"]["generated"] == alone["requests"]["generated"]
+    assert told["gold"] == alone["gold"]
+    project.recipe["columns"][-1]["prompt"] = TWO
+    again = build_shard(project.load(), out, Shard(0, 3), rehearse=True, say=print)
+    assert again["requests"]["generated"] >= 2 * len(KNOWN)  # of another judge nothing is known
 
 
 def test_a_judge_that_compares_nothing_cannot_be_measured(project):

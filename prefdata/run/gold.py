@@ -45,6 +45,7 @@ class Test:
         loaded: the recipe with this judge alone.
         step: the pass of the judge.
         compared: the two columns with the texts; None where they are candidates.
+        fingerprint: of the lines that were read.
         left_out: lines that measure nothing, by reason: how many `rows`, and the `first`.
         notes: messages for the user.
     """
@@ -52,6 +53,7 @@ class Test:
     loaded: LoadedRecipe
     step: Pass
     compared: tuple[str, str] | None
+    fingerprint: str
     left_out: dict[str, dict[str, Any]]
     notes: list[str]
 
@@ -105,7 +107,7 @@ def read_known(column: Column, gold: Gold, loaded: LoadedRecipe) -> tuple[Test, 
         table = table.append_column(name, pa.array([row[name] for row in rows]))
     step = Pass(((judge,),), checkpoints_of(judge, only.recipe))
     notes = [_of_gold(column, note) for note in seeds.notes]
-    return Test(only, step, compared, _count(seeds.rejects), notes), table
+    return Test(only, step, compared, seeds.fingerprint, _count(seeds.rejects), notes), table
 
 
 def _of_gold(column: Column, told: str) -> str:

@@ -16,11 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import orjson
 import pyarrow as pa
 
 from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.errors import PrefdataError, Say
-from prefdata.fingerprint import digest
+from prefdata.fingerprint import digest, stage_fingerprint
 from prefdata.pairs.choose import Choice
 from prefdata.pairs.diff import changes_since, read_before
 from prefdata.pairs.files import copies_of, write_jsonl
@@ -54,7 +55,7 @@ from prefdata.seeds.benchmarks import items_of
 from prefdata.seeds.seeds import Seeds, seeds_of
 from prefdata.stages import Tools, fields_of, make_expansion, make_stage
 from prefdata.stages.functions import Functions
-from prefdata.storage.disk import Damaged, temporary_name
+from prefdata.storage.disk import Damaged, hold_file, temporary_name, write_text
 from prefdata.storage.folders import (
     RowsWriter,
     count_rows,
@@ -85,6 +86,8 @@ Ordered = Sequence[Sequence[Sequence[Column]]]
 """Columns of two passes, by level."""
 VERSIONS = ("datasets", "llguidance", "pyarrow", "torch", "transformers")
 """Packages whose version can matter to the rows."""
+PATIENCE = 1800.0
+"""Seconds that a shard waits while another one measures a judge, which may have to be loaded."""
 SCORE_TOKENS = 64
 """Tokens in whose time a chat is scored, roughly."""
 MOST_TURNS = 100
@@ -198,14 +201,28 @@ class Building:
         for column, gold, test, known, alone in self.judging():
             for note in test.notes:
                 self.say(note)
-            judged = known.with_name("judged")
-            alone.run_pass(test.step, known, judged)
-            told = measure(test, judged, count_rows(rejects_of(judged)))
-            self.gold[column.name] = told
+            told = self.gold[column.name] = self._measure(test, known, alone)
             for what, how in tell(told):
                 self.say(f"{column.name}, {what}: {how}")
             if not self.fleet.is_rehearsal:
                 refuse_poor(column.name, gold, told)
+
+    def _measure(self, test: Test, known: Path, alone: "Building") -> dict[str, Any]:
+        """What a judge finds; shards wait for the one that asks it, and read what that has found.
+
+        One that is killed gives its place to the next.
+        """
+        shared = self.out.parent if self.is_shard else known.parent
+        judge, asked = test.judge, test.loaded.recipe
+        who = stage_fingerprint(test.fingerprint, (judge,), asked, self.fleet.checkpoints)
+        name = f"gold-{digest(who, judge.name, self.fleet.is_rehearsal)}"
+        with hold_file(shared / f"{name}.lock", patience=PATIENCE):
+            if (told := read_record(shared, f"{name}.json")) is None:
+                judged = known.with_name("judged")
+                alone.run_pass(test.step, known, judged)
+                told = measure(test, judged, count_rows(rejects_of(judged)))
+                write_text(shared / f"{name}.json", orjson.dumps(told).decode())
+        return told
 
     def judging(self) -> Iterator[tuple[Column, Gold, Test, Path, "Building"]]:
         """Of every judge that is measured: its measure, the rows with it, and who asks it alone."""
