@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from waiting import PATIENCE, wait_until
 
-from prefdata.slurm.scripts import Cluster, write_scripts
+from prefdata.cluster.slurm_scripts import Cluster, write_scripts
 
 
 class Task:

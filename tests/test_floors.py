@@ -7,7 +7,7 @@ from import_graph import arrows_of, circles_of, files_of, imports_of, room_of
 
 PACKAGE = Path(__file__).resolve().parent.parent / "prefdata"
 ORDER = (
-    "__main__", "cli", "api", "slurm", "train", "hub", "report", "export", "pipeline", "run",
+    "__main__", "cli", "api", "cluster", "train", "hub", "report", "export", "pipeline", "run",
     "pairs", "workers", "seeds", "stages", "storage", "engines", "fingerprint", "recipe",
     "inference", "rows", "errors",
 )  # fmt: skip
@@ -24,7 +24,7 @@ ONLY_IN = {
     "huggingface_hub": {"hub", "train"},
     "nemo_microservices": {"train"},
     "multiprocessing": {"workers", "stages"},
-    "subprocess": {"workers", "stages", "slurm", "train"},
+    "subprocess": {"workers", "stages", "cluster", "train"},
     "omegaconf": {"recipe"},
 }
 """Libraries that one place owns."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from prefdata.cluster.status import RunStatus, look_at_run, watch_run
 from prefdata.errors import PrefdataError
 from prefdata.run.shard_status import (
     ALIVE_SECONDS,
@@ -15,7 +16,6 @@ from prefdata.run.shard_status import (
     write_status,
 )
 from prefdata.run.shards import Shard
-from prefdata.slurm.status import RunStatus, look_at_run, watch_run
 from prefdata.storage.disk import write_text
 
 

@@ -10,8 +10,8 @@ from conftest import QUICKSTART
 from typer.testing import CliRunner
 
 from prefdata.cli import app
-from prefdata.slurm.checks import read_time
-from prefdata.slurm.scripts import CACHES, as_ranges
+from prefdata.cluster.checks import read_time
+from prefdata.cluster.slurm_scripts import CACHES, as_ranges
 
 RECIPE = QUICKSTART / "recipe.yaml"
 

@@ -90,9 +90,9 @@ def slurm(
         if (as_json or watch) and not status:
             raise PrefdataError("--json and --watch are for --status; add it, or leave them out")
         loaded = load(recipe, overrides, out)
+        from prefdata.cluster.slurm import run_on_slurm, shards_submitted
+        from prefdata.cluster.slurm_scripts import Cluster
         from prefdata.run.shards import count_shards
-        from prefdata.slurm.scripts import Cluster
-        from prefdata.slurm.submit import run_on_slurm, shards_submitted
 
         folder = run_folder(loaded, rehearse).absolute()
         count = count_shards(folder, shards, default=shards_submitted(folder) or nodes)
@@ -126,7 +126,7 @@ def _show_status(folder: Path, count: int, *, as_json: bool, watch: bool) -> Non
     import orjson
 
     from prefdata.cli.terminal import open_console
-    from prefdata.slurm.status import RunStatus, look_at_run, watch_run
+    from prefdata.cluster.status import RunStatus, look_at_run, watch_run
 
     console, last = open_console(), ""
 

@@ -1,19 +1,15 @@
 """The batch scripts of a sharded run. Submits nothing."""
 
-import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import unified_diff
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from prefdata.cluster.files import name_of, write_files
 from prefdata.errors import Say
 from prefdata.run.shards import FOLDER
 from prefdata.storage.disk import make_folder
-from prefdata.storage.ownership import check_file, claim_folder, write_own
 
 CACHES = (
     "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "VLLM_CACHE_ROOT",
@@ -91,7 +87,7 @@ def write_scripts(
     common = {
         "out": out,
         "here": shlex.quote(str(Path.cwd())),  # paths on the command line are seen from here
-        "name": re.sub(r"[^\w.-]+", "-", f"prefdata-{out.name}"),
+        "name": name_of(out),
         "logs": shlex.quote(str(place / "logs").replace("%", "%%")),
         "logs_here": shlex.quote(str(place / "logs")),
         "count": cluster.shards,
@@ -107,12 +103,6 @@ def write_scripts(
         "max_requeues": cluster.max_requeues,
         "command": _command(cluster, "build", [*words, "--gpus", str(cluster.gpus)]),
     }
-    for script in (scripts.array, scripts.merge):
-        if script is not None:
-            check_file(script, out, is_forced=force)
-    claim_folder(out)
-    if scripts.array is not None:
-        _write(scripts.array, out, common | array, say)
     merged = [*words, *(() if cluster.is_published else ("--no-publish",))]
     options = [option for option in cluster.options if not option.startswith(_GPU_OPTIONS)]
     if cluster.merge_partition:
@@ -122,7 +112,11 @@ def write_scripts(
         "options": [*options, *cluster.merge_options],
         "command": _command(cluster, "merge", merged),
     }
-    _write(scripts.merge, out, common | merge, say)
+    files = {} if scripts.array is None else {scripts.array: ("array.sbatch.j2", common | array)}
+    files[scripts.merge] = ("merge.sbatch.j2", common | merge)
+    write_files(files, out, force=force, say=say)
+    for script in files:
+        script.chmod(0o755)
     return scripts
 
 
@@ -165,20 +159,3 @@ def _setup(cluster: Cluster) -> list[str]:
         for line in cluster.setup
     ]
     return ["set +u", *lines, "set -u"] if lines else []
-
-
-def _write(place: Path, out: Path, values: dict[str, object], say: Say) -> None:
-    environment = Environment(
-        loader=PackageLoader("prefdata.slurm", "."),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    template = environment.get_template(f"{place.name}.j2")
-    text = template.render(values)
-    before = place.read_text("utf-8") if place.exists() else text
-    differences = unified_diff(before.splitlines(), text.splitlines(), lineterm="", n=0)
-    changed = [line for line in differences if not line.startswith(("---", "+++", "@@"))]
-    if changed:
-        say("\n  ".join((f"{place} is replaced; what changes in it:", *changed)))
-    write_own(place, out, text)
-    place.chmod(0o755)

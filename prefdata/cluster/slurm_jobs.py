@@ -8,8 +8,8 @@ from pathlib import Path
 
 import orjson
 
+from prefdata.cluster.slurm_scripts import Scripts
 from prefdata.errors import PrefdataError
-from prefdata.slurm.scripts import Scripts
 from prefdata.storage.disk import write_text
 
 JOBS = "slurm/jobs.json"

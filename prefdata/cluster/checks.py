@@ -2,13 +2,18 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
+from prefdata.cluster.slurm_scripts import GRACE_SECONDS, Cluster
 from prefdata.engines.options import check_options
-from prefdata.errors import PrefdataError
+from prefdata.errors import PrefdataError, Say
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import roles_of
 from prefdata.recipe.providers import ENGINES
-from prefdata.slurm.scripts import GRACE_SECONDS, Cluster
+from prefdata.run.growth import refuse_growth
+from prefdata.run.merging import Finished, find_finished
+from prefdata.run.places import check_places
+from prefdata.storage.record import read_record
 from prefdata.workers.machine import Machine
 
 OURS = {
@@ -42,38 +47,58 @@ _TIME = re.compile(
 _NO_LIMIT = ("unlimited", "infinite")
 
 
-def check_cluster(loaded: LoadedRecipe, cluster: Cluster, time: str | None) -> None:
-    """See that the tasks could run as they are asked for.
+def check_run(
+    loaded: LoadedRecipe, out: Path, shards: int, gpus: int, *, rehearse: bool, say: Say
+) -> Finished | None:
+    """See that tasks with so many GPUs each could make a run, and what there is of it.
+
+    `rehearse`: whether they answer with the scripted engines.
+
+    Returns:
+        None where the run is finished.
 
     Raises:
-        PrefdataError: they could not.
+        PrefdataError: the recipe cannot run so, or there are more shards than rows.
     """
-    machine = Machine(tuple(map(str, range(cluster.gpus))))
-    for alias, role in roles_of(loaded.recipe).items():
-        model = loaded.recipe.model(alias)
-        if loaded.recipe.endpoint(model) is None:
-            machine.places(model)
-            engines = tuple(ENGINES) if model.provider == "auto" else (model.provider,)
-            check_options(model, role, engines)
+    refuse_growth(loaded.recipe)
+    check_places(loaded, out)
+    if not rehearse:
+        _check_models(loaded, gpus)
+    finished = find_finished(loaded, out, shards, rehearse=rehearse, say=say)
+    if finished.is_merged:
+        say(f"nothing to do: the run in {out} is finished")
+        return None
+    if (other := read_record(out)) is not None:
+        say(f"{out}: there is a finished run of {other['rows']:,} rows, of another recipe or "
+            "pair rule; this run replaces it")  # fmt: skip
+    if shards > max(finished.rows, 1):
+        raise PrefdataError(
+            f"there are {shards} shards, but the seeds have only {finished.rows:,} rows, so some "
+            "tasks would wait for a node and do nothing; give at most --shards "
+            f"{max(finished.rows, 1)}"
+        )
+    return finished
+
+
+def local_places(loaded: LoadedRecipe) -> list[Path]:
+    """Models and seeds of a recipe, those of the Hub as relative paths that lead nowhere."""
+    recipe = loaded.recipe
+    named = [name for m in recipe.models for name in (m.model, m.adapter) if name]
+    return [Path(loaded.locate(name)) for name in (*named, *(recipe.seed_dataset.path or ()))]
+
+
+def check_slurm_options(cluster: Cluster, time: str | None) -> None:
+    """See that Slurm's options are some, and leave the scripts as they are.
+
+    Raises:
+        PrefdataError: they are not.
+    """
     _check_extra("--sbatch-extra", cluster.options)
     _check_extra("--merge-extra", cluster.merge_options)
     if time is not None and (seconds := read_time(time)) is not None and seconds <= GRACE_SECONDS:
         raise PrefdataError(
             f"--time {time} is {seconds / 60:g} min to Slurm, and a task is told of its end "
             f"{GRACE_SECONDS // 60} min before it, so it could do nothing; give hours as 4:00:00"
-        )
-
-
-def check_shards(shards: int, rows: int) -> None:
-    """See that every shard has a row.
-
-    Raises:
-        PrefdataError: there are more shards than rows.
-    """
-    if shards > max(rows, 1):
-        raise PrefdataError(
-            f"there are {shards} shards, but the seeds have only {rows:,} rows, so some tasks "
-            f"would wait for a node and do nothing; give at most --shards {max(rows, 1)}"
         )
 
 
@@ -97,6 +122,16 @@ def read_time(text: str) -> int | None:
     if days is not None:
         return int(days) * 86400 + first * 3600 + second * 60 + third
     return first * 3600 + second * 60 + third if parts[2] is not None else first * 60 + second
+
+
+def _check_models(loaded: LoadedRecipe, gpus: int) -> None:
+    machine = Machine(tuple(map(str, range(gpus))))
+    for alias, role in roles_of(loaded.recipe).items():
+        model = loaded.recipe.model(alias)
+        if loaded.recipe.endpoint(model) is None:
+            machine.places(model)
+            engines = tuple(ENGINES) if model.provider == "auto" else (model.provider,)
+            check_options(model, role, engines)
 
 
 def _check_extra(option: str, lines: Sequence[str]) -> None:

@@ -5,18 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from prefdata.cluster.checks import check_run, check_slurm_options, local_places, read_time
+from prefdata.cluster.slurm_jobs import Jobs, cancel, is_in_queue, read_jobs, submit, tasks_in_queue
+from prefdata.cluster.slurm_scripts import CACHES, Cluster, write_scripts
+from prefdata.cluster.status import count_shards
 from prefdata.errors import PrefdataError, Say
 from prefdata.recipe.loader import LoadedRecipe
-from prefdata.run.growth import refuse_growth
-from prefdata.run.merging import find_finished
-from prefdata.run.places import check_places
 from prefdata.run.shard_status import forget_attempts
-from prefdata.slurm.checks import check_cluster, check_shards, read_time
-from prefdata.slurm.jobs import Jobs, cancel, is_in_queue, read_jobs, submit, tasks_in_queue
-from prefdata.slurm.scripts import CACHES, Cluster, write_scripts
-from prefdata.slurm.status import count_shards
 from prefdata.storage.disk import disk_errors, make_folder
-from prefdata.storage.record import read_record
 
 
 def run_on_slurm(
@@ -43,19 +39,12 @@ def run_on_slurm(
     Raises:
         PrefdataError: the recipe cannot run, or Slurm is not here or refuses.
     """
-    refuse_growth(loaded.recipe)
-    check_places(loaded, out)
     if not rehearse:
-        check_cluster(loaded, cluster, time)
+        check_slurm_options(cluster, time)
     with disk_errors(out):
-        finished = find_finished(loaded, out, cluster.shards, rehearse=rehearse, say=say)
-        if finished.is_merged:
-            say(f"nothing to do: the run in {out} is finished")
+        finished = check_run(loaded, out, cluster.shards, cluster.gpus, rehearse=rehearse, say=say)
+        if finished is None:
             return None
-        if (other := read_record(out)) is not None:
-            say(f"{out}: there is a finished run of {other['rows']:,} rows, of another recipe or "
-                "pair rule; this run replaces it")  # fmt: skip
-        check_shards(cluster.shards, finished.rows)
         wanted = Jobs((), None, cluster.shards, finished.scored, finished.fingerprint)
         before = read_jobs(out) if is_submitted else None
         queued = _tasks_in_queue(before, wanted)
@@ -114,16 +103,13 @@ def shards_submitted(out: Path) -> int | None:
 
 def _with_mounts(cluster: Cluster, loaded: LoadedRecipe, out: Path) -> Cluster:
     """With the caches, and what a container needs besides: folders of the run and the recipe."""
-    recipe = loaded.recipe
-    named = [name for m in recipe.models for name in (m.model, m.adapter) if name]
-    named += recipe.seed_dataset.path or ()
-    places = [Path(loaded.locate(name)) for name in named]
+    places = local_places(loaded)
     folders = {place if place.is_dir() else place.parent for place in places if place.is_absolute()}
     caches = {"HF_HOME": str(Path.home() / ".cache" / "huggingface")}
     caches |= {name: os.environ[name] for name in CACHES if name in os.environ}
     folders |= {loaded.folder, out.parent, *map(Path, caches.values())}
-    if recipe.output_path is not None:
-        folders.add(Path(recipe.output_path).absolute().parent)
+    if loaded.recipe.output_path is not None:
+        folders.add(Path(loaded.recipe.output_path).absolute().parent)
     found = {folder for folder in folders if folder.is_dir()}
     mounts = sorted(str(folder) for folder in found if found.isdisjoint(folder.parents))
     return replace(cluster, mounts=tuple(mounts), caches=caches)

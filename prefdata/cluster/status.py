@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from prefdata.cluster.slurm_jobs import Jobs, is_in_queue, read_jobs, shards_in_queue
 from prefdata.errors import PrefdataError
 from prefdata.run.shard_status import STATES, ShardState, look_at_shards
-from prefdata.slurm.jobs import Jobs, is_in_queue, read_jobs, shards_in_queue
 from prefdata.storage.disk import disk_errors
 from prefdata.storage.record import Record, read_record
 

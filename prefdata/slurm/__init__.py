@@ -1,1 +1,0 @@
-"""`prefdata slurm`: batch scripts, jobs and what has become of them."""
