@@ -253,6 +253,16 @@ def test_paths_lose_what_only_this_machine_has(tmp_path, path, told):
 def test_the_public_recipe_names_no_folder_of_the_machine(project):
     project.recipe["seed_dataset"]["path"] = str(project.folder / "seeds.jsonl")
     project.recipe["models"][0]["engine"] = {"tokenizer": str(project.folder / "tokenizer")}
+    project.recipe["models"][1]["adapter"] = str(project.folder / "adapter")
+    project.write_seeds([{"text": "none of these"}], "bench.jsonl")
+    bench = {"path": str(project.folder / "bench.jsonl"), "column": "text"}
+    new = {
+        "name": "new",
+        "type": "filter",
+        "column": "prompt",
+        "decontaminate": {"against": [bench]},
+    }
+    project.recipe["columns"].insert(0, new)
     project.recipe["output_path"] = str(project.folder / "out" / "pairs.jsonl")
     project.recipe["publish"] = {"repo_id": "user/pairs"}
     build(project.load(), project.folder / "run", rehearse=True, say=lambda line: None)

@@ -331,7 +331,9 @@ def test_another_benchmark_makes_the_rows_again(recipe, project):
     with pytest.raises(PrefdataError, match="there is no column 'answer'"):
         build(recipe)
     kept["decontaminate"]["against"][0]["path"] = "none.jsonl"
-    with pytest.raises(PrefdataError, match=r"^decontaminate\.against: file not found: 'none"):
+    with pytest.raises(
+        PrefdataError, match=r"^decontaminate\.against\.path: file not found: 'none"
+    ):
         build(recipe)
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import orjson
 import pyarrow as pa
 import pytest
+import yaml
 
 from prefdata.engines.scripted import ScriptedText
 from prefdata.errors import PrefdataError
@@ -12,7 +13,7 @@ from prefdata.inference import Completion
 from prefdata.pipeline import build, build_shard, merge
 from prefdata.report.biases import judges_cell
 from prefdata.run.checking import check_loaded
-from prefdata.run.gold import measure, tell, write_known
+from prefdata.run.gold import measure, read_known, tell, write_known
 from prefdata.run.shards import Shard
 from prefdata.stages import Tools, fields_of, make_stage
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema
@@ -205,9 +206,34 @@ def test_a_file_without_a_line_that_measures_is_one_error_at_its_place(project, 
 
 
 def test_what_is_told_of_a_file_names_no_field_that_gold_lacks(project):
-    with pytest.raises(PrefdataError, match="keep the columns that the judge reads") as told:
+    with pytest.raises(PrefdataError, match="take it out of the file") as told:
         answered(project, JUDGES["round_robin"], knows, [KNOWN[0] | {"note": 2**64 - 1}])
     assert "seed_dataset" not in str(told.value)
+
+
+def test_known_preferences_are_read_as_seeds_are(project):
+    folder = project.folder / "hub"
+    folder.mkdir()
+    configs = [{"config_name": name, "data_files": f"{name}.jsonl"} for name in ("plain", "hard")]
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    project.write_seeds(KNOWN, "hub/plain.jsonl")
+    project.write_seeds(KNOWN[:3], "hub/hard.jsonl")
+
+    def known(**gold):
+        [*_, judge] = project.recipe["columns"]
+        project.recipe["columns"][-1] = judge | {"gold": {"path": "hub", **gold}}
+        [judge] = [one for one in project.load().recipe.columns if one.known]
+        return read_known(judge, judge.known, project.load())
+
+    project.recipe["columns"] += JUDGES["round_robin"]
+    test, table = known(name="hard", revision="main")
+    assert table.num_rows == 3
+    [note] = test.notes
+    assert note.startswith("column 'judged': gold.revision: ignored")
+    with pytest.raises(PrefdataError, match="^column 'judged': gold.name: it has several config"):
+        known()
+    with pytest.raises(PrefdataError, match="^column 'judged': gold.split: there is no split 'x'"):
+        known(name="hard", split="x")
 
 
 def test_check_looks_at_known_preferences(project):
@@ -223,6 +249,8 @@ def test_check_looks_at_known_preferences(project):
     first, second = (line for line in check_loaded(project.load()) if "gold" in line)
     assert first == "column 'judged': gold: the first 24 known preferences can be judged"
     assert "left out, missing_field: 1, the first known.jsonl:25: " in second
+    with pytest.raises(PrefdataError, match=r"a file of columns\.\d\.gold, and would be replaced"):
+        check_loaded(project.load(f"output_path={project.folder / 'known.jsonl'}"))
     project.recipe["columns"][-1]["gold"]["path"] = "owner/name"
     assert "owner/name is not looked at" in "".join(check_loaded(project.load()))
 

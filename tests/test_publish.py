@@ -637,7 +637,8 @@ def test_the_command_on_the_card_builds_the_same_rows(hub, shell, recipe):
     (shell.folder / "scored.jsonl").unlink()
     words = [word for word in shlex.split(line)[1:] if not word.startswith("seed_dataset")]
     error = refused(shell, *words)
-    assert "its seeds were in 'scored.jsonl'" in error and "seed_dataset.path=" in error
+    assert "'scored.jsonl' was a file of the author's machine" in error
+    assert "seed_dataset.path=" in error
 
 
 MODEL = {
@@ -734,6 +735,17 @@ DANGEROUS = {
     "the user's own server": (
         {"models": [MODEL | {"provider": "mine"}], "columns": [TEXT]},
         "prompts would be sent to your server 'mine'",
+    ),
+    "known preferences of this machine": (
+        {"models": [MODEL], "columns": [
+            {"name": "rated", "type": "rubric_judge", "model_alias": "m", "criteria": {"good": "?"},
+             "candidates": "candidates", "scale": [1, 5], "gold": {"path": "/etc/hostname"}}]},
+        "columns.0.gold.path: '/etc/hostname' would be read on this machine",
+    ),
+    "a benchmark of this machine": (
+        {"columns": [{"name": "new", "type": "filter", "column": "prompt", "decontaminate": {
+            "against": [{"path": "here/lm", "column": "text"}]}}]},
+        "columns.0.decontaminate.against.0.path: 'here/lm' would be read on this machine",
     ),
     "a file of this machine": (
         {"models": [MODEL], "columns": [{k: v for k, v in TEXT.items() if k != "prompt"}

@@ -81,10 +81,11 @@ def check_run(
 
 
 def local_places(loaded: LoadedRecipe) -> list[Path]:
-    """Models and seeds of a recipe, those of the Hub as relative paths that lead nowhere."""
+    """Models of a recipe, and what it reads lines from, those of the Hub as relative paths that lead nowhere."""
     recipe = loaded.recipe
     named = [name for m in recipe.models for name in (m.model, m.adapter) if name]
-    return [Path(loaded.locate(name)) for name in (*named, *(recipe.seed_dataset.path or ()))]
+    named += [path for _, source in recipe.sources for path in source.paths]
+    return [Path(loaded.locate(name)) for name in named]
 
 
 def check_slurm_options(cluster: Cluster, time: str | None) -> None:

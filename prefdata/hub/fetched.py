@@ -181,11 +181,12 @@ class _Stranger:
     def check(self, loaded: LoadedRecipe) -> None:
         """Refuse files of this machine, code and servers that the command line does not name."""
         recipe = loaded.recipe
-        for number, path in enumerate(recipe.seed_dataset.path or ()):
-            at: At = ("seed_dataset", "path", number)
-            if not self._is_named(at) and not self._is_named(at[:2]):
-                self._check_seeds(loaded, path)
-        self._check_revision(("seed_dataset", "revision"), recipe.seed_dataset.revision)
+        at: At
+        for at, source in recipe.sources:
+            for number, path in enumerate(source.paths):
+                if not self._is_named((*at, "path", number)):
+                    self._check_source(_dotted((*at, "path")), loaded, path)
+            self._check_revision((*at, "revision"), source.revision)
         for number, column in enumerate(recipe.columns):
             at = ("columns", number, "function")
             if column.calls is not None and not self._is_named(at):
@@ -206,22 +207,20 @@ class _Stranger:
             if recipe.endpoint(model) is None:
                 self._check_model(number, model, loaded)
 
-    def _check_seeds(self, loaded: LoadedRecipe, path: str) -> None:
+    def _check_source(self, key: str, loaded: LoadedRecipe, path: str) -> None:
         is_here = loaded.locate(path) != path
         if is_here or path.startswith(("/", ".", "~")) or Path(path).is_absolute():
             raise self._refusal(
-                f"seed_dataset.path: its seeds are in {path!r}, which would be read on this "
-                "machine; to allow that, give seed_dataset.path=…"
+                f"{key}: {path!r} would be read on this machine; to allow that, give {key}=…"
             )
         if is_data_file(path) or any(c in path for c in "*?["):
             raise self._refusal(
-                f"its seeds were in {path!r}, a file of the author's machine that is not in the "
-                "repository; give your own with seed_dataset.path=…"
+                f"{key}: {path!r} was a file of the author's machine, and is not in the "
+                f"repository; give your own with {key}=…"
             )
         if not _HUB_ID.fullmatch(path):
             raise self._refusal(
-                f"seed_dataset.path: {path!r} is not the id of a dataset on the Hub; give your "
-                "seeds with seed_dataset.path=…"
+                f"{key}: {path!r} is not the id of a dataset on the Hub; give your own with {key}=…"
             )
 
     def _check_model(self, number: int, model: Model, loaded: LoadedRecipe) -> None:

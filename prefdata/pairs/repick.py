@@ -161,7 +161,8 @@ def pairs_of_file(
     if config is None and layout.each in configs_of(file):  # a run's, where its folder is given
         config = layout.each
     source = SeedDataset(path=(str(file),), name=config, split=split)
-    groups.read(read_lines(source, str(file), notes))
+    at = {"name": "--config", "split": "--split"}
+    groups.read(read_lines(source, str(file), notes, at=lambda key: at.get(key, "FILE")))
     groups.check_fields(
         lambda key: f"{file}: --{key.removesuffix('_by')}" if key in _OPTIONS
         else f"{file}{f': {key}' if key else ''}",

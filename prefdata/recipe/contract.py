@@ -13,6 +13,7 @@ from prefdata.errors import suggest
 from prefdata.recipe.gold import Gold
 from prefdata.recipe.messages import Messages
 from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.sources import Source
 from prefdata.recipe.values import META_SUFFIX, ColumnName, Filled, Frozen, OneOrMore
 
 At = tuple[str | int, ...]
@@ -227,6 +228,11 @@ class Column(Frozen):
     def known(self) -> Gold | None:
         """The preferences by which it is measured before the run."""
         return None
+
+    @property
+    def sources(self) -> Sequence[tuple[At, Source]]:
+        """What it reads lines from besides the rows, each with its key."""
+        return [] if self.known is None else [(("gold",), self.known)]
 
     @property
     def compares_many(self) -> bool:

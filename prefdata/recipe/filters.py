@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from prefdata.recipe.contract import Column, Problem, Scope, no_candidates
+from prefdata.recipe.contract import At, Column, Problem, Scope, no_candidates
+from prefdata.recipe.sources import Source
 from prefdata.recipe.values import Filled, Frozen, OneOrMore, Positive, compile_pattern
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -62,6 +63,11 @@ class Benchmark(Frozen):
     """Its split."""
     revision: str | None = None
     """Its branch, tag or commit."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What is read, as of other sources."""
+        return (self.path,)
 
 
 class Decontamination(Frozen):
@@ -165,6 +171,11 @@ class Filter(Column):
     @property
     def makes(self) -> tuple[str, ...]:
         return (self.name,) if self.candidates else ()
+
+    @property
+    def sources(self) -> Sequence[tuple[At, Source]]:
+        against = self.decontaminate.against if self.decontaminate else ()
+        return [(("decontaminate", "against", n), one) for n, one in enumerate(against)]
 
     def problems(self, scope: Scope) -> Iterator[Problem]:
         target = self.candidates

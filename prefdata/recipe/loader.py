@@ -42,7 +42,8 @@ UNNAMED = "<recipe>"
 """Stands for the file of a recipe that has none."""
 PATH_KEYS = (
     "seed_dataset.path", "models.*.model", "models.*.adapter", "models.*.chat_template",
-    "columns.*.prompt_file", "columns.*.gold.path", "variables.*",
+    "columns.*.prompt_file", "columns.*.gold.path",
+    "columns.*.decontaminate.against.*.path", "variables.*",
 )  # fmt: skip
 """Keys whose values may be files: in a recipe these are looked up beside it, then in the current
 folder; on the command line in the current folder first.

@@ -3,7 +3,7 @@
 A field that does not change rows has no place here: it is a command-line flag.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -11,10 +11,12 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from prefdata.errors import suggest
 from prefdata.recipe.chats import SystemPromptMode
 from prefdata.recipe.columns import AnyColumn
+from prefdata.recipe.contract import At
 from prefdata.recipe.layout import Layout
 from prefdata.recipe.mix import OutputProjection
 from prefdata.recipe.providers import CLIENTS, LOCAL_PROVIDERS
 from prefdata.recipe.publication import Publish
+from prefdata.recipe.sources import Source
 from prefdata.recipe.values import (
     OWN_ID,
     ColumnName,
@@ -88,6 +90,11 @@ class SeedDataset(Frozen):
                 "with 'candidates' the fields to read are already known; remove 'fields'"
             )
         return self
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What is read, as of other sources."""
+        return self.path or ()
 
     @property
     def kept(self) -> frozenset[str] | None:
@@ -314,6 +321,14 @@ class Recipe(Frozen):
         """Columns that the rows start with, or None if known only after loading the seeds."""
         kept = self.seed_dataset.kept
         return None if kept is None else kept | self.inputs.keys()
+
+    @property
+    def sources(self) -> Iterator[tuple[At, Source]]:
+        """What lines are read from, each with its key."""
+        yield ("seed_dataset",), self.seed_dataset
+        for number, column in enumerate(self.columns):
+            for at, source in column.sources:
+                yield ("columns", number, *at), source
 
     def model(self, alias: str) -> Model:
         """The model behind an alias that the loader has checked."""

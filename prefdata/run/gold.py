@@ -88,39 +88,23 @@ def read_known(column: Column, gold: Gold, loaded: LoadedRecipe) -> tuple[Test, 
         changes["compare"] = compared
     judge = column.model_copy(update=changes)
     only = loaded.changed(columns=(*given_columns(()), judge))
-    config = SeedDataset(path=gold.path, split=gold.split, limit=gold.limit)
+    where = gold.model_dump(include={"path", "name", "split", "revision", "limit"})
+    config = SeedDataset(**where)
     places = [loaded.locate(path) for path in gold.path]
     wanted = {n for n in columns_read(judge, only.recipe) if not n.endswith(META_SUFFIX)}
     wanted -= {ID, TEXTS, *(compared or ())}
     needed = dict.fromkeys(("prompt", *SIDES), "'gold'")
     needed = dict.fromkeys(sorted(wanted), "the judge") | needed
-    try:
-        seeds = load_seeds(
-            config, places, needed=needed, num_records=None, seed=loaded.recipe.seed,
-            prompt="prompt", check=_check_sides,
-        )  # fmt: skip
-    except PrefdataError as err:
-        raise PrefdataError(_of_gold(column, str(err))) from err
+    seeds = load_seeds(
+        config, places, needed=needed, num_records=None, seed=loaded.recipe.seed, prompt="prompt",
+        check=_check_sides, at=f"column {column.name!r}: gold.{{}}".format,
+    )  # fmt: skip
     rows = [_row(row, compared, loaded.recipe.seed) for row in rows_of(seeds.table)]
     table = seeds.table.drop_columns(list(SIDES))
     for name in (*(compared or (TEXTS,)), FIRST_IS_CHOSEN):
         table = table.append_column(name, pa.array([row[name] for row in rows]))
     step = Pass(((judge,),), checkpoints_of(judge, only.recipe))
-    notes = [_of_gold(column, note) for note in seeds.notes]
-    return Test(only, step, compared, seeds.fingerprint, _count(seeds.rejects), notes), table
-
-
-def _of_gold(column: Column, told: str) -> str:
-    """What is told of seeds, told of known preferences, which have no `fields`."""
-    for here, there in (
-        (
-            "list only the columns you need in seed_dataset.fields",
-            "keep the columns that the judge reads",
-        ),
-        ("seed_dataset", "gold"),
-    ):
-        told = told.replace(here, there)
-    return f"column {column.name!r}: {told}"
+    return Test(only, step, compared, seeds.fingerprint, _count(seeds.rejects), seeds.notes), table
 
 
 def _count(rejects: Iterable[Row]) -> dict[str, dict[str, Any]]:

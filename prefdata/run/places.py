@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefdata.errors import PrefdataError
 from prefdata.pairs.files import copies_of
+from prefdata.recipe.contract import dotted
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.seeds.files import seed_files
 from prefdata.storage.ownership import Input, check_file, check_folder, check_name
@@ -27,12 +28,13 @@ def check_places(loaded: LoadedRecipe, out: Path, *, is_forced: bool = False) ->
 def inputs_of(loaded: LoadedRecipe) -> list[Input]:
     """Files and folders of this machine that a recipe reads."""
     found = [Input(file, "the recipe, or a prompt of it") for file in loaded.files]
-    for path in loaded.recipe.seed_dataset.path or ():
-        place = Path(loaded.locate(path))
-        if place.is_file():
-            found.append(Input(place, "a file of the seeds"))
-        elif not place.is_dir():
-            found += [Input(file, "a file of the seeds") for file in seed_files(place)]
+    for at, source in loaded.recipe.sources:
+        what = "a file of the seeds" if at == ("seed_dataset",) else f"a file of {dotted(at)}"
+        for place in map(Path, map(loaded.locate, source.paths)):
+            if place.is_file():
+                found.append(Input(place, what))
+            elif not place.is_dir():
+                found += [Input(file, what) for file in seed_files(place)]
     for model in loaded.recipe.models:
         place = Path(loaded.locate(model.model))
         if loaded.recipe.endpoint(model) is None and place.exists():

@@ -37,15 +37,15 @@ def make_public_recipe(run: FinishedRun) -> str | None:
     for key in _PLACES:
         if raw.get(key):
             raw[key] = Path(_PLACE_OF_ENVIRONMENT.sub("", raw[key])).name or run.folder.name
-    seeds = raw["seed_dataset"]
-    if isinstance(paths := seeds.get("path"), list):
-        seeds["path"] = [shorten(path, folder) for path in paths]
-    elif paths is not None:
-        seeds["path"] = shorten(paths, folder)
+    for at, _ in run.loaded.recipe.sources:
+        source: Any = raw
+        for part in at:
+            source = source[part]
+        if "path" in source:
+            source["path"] = _shorten_values(source["path"], folder)
     for model in raw.get("models", ()):
-        model["model"] = shorten(model["model"], folder)
-        if model.get("engine"):
-            model["engine"] = _shorten_values(model["engine"], folder)
+        for key in {"model", "adapter", "engine"} & model.keys():
+            model[key] = _shorten_values(model[key], folder)
     return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
 
 

@@ -8,7 +8,7 @@ from prefdata.recipe.chats import is_chat, read_chat
 from prefdata.recipe.contract import Column
 from prefdata.recipe.filters import Benchmark, Filter
 from prefdata.recipe.schema import SeedDataset
-from prefdata.seeds.files import read_lines, told_as
+from prefdata.seeds.files import read_lines
 
 
 def items_of(benchmark: Benchmark, locate: Callable[[str], str]) -> Iterator[tuple[str, str]]:
@@ -25,9 +25,8 @@ def items_of(benchmark: Benchmark, locate: Callable[[str], str]) -> Iterator[tup
     where = benchmark.model_dump(include={"name", "split", "revision"})
     config = SeedDataset(path=(path,), **where)
     is_empty = True
-    with told_as("decontaminate.against"):
-        lines = read_lines(config, locate(path), [])
-    for line in lines:
+    at = "decontaminate.against.{}".format
+    for line in read_lines(config, locate(path), [], at=at):
         if line.fields is None:
             raise PrefdataError(
                 f"{path}: {line.source}: {line.reason}: {line.detail}; what cannot be read cannot "

@@ -10,8 +10,8 @@ import os
 import zlib
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, cast
@@ -33,9 +33,19 @@ BATCH = 10_000
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 PACKED = (".gz", ".xz", ".zst")
 """What files of text may be packed with."""
-PATH_KEY = "seed_dataset.path"
+Place = Callable[[str], str]
+"""Where a key of a source stands, as messages call it."""
+SEEDS: Place = "seed_dataset.{}".format
 MAX_DEPTH = 100
 """Levels of lists and objects in a row; deeper ones are more than parquet and orjson take."""
+
+
+class Misread(PrefdataError):
+    """Lines that cannot be read, told of a key of their source; of the seeds unless `at` says."""
+
+    def __init__(self, key: str, told: str, at: Place = SEEDS) -> None:
+        super().__init__(f"{at(key)}: {told}")
+        self.key, self.told = key, told
 
 
 class Line(NamedTuple):
@@ -49,16 +59,25 @@ class Line(NamedTuple):
 
 
 def read_lines(
-    config: SeedDataset, path: str, notes: list[str], out: Path | None = None
+    config: SeedDataset, path: str, notes: list[str], out: Path | None = None, at: Place = SEEDS
 ) -> Iterator[Line]:
     """Every line of the seeds, readable or not; notes for the user are appended to `notes`.
 
     Files that prefdata has made, for the run in `out` or another, are no seeds where a folder or
-    a glob finds them.
+    a glob finds them. `at`: what keys of `config` are called in messages.
 
     Raises:
         PrefdataError: the file, dataset or split does not exist, or is incomplete.
     """
+    try:
+        yield from _lines(config, path, notes, out, at)
+    except Misread as err:
+        raise Misread(err.key, err.told, at) from err
+
+
+def _lines(
+    config: SeedDataset, path: str, notes: list[str], out: Path | None, at: Place
+) -> Iterator[Line]:
     local = Path(path)
     if (local / "state.json").exists() or (local / "dataset_dict.json").exists():
         return _lines_of_dataset(_saved(config, local), path)
@@ -66,42 +85,34 @@ def read_lines(
     splits = splits_of(local, files, config.name) if local.is_dir() and files else {}
     if len(files) < len(found):
         notes.append(
-            f"seed_dataset.path: {path}: {len(found) - len(files)} files of runs of prefdata are "
+            f"{at('path')}: {path}: {len(found) - len(files)} files of runs of prefdata are "
             "there, and are not read"
         )
     if splits:
         files, left = _of_split(files, splits, config.split, path)
         if left and not configs_of(local):
-            notes.append(f"seed_dataset.path: {path}: files in no split are not read: {left}")
+            notes.append(f"{at('path')}: {path}: files in no split are not read: {left}")
     if files:
         keys = ("revision",) if splits else ("name", "split", "revision")
         unread = [key for key in keys if getattr(config, key) is not None]
         if unread:
-            notes.append(f"seed_dataset: {', '.join(unread)} ignored: {path} is not a Hub dataset")
+            told = ", ".join(map(at, unread))
+            notes.append(f"{told}: ignored, since {path} is not a Hub dataset")
         root = local if local.is_dir() else Path(os.path.commonpath([f.parent for f in files]))
         return (line for f in files for line in _lines_of_file(f, str(f.relative_to(root)), notes))
     if local.is_dir():
-        raise PrefdataError(
-            f"seed_dataset.path: the folder {path!r} has no file of a supported type "
-            f"({', '.join(SUFFIXES)}); give another path"
+        raise Misread(
+            "path",
+            f"the folder {path!r} has no file of a supported type "
+            f"({', '.join(SUFFIXES)}); give another path",
         )
     if not may_be_hub_id(path):
-        raise PrefdataError(
-            f"seed_dataset.path: file not found: {path!r}; give a file "
-            f"({', '.join(SUFFIXES)}), a folder, a glob or the id of a Hub dataset"
+        raise Misread(
+            "path",
+            f"file not found: {path!r}; give a file "
+            f"({', '.join(SUFFIXES)}), a folder, a glob or the id of a Hub dataset",
         )
     return _lines_of_dataset(_from_hub(config, path), path)
-
-
-@contextmanager
-def told_as(key: str) -> Iterator[None]:
-    """Name the key that gave a path, in the place of `seed_dataset.path`, in what is raised."""
-    try:
-        yield
-    except PrefdataError as err:
-        if not str(err).startswith(PATH_KEY):
-            raise
-        raise PrefdataError(key + str(err).removeprefix(PATH_KEY)) from err
 
 
 def may_be_hub_id(path: str) -> bool:
@@ -134,9 +145,7 @@ def splits_of(folder: Path, files: Iterable[Path], config: str | None) -> dict[s
     chosen = configs.get(config) if config else _default(configs)
     if configs and chosen is None:
         what = "it has several configurations" if config is None else f"there is no {config!r}"
-        raise PrefdataError(
-            f"seed_dataset.name: {what} in {folder}; set it to one of: {', '.join(configs)}"
-        )
+        raise Misread("name", f"{what} in {folder}; set it to one of: {', '.join(configs)}")
     base = folder / str((chosen or {}).get("data_dir", ""))
     told = (chosen or {}).get("data_files")
     found = _named_splits(base) if told is None else _resolved(told, base)
@@ -228,7 +237,7 @@ def _find(local: Path) -> list[Path]:
         found = Path(place.anchor).glob(str(place.relative_to(place.anchor)))
         return sorted(f for f in found if f.is_file())
     except ValueError as err:
-        raise PrefdataError(f"seed_dataset.path: {local} is not a valid glob: {err}") from err
+        raise Misread("path", f"{local} is not a valid glob: {err}") from err
 
 
 def _lines_of_file(file: Path, name: str, notes: list[str]) -> Iterator[Line]:
@@ -237,9 +246,10 @@ def _lines_of_file(file: Path, name: str, notes: list[str]) -> Iterator[Line]:
         yield from _parquet(file, name)
         return
     if kind not in SUFFIXES:
-        raise PrefdataError(
-            f"seed_dataset.path: the type of {file} is not supported; use one of: "
-            f"{', '.join(SUFFIXES)}, packed ({', '.join(PACKED)}) or not"
+        raise Misread(
+            "path",
+            f"the type of {file} is not supported; use one of: "
+            f"{', '.join(SUFFIXES)}, packed ({', '.join(PACKED)}) or not",
         )
     try:
         with _open(file, packed) as content:
@@ -251,11 +261,11 @@ def _lines_of_file(file: Path, name: str, notes: list[str]) -> Iterator[Line]:
                 case _:
                     yield from _jsonl(content, name)
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as err:
-        raise PrefdataError(f"seed_dataset.path: {file} is truncated or corrupt: {err}") from err
+        raise Misread("path", f"{file} is truncated or corrupt: {err}") from err
     except OSError as err:
         if not packed or err.errno is not None:
             raise
-        raise PrefdataError(f"seed_dataset.path: {file} is truncated or corrupt: {err}") from err
+        raise Misread("path", f"{file} is truncated or corrupt: {err}") from err
 
 
 def _open(file: Path, packed: str) -> BinaryIO:
@@ -319,16 +329,13 @@ def _json(content: BinaryIO, file: Path, name: str) -> Iterator[Line]:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as err:
-        raise PrefdataError(
-            f"seed_dataset.path: {file} is not valid JSON: {err}; fix it, or use .jsonl"
-        ) from err
+        raise Misread("path", f"{file} is not valid JSON: {err}; fix it, or use .jsonl") from err
     if isinstance(value, dict):
         lists = [one for one in value.values() if isinstance(one, list)]
         value = lists[0] if len(lists) == 1 else None
     if not isinstance(value, list):
-        raise PrefdataError(
-            f"seed_dataset.path: {file} must contain a list of objects, or one object with "
-            "one such list"
+        raise Misread(
+            "path", f"{file} must contain a list of objects, or one object with one such list"
         )
     for number, one in enumerate(value, start=1):
         yield _object(one, f"{name}:item {number}")
@@ -361,15 +368,15 @@ def _csv(content: BinaryIO, file: Path, name: str, notes: list[str]) -> Iterator
 def _check_header(names: Sequence[str], file: Path, notes: list[str]) -> None:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
-        raise PrefdataError(
-            f"seed_dataset.path: the header of {file} names {', '.join(map(repr, twice))} twice; "
-            "rename one"
+        raise Misread(
+            "path", f"the header of {file} names {', '.join(map(repr, twice))} twice; rename one"
         )
     for mark, called in ((";", "semicolons"), ("\t", "tabs")):
         if len(names) == 1 and mark in names[0]:
-            raise PrefdataError(
+            raise Misread(
+                "path",
                 f"{file}: the header is one column, {names[0]!r}, as its columns are parted by "
-                f"{called}, and a CSV is read by commas; save it with commas"
+                f"{called}, and a CSV is read by commas; save it with commas",
             )
     if "" in names:
         notes.append(f"{file.name}: the column without a name (an index?) is ignored")
@@ -410,8 +417,8 @@ def _parquet(file: Path, name: str) -> Iterator[Line]:
                     number += 1
                     yield Line(f"{name}:row {number}", row)
     except pa.ArrowInvalid as err:
-        raise PrefdataError(
-            f"seed_dataset.path: {file} is truncated or corrupt, or not a parquet file: {err}"
+        raise Misread(
+            "path", f"{file} is truncated or corrupt, or not a parquet file: {err}"
         ) from err
 
 
@@ -426,8 +433,8 @@ def _saved(config: SeedDataset, folder: Path) -> "Dataset":
     try:
         return _one_split(load_from_disk(str(folder)), config, str(folder))
     except (OSError, ValueError) as err:  # pyarrow's ArrowInvalid is a ValueError
-        raise PrefdataError(
-            f"seed_dataset.path: the saved dataset {folder} is incomplete or corrupt: {err}"
+        raise Misread(
+            "path", f"the saved dataset {folder} is incomplete or corrupt: {err}"
         ) from err
 
 
@@ -447,15 +454,15 @@ def _from_hub(config: SeedDataset, path: str) -> "Dataset | IterableDataset":
             download_config=DownloadConfig(max_retries=3),
         )
     except DatasetNotFoundError as err:
-        raise PrefdataError(
-            f"seed_dataset.path: {path!r} was not found locally or on the Hub (or it is "
-            f"private: log in with `hf auth login`): {err}"
+        raise Misread(
+            "path",
+            f"{path!r} was not found locally or on the Hub (or it is "
+            f"private: log in with `hf auth login`): {err}",
         ) from err
     # what `datasets` and the Hub raise for a network, a name, a script or a split they cannot use
     except (DatasetsError, OSError, ValueError, RuntimeError) as err:
-        raise PrefdataError(
-            f"seed_dataset.path: {path!r} was not found locally, and could not be loaded "
-            f"from the Hub: {err}"
+        raise Misread(
+            "path", f"{path!r} was not found locally, and could not be loaded from the Hub: {err}"
         ) from err
     return _one_split(loaded, config, path)
 
@@ -472,9 +479,7 @@ def _one_split(loaded: Any, config: SeedDataset, path: str) -> "Dataset | Iterab
 
 def _refuse_split(split: str | None, path: str, known: Iterable[Any]) -> NoReturn:
     what = f"there is no split {split!r}" if split else "it has several splits"
-    raise PrefdataError(
-        f"seed_dataset.split: {what} in {path!r}; set it to one of: {', '.join(map(str, known))}"
-    )
+    raise Misread("split", f"{what} in {path!r}; set it to one of: {', '.join(map(str, known))}")
 
 
 def kind_of(value: Any) -> str | None:

@@ -24,7 +24,7 @@ from prefdata.recipe.tools import read_tools, tools_read
 from prefdata.recipe.values import OWN_ID
 from prefdata.rows import ID, Row, reject, rows_of
 from prefdata.seeds.columns import chat_columns, chunk_table, join_chunks
-from prefdata.seeds.files import Line, kind_of, read_lines
+from prefdata.seeds.files import SEEDS, Line, Place, kind_of, read_lines
 from prefdata.seeds.identity import says_nothing
 from prefdata.seeds.turns import Turns
 from prefdata.storage.tables import reorder
@@ -113,6 +113,7 @@ def load_seeds(
     tools: Collection[str] = (),
     check: Callable[[Row], None] = lambda fields: None,
     out: Path | None = None,
+    at: Place = SEEDS,
 ) -> Seeds:
     """Read, check, order and number the seeds.
 
@@ -133,19 +134,22 @@ def load_seeds(
         tools: columns with tools: lists and JSON texts among each other, null or left out for none.
         check: raises RowError for a line that has all fields, and is of no use.
         out: the run folder, whose files are no seeds.
+        at: what keys of `config` are called in messages.
 
     Raises:
         PrefdataError: the file, dataset, split or column does not exist, or no row is usable.
     """
     path = ", ".join(paths)
-    reading = _Reading(config, needed, prompt, chats, tools, check)
+    reading = _Reading(config, needed, prompt, chats, tools, check, at)
     lines = (
-        _lines(config, paths, reading.notes, out) if config.rows is None else _inline(config.rows)
+        _lines(config, paths, reading.notes, out, at)
+        if config.rows is None
+        else _inline(config.rows)
     )
     bounds = [bound for bound in (config.limit, num_records) if bound is not None]
     stop_early = min(bounds, default=None) if config.strategy == "ordered" else None
     if config.candidates is None:
-        table = _table(reading.rows(lines, stop_early or CHUNK), stop_early, path)
+        table = _table(reading, lines, stop_early, path)
     else:
         turns = Turns(config.candidates)
         turns.read(lines, stop_early)
@@ -158,14 +162,14 @@ def load_seeds(
             if reading.rejects
             else ""
         )
-        where = f"path: {path}" if config.rows is None else "rows: it"
-        raise PrefdataError(f"seed_dataset.{where} has no usable row{first}")
+        where = f"{at('path')}: {path}" if config.rows is None else f"{at('rows')}: it"
+        raise PrefdataError(f"{where} has no usable row{first}")
     table = reading.with_tools(table, is_whole=table.num_rows != stop_early)
     for name in table.column_names:
         if name in made:
             raise PrefdataError(
                 f"{made[name]}: the seeds already have a column {name!r}; rename yours, or "
-                "list only the seed columns you need in seed_dataset.fields"
+                f"{reading.fewer}"
             )
     order = np.arange(table.num_rows)
     if config.strategy == "shuffle":
@@ -195,13 +199,13 @@ def _key_of_candidates(key: str) -> str:
 
 
 def _lines(
-    config: SeedDataset, paths: Sequence[str], notes: list[str], out: Path | None
+    config: SeedDataset, paths: Sequence[str], notes: list[str], out: Path | None, at: Place
 ) -> Iterator[Line]:
     """Lines of all places; if two files have the same name, the name of their folder is added."""
     names = [Path(path).name for path in paths]
     for path in paths:
         is_shared = names.count(Path(path).name) > 1
-        for line in read_lines(config, path, notes, out):
+        for line in read_lines(config, path, notes, out, at):
             place = f"{Path(path).parent.name}/{line.source}" if is_shared else line.source
             yield line._replace(source=place)
 
@@ -221,7 +225,9 @@ class _Reading:
         chats: Collection[str],
         tools: Collection[str],
         check: Callable[[Row], None],
+        at: Place,
     ) -> None:
+        self.at = at
         self._fields, self._needed, self._prompt = config.fields, needed, prompt
         self._chats, self._tools = frozenset(chats), frozenset(tools)
         self._check = check
@@ -230,6 +236,13 @@ class _Reading:
         self._kinds: dict[str, str] = {}
         self.rejects: list[Row] = []
         self.notes: list[str] = []
+
+    @property
+    def fewer(self) -> str:
+        """What to do about a column that is in the way."""
+        if self.at is not SEEDS:
+            return "take it out of the file"
+        return f"list only the columns you need in {self.at('fields')}"
 
     def rows(self, lines: Iterable[Line], ahead: int) -> Iterator[Row]:
         lines = iter(lines)
@@ -268,9 +281,9 @@ class _Reading:
     def _rename_id(self, fields: Row) -> None:
         if self._fields is None and OWN_ID in fields:
             raise PrefdataError(
-                f"seed_dataset: the column {ID!r} would be renamed {OWN_ID!r}, as {ID!r} is "
-                f"the row's own key, but the seeds have {OWN_ID!r} too; list only the "
-                "columns you need in seed_dataset.fields"
+                f"{self.at('fields')}: the column {ID!r} would be renamed {OWN_ID!r}, as {ID!r} is "
+                f"the row's own key, but the seeds have {OWN_ID!r} too; "
+                f"{self.fewer}"
             )
         fields[OWN_ID] = fields.pop(ID)
         note = f"seed column {ID!r} is renamed {OWN_ID!r}: {ID!r} is the row's own key"
@@ -328,27 +341,26 @@ class _Reading:
     def _missing(self, name: str, fields: Row) -> str:
         if name in fields:
             return f"{name!r} is null"
-        where = self._needed.get(OWN_ID if name == ID else name, "seed_dataset.fields")
+        where = self._needed.get(OWN_ID if name == ID else name, self.at("fields"))
         return f"there is no field {name!r}, which {where} needs; {suggest(name, fields)}"
 
 
-def _table(rows: Iterator[Row], wanted: int | None, path: str) -> pa.Table:
-    chunks = []
-    rows = islice(rows, wanted)
+def _table(reading: _Reading, lines: Iterator[Line], wanted: int | None, path: str) -> pa.Table:
+    chunks, where = [], f"{reading.at('path')}: {path}"
+    rows = islice(reading.rows(lines, wanted or CHUNK), wanted)
     while chunk := list(islice(rows, CHUNK)):
         try:
             chunks.append(chunk_table(chunk))
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as err:
             raise PrefdataError(
-                f"seed_dataset.path: {path}: {_culprit(chunk, err)}; list only the columns you "
-                "need in seed_dataset.fields, or give them one type that fits"
+                f"{where}: {_culprit(chunk, err)}; {reading.fewer}, or give its values one type "
+                "that fits"
             ) from err
     try:
         return join_chunks(chunks)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
         raise PrefdataError(
-            f"seed_dataset.path: {path}: the same column has different types in different "
-            f"rows: {err}"
+            f"{where}: the same column has different types in different rows: {err}"
         ) from err
 
 

@@ -19,7 +19,6 @@ from prefdata.recipe.mix import first_projection
 from prefdata.recipe.schema import Model, Recipe, SeedDataset
 from prefdata.rows import ID, Row, rows_of
 from prefdata.run.finished import FinishedRun
-from prefdata.seeds.files import told_as
 from prefdata.seeds.seeds import load_seeds
 from prefdata.stages import Tools, make_stage
 from prefdata.stages.asking import Asker, answers
@@ -151,8 +150,8 @@ def rows_of_file(recipe: Recipe, path: str) -> list[Row]:
         made = {ANSWERS, rule.candidates, *(rule.responses or ())}
         needed |= dict.fromkeys(rule.reads - made, rule.name)
     config = SeedDataset(path=(path,))
-    with told_as("evaluation.path"):
-        seeds = load_seeds(config, [path], needed=needed, num_records=None, seed=0)
+    at = "evaluation.{}".format
+    seeds = load_seeds(config, [path], needed=needed, num_records=None, seed=0, at=at)
     if seeds.rejects:
         first = seeds.rejects[0]
         raise PrefdataError(
