@@ -81,7 +81,7 @@ def check_run(
 
 
 def local_places(loaded: LoadedRecipe) -> list[Path]:
-    """Models and lines that a recipe reads; those of the Hub as relative paths that lead nowhere."""
+    """Models and lines that a recipe reads; those of the Hub as relative paths, to nowhere."""
     recipe = loaded.recipe
     named = [name for m in recipe.models for name in (m.model, m.adapter) if name]
     named += [path for _, source in recipe.sources for path in source.paths]
