@@ -50,7 +50,9 @@ def sizes(record):
 
 def test_it_goes_on_with_fresh_seeds_to_exactly_so_many_pairs(project):
     said = []
+    project.recipe["inputs"] = {"who": "${oc.env:HOME}"}
     record = grow(project, "target_pairs=6", "num_records=4", CLEAR, said=said)
+    assert sum("$HOME" in line for line in said) == 1
     assert count(record) == 6
     assert [rows for rows, _ in sizes(record)][0] == 4
     assert record["growth"][-1]["end"] == "target_pairs 6 is reached"

@@ -270,7 +270,7 @@ def print_plan(
     console.print(f"{rows:,} rows, {len(seeds.rejects):,} bad seeds")
     for line in plan_growth(recipe, Path(recipe.output_dir)):
         console.print(line, markup=False)
-    for note in seeds.notes:
+    for note in (*seeds.notes, *loaded.notes):
         console.print(note, markup=False)
     steps = plan_passes(recipe)
     hours: list[float | None] = []

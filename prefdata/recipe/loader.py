@@ -17,6 +17,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
 from prefdata.errors import PrefdataError, suggest
+from prefdata.recipe.chance import tell_of_chance
 from prefdata.recipe.checks import check_recipe, environment_name, find_unwritable
 from prefdata.recipe.contract import At
 from prefdata.recipe.environment import (
@@ -216,7 +217,7 @@ def _check(config: DictConfig, lines: Lines, file: Path | None) -> LoadedRecipe:
         raise PrefdataError(explain(err, lines)) from err
     if problems := check_recipe(recipe, recipe.seed_fields):
         raise PrefdataError("\n".join(f"{lines.place(p.at)}: {p.message}" for p in problems))
-    notes = tuple(kept_in_rows(kept))
+    notes = (*kept_in_rows(kept), *tell_of_chance(recipe))
     return LoadedRecipe(recipe, _dump(raw, kept), folder, told, notes, lines, files)
 
 

@@ -6,7 +6,7 @@
 import platform
 import shutil
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -123,6 +123,7 @@ class Building:
     gold: dict[str, dict[str, Any]] = field(default_factory=dict)
     _passes: tuple[int, int] = (0, 0)
     _ahead: Ahead | None = None
+    _told: set[str] = field(default_factory=set)
 
     @property
     def recipe(self) -> Recipe:
@@ -133,13 +134,19 @@ class Building:
         """All seeds; reports those that cannot be used."""
         with self._timed("seeds"):
             seeds = seeds_of(self.recipe, self.loaded.locate, self.loaded.place, self.out)
-        for note in seeds.notes:
-            self.say(note)
+        self._tell(seeds.notes)
         for bad in seeds.rejects[:5]:
             self.say(f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects")
         if len(seeds.rejects) > 5:
             self.say(f"… and {len(seeds.rejects) - 5:,} more bad seeds, all in rejects")
         return seeds
+
+    def _tell(self, notes: Iterable[str]) -> None:
+        """Say each once: a run that grows comes by again."""
+        for note in notes:
+            if note not in self._told:
+                self._told.add(note)
+                self.say(note)
 
     def identify(self, seeds: Seeds) -> str:
         """Fingerprint of the seeds, and of which rows have more samples."""
@@ -155,8 +162,7 @@ class Building:
         make_readable(
             out, scored, rule, score_columns(self.recipe), self.recipe, self.fleet.template_roles
         )
-        for note in self.loaded.notes:
-            self.say(note)
+        self._tell(self.loaded.notes)
 
     def save_seeds(self, seeds: Seeds, folder: Path) -> None:
         """Write the seeds as the first stage, unless they are there."""
@@ -174,10 +180,10 @@ class Building:
         self.save_seeds(seeds, stages.folders[0])
         if not all(self.is_made(target) for _, _, target in stages.steps):
             roles = self.fleet.template_roles
-            for note in tell_of_system_messages(self.recipe, seeds.table, roles):
-                self.say(note)
+            self._tell(tell_of_system_messages(self.recipe, seeds.table, roles))
             self.fleet.check_health()
-        self.measure_judges()
+        if not self.gold:  # in a run that grows they have been
+            self.measure_judges()
         steps = [*stages.steps]
         if not any(step.expands for step in stages.passes):
             self.fleet.expect(_expected(stages.passes, self.recipe, len(seeds)))
@@ -199,8 +205,7 @@ class Building:
                 is expected.
         """
         for column, gold, test, known, alone in self.judging():
-            for note in test.notes:
-                self.say(note)
+            self._tell(test.notes)
             told = self.gold[column.name] = self._measure(test, known, alone)
             for what, how in tell(told):
                 self.say(f"{column.name}, {what}: {how}")
