@@ -1,15 +1,13 @@
 """Whether the sides of a pair are told apart by chance alone. Knows no text."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from prefdata.recipe.contract import Column
 from prefdata.recipe.mix import projections_of
 from prefdata.recipe.projection import PreferencePairs
 from prefdata.recipe.reads import texts_of_rule
 from prefdata.recipe.schema import Model, Recipe
-
-_NAMES = {"alias": True, "skip_health_check": True, "inference_parameters": {"seed"}}
-"""Of a model, what changes no distribution of its texts."""
 
 
 def tell_of_chance(recipe: Recipe) -> Iterator[str]:
@@ -51,4 +49,6 @@ def _alike(recipe: Recipe, one: _Side, other: _Side) -> bool:
 
 
 def _settings(model: Model) -> object:
-    return model.model_dump(exclude=_NAMES)
+    """What of a model can change the distribution of its texts."""
+    exclude: dict[str, Any] = {"inference_parameters": {"seed"}}
+    return model.model_dump(exclude={"alias": True, "skip_health_check": True} | exclude)
