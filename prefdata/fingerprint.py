@@ -221,6 +221,8 @@ def _model_facts(model: Model, checkpoint: str) -> dict[str, Any]:
 def pairs_fingerprint(parent: str, recipe: Recipe, code: str = "") -> str:
     """Identity of the pairs: the scored rows', the projection's, its function's and the seed's."""
     own = [code] if code else []
+    if recipe.expands_turns and recipe.output_projection.test_size:
+        own.append("conversations are in one split")  # once each prompt was split by itself
     return digest(FORMAT, parent, recipe.seed, _facts(recipe.output_projection), *own)
 
 

@@ -9,6 +9,7 @@ from contextlib import closing
 import orjson
 import pytest
 from conftest import ROOT
+from runs import read_lines
 
 import prefdata
 from prefdata.engines.scripted import ScriptedText
@@ -151,6 +152,24 @@ def test_each_turn_becomes_a_row(made):
     run = rehearse(made, columns, prompt_field="turn")
     assert sorted({roles(row["turn"]) for row in run.candidates}) == ["u", "u a u"]
     assert run.summary["pairs"]["train"] == 6
+
+
+@pytest.mark.parametrize("prompt_field", ["turn", "asked"])
+def test_all_turns_of_a_conversation_are_in_one_split(made, prompt_field):
+    turn = {"name": "turn", "type": "expand", "column": "talk", "turns": True}
+    answers = {
+        "name": "candidates", "type": "candidates", "model_alias": "hot", "samples": 2,
+        "messages": "turn",
+    }  # fmt: skip
+    columns = [TALK | {"turns": 3}, turn, answers, REWARD | {"candidates": "candidates"}]
+    run = rehearse(made, columns, prompt_field=prompt_field, test_size=0.4)
+    exported = run.export("trl", test_size=0.3)
+    splits = [
+        {row["prompt"][0]["content"] for row in rows}
+        for rows in (*run.pairs.values(), *map(read_lines, (exported.train, exported.test)))
+    ]
+    assert all(splits) and sum(map(len, splits)) == 6
+    assert not splits[0] & splits[1] and not splits[2] & splits[3]
 
 
 def test_pairs_part_after_the_shared_prompt_and_are_scored_as_wholes(made):

@@ -171,7 +171,13 @@ def _wanted(run: FinishedRun, name: str, form: Format, options: ExportOptions) -
     )
     check = partial(_check_calls, cache(partial(_known_template, run, options)))
     # formats with arguments of the chat template are those that the trainer renders with it
-    wanted = Wanted(options.test_size, run.seed, shape, check=check if form.has_arguments else None)
+    wanted = Wanted(
+        options.test_size,
+        run.seed,
+        shape,
+        is_turn=run.recipe is not None and run.recipe.expands_turns,
+        check=check if form.has_arguments else None,
+    )
     if options.tokenizer is None and options.max_tokens is None:
         return wanted
     template = open_chat_template(_tokenizer(run, options))

@@ -19,7 +19,7 @@ from prefdata.pairs.split import as_keys, hash_prompt, hash_text, is_held_out, n
 from prefdata.recipe.pair_rules import PairRules
 from prefdata.recipe.tools import readable
 from prefdata.rows import Row
-from prefdata.seeds.identity import prompt_identity
+from prefdata.seeds.identity import prompt_identity, root_identity
 
 CHOSEN, REJECTED = 1, 2
 Measure = Callable[[Conversation], tuple[int, int]]
@@ -74,12 +74,14 @@ class Wanted:
         shape: its `last_message_only` and `render`.
         special: tokens of the chat template of the model to be trained.
         measure: None where lengths do not matter.
+        is_turn: whether several pairs may be of one conversation, which then are in one split.
         check: raises RowError for a pair whose rendering would not be what was asked.
     """
 
     test_size: int | float | None
     seed: int
     shape: Shape
+    is_turn: bool = False
     special: re.Pattern[str] | None = None
     measure: Measure | None = None
     check: Callable[[Conversation], None] | None = None
@@ -145,6 +147,8 @@ class _Look:
             return
         self.places.append(place)
         prompt = _written_prompt(pair, self.wanted.shape)
+        if self.wanted.is_turn and not self.wanted.shape.last_message_only:
+            prompt = root_identity([*pair.prompt])
         self._prompts += hash_prompt(prompt, self.wanted.seed)
         self._keys |= dict.fromkeys(key for message in pair.turns for key in message)
         self._keys |= dict.fromkeys((*pair.chosen_keys, *pair.rejected_keys))

@@ -41,7 +41,7 @@ from prefdata.recipe.reads import all_columns, projected
 from prefdata.recipe.schema import Recipe
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, REJECTS, TURNS, Row, is_json, mark_filtered, reject
-from prefdata.seeds.identity import prompt_identity, says_nothing, words_of
+from prefdata.seeds.identity import prompt_identity, root_identity, says_nothing, words_of
 from prefdata.stages.functions import Functions
 from prefdata.storage.disk import temporary_name
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema
@@ -106,7 +106,10 @@ def choose_pairs(
     pick = rule.pick if isinstance(rule, PreferencePairs) else None
     own = (functions or Functions()).find(pick, "output_projection.pick") if pick else None
     filters = filters_before(None, all_columns(recipe)) if recipe else []
-    picking = _Picking(scored, rule, scores, seed, prompts, tools, fits, own, filters)
+    is_turn = recipe is not None and recipe.expands_turns
+    picking = _Picking(
+        scored, rule, scores, seed, prompts, tools, fits, own, filters, is_turn=is_turn
+    )
     try:
         schema = pair_schema(read_schema(scored), rule, scores, prompts, tools)
         with RowsWriter(picks, schema) as writer:
@@ -155,7 +158,10 @@ class _Picking:
         fits: Mapping[str, LengthFit],
         own: Pick | None = None,
         filters: Sequence[tuple[str, str]] = (),
+        *,
+        is_turn: bool,
     ) -> None:
+        self._is_turn = is_turn
         self._fits = fits
         self._scored, self._rule, self._scores, self._seed = scored, rule, scores, seed
         self._prompts, self._tools = prompts, tools
@@ -170,7 +176,7 @@ class _Picking:
             refused += without
             for row in made:
                 waiting.append(row)
-                yield facts_of(row, self._rule)
+                yield facts_of(row, self._rule, is_turn=self._is_turn)
             if len(waiting) >= BATCH:
                 picks.write(as_table(waiting, picks.schema))
                 waiting.clear()
@@ -262,8 +268,11 @@ class _Picking:
         return picked, sides
 
 
-def facts_of(pair: Row, rule: SetRules) -> PairFacts:
-    """What the selection needs of a pair; its group is a mix's source unless the rule has one."""
+def facts_of(pair: Row, rule: SetRules, *, is_turn: bool) -> PairFacts:
+    """What the selection needs of a pair; its group is a mix's source unless the rule has one.
+
+    `is_turn`: whether other pairs may be of the same conversation.
+    """
     prompt = pair["prompt"]
     return PairFacts(
         prompt_identity(prompt),
@@ -272,6 +281,7 @@ def facts_of(pair: Row, rule: SetRules) -> PairFacts:
         pair["margin"],
         words_of(prompt),
         as_text(pair[rule.select_group or SOURCE]) if rule.select_group or SOURCE in pair else "",
+        root_identity(prompt) if is_turn else None,
     )
 
 

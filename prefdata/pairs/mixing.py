@@ -50,6 +50,7 @@ def make_pairs(
         )  # fmt: skip
     place = temporary_name(pairs.with_name("mix"))
     parts: dict[str, Choice] = {}
+    is_turn = recipe is not None and recipe.expands_turns
     try:
         for name, part in rule.of.items():
             own = _scores_of(part, scores, recipe)
@@ -60,7 +61,9 @@ def make_pairs(
                 )  # fmt: skip
         schema = _union([read_schema(place / name) for name in parts])
         with RowsWriter(place / "mixed-picks", schema) as picks:
-            selection = select(_joined(place, list(parts), picks, rule), rule, seed=seed)
+            selection = select(
+                _joined(place, list(parts), picks, rule, is_turn=is_turn), rule, seed=seed
+            )
         kept = keep_pairs(place / "mixed-picks", pairs, selection.codes, None)
         # Who has a reject by the first projection, and no pair by another, has no pair at all.
         for table in read_tables(place / f"{next(iter(parts))}-rejects"):
@@ -131,13 +134,15 @@ def _union(schemas: Sequence[pa.Schema]) -> pa.Schema:
     return pa.schema([*fields.values(), pa.field(SOURCE, pa.string())])
 
 
-def _joined(place: Path, names: Sequence[str], picks: RowsWriter, rule: Mix) -> Iterator[PairFacts]:
+def _joined(
+    place: Path, names: Sequence[str], picks: RowsWriter, rule: Mix, *, is_turn: bool
+) -> Iterator[PairFacts]:
     """Facts of the pairs of every projection, in the order in which they are written to `picks`."""
     for name in names:
         rows: list[Row] = []
         for row in read_rows(place / name):
             rows.append(row | {ID: f"{row[ID]}-{name}", SOURCE: name})
-            yield facts_of(rows[-1], rule)
+            yield facts_of(rows[-1], rule, is_turn=is_turn)
             if len(rows) == BATCH:
                 picks.write(as_table(rows, picks.schema))
                 rows = []

@@ -63,6 +63,8 @@ class PairFacts:
         margin: the larger ones stay; None goes last.
         words: what `minhash` reads; of a chat, its turns; the prompt itself where left out.
         group: value of the column `select_group`.
+        root: what prompts of one conversation share, which then are in one split; the prompt itself
+            where left out.
     """
 
     prompt: str
@@ -71,6 +73,7 @@ class PairFacts:
     margin: float | None = None
     words: str | None = None
     group: str = ""
+    root: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,8 @@ def select(facts: Iterable[PairFacts], rule: SetRules, *, seed: int) -> Selectio
     4. `keep_fraction`, the weights of a mix, then `max_pairs`, in each group of its own: the
        largest margins (equal ones in the order of their prompts' rank), or whole prompts in the
        order of their rank, of which the last one may be cut.
-    5. `test_size`: prompts in the order of their rank, so raising `max_pairs` keeps the test set.
+    5. `test_size`: prompts (or roots) in the order of their rank, so raising `max_pairs` keeps the
+       test set.
 
     `facts`: every pair of the set, once; consumed in one pass. `seed`: of the recipe; another seed
     gives another sample and split.
@@ -144,7 +148,8 @@ def select(facts: Iterable[PairFacts], rule: SetRules, *, seed: int) -> Selectio
         kept = _in_order(table, prompts, claims, codes, rule)
         codes[_beyond(table.groups[kept], kept, np.array(limits, float))] = _CODES["over_max_pairs"]
     kept = _kept(codes)
-    codes[kept[is_held_out(prompts[kept], rule.test_size)]] = _CODES["test"]
+    roots = number_keys(table.roots)
+    codes[kept[is_held_out(roots[kept], rule.test_size)]] = _CODES["test"]
     return Selection(codes)
 
 
@@ -153,6 +158,7 @@ class _Columns:
     """Grows by one entry per pair; `texts` only when the prompt changes."""
 
     prompts: bytearray = field(default_factory=bytearray)
+    roots: bytearray = field(default_factory=bytearray)
     claims: bytearray = field(default_factory=bytearray)
     forward: bytearray = field(default_factory=bytearray)
     margins: "array[float]" = field(default_factory=lambda: array("d"))
@@ -169,6 +175,7 @@ class _Table:
 
     Attributes:
         prompts: hash of the prompt under the seed; its order is the prompt's rank.
+        roots: likewise of what its conversation shares.
         claims: hash of (prompt, the two responses in either order).
         forward: whether chosen has the smaller hash: tells the two directions of a claim apart.
         groups: place in `names` per pair.
@@ -178,6 +185,7 @@ class _Table:
     """
 
     prompts: Keys
+    roots: Keys
     claims: Keys
     forward: NDArray[np.bool_]
     margins: NDArray[np.float64]
@@ -198,6 +206,7 @@ def _read(facts: Iterable[PairFacts], seed: int, *, with_words: bool) -> _Table:
             _append_words(columns, fact.words or fact.prompt)
     return _Table(
         as_keys(columns.prompts),
+        as_keys(columns.roots or columns.prompts),
         as_keys(columns.claims),
         np.frombuffer(columns.forward, dtype=np.bool_),
         np.frombuffer(columns.margins, dtype=np.float64),
@@ -213,6 +222,8 @@ def _append(columns: _Columns, fact: PairFacts, seed: int) -> None:
     chosen, rejected = hash_text(bare(fact.chosen)), hash_text(bare(fact.rejected))
     low, high = sorted((chosen, rejected))
     columns.prompts.extend(prompt)
+    if fact.root is not None:
+        columns.roots.extend(hash_prompt(fact.root, seed))
     columns.claims.extend(blake2b(prompt + low + high, digest_size=16).digest())
     columns.forward.append(chosen <= rejected)
     columns.margins.append(math.nan if fact.margin is None else fact.margin)

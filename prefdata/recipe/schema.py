@@ -330,6 +330,11 @@ class Recipe(Frozen):
             for at, source in column.sources:
                 yield ("columns", number, *at), source
 
+    @property
+    def expands_turns(self) -> bool:
+        """Whether several rows may be of one conversation, whose pairs then stay in one split."""
+        return any(column.expands and column.holds_chat for column in self.columns)
+
     def model(self, alias: str) -> Model:
         """The model behind an alias that the loader has checked."""
         return next(model for model in self.models if model.alias == alias)

@@ -31,6 +31,15 @@ def prompt_identity(prompt: Any) -> str:
     return _OTHER + json.dumps(value, sort_keys=True, default=str)
 
 
+def root_identity(prompt: Any) -> str:
+    """The identity of how a conversation begins, up to the user's first turn: one for all of it."""
+    if not _is_chat(prompt):
+        return prompt_identity(prompt)
+    turns = [turn for turn in _turns(prompt) if turn.get("role") not in LEADING]
+    ends = [n + 1 for n, turn in enumerate(turns) if turn.get("role") == "user"]
+    return prompt_identity(turns[: ends[0]] if ends else turns)
+
+
 def bare(text: str) -> str:
     """The text in NFC, without blanks and other unseen characters at its ends."""
     return strip_unseen(normalize("NFC", text))
