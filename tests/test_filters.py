@@ -348,7 +348,9 @@ def test_a_skipped_row_asks_nothing_and_is_told(recipe):
     assert [row["reward"] for row in rows[4:]] == [[None] * 4] * 2
     assert [row["reward__skipped"] for row in rows[3:5]] == [None, "{{ answer > 3 }}"]
     assert run.summary["skipped"] == {"reward": 2}
-    assert [row["reason"] for row in run.rejects] == ["no_score"] * 2
+    assert run.summary["rejects"] == {"pairs: skipped": 2}
+    assert run.summary["drops"] == {}
+    assert {r["detail"] for r in run.rejects} == {"column 'reward' asked nothing: {{ answer > 3 }}"}
 
 
 def test_what_reads_skipped_candidates_is_skipped_too(recipe):
@@ -359,7 +361,11 @@ def test_what_reads_skipped_candidates_is_skipped_too(recipe):
     assert [row["candidates"] for row in rows[4:]] == [None, None]
     assert [row["reward__skipped"] for row in rows[3:5]] == [None, "'candidates' is skipped"]
     assert run.summary["skipped"] == {"candidates": 2, "reward": 3}
-    assert len(run.rejects) == 3
+    why = {row["detail"]: row["reason"] for row in run.rejects}
+    assert why == {
+        "column 'candidates' asked nothing: {{ answer > 3 }}": "skipped",
+        "column 'reward' asked nothing: {{ answer == 0 }}": "skipped",
+    }
 
 
 def test_plan_tells_what_may_be_skipped(project, capsys):
@@ -426,4 +432,4 @@ def test_a_verdict_that_is_skipped_is_the_rewards_or_a_reject_of_its_own():
     }  # fmt: skip
     a, b = Candidate("one", 1.0), Candidate("two", 2.0)
     dropped = pick_by_verdict(a, b, SKIPPED, DpoPreference(**rule), seed=0)
-    assert dropped.drop.reason == "no_verdict"
+    assert dropped.drop.reason == "skipped"

@@ -86,7 +86,7 @@ def _summary(record: dict[str, Any], folder: Path) -> Iterable[tuple[str, str]]:
         (f"left out, {reason}", f"{count:,}") for reason, count in sorted(record["drops"].items())
     )
     for name, count in record.get("skipped", {}).items():
-        yield f"{name}, skipped", f"{count:,} rows, which ask nothing"
+        yield f"{name}, skipped", f"{count:,} rows, for which it asked nothing"
     yield from _ended(record.get("outcomes", {}))
     for reason, detail in record.get("failures", {}).items():
         yield f"first {reason}", _shortened(detail)

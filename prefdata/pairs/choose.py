@@ -28,7 +28,7 @@ from prefdata.pairs.files import (
 )
 from prefdata.pairs.groups import read_groups
 from prefdata.pairs.pair import Pair, said
-from prefdata.pairs.picking import SKIPPED, Pick, Picked, pick_by_verdict, pick_pairs
+from prefdata.pairs.picking import SKIPPED, Drop, Pick, Picked, pick_by_verdict, pick_pairs
 from prefdata.pairs.prompts import PairPrompts
 from prefdata.pairs.selection import PairFacts, select
 from prefdata.pairs.tools import PairTools
@@ -37,9 +37,9 @@ from prefdata.recipe.filters import filters_before
 from prefdata.recipe.mix import SOURCE
 from prefdata.recipe.pair_rules import SetRules
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
-from prefdata.recipe.reads import all_columns, projected
+from prefdata.recipe.reads import all_columns, projected, texts_of_rule
 from prefdata.recipe.schema import Recipe
-from prefdata.recipe.values import META_SUFFIX
+from prefdata.recipe.values import META_SUFFIX, SKIPPED_SUFFIX
 from prefdata.rows import ID, REJECTS, TURNS, Row, is_json, mark_filtered, reject
 from prefdata.seeds.identity import prompt_identity, root_identity, says_nothing, words_of
 from prefdata.stages.functions import Functions
@@ -221,12 +221,15 @@ class _Picking:
             for row in strangers
         ]
         picked, sides = self._pick_members(members, sampling_seed(self._seed, first[ID], "pairs"))
-        self.drops += picked.drops
-        if picked.drop is not None:
-            reason, detail = picked.drop.reason, picked.drop.detail
+        if (drop := picked.drop) is not None:
+            told = [_told(row, self._rule, drop) for row in members]
+            if any(one is drop for one in told):  # a text that nobody was to rate has no fault
+                self.drops += picked.drops
             return [], refused + [
-                reject(row, stage="pairs", reason=reason, detail=detail) for row in members
+                reject(row, stage="pairs", reason=one.reason, detail=one.detail)
+                for row, one in zip(members, told, strict=True)
             ]
+        self.drops += picked.drops
         refused += [
             reject(
                 row,
@@ -266,6 +269,20 @@ class _Picking:
         margin = members[0].get(self._rule.margin or "")
         picked = pick_pairs(candidates, self._rule, seed=seed, margin=margin, own=self._own)
         return picked, sides
+
+
+def _told(row: Row, rule: Projection, drop: Drop) -> Drop:
+    """Why a row has no pair: what the rule misses may not have been asked at all."""
+    if drop.reason not in ("single_candidate", "empty", "no_score", SKIPPED):
+        return drop
+    if isinstance(rule, DpoPreference):
+        needed: Sequence[str] = (rule.judge_field,)
+    else:
+        needed = (rule.otherwise,) if rule.otherwise else rule.scores
+    for name in (*texts_of_rule(rule), *needed):
+        if why := row.get(name + SKIPPED_SUFFIX):
+            return Drop(SKIPPED, f"column {name!r} asked nothing: {why}")
+    return drop
 
 
 def facts_of(pair: Row, rule: SetRules, *, is_turn: bool) -> PairFacts:

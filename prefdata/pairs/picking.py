@@ -63,7 +63,7 @@ class Picked:
 
 
 SKIPPED = "skipped"
-"""The verdict of a judge that was not asked."""
+"""The verdict of a judge that was not asked, and the reason of the reject."""
 Pick = Callable[[list[Candidate]], Iterable[Pair | tuple[Candidate, Candidate]]]
 """A strategy of the user's: of candidates, the best first, to pairs or (chosen, rejected)."""
 
@@ -141,7 +141,7 @@ def pick_by_verdict(
         return _nothing(_furthest(drops), (a, b), drops)
     word = winner.strip().lower() if isinstance(winner, str) else None
     if word == SKIPPED:
-        return _nothing("no_verdict", (a, b), drops)
+        return _nothing(SKIPPED, (a, b), drops)
     if word not in ("a", "b", "tie"):
         return _nothing("bad_verdict", (a, b), drops)
     if word == "tie" and rule.ties == "drop":
