@@ -22,6 +22,7 @@ from prefdata.run.merging import (
     write_shard_record,
 )
 from prefdata.run.places import check_places
+from prefdata.run.shard_status import keep_error
 from prefdata.run.shards import Shard, count_shards
 from prefdata.run.stage_folders import make_stage_folders
 from prefdata.run.steps import Building
@@ -124,6 +125,8 @@ def build_shard(
         disk_errors(here),
         fence(here, read_attempt(attempt), say) if attempt else nullcontext(),
         hold(here, patience=PATIENCE if attempt else None),
+        keep_error(here),
+        disk_errors(here),
         _begin(
             loaded, here, machine, rehearse, say, metrics, progress=progress, is_shard=True
         ) as run,

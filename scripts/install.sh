@@ -18,4 +18,7 @@ python=$(command -v python3.11 || command -v python3)
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
   --editable ".${extra:+[$extra]}"
+if [ "$extra" = dev ]; then  # SkyPilot's schemas alone: what it depends on is of other versions
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps skypilot==0.14.1
+fi
 echo "$fingerprint" > "$stamp"

@@ -250,3 +250,14 @@ def test_a_record_of_a_newer_version_stops_the_run_with_one_message(tmp_path):
 def test_a_text_that_looks_like_a_version_is_none(tmp_path):
     write(tmp_path, {1: ',"v":2,"crc":"00000000"}', 2: {"v": 2}})
     assert read(tmp_path, [1, 2]) == {1: ',"v":2,"crc":"00000000"}', 2: {"v": 2}}
+
+
+def test_a_file_is_closed_after_a_while_and_the_next_one_begun(tmp_path):
+    with Journal(tmp_path, file_seconds=0) as journal:
+        for number in range(3):
+            journal.append([(f"{number:032x}", number)])
+    assert [file.name for file in sorted(tmp_path.glob("*"))] == [
+        f"w0-{number:03d}.jsonl" for number in range(3)
+    ]
+    with Journal(tmp_path) as journal:
+        assert [journal.get(f"{number:032x}") for number in range(3)] == [[0], [1], [2]]

@@ -109,6 +109,25 @@ def test_a_shard_leaves_word_until_it_is_done(project):
     assert one.status.of_rows == 10
 
 
+def test_the_error_that_ends_an_attempt_is_told_until_another_one_goes_well(project):
+    from prefdata.pipeline import build_shard
+
+    out, lines = project.folder / "out", project.folder / "seeds.jsonl"
+    loaded = project.load()
+    known, _ = lines.read_bytes(), lines.write_bytes(b"")
+    with pytest.raises(PrefdataError) as told:
+        build_shard(loaded, out, Shard(1, 2), rehearse=True, say=print)
+    state = look_at_shards(out, 2)[1]
+    assert (state.state, state.reason) == ("waiting", str(told.value))
+    write_status(state.shard.folder(out), ShardStatus(0, 1, 0, 9, 1.0))
+    assert f"shard 1 waits; its last attempt ended: {told.value}" in list(
+        look_at_run(out, 2).lines()
+    )
+    lines.write_bytes(known)
+    build_shard(loaded, out, Shard(1, 2), rehearse=True, say=print)
+    assert look_at_shards(out, 2)[1].reason is None
+
+
 def test_another_division_is_refused(tmp_path, folders):
     from prefdata.run.shards import count_shards
 

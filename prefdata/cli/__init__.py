@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from prefdata.cli.cluster import slurm
+from prefdata.cli.cluster import k8s, sky, slurm
 from prefdata.cli.hub import publish
 from prefdata.cli.program import with_verbosity
 from prefdata.cli.results import diff, export, inspect, pairs, report
@@ -25,6 +25,8 @@ COMMANDS = (
     build,
     plan,
     slurm,
+    k8s,
+    sky,
     merge,
     clean,
     pairs,

@@ -1,7 +1,9 @@
-"""`slurm`: a run on a cluster."""
+"""`slurm`, `k8s`, `sky`: a run on a cluster."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,19 +21,44 @@ from prefdata.cli.program import (
 )
 from prefdata.errors import PrefdataError
 
+Nodes = Annotated[
+    int, typer.Option(min=1, help="Maximum number of tasks at the same time, one node each.")
+]
+Gpus = Annotated[int, typer.Option(min=0, help="GPUs per node; 0: run on the CPU.")]
+Shards = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of shards, one task each; as many as nodes by default."),
+]
+Setup = Annotated[
+    list[str] | None,
+    typer.Option(help="A line of shell before the command: 'module load cuda'; repeatable."),
+]
+ShowStatus = Annotated[
+    bool, typer.Option("--status", help="Show the progress of the shards, from their files.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="With --status: as JSON.")]
+Watch = Annotated[bool, typer.Option("--watch", help="With --status: look again until it is over.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that were edited.")]
+Image = Annotated[
+    str | None, typer.Option(help="Container image with prefdata, and vLLM where it is needed.")
+]
+Volume = Annotated[str | None, typer.Option(help="Name of the volume that all tasks write on.")]
+Mount = Annotated[str, typer.Option(help="Where tasks see the volume.")]
+Cpus = Annotated[str | None, typer.Option(help="Cores of one task, in the engine's words.")]
+Memory = Annotated[str | None, typer.Option("--mem", help="Memory of one task, likewise.")]
+MaxRestarts = Annotated[
+    int,
+    typer.Option(min=0, help="How often a failed task is started again; preemptions do not count."),
+]
+
 
 def slurm(
     recipe: RecipeFile,
     overrides: Overrides = None,
     out: Out = None,
-    nodes: Annotated[
-        int, typer.Option(min=1, help="Maximum number of tasks at the same time, one node each.")
-    ] = 1,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs per node; 0: run on the CPU.")] = 8,
-    shards: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of shards, one task each; as many as nodes by default."),
-    ] = None,
+    nodes: Nodes = 1,
+    gpus: Gpus = 8,
+    shards: Shards = None,
     partition: Annotated[str | None, typer.Option(help="Partition, as for sbatch.")] = None,
     time: Annotated[str | None, typer.Option(help="Time limit of one task, as for sbatch.")] = None,
     merge_partition: Annotated[
@@ -55,40 +82,25 @@ def slurm(
         list[str] | None,
         typer.Option(help="The same for the merge job alone, for example --mem=32G."),
     ] = None,
-    setup: Annotated[
-        list[str] | None,
-        typer.Option(help="A line of shell before the command: 'module load cuda'; repeatable."),
-    ] = None,
+    setup: Setup = None,
     max_requeues: Annotated[
         int, typer.Option(min=0, help="How often a failed task is started again.")
     ] = 20,
     submit: Annotated[
         bool, typer.Option("--submit", help="Submit the unfinished shards, and print the job ids.")
     ] = False,
-    status: Annotated[
-        bool, typer.Option("--status", help="Show the progress of the shards, from their files.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --status: as JSON.")] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="With --status: look again until it is over.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace scripts that were edited.")
-    ] = False,
+    status: ShowStatus = False,
+    as_json: AsJson = False,
+    watch: Watch = False,
+    force: Force = False,
     rehearse: Rehearse = False,
     no_publish: NoPublish = False,
 ) -> None:
     """Write batch scripts that make a run in shards on a cluster, and join them."""
     with exit_codes():
-        if recipe.startswith("hf://"):
-            raise PrefdataError(
-                f"{recipe}: a recipe on the Hub would be downloaded by every node; download "
-                "it first with `hf download`, then give its local path"
-            )
+        _check_words(recipe, status, as_json, watch)
         if submit and status:
             raise PrefdataError("--status does not submit anything; leave out --submit or --status")
-        if (as_json or watch) and not status:
-            raise PrefdataError("--json and --watch are for --status; add it, or leave them out")
         loaded = load(recipe, overrides, out)
         from prefdata.cluster.slurm import run_on_slurm, shards_submitted
         from prefdata.cluster.slurm_scripts import Cluster
@@ -110,13 +122,149 @@ def slurm(
             (*(merge_extra or ()),), (*(setup or ()),), merge_partition, container,
             max_requeues=max_requeues, is_published=not no_publish,
         )  # fmt: skip
-        told = [str(Path(recipe).absolute()), *(overrides or ())]
+        file = Path(recipe).absolute()
+        told = [str(file) if file.exists() else recipe, *(overrides or ())]
         words = [*told, "--out", str(Path(loaded.recipe.output_dir).absolute())]
         words += ["--rehearse"] * rehearse
         run_on_slurm(
             loaded, words, folder, cluster, is_submitted=submit, time=time, rehearse=rehearse,
             force=force, say=print,
         )  # fmt: skip
+
+
+def k8s(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    nodes: Nodes = 1,
+    gpus: Gpus = 8,
+    shards: Shards = None,
+    image: Image = None,
+    volume: Volume = None,
+    mount: Mount = "/work",
+    secret: Annotated[
+        str, typer.Option(help="Name of the Secret that holds HF_TOKEN and keys of servers.")
+    ] = "prefdata",
+    cpus: Cpus = None,
+    memory: Memory = None,
+    setup: Setup = None,
+    max_restarts: MaxRestarts = 3,
+    status: ShowStatus = False,
+    as_json: AsJson = False,
+    watch: Watch = False,
+    force: Force = False,
+    rehearse: Rehearse = False,
+    no_publish: NoPublish = False,
+) -> None:
+    """Write Kubernetes manifests: an Indexed Job over the shards, and a Job that joins them."""
+    with exit_codes():
+        _check_words(recipe, status, as_json, watch)
+        loaded = load(recipe, overrides, out)
+        if not status and image is None:
+            raise PrefdataError(
+                "--image is missing: a pod runs prefdata from a container image; give one, such as "
+                "the one that Dockerfile.gpu builds"
+            )
+        _write_or_show(
+            "k8s", loaded, [recipe, *(overrides or ())], shards,
+            status=(status, as_json, watch), rehearse=rehearse, force=force, gpus=gpus,
+            image=image, volume=volume, mount=mount, nodes=nodes, cpus=cpus, memory=memory,
+            setup=(*(setup or ()),), max_restarts=max_restarts, secret=secret,
+            is_published=not no_publish,
+        )  # fmt: skip
+
+
+def sky(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    gpus: Annotated[
+        str, typer.Option(help="GPUs of each task, as for sky: H100:8; 0: run on the CPU.")
+    ] = "0",
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Number of shards, one job each.")
+    ] = None,
+    image: Image = None,
+    volume: Annotated[
+        str | None,
+        typer.Option(help="Volume that all tasks write on, or a bucket, as in s3://mine."),
+    ] = None,
+    mount: Mount = "/work",
+    cpus: Cpus = None,
+    memory: Memory = None,
+    setup: Setup = None,
+    max_restarts: MaxRestarts = 3,
+    on_demand: Annotated[bool, typer.Option("--on-demand", help="Take no spot machines.")] = False,
+    status: ShowStatus = False,
+    as_json: AsJson = False,
+    watch: Watch = False,
+    force: Force = False,
+    rehearse: Rehearse = False,
+    no_publish: NoPublish = False,
+) -> None:
+    """Write SkyPilot tasks: a managed job per shard on spot machines, and one that joins them."""
+    with exit_codes():
+        _check_words(recipe, status, as_json, watch)
+        loaded = load(recipe, overrides, out)
+        if not status and not (image or setup):
+            raise PrefdataError(
+                "nothing brings prefdata to the machines: --image and --setup are missing; give a "
+                "container image that has it, or --setup 'pip install …'"
+            )
+        found = re.fullmatch(r"0|[A-Za-z][\w.-]*(?::([1-9]\d*))?", gpus)
+        if found is None:
+            raise PrefdataError(f"--gpus {gpus}: give kind and number, as in H100:8, or 0 for none")
+        _write_or_show(
+            "sky", loaded, [recipe, *(overrides or ())], shards,
+            status=(status, as_json, watch), rehearse=rehearse, force=force,
+            gpus=int(found[1] or gpus != "0"), accelerators=gpus if gpus != "0" else None,
+            image=image, volume=volume, mount=mount, cpus=cpus, memory=memory,
+            setup=(*(setup or ()),), max_restarts=max_restarts, is_spot=not on_demand,
+            is_published=not no_publish,
+        )  # fmt: skip
+
+
+def _check_words(recipe: str, status: bool, as_json: bool, watch: bool) -> None:
+    if recipe.startswith("hf://"):
+        raise PrefdataError(
+            f"{recipe}: a recipe on the Hub would be downloaded by every node; download "
+            "it first with `hf download`, then give its local path"
+        )
+    if (as_json or watch) and not status:
+        raise PrefdataError("--json and --watch are for --status; add it, or leave them out")
+
+
+def _write_or_show(
+    engine: Any,
+    loaded: Any,
+    told: Sequence[str],
+    shards: int | None,
+    *,
+    status: tuple[bool, bool, bool],
+    rehearse: bool,
+    force: bool,
+    volume: str | None,
+    **asked: Any,
+) -> None:
+    """The manifests, or the status of a run that was started by them."""
+    from prefdata.cluster.manifests import Tasks, write_manifests
+    from prefdata.run.shards import count_shards
+
+    folder = run_folder(loaded, rehearse).absolute()
+    count = count_shards(folder, shards, default=asked.get("nodes", 1))
+    is_status, as_json, watch = status
+    if is_status:
+        _show_status(folder, count, as_json=as_json, watch=watch)
+        return
+    if volume is None:
+        raise PrefdataError(
+            "--volume is missing: tasks keep what is finished on a volume that all of them see, "
+            "else each would begin anew; give its name"
+        )
+    write_manifests(
+        engine, loaded, told, folder, Tasks(count, volume=volume, **asked), rehearse=rehearse,
+        force=force,
+    )  # fmt: skip
 
 
 def _show_status(folder: Path, count: int, *, as_json: bool, watch: bool) -> None:

@@ -102,6 +102,8 @@ class RunStatus:
         for one in self.shards:
             if one.state == "failed":
                 yield f"shard {one.shard.number} failed: {one.reason}; see {_log(self.out, one)}"
+            elif one.state == "waiting" and one.reason:
+                yield f"shard {one.shard.number} waits; its last attempt ended: {one.reason}"
         if self.lost:
             yield (
                 f"not in the queue: {count_shards(len(self.lost))}: "
@@ -127,6 +129,11 @@ class RunStatus:
                 {"shard": o.shard.number, "reason": o.reason, "log": str(_log(self.out, o))}
                 for o in self.shards
                 if o.state == "failed"
+            ],
+            "errors": [
+                {"shard": o.shard.number, "reason": o.reason}
+                for o in self.shards
+                if o.state == "waiting" and o.reason
             ],
             "not_in_queue": [one.shard.number for one in self.lost],
             "notes": list(self.notes),

@@ -1,13 +1,15 @@
 """The progress of a shard: written to disk by its task, read by whoever asks. Makes no rows."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import orjson
 
+from prefdata.errors import PrefdataError
 from prefdata.run.shards import Shard
 from prefdata.storage.disk import write_text
 from prefdata.storage.fence import ATTEMPT
@@ -19,6 +21,8 @@ ALIVE_SECONDS = 120.0
 RECORD = "shard.json"
 FAILED, AGAIN = "failed", "again"
 """What the batch script leaves: why the shard has failed, or that it is tried once more."""
+ERROR = "error"
+"""What an attempt leaves that has ended by an error: its message."""
 _PROGRESS = "progress.json"
 
 
@@ -49,6 +53,7 @@ class ShardState:
 
     Attributes:
         status: of the latest attempt that has begun a pass.
+        reason: why it has failed; of one that waits, the error by which the last attempt ended.
     """
 
     shard: Shard
@@ -62,10 +67,23 @@ def write_status(folder: Path, status: ShardStatus) -> None:
     write_text(folder / _PROGRESS, orjson.dumps(asdict(status)).decode())
 
 
+@contextmanager
+def keep_error(folder: Path) -> Iterator[None]:
+    """Leave the error by which an attempt ends in the folder of its shard; none if it goes well."""
+    file = folder / ERROR
+    file.unlink(missing_ok=True)
+    try:
+        yield
+    except PrefdataError as err:
+        with suppress(OSError):  # the disk may be what the error is about
+            write_text(file, str(err))
+        raise
+
+
 def forget_attempts(out: Path, count: int, numbers: Iterable[int]) -> None:
     """Shards that are submitted anew have not failed, and nobody is there."""
     for folder in (Shard(number, count).folder(out) for number in numbers):
-        for name in (FAILED, AGAIN, ATTEMPT):
+        for name in (FAILED, AGAIN, ATTEMPT, ERROR):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -92,7 +110,10 @@ def _look(shard: Shard, out: Path, run: str | None, now: float) -> ShardState:
         return ShardState(shard, "failed", status, reason.strip())
     signs = [_touched(folder / name) for name in (ATTEMPT, _PROGRESS)]
     is_alive = now - max(signs) < ALIVE_SECONDS
-    return ShardState(shard, "running" if is_alive else "waiting", status)
+    error = _text(folder / ERROR)
+    if is_alive and error is None:
+        return ShardState(shard, "running", status)
+    return ShardState(shard, "waiting", status, error)
 
 
 def _touched(file: Path) -> float:

@@ -23,7 +23,7 @@ from prefdata.errors import PrefdataError
 
 LOCK = ".lock"
 _TEMPORARY = re.compile(r"\.(?P<name>.+)@(?P<host>.+)-(?P<process>\d+)-[0-9a-f]{8}\.(?:tmp|old)")
-_SWEPT = ("exports", "slurm", "stages")
+_SWEPT = ("exports", "k8s", "sky", "slurm", "stages")
 """Folders of a run in which something is written under temporary names."""
 _FULL = "free some space"
 _ELSEWHERE = "choose another folder with --out"

@@ -10,6 +10,7 @@ kill or a full disk has cut short is passed over and its work is done again.
 import os
 import re
 import threading
+import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ from prefdata.storage.disk import make_folder, sync, whole_file
 VERSION = 1
 """Of the records that are written; raised when what they hold changes its form or meaning."""
 FSYNC_SECONDS = 2.0
+FILE_SECONDS = 300.0
+"""After so long a file is closed and another one begun: mounted buckets keep closed files alone."""
 OPEN_FILES = 64
 """Journal files held open for reading: an array job restarted often leaves thousands."""
 _STATED = re.compile(rb',"v":(\d+),"crc":"[0-9a-f]{8}"}\n\Z')
@@ -57,13 +60,17 @@ class Journal:
     none; it is on the disk at most `FSYNC_SECONDS` later.
     """
 
-    def __init__(self, folder: Path, worker: str = "w0") -> None:
+    def __init__(
+        self, folder: Path, worker: str = "w0", *, file_seconds: float = FILE_SECONDS
+    ) -> None:
         """Index what earlier runs have finished; `folder` is made at the first append.
+
+        `file_seconds`: how long a file is written, before the next one is begun.
 
         Raises:
             PrefdataError: a record is of a version that is not known here.
         """
-        self._folder, self._worker = folder, worker
+        self._folder, self._worker, self._file_seconds = folder, worker, file_seconds
         self._earlier = _Index(sorted(folder.glob("*.jsonl")))
         self._own: _OwnFile | None = None
         self._lock = threading.Lock()
@@ -116,6 +123,9 @@ class Journal:
         """
         lines = b"".join(_line(key, value) for key, value in records)
         with self._lock:
+            if self._own is not None and time.monotonic() > self._own.begun + self._file_seconds:
+                old, self._own = self._own, None
+                old.close()
             if self._own is None:
                 self._own = _OwnFile(self._folder, self._worker)
             self._own.append(lines)
@@ -143,6 +153,7 @@ class _OwnFile:
         make_folder(folder)
         self._file = _create(folder, worker)
         sync(folder)
+        self.begun = time.monotonic()
         self._end, self._synced = 0, 0
         self._failure: OSError | None = None
         self._closing = threading.Event()

@@ -19,7 +19,9 @@ from prefdata.storage.disk import hold, make_folder, whole_file, write_text
 LEDGER = ".prefdata.json"
 FILES = ("README.md", "recipe.yaml", "report.html", "run.json")
 TABLES = ("candidates", "pairs", "rejects")
-FOLDERS = (*TABLES, "exports", "journal", "logs", "shards", "slurm", "stages", "trained")
+FOLDERS = (
+    *TABLES, "exports", "journal", "k8s", "logs", "shards", "sky", "slurm", "stages", "trained",
+)  # fmt: skip
 KEPT_HASHES = 8
 """Of one file: a kill may come between the note of a hash and the file that has it."""
 TABLE = re.compile(r"[a-z]+-\d{5}-of-\d{5}\.parquet")

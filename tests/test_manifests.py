@@ -1,0 +1,300 @@
+"""What Kubernetes and SkyPilot are given: read by their schemas, and run as it stands."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from conftest import QUICKSTART, ROOT
+from gated import make_recipe
+from sky_schema import read_schemas
+from typer.testing import CliRunner
+from waiting import PATIENCE, wait_until
+
+from prefdata.cli import app
+from prefdata.storage.folders import read_rows
+from prefdata.storage.journal import read_values
+
+ENGINES = ("k8s", "sky")
+ASKED = ("--image", "lab/prefdata:1", "--volume", "runs")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The working directory: a recipe, and what it reads."""
+    make_recipe(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def prefdata(*words, code=0):
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def write(engine, *words, code=0, out="run"):
+    return prefdata(engine, "recipe.yaml", *words, *ASKED, "--out", out, code=code)
+
+
+def texts(here, engine, out="run"):
+    return [(here / out / engine / f"{name}.yaml").read_text() for name in ("shards", "merge")]
+
+
+def manifests(here, engine, out="run"):
+    return [yaml.safe_load(text) for text in texts(here, engine, out)]
+
+
+OPTIONS = {
+    "few": ["--gpus", "0"],
+    "many": ["--gpus", "1", "--shards", "7", "--cpus", "16", "--mem", "64", "--max-restarts", "9",
+             "--setup", "export A=\"$HOME\"", "--setup", "pip install 'a b'",
+             "columns.0.prompt='a $(HF_HOME): #\nb {{ prompt }}'", "--no-publish"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("version", ["1.31", "1.37"])
+def test_kubernetes_knows_every_field(words, version, here):
+    write("k8s", *words)
+    for job in manifests(here, "k8s"):
+        kubernetes_validate.validate(job, version, strict=True)
+        job["spec"]["completion"] = 4
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(job, version, strict=True)
+
+
+@pytest.mark.parametrize("volume", ["runs", "s3://mine/runs"])
+@pytest.mark.parametrize("words", OPTIONS.values(), ids=OPTIONS)
+def test_skypilot_knows_every_field(words, volume, here):
+    words = [word.replace("1", "H100:1") if word == "1" else word for word in words]
+    prefdata("sky", "recipe.yaml", *words, "--image", "i", "--volume", volume, "--out", "run")
+    of_task, of_resources = read_schemas()
+    for task in manifests(here, "sky"):
+        jsonschema.validate(task, of_task)
+        jsonschema.validate(task["resources"], of_resources)
+        for place, schema in ((task, of_task), (task["resources"], of_resources)):
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate(place | {"sopt": True}, schema)
+
+
+def expand(text, given):
+    """What Kubernetes makes of the words of a command."""
+
+    def put(found):
+        return "$" if found[0] == "$$" else given.get(found[1], found[0])
+
+    return re.sub(r"\$\$|\$\(([^)]*)\)", put, text)
+
+
+def start(engine, manifest, number=None, **given):
+    """Run a task's command as it stands, with what the engine gives it."""
+    given |= {"PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}", "HOME": os.environ["HOME"]}
+    if engine == "k8s":
+        (container,) = manifest["spec"]["template"]["spec"]["containers"]
+        given |= {one["name"]: one["value"] for one in container["env"]}
+        rank, folder = "JOB_COMPLETION_INDEX", container["workingDir"]
+        words = [expand(word, given) for word in (*container["command"], *container["args"])]
+    else:
+        given |= manifest.get("envs", {})
+        rank, folder, words = (
+            "SKYPILOT_JOB_RANK",
+            manifest["workdir"],
+            ["bash", "-c", manifest["run"]],
+        )
+    given |= {rank: str(number)} if number is not None else {}
+    return subprocess.Popen(
+        words, cwd=folder, env=given, start_new_session=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def end(process):
+    told = process.communicate(timeout=PATIENCE)[0]
+    return process.returncode, told
+
+
+def keys_of(shard):
+    """How often each key was answered."""
+    files = (shard / "journal").glob("*.jsonl")
+    return Counter(key for file in files for key, _ in read_values(file))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_four_tasks_of_which_two_are_killed_make_the_run_in_one_piece(engine, here):
+    recipe = yaml.safe_load((here / "recipe.yaml").read_text())
+    recipe["columns"].append(  # what is asked behind the gate
+        {"name": "note", "type": "llm_text", "model_alias": "bold", "prompt": "{{ length }}"}
+    )
+    (here / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    asked = ["num_records=60", "--rehearse"]
+    prefdata("build", "recipe.yaml", *asked, "--out", "whole")
+    mount = here if engine == "k8s" else here / "volume"
+    write(engine, *asked, "--gpus", "0", "--shards", "4", "--mount", mount)
+    shards, merge = manifests(here, engine, "run-rehearsal")
+    out = mount / "run-rehearsal"
+    folders = [out / "shards" / f"{number:05d}-of-00004" for number in range(4)]
+    tasks = [start(engine, shards, number, GATE=str(here / "gate")) for number in range(4)]
+    for task, folder in zip(tasks, folders, strict=True):
+        wait_until(lambda folder=folder: len(keys_of(folder)) > 9, task)
+    os.killpg(tasks[1].pid, signal.SIGKILL)
+    os.killpg(tasks[2].pid, signal.SIGTERM)
+    assert end(tasks[1])[0] == -signal.SIGKILL
+    code, told = end(tasks[2])
+    assert code in (130, -signal.SIGTERM)  # the latter is the shell of SkyPilot
+    assert "interrupted; run the same command again to continue" in told
+    before = [keys_of(folder) for folder in folders]
+    (here / "gate").touch()
+    for number in (1, 2):
+        assert not (folders[number] / "shard.json").exists()
+        tasks[number] = start(engine, shards, number)
+    for task, folder, keys in zip(tasks, folders, before, strict=True):
+        code, told = end(task)
+        assert code == 0, told
+        after = keys_of(folder)
+        assert keys < after, "it was killed in the middle"
+        assert set(after.values()) == {1}, "nothing is asked twice"
+    code, told = end(start(engine, merge))
+    assert code == 0, told
+    for name in ("pairs", "candidates", "rejects"):
+        assert [*read_rows(out / name)] == [*read_rows(here / "whole-rehearsal" / name)], name
+    assert "finished and merged" in prefdata(engine, "recipe.yaml", *asked, "--status",
+                                             "--out", mount / "run")  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_words_come_to_the_command_as_they_were_given(engine, here):
+    (here / "bin").mkdir()
+    stub = here / "bin" / "prefdata"
+    stub.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    stub.chmod(0o755)
+    override = "columns.0.prompt='a $(HF_HOME) $HOME: #\n$$ {{ prompt }}'"
+    setup = ["--setup", f"export PATH={here}/bin:$PATH"] if engine == "k8s" else []
+    write(engine, override, *setup, "--gpus", "0", "--shards", "4", "--mount", here, out="a b/it's")
+    shards, merge = manifests(here, engine, "a b/it's")
+    if engine == "sky":
+        shards["run"], merge["run"] = (
+            f"PATH={here}/bin:$PATH\n{one['run']}" for one in (shards, merge)
+        )
+    place = "a b/it's" if engine == "k8s" else f"{here}/a b/it's"
+    *words, attempt = json.loads(end(start(engine, shards, 3))[1])
+    assert words == ["build", "recipe.yaml", override, "--out", place, "--gpus", "0",
+                     "--shard", "3/4", "--attempt"]  # fmt: skip
+    assert re.fullmatch(r"\d{10}\.0", attempt)
+    words = json.loads(end(start(engine, merge))[1])
+    assert words == ["merge", "recipe.yaml", override, "--out", place, "--shards", "4"]
+
+
+WRONG = [
+    (["--shards", "300"], "there are 300 shards, but the seeds have only 240 rows"),
+    (["--mount", "work"], "--mount work: it is no absolute path of a folder"),
+    (["--volume", "My Disk"], "--volume 'My Disk': it is no name of a volume"),
+    (["--out", "/tmp/elsewhere"], "/tmp/elsewhere: it lies outside of"),
+    (["output_path=/tmp/elsewhere/pairs.jsonl"], "/tmp/elsewhere/pairs.jsonl: it lies outside of"),
+    ([f"seed_dataset.path={QUICKSTART}/prompts.jsonl"], "prompts.jsonl: it lies outside of"),
+    (["--json"], "--json and --watch are for --status"),
+]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("words", "told"), WRONG, ids=[told for _, told in WRONG])
+def test_what_would_fail_on_the_cluster_is_refused_before_it(engine, words, told, here):
+    given = ["--out", "run", *ASKED, "--gpus", "0", *words]
+    message = " ".join(prefdata(engine, "recipe.yaml", *given, code=2).split())
+    assert told in message
+    assert not (here / "run" / engine).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["k8s", "--volume", "runs"], "--image is missing: a pod runs prefdata from a container"),
+        (["k8s", "--image", "i"], "--volume is missing: tasks keep what is finished on a volume"),
+        (["k8s", "--image", "i", "--volume", "s3://mine"], "a pod mounts a claim, not a bucket"),
+        (["k8s", "--image", "i", "--volume", "runs", "models.2.engine={tensor_parallel_size: 3}",
+          "models.2.provider=vllm"], "3 GPUs (tensor_parallel_size x pipeline_parallel_size)"),
+        (["sky", "--volume", "runs"], "nothing brings prefdata to the machines"),
+        (["sky", "--image", "i", "--gpus", "8"], "--gpus 8: give kind and number, as in H100:8"),
+        (["sky", "--image", "i"], "--volume is missing"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_told(words, told, here):
+    engine, *rest = words
+    message = prefdata(engine, "recipe.yaml", *rest, "--out", "run", code=2)
+    assert told in " ".join(message.split())
+
+
+def test_what_is_asked_for_is_in_the_manifest(here):
+    told = write("k8s", "--gpus", "8", "--shards", "6", "--nodes", "2", "--cpus", "64", "--mem",
+                 "400Gi", "--secret", "keys", "--max-restarts", "5")  # fmt: skip
+    job, merge = manifests(here, "k8s")
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 6, 2)
+    assert spec["backoffLimitPerIndex"] == 5
+    (container,) = pod["containers"]
+    assert container["resources"] == {
+        "requests": {"cpu": "64", "memory": "400Gi"}, "limits": {"nvidia.com/gpu": 8},
+    }  # fmt: skip
+    assert container["envFrom"] == [{"secretRef": {"name": "keys", "optional": True}}]
+    assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "runs"}
+    assert "resources" not in merge["spec"]["template"]["spec"]["containers"][0]
+    name = job["metadata"]["name"]
+    assert f"kubectl wait --for=condition=complete --timeout=-1s job/{name} && kubectl" in told
+
+
+def test_spot_machines_and_their_bucket_are_in_the_task(here):
+    told = prefdata("sky", "recipe.yaml", "--gpus", "H100:8", "--shards", "6", "--image", "i",
+                    "--volume", "s3://mine/runs", "--out", "run")  # fmt: skip
+    task, merge = manifests(here, "sky")
+    assert task["resources"]["accelerators"] == "H100:8"
+    assert (task["resources"]["use_spot"], merge["resources"]["use_spot"]) == (True, False)
+    assert task["file_mounts"]["/work"]["mode"] == "MOUNT_CACHED"
+    assert "exec" not in task["run"]  # SkyPilot waits for uploads behind it
+    assert "accelerators" not in merge["resources"]
+    assert "sky jobs launch --num-jobs 6 --secret HF_TOKEN" in told
+    write("sky", "--on-demand", "--gpus", "0")
+    assert not manifests(here, "sky")[0]["resources"]["use_spot"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_manifest_has_a_token_and_the_merge_may_leave_the_hub_alone(engine, here, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("MY_KEY", "my_secret")
+    write(engine, "--no-publish", "--gpus", "0",
+          "providers=[{name: far, endpoint: 'http://x/v1', api_key: MY_KEY}]")  # fmt: skip
+    shards, merge = texts(here, engine)
+    assert "secret" not in (shards + merge).replace("secretRef", "").replace(
+        "secrets:", ""
+    ).replace("--secret", "")
+    assert "HF_TOKEN" in shards
+    assert "MY_KEY" in shards
+    assert ("--no-publish" in shards, "--no-publish" in merge) == (False, True)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_edited_manifest_stays_and_what_changes_in_others_is_told(engine, here):
+    write(engine, "--gpus", "0")
+    told = write(engine, "--gpus", "0", "--max-restarts", "7")
+    assert f"{here}/run/{engine}/shards.yaml is replaced; what changes in it:\n  -" in told
+    file = here / "run" / engine / "shards.yaml"
+    edited = file.read_text() + "# mine\n"
+    file.write_text(edited)
+    assert "prefdata did not write it as it is" in write(engine, "--gpus", "0", code=2)
+    assert file.read_text() == edited
+    write(engine, "--gpus", "0", "--force")
+    assert "# mine" not in file.read_text()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_recipe_that_ships_keeps_its_name(engine, here):
+    prefdata(engine, "simpo", "model=models/lm", "prompts=prompts.jsonl", "--rehearse",
+             *ASKED, "--gpus", "0", "--out", "run")  # fmt: skip
+    assert "prefdata build simpo model=models/lm" in texts(here, engine, "run-rehearsal")[0]
