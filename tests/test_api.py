@@ -225,6 +225,20 @@ def test_pairs_are_picked_again_in_place_or_elsewhere(run, tmp_path):
         run.repick(strategy="best")
 
 
+def test_a_run_is_compared_with_another_and_cleaned(run, tmp_path):
+    other = run.repick(tmp_path / "other", max_pairs=4, test_size=0)
+    told = run.diff(other)
+    assert told == run.diff(tmp_path / "other")
+    assert (told["kept"], told["gone"]) == (4, {"pairs: over_max_pairs": 8})
+    assert ("output_projection.max_pairs", "–", "4") in told["recipe"]
+    unneeded = shutil.copytree(
+        next(run.folder.glob("stages/1-*[!s]")), run.folder / "stages/1-a-0123abcd"
+    )
+    assert [*run.clean().stages] == [unneeded]
+    assert [*run.clean(remove=True).stages] == [unneeded]
+    assert not unneeded.exists()
+
+
 def test_a_run_without_pairs_has_empty_tables_and_shows_its_rejects(run):
     empty = run.repick(min_margin=1e6, test_size=0)
     assert empty.pairs["train"].num_rows == 0

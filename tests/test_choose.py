@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from prefdata.pairs.calibration import fit_lengths, tell_calibration
 from prefdata.pairs.choose import choose_pairs
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
-from prefdata.rows import CANDIDATE, REJECTS
+from prefdata.rows import CANDIDATE, LEFT_OUT, REJECTS
 from prefdata.storage.folders import RowsWriter, read_rows
 
 EMPTY = dict.fromkeys(field.name for field in CANDIDATE)
@@ -183,6 +183,23 @@ def test_the_slope_is_that_of_a_regression_within_prompts(tmp_path, group_by):
     assert fit.correlation == pytest.approx(within.corr().loc["tokens", "score"])
     assert (fit.texts, fit.tokens) == (400, pytest.approx(told["tokens"].mean()))
     assert fit.slope == pytest.approx(0.02, rel=0.1)
+
+
+def test_a_text_that_cannot_be_paired_has_no_part_in_the_slope(tmp_path):
+    kept = [row(n, ["a", "b"], tokens=[7, 9], s=[1.0, 2.0], f=[None, None]) for n in range(2)]
+    long = {"tokens": [7, 9, 99], "s": [1.0, 2.0, 0.0]}
+    rows = [row(0, ["a", "b", "c"], **long, f=[None, None, {"reason": "repetition"}]), kept[1]]
+    rows.append(row(1, ["a", "b", " "], **long, f=[None] * 3))  # nor has one that is blank
+    fits = []
+    for name, filters in (("all", ()), ("kept", ["f"])):
+        fields = {"id": pa.string(), "prompt": pa.string(), "candidates": pa.list_(CANDIDATE)}
+        kinds = {"s": pa.list_(pa.float64()), "f": pa.list_(LEFT_OUT)}
+        with RowsWriter(tmp_path / name, pa.schema(fields | kinds)) as writer:
+            writer.write(pa.Table.from_pylist([*rows, kept[0] | {"f": None}], schema=writer.schema))
+        rule = PreferencePairs(**RULE, score="s", calibrate_length="s")
+        fits.append(fit_lengths(tmp_path / name, rule, filters)["s"])
+    assert (fits[0].texts, fits[1].texts) == (9, 8)
+    assert fits[0].slope < 0 and fits[1].slope == pytest.approx(0.5)
 
 
 def test_texts_of_one_length_have_no_slope(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from prefdata.engines.scripted import ScriptedText
-from prefdata.errors import RowError
+from prefdata.errors import PrefdataError, RowError
 from prefdata.fingerprint import TextKeys, digest
 from prefdata.recipe.checks import check_recipe
 from prefdata.recipe.columns import AnyColumn
@@ -377,6 +377,16 @@ def test_a_list_of_six_is_refused_and_so_is_one_that_only_the_rows_show():
 def test_what_does_not_fit_a_tournament_is_said(how, fields, message):
     with pytest.raises(ValidationError, match=re.escape(message)):
         judge(how, **fields)
+
+
+def test_several_models_that_rate_are_several_columns(project):
+    rubric = {
+        "name": "rated", "type": "rubric_judge", "candidates": "candidates", "scale": [1, 5],
+        "criteria": {"good": "is it?"}, "model_alias": ["hot", "cold"],
+    }  # fmt: skip
+    project.recipe["columns"].append(rubric)
+    with pytest.raises(PrefdataError, match="write a column for each of them"):
+        project.load()
 
 
 SHIPPED = {

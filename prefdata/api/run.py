@@ -22,14 +22,15 @@ from prefdata.api.loading import HUB
 from prefdata.api.records import Records, figures_of, pairs_or_rejects, table
 from prefdata.errors import PrefdataError, Say, suggest
 from prefdata.export import Export, ExportOptions, Lines, export_run
-from prefdata.hub.fetched import fetch_run
+from prefdata.hub.fetched import compare_runs, fetch_run
 from prefdata.hub.publish import publish_run
 from prefdata.hub.publishing import Publication, PublishOptions
 from prefdata.pairs.files import SPLITS
 from prefdata.pairs.repick import pairs_of_run
-from prefdata.recipe.loader import give_name, strategy_of
+from prefdata.recipe.loader import RecipeSource, give_name, load_recipe, strategy_of
 from prefdata.recipe.schema import Recipe
 from prefdata.report import Report, make_report
+from prefdata.run.cleaning import Unneeded, clean_run
 from prefdata.run.finished import FinishedRun
 from prefdata.run.finished import open_run as open_finished
 from prefdata.run.oddities import find_oddities
@@ -168,6 +169,34 @@ class Run:
             self.folder, Path(out) if out else None, compare=Path(other) if other else None,
             is_forced=force,
         )  # fmt: skip
+
+    def diff(self, other: "Run | Path | str") -> dict[str, Any]:
+        """What has become of the pairs in another run, as `prefdata diff --json` tells it.
+
+        Args:
+            other: a run, its folder, or `hf://datasets/owner/name`.
+
+        Raises:
+            PrefdataError: there is no finished run.
+        """
+        place = other.folder if isinstance(other, Run) else other
+        return compare_runs(str(self.folder), str(place))
+
+    def clean(
+        self, *, remove: bool = False, recipe: RecipeSource | None = None, say: Say = print
+    ) -> Unneeded:
+        """Stages and journal records that the run needs no more, removed only where you say so.
+
+        Args:
+            remove: whether to remove them.
+            recipe: the one that is being built in the folder, where it is another than this run's.
+            say: called with each message.
+
+        Raises:
+            PrefdataError: a build was begun there whose recipe is not given.
+        """
+        given = None if recipe is None else load_recipe(recipe)
+        return clean_run(self.folder, given, is_meant=remove, say=say, progress=False)
 
     def publish(
         self,

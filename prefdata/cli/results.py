@@ -114,19 +114,14 @@ def diff(
     """Show which pairs of a run are in another one: kept, changed, gone and new, by reason."""
     with exit_codes():
         from prefdata.cli.summary import print_diff
-        from prefdata.hub.fetched import read_pairs
-        from prefdata.pairs.diff import compare_pairs
-        from prefdata.report.compare import recipe_differences
+        from prefdata.hub.fetched import compare_runs
 
         places = [one if "://" in one else str(run_of(Path(one))) for one in (run, other)]
-        (one, pairs), (another, others) = (read_pairs(place) for place in places)
-        texts = [found.loaded.resolved if found.loaded else "" for found in (one, another)]
-        recipe = recipe_differences(*texts) if all(texts) else []
-        told = compare_pairs(pairs, others).told()
+        told = compare_runs(*places)
         if as_json:
-            print(json.dumps({"run": run, "other": other, **told, "recipe": recipe}))
+            print(json.dumps({"run": run, "other": other, **told}))
         else:
-            print_diff(f"{run} -> {other}", told, recipe)
+            print_diff(f"{run} -> {other}", told, told["recipe"])
 
 
 def export(

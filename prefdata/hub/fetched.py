@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 
 from prefdata.errors import PrefdataError
 from prefdata.hub.access import HTTP_ERRORS, describe
-from prefdata.pairs.diff import PairsOfRun, read_pairs_of
+from prefdata.pairs.diff import PairsOfRun, compare_pairs, read_pairs_of
 from prefdata.recipe.contract import At
 from prefdata.recipe.environment import INTERPOLATION, texts_in
 from prefdata.recipe.loader import LoadedRecipe, load_recipe, override_path
@@ -34,6 +34,7 @@ from prefdata.recipe.mix import picks_of
 from prefdata.recipe.publication import CONFIGS
 from prefdata.recipe.schema import Endpoint, Model, Recipe
 from prefdata.recipe.weights import is_file
+from prefdata.report.compare import recipe_differences
 from prefdata.rows import REJECTS
 from prefdata.run.finished import FinishedRun, open_run
 from prefdata.seeds.files import is_data_file
@@ -339,6 +340,18 @@ def read_pairs(place: str) -> tuple[FinishedRun, PairsOfRun]:
     with TemporaryDirectory() as folder:
         run = open_run(fetch_run(place, Path(folder), tables=("pairs", "rejects")))
         return run, read_pairs_of(run.folder, run.record)
+
+
+def compare_runs(run: str, other: str) -> dict[str, Any]:
+    """What has become of the pairs of a run in another, as `Diff.told`, and `recipe`.
+
+    `run`, `other`: as `read_pairs` takes them. `recipe`: (field, value, value in the other) of what
+    differs in their recipes.
+    """
+    (one, pairs), (another, others) = (read_pairs(place) for place in (run, other))
+    texts = [found.loaded.resolved if found.loaded else "" for found in (one, another)]
+    recipe = recipe_differences(*texts) if all(texts) else []
+    return {**compare_pairs(pairs, others).told(), "recipe": recipe}
 
 
 def _settle(folder: Path, record: Record, address: str) -> None:

@@ -1,6 +1,6 @@
 """What scores give a text for its length: one slope a column, over all prompts. Picks nothing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,16 @@ class LengthFit:
         return score - self.slope * (tokens - self.tokens)
 
 
-def fit_lengths(scored: Path, rule: PreferencePairs) -> dict[str, LengthFit]:
-    """The fit of every column of `calibrate_length`.
+def fit_lengths(
+    scored: Path, rule: PreferencePairs, filters: Iterable[str] = ()
+) -> dict[str, LengthFit]:
+    """The fit of every column of `calibrate_length`, over the texts that may be paired.
 
     A straight line through the differences within prompts, by least squares: the linear case of
     post-hoc calibration (arXiv 2409.17407, which takes a local regression off the rewards). Within
     prompts, since a prompt that asks for a long answer may be an easy one.
+
+    `filters`: columns that say which candidates are left out.
     """
     places: list[NDArray[np.int64]] = []
     tokens: list[Floats] = []
@@ -57,15 +61,16 @@ def fit_lengths(scored: Path, rule: PreferencePairs) -> dict[str, LengthFit]:
     numbers: dict[str, int] = {}
     for table in read_tables(scored):
         prompts = _prompts(table, rule, numbers)
-        for place, texts, rated in _texts(table, rule, prompts, tuple(scores)):
+        for place, texts, counts, rated in _texts(table, rule, prompts, tuple(scores)):
             places.append(place)
-            tokens.append(_tokens(texts))
+            is_out = _left_out(table, rule, filters) | _are_blank(texts, counts)
+            tokens.append(np.where(is_out, np.nan, _tokens(counts)))
             for name, found in scores.items():
                 found.append(rated[name])
     if not places:
         return dict.fromkeys(scores, LengthFit(0.0, 0.0, None, 0))
-    prompt, counts = np.concatenate(places), np.concatenate(tokens)
-    return {name: _fit(prompt, counts, np.concatenate(found)) for name, found in scores.items()}
+    prompt, lengths = np.concatenate(places), np.concatenate(tokens)
+    return {name: _fit(prompt, lengths, np.concatenate(found)) for name, found in scores.items()}
 
 
 def tell_calibration(record: Mapping[str, Any]) -> dict[str, str]:
@@ -93,20 +98,29 @@ def _prompts(table: pa.Table, rule: PreferencePairs, numbers: dict[str, int]) ->
 
 def _texts(
     table: pa.Table, rule: PreferencePairs, prompts: NDArray[np.int64], scores: Sequence[str]
-) -> Iterator[tuple[NDArray[np.int64], pa.StructArray, Mapping[str, Floats]]]:
-    """Prompt, provenance and scores of some texts at a time."""
+) -> Iterator[tuple[NDArray[np.int64], pa.Array, pa.StructArray, Mapping[str, Floats]]]:
+    """Prompt, text, provenance and scores of some texts at a time."""
     table = table.combine_chunks()
     if not table.num_rows:
         return
     if rule.candidates:
         lists = table[rule.candidates].chunk(0)
         rated = {name: _floats(table[name].chunk(0).flatten()) for name in scores}
-        yield prompts[pc.list_parent_indices(lists).to_numpy()], lists.flatten(), rated
+        made = lists.flatten()
+        parents = prompts[pc.list_parent_indices(lists).to_numpy()]
+        yield parents, pc.struct_field(made, "text"), made, rated
         return
     for name in rule.responses or ():
         if name + META_SUFFIX in table.column_names:
             rated = {one: _floats(pc.struct_field(table[one].chunk(0), name)) for one in scores}
-            yield prompts, table[name + META_SUFFIX].chunk(0), rated
+            yield prompts, table[name].chunk(0), table[name + META_SUFFIX].chunk(0), rated
+
+
+def _are_blank(texts: pa.Array, made: pa.StructArray) -> Any:
+    """Of every text whether it shows nothing and calls no tool."""
+    is_blank = pc.equal(pc.utf8_trim_whitespace(texts), "")
+    calls = pc.is_null(pc.struct_field(made, "tool_calls"))
+    return pc.fill_null(pc.and_(is_blank, calls), True).to_numpy(zero_copy_only=False)
 
 
 def _tokens(texts: pa.StructArray) -> Floats:
@@ -116,6 +130,17 @@ def _tokens(texts: pa.StructArray) -> Floats:
     reasons = pc.struct_field(texts, "finish_reason")
     is_whole = pc.or_(pc.is_null(reasons), pc.is_in(reasons, pa.array(ENDS)))
     return _floats(pc.if_else(is_whole, counts, pa.scalar(None, counts.type)))
+
+
+def _left_out(table: pa.Table, rule: PreferencePairs, filters: Iterable[str]) -> Any:
+    """Of every candidate whether some filter leaves it out."""
+    is_out: Any = False
+    for name in filters:
+        sizes = pc.fill_null(pc.list_value_length(table[rule.candidates]), 0).to_pylist()
+        told = zip(table[name].to_pylist(), sizes, strict=True)
+        reasons = [why for row, size in told for why in row or [None] * size]
+        is_out |= np.array([why is not None for why in reasons], dtype=np.bool_)
+    return is_out
 
 
 def _floats(values: pa.Array) -> Floats:

@@ -102,10 +102,13 @@ def choose_pairs(
     picks = temporary_name(pairs.with_name("picks"))
     prompts = PairPrompts(rule, recipe, roles)
     tools = PairTools(rule, recipe)
-    fits = fit_lengths(scored, rule) if isinstance(rule, PreferencePairs) else {}
     pick = rule.pick if isinstance(rule, PreferencePairs) else None
     own = (functions or Functions()).find(pick, "output_projection.pick") if pick else None
     filters = filters_before(None, all_columns(recipe)) if recipe else []
+    fits: dict[str, LengthFit] = {}
+    if isinstance(rule, PreferencePairs):
+        own_filters = [name for target, name in filters if target == rule.candidates]
+        fits = fit_lengths(scored, rule, own_filters)
     is_turn = recipe is not None and recipe.expands_turns
     picking = _Picking(
         scored, rule, scores, seed, prompts, tools, fits, own, filters, is_turn=is_turn

@@ -395,6 +395,11 @@ class RubricJudge(Scored, Judge):
     def _default_prompt(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
+        if "panel" in value or isinstance(value.get("model_alias"), list | tuple):
+            raise ValueError(
+                "several models do not rate as one column; write a column for each of them, and "
+                "let the pairs weigh them: score: {a: 0.5, b: 0.5}"
+            )
         kinds = ("checklist",) if isinstance(value.get("criteria"), str) else ()
         return _with_shipped_prompt(value, (*kinds, "pointwise"))
 
