@@ -234,6 +234,29 @@ def test_without_slurm_there_is_one_message(tmp_path, monkeypatch):
     assert (tmp_path / "slurm" / "array.sbatch").is_file()
 
 
+def test_a_recipe_that_ships_keeps_its_name(tmp_path):
+    slurm("simpo", f"model={QUICKSTART}/models/lm", f"prompts={QUICKSTART}/prompts.jsonl",
+          "--rehearse", "--out", tmp_path / "run")  # fmt: skip
+    assert " build simpo model=" in scripts(tmp_path / "run-rehearsal")[0]
+
+
+def test_a_container_sees_every_file_that_the_recipe_reads(project, tmp_path_factory):
+    elsewhere, out = tmp_path_factory.mktemp("elsewhere"), project.folder / "cluster"
+    (elsewhere / "known.jsonl").write_text('{"prompt": "a question"}\n')
+    against = [{"path": str(elsewhere / "known.jsonl"), "column": "prompt"}]
+    project.recipe["columns"].append(
+        {
+            "name": "unseen",
+            "type": "filter",
+            "column": "prompt",
+            "decontaminate": {"against": against},
+        }
+    )
+    slurm(project.write(), "--rehearse", "--out", out, "--container", "i")
+    for script in scripts(project.folder / "cluster-rehearsal"):
+        assert f"{elsewhere}:{elsewhere}" in script
+
+
 def test_a_recipe_of_the_hub_is_brought_here_first():
     told = slurm("hf://datasets/somebody/pairs/recipe.yaml", code=2)
     assert "hf download" in told

@@ -80,14 +80,6 @@ def check_run(
     return finished
 
 
-def local_places(loaded: LoadedRecipe) -> list[Path]:
-    """Models and lines that a recipe reads; those of the Hub as relative paths, to nowhere."""
-    recipe = loaded.recipe
-    named = [name for m in recipe.models for name in (m.model, m.adapter) if name]
-    named += [path for _, source in recipe.sources for path in source.paths]
-    return [Path(loaded.locate(name)) for name in named]
-
-
 def check_slurm_options(cluster: Cluster, time: str | None) -> None:
     """See that Slurm's options are some, and leave the scripts as they are.
 

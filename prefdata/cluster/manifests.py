@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prefdata.cluster.checks import check_run, local_places
+from prefdata.cluster.checks import check_run
 from prefdata.cluster.files import write_files
 from prefdata.cluster.status import count_shards
 from prefdata.errors import PrefdataError, Say
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.run.ending import LAST_SECONDS
+from prefdata.run.places import inputs_of
 from prefdata.storage.disk import disk_errors
 
 Engine = Literal["k8s", "sky"]
@@ -94,7 +95,7 @@ def write_manifests(
     Raises:
         PrefdataError: the recipe cannot run so, or a file was edited.
     """
-    _check(engine, loaded, out, tasks)
+    _check(engine, loaded, told, out, tasks)
     with disk_errors(out):
         found = check_run(loaded, out, tasks.shards, tasks.gpus, rehearse=rehearse, say=say)
         if found is None:
@@ -148,7 +149,9 @@ def _how_to_start(
     )
 
 
-def _check(engine: Engine, loaded: LoadedRecipe, out: Path, tasks: Tasks) -> None:
+def _check(
+    engine: Engine, loaded: LoadedRecipe, told: Sequence[str], out: Path, tasks: Tasks
+) -> None:
     if not tasks.is_bucket and not _IS_NAME.fullmatch(tasks.volume):
         raise PrefdataError(
             f"--volume {tasks.volume!r}: it is no name of a volume, which has small letters, "
@@ -164,9 +167,11 @@ def _check(engine: Engine, loaded: LoadedRecipe, out: Path, tasks: Tasks) -> Non
         raise PrefdataError(
             f"--mount {tasks.mount}: it is no absolute path of a folder; give one as /work"
         )
-    places = [place for place in local_places(loaded) if place.is_absolute() and place.exists()]
-    for place in (out, *places):
-        _seen(place)
+    is_shipped = not Path(told[0]).exists()  # by its name; the tasks' prefdata has it too
+    for one in inputs_of(loaded):
+        if not (is_shipped and one.path in loaded.files):
+            _seen(one.path)
+    _seen(out)
     if loaded.recipe.output_path is not None:
         root = Path.cwd() if engine == "k8s" else out
         _seen(Path(loaded.recipe.output_path), root)

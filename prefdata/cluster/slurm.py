@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from prefdata.cluster.checks import check_run, check_slurm_options, local_places, read_time
+from prefdata.cluster.checks import check_run, check_slurm_options, read_time
 from prefdata.cluster.slurm_jobs import Jobs, cancel, is_in_queue, read_jobs, submit, tasks_in_queue
 from prefdata.cluster.slurm_scripts import CACHES, Cluster, write_scripts
 from prefdata.cluster.status import count_shards
 from prefdata.errors import PrefdataError, Say
 from prefdata.recipe.loader import LoadedRecipe
+from prefdata.run.places import inputs_of
 from prefdata.run.shard_status import forget_attempts
 from prefdata.storage.disk import disk_errors, make_folder
 
@@ -103,8 +104,8 @@ def shards_submitted(out: Path) -> int | None:
 
 def _with_mounts(cluster: Cluster, loaded: LoadedRecipe, out: Path) -> Cluster:
     """With the caches, and what a container needs besides: folders of the run and the recipe."""
-    places = local_places(loaded)
-    folders = {place if place.is_dir() else place.parent for place in places if place.is_absolute()}
+    places = [one.path.absolute() for one in inputs_of(loaded)]
+    folders = {place if place.is_dir() else place.parent for place in places}
     caches = {"HF_HOME": str(Path.home() / ".cache" / "huggingface")}
     caches |= {name: os.environ[name] for name in CACHES if name in os.environ}
     folders |= {loaded.folder, out.parent, *map(Path, caches.values())}

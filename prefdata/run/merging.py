@@ -139,8 +139,8 @@ def _refuse(out: Path, count: int, what: str, numbers: Sequence[int]) -> None:
         return
     named = ", ".join(map(str, numbers[:10])) + (" …" if len(numbers) > 10 else "")
     raise PrefdataError(
-        f"{out}: of {count} shards {len(numbers)} {what} {named}; make them with `prefdata slurm … "
-        f"--submit`, or each with `prefdata build … --shard {numbers[0]}/{count}`, then merge again"
+        f"{out}: of {count} shards {len(numbers)} {what} {named}; start their tasks again, or make "
+        f"each with `prefdata build … --shard {numbers[0]}/{count}`, then merge again"
     )
 
 

@@ -64,7 +64,7 @@ def fence(
             say(f"attempt {other} has taken over; attempt {attempt} ends")
             return False
         if other == attempt:
-            os.utime(file)  # a sign of life, for `prefdata slurm --status`
+            os.utime(file)  # a sign of life, for --status
         else:
             write_text(file, str(attempt))
         return True
