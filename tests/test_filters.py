@@ -368,6 +368,25 @@ def test_what_reads_skipped_candidates_is_skipped_too(recipe):
     }
 
 
+def test_a_reject_for_want_of_a_skipped_column_names_it(recipe):
+    hint = recipe["columns"][0] | {
+        "name": "hint",
+        "type": "llm_text",
+        "skip_when": "{{ answer > 3 }}",
+    }
+    del hint["samples"]
+    turns = {"name": "turn", "type": "expand", "column": "hint", "lines": True}
+    recipe["columns"].insert(0, hint)
+    recipe["columns"].insert(1, {"name": "y", "type": "expression", "expression": "{{ hint }}!"})
+    why = "; column 'hint' asked nothing: {{ answer > 3 }}"
+    assert [row["detail"].endswith(why) for row in build(recipe).rejects] == [True, True]
+    recipe["columns"][1] = turns
+    assert [row["detail"].endswith(why) for row in build(recipe).rejects] == [True, True]
+    del recipe["columns"][1]
+    recipe["output_projection"]["prompt_field"] = "hint"
+    assert {row["reason"] for row in build(recipe).rejects} == {"skipped"}
+
+
 def test_plan_tells_what_may_be_skipped(project, capsys):
     from prefdata.cli.summary import print_plan
 

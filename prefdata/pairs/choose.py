@@ -202,8 +202,10 @@ class _Picking:
         first, prompt = rows[0], self._prompts.of_row(rows[0])
         if not self._prompts.is_asked and says_nothing(prompt):
             detail = f"{self._rule.prompt_field!r} asks nothing: it is empty or blank"
+            told = [_told(row, self._rule, Drop("empty_prompt", detail)) for row in rows]
             return [], [
-                reject(row, stage="pairs", reason="empty_prompt", detail=detail) for row in rows
+                reject(row, stage="pairs", reason=one.reason, detail=one.detail)
+                for row, one in zip(rows, told, strict=True)
             ]
         identity = prompt_identity(prompt)
         members: list[Row] = []
@@ -276,13 +278,13 @@ class _Picking:
 
 def _told(row: Row, rule: Projection, drop: Drop) -> Drop:
     """Why a row has no pair: what the rule misses may not have been asked at all."""
-    if drop.reason not in ("single_candidate", "empty", "no_score", SKIPPED):
+    if drop.reason not in ("empty_prompt", "single_candidate", "empty", "no_score", SKIPPED):
         return drop
     if isinstance(rule, DpoPreference):
         needed: Sequence[str] = (rule.judge_field,)
     else:
         needed = (rule.otherwise,) if rule.otherwise else rule.scores
-    for name in (*texts_of_rule(rule), *needed):
+    for name in (rule.prompt_field, *texts_of_rule(rule), *needed):
         if why := row.get(name + SKIPPED_SUFFIX):
             return Drop(SKIPPED, f"column {name!r} asked nothing: {why}")
     return drop

@@ -38,7 +38,7 @@ from prefdata.recipe.origins import columns_read
 from prefdata.recipe.plan import Checkpoint, Pass
 from prefdata.recipe.reads import all_columns, score_columns
 from prefdata.recipe.schema import Recipe
-from prefdata.recipe.values import META_SUFFIX
+from prefdata.recipe.values import META_SUFFIX, SKIPPED_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, rows_of
 from prefdata.run.ahead import Ahead, Way
 from prefdata.run.ending import Ending
@@ -669,4 +669,4 @@ def _reads(step: Pass, recipe: Recipe) -> frozenset[str] | None:
     named = frozenset[str]().union(*(columns_read(column, recipe) for column in step.columns))
     # a part of a text shares its provenance, where it has one
     sources = (column.source + META_SUFFIX for column in step.columns if column.source)
-    return named.union(sources)
+    return named.union(sources, (name + SKIPPED_SUFFIX for name in named))

@@ -11,7 +11,7 @@ from prefdata.recipe.contract import Column
 from prefdata.recipe.values import SKIPPED_SUFFIX
 from prefdata.rows import Row, is_blank
 from prefdata.stages.asking import Tools
-from prefdata.stages.conditions import conditioned
+from prefdata.stages.conditions import conditioned, told_of_skips
 from prefdata.stages.converse import converse, converse_fields
 from prefdata.stages.extract import extract, extract_fields
 from prefdata.stages.filters import filter_fields, keep
@@ -86,7 +86,12 @@ def make_stage(column: Column, tools: Tools) -> Stage:
 
 def make_expansion(column: Column) -> Callable[[Row], list[Row]]:
     """The function that makes of a row what each of its children has more than the row."""
-    children: Callable[[Row], list[Row]] = STAGES[column.type].make(column)
+    make: Callable[[Row], list[Row]] = STAGES[column.type].make(column)
+
+    def children(row: Row) -> list[Row]:
+        with told_of_skips(column, row):
+            return make(row)
+
     return children
 
 

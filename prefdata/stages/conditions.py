@@ -1,5 +1,7 @@
 """What stands before a stage: rows that it skips, candidates that a filter has left out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prefdata.errors import RowError
@@ -40,7 +42,8 @@ def conditioned(stage: Stage, column: Column, tools: Tools, names: list[str]) ->
     filters = filters_before(column, tools.columns)
     skipped = column.name + SKIPPED_SUFFIX
     target = column.candidates if isinstance(column, Scored) else None
-    if not filters and column.skip_when is None and not _may_be_null(target, tools):
+    skippable = {one.name for one in tools.columns if one.skip_when is not None}
+    if not filters and column.skip_when is None and skippable.isdisjoint(column.reads):
         return stage
 
     async def run(row: Row) -> Row:
@@ -48,14 +51,27 @@ def conditioned(stage: Stage, column: Column, tools: Tools, names: list[str]) ->
             return _skipped(column, row, names) | {skipped: column.skip_when}
         if target is not None and row[target] is None:
             return dict.fromkeys(names) | {skipped: f"{target!r} is skipped"}
-        made = await stage(mark_filtered(row, filters))
+        with told_of_skips(column, row):
+            made = await stage(mark_filtered(row, filters))
         return made if column.skip_when is None else made | {skipped: None}
 
     return run
 
 
-def _may_be_null(name: str | None, tools: Tools) -> bool:
-    return any(one.name == name and one.skip_when is not None for one in tools.columns)
+@contextmanager
+def told_of_skips(column: Column, row: Row) -> Iterator[None]:
+    """Add to the detail of a reject which of the columns that were read is null, and why."""
+    try:
+        yield
+    except RowError as err:
+        told = [
+            f"; column {name!r} asked nothing: {row[name + SKIPPED_SUFFIX]}"
+            for name in sorted(column.reads)
+            if row.get(name + SKIPPED_SUFFIX)
+        ]
+        if not told:
+            raise
+        raise RowError(err.reason, err.detail + "".join(told)) from err
 
 
 def _skipped(column: Column, row: Row, names: list[str]) -> Row:

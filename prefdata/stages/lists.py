@@ -71,7 +71,11 @@ def _turns(column: Expand) -> Callable[[Row], list[Row]]:
     """The chat up to each turn of the user."""
 
     def children(row: Row) -> list[Row]:
-        chat = [{"role": m["role"], "content": m["content"]} for m in read_chat(row[column.column])]
+        try:
+            given = read_chat(row[column.column])
+        except RowError as err:
+            raise RowError(err.reason, f"column {column.column!r}: {err.detail}") from err
+        chat = [{"role": m["role"], "content": m["content"]} for m in given]
         ends = [n + 1 for n, message in enumerate(chat) if message["role"] == "user"]
         return _children(row, column.name, [chat[:end] for end in ends[: column.max_items]])
 
