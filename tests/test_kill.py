@@ -40,7 +40,7 @@ from prefdata.storage.journaled import JournaledText, Work
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart"
 RESULTS = ("candidates", "pairs", "rejects")
-PROMPTS, SAMPLES = 110, 4
+PROMPTS, SAMPLES = 50, 4
 CALLS = ("write", "sync", "rename")
 KILLS = int(os.environ.get("PREFDATA_KILLS", "0"))
 RUNNING_BATCH = 64
@@ -201,7 +201,7 @@ def real(tmp_path_factory):
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rehearsed")
-    recipe = make_recipe(folder, 1100, QUICKSTART / "models")
+    recipe = make_recipe(folder, 300, QUICKSTART / "models")
     return Runs(recipe, ("--rehearse",), "-rehearsal")
 
 
@@ -361,13 +361,13 @@ def test_a_run_killed_at_moments_drawn_from_all_of_them(models, request):
 )
 def test_a_run_that_is_asked_to_stop_ends_soon_and_goes_on_later(models, sign, request):
     runs, name = request.getfixturevalue(models), f"asked {sign.name}"
-    with runs.signalled(name, sign, "journal text", 300) as process:
+    with runs.signalled(name, sign, "journal text", 100) as process:
         error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 130, error
     assert error.splitlines()[-1] == "interrupted; run the same command again to continue"
     assert {path.name for path in runs.out(name).rglob(".*")} <= {".prefdata.json"}
     finished = len(journal_of(runs.out(name)))
-    assert 300 <= finished < len(journal_of(runs.reference))
+    assert 100 <= finished < len(journal_of(runs.reference))
     record = runs.finish(name)
     assert record["requests"]["replayed"] == finished
     assert_equal(runs, name, record)
@@ -375,7 +375,7 @@ def test_a_run_that_is_asked_to_stop_ends_soon_and_goes_on_later(models, sign, r
 
 
 def test_of_two_runs_in_one_folder_one_stops_and_the_other_is_not_harmed(rehearsed):
-    with rehearsed.signalled("twice", signal.SIGSTOP, "journal text", 300) as first:
+    with rehearsed.signalled("twice", signal.SIGSTOP, "journal text", 100) as first:
         wait_until_stopped(first)
         with rehearsed.started("twice") as second:
             error = second.communicate(timeout=PATIENCE)[1]
