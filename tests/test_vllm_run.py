@@ -214,6 +214,12 @@ def test_a_stage_of_ones_own_asks_and_scores_and_repeats_nothing_after_an_edit(t
             | {"reward_alias": "rm", "returns": {"draft": "str", "second": "str", "gain": "float"}},
             {"name": "reward", "type": "reward_model", "model_alias": "rm"}
             | {"responses": ["draft", "second"], "prompt": "{{ prompt }}"},
+            {"name": "asks", "type": "llm_text", "writes": "user", "model_alias": "lm"},
+            {"name": "talk", "type": "converse", "model_alias": "lm", "user_alias": "lm"}
+            | {"prompt": "{{ asks }}", "turns": 2},
+            {"name": "judged", "type": "llm_judge", "model_alias": "lm"}
+            | {"responses": ["draft", "second"], "tournament": {"type": "swiss"}}
+            | {"prompt": "{{ prompt }} A: {{ response_a }} B: {{ response_b }}"},
         ],
         "output_projection": {"type": "preference_pairs", "responses": ["draft", "second"]}
         | {"score": "reward", "strategy": "best_vs_worst"},
@@ -229,7 +235,11 @@ def test_a_stage_of_ones_own_asks_and_scores_and_repeats_nothing_after_an_edit(t
 
     (tmp_path / "mine.py").write_text(STAGE)
     asked, rows = build()
-    assert asked["generated"] == 16
+    judged = [row for row in rows if row["draft"] != row["second"]]
+    # a turn that is blank or cut off rejects its row, which may have asked less
+    assert asked["generated"] >= 16 + 8 + 2 * len(rows) + 2 * len(judged)
+    assert rows and all(len(row["talk"]) == 3 and row["asks"] for row in rows)
+    assert all(row["judged"]["draft"] is not None for row in rows)
     assert {row["second__meta"]["temperature"] for row in rows} == {0.3}
     assert all(isinstance(row["gain"], float) for row in rows)
     (tmp_path / "mine.py").write_text(STAGE.replace("gain = ", "gain = -1 * "))

@@ -60,13 +60,14 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
     for number, column in enumerate(recipe.columns):
         at: At = ("columns", number)
         scope.later = frozenset(n for c in recipe.columns[number:] for n in c.makes)
+        scope.own = frozenset(column.makes)
         for name in column.makes:
             if name in scope.made or name in (seed_fields or recipe.inputs):
                 message = f"there are two columns {name!r}; rename one"
                 problems.append(Problem((*at, column.named_by), message))
         problems += _check_column(column, at, scope, recipe)
         scope.made |= dict.fromkeys(column.makes, column)
-    scope.later = frozenset()
+    scope.later = scope.own = frozenset()
     problems += _check_projection(recipe, scope)
     return list(dict.fromkeys(problems))
 

@@ -160,6 +160,11 @@ class Candidates(Calling):
 
     @model_validator(mode="after")
     def _as_many_models_as_there_are(self) -> "Candidates":
+        if self.max_samples is not None and self.max_samples < self.samples:
+            raise ValueError(
+                f"max_samples is {self.max_samples}, but every row begins with {self.samples} "
+                "samples; raise it, or lower samples"
+            )
         named, always = len(self.model_alias), self.always or ()
         if (self.models_per_row or 0) > named:
             raise ValueError(

@@ -372,6 +372,7 @@ class Scope:
     seed_fields: frozenset[str] | None
     made: dict[str, Column] = field(default_factory=dict)
     later: frozenset[str] = frozenset()
+    own: frozenset[str] = frozenset()
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -400,6 +401,8 @@ class Scope:
     def missing(self, name: str) -> str:
         """Why a column cannot be read here."""
         known = [*sorted(self.seed_fields or ()), *self.made]
+        if name in self.own:
+            return f"column {name!r} is made here, and is not there yet; {suggest(name, known)}"
         if name in self.later:
             before = ", ".join(known) or "none"
             return (

@@ -121,6 +121,8 @@ def _say(kind: str, at: At, details: ErrorDetails, root: type[BaseModel]) -> str
         return f"there is no {name} {word!r}; {suggest(str(word), known)}"
     if kind == "too_short" and context["min_length"] == 1:
         return "the list is empty; name one at least"
+    if kind == "too_short":
+        return f"name {context['min_length']} at least (found {context['actual_length']})"
     message = _KINDS.get(kind, details["msg"].removeprefix("Value error, "))
     if kind == "string_type" and isinstance(found, bool | int | float):
         message += ": put the value in quotes"

@@ -299,7 +299,8 @@ class Recipe(Frozen):
     @classmethod
     def _no_more_than_the_target(cls, value: Any) -> Any:
         target = value.get("target_pairs") if isinstance(value, dict) else None
-        rule = value.get("output_projection") if target is not None else None
+        is_number = isinstance(target, int) and target > 0  # another one is told where it stands
+        rule = value.get("output_projection") if is_number else None
         if isinstance(rule, dict) and rule.get("max_pairs") is None:
             return {**value, "output_projection": {**rule, "max_pairs": target}}
         return value
