@@ -16,10 +16,10 @@ from prefdata.engines.scripted import ScriptedText
 from prefdata.engines.template_file import TemplateFile
 from prefdata.errors import RowError
 from prefdata.fingerprint import TextKeys
-from prefdata.recipe.columns import LlmText
+from prefdata.recipe.columns import Expand, LlmText
 from prefdata.recipe.converse import Converse
 from prefdata.recipe.schema import Model
-from prefdata.stages import Tools, make_stage
+from prefdata.stages import Tools, make_expansion, make_stage
 from prefdata.storage.folders import read_rows
 from prefdata.storage.journal import Journal
 from prefdata.storage.journaled import JournaledText, NotNow, Work
@@ -37,14 +37,14 @@ def model(alias):
     return Model(alias=alias, model="m", inference_parameters=parameters)
 
 
-def talk(user=told, policy=told, engines=None, **keys):
+def talk(user=told, policy=told, engines=None, row=ROW, **keys):
     engines = engines or {"user": ScriptedText(user), "policy": ScriptedText(policy)}
     column = Converse(
         name="talk", type="converse", user_alias="user", model_alias="policy",
         **{"prompt": "{{ prompt }}", "turns": 3} | keys,
     )  # fmt: skip
     tools = Tools(0, {alias: model(alias) for alias in engines}, engines, {})
-    return asyncio.run(make_stage(column, tools)(ROW))
+    return asyncio.run(make_stage(column, tools)(row))
 
 
 def roles(chat):
@@ -152,6 +152,23 @@ def test_each_turn_becomes_a_row(made):
     run = rehearse(made, columns, prompt_field="turn")
     assert sorted({roles(row["turn"]) for row in run.candidates}) == ["u", "u a u"]
     assert run.summary["pairs"]["train"] == 6
+
+
+CALLS = [{"function": {"name": "f", "arguments": "{}"}}]
+CALL = {"role": "assistant", "content": "", "tool_calls": CALLS}
+CALLING = [{"role": "user", "content": "hi"}, CALL, {"role": "tool", "content": "3"}]
+ASKING = {"role": "user", "content": "and?"}
+
+
+def test_a_conversation_that_cannot_be_held_is_a_reject(made):
+    turn = make_expansion(Expand(name="turn", type="expand", column="chat", turns=True))
+    assert [roles(row["turn"]) for row in turn({"id": "r", "chat": CALLING})] == ["u"]
+    for chat, reason in (([*CALLING, ASKING], "tool_calls"), ([CALL], "no_items")):
+        with pytest.raises(RowError) as refused:
+            turn({"id": "r", "chat": chat})
+        assert refused.value.reason == reason
+    with pytest.raises(RowError, match="turns without their calls"):
+        talk(prompt=None, messages=({"chat": "chat"},), row={"id": "r", "chat": [*CALLING, ASKING]})
 
 
 @pytest.mark.parametrize("prompt_field", ["turn", "asked"])

@@ -8,7 +8,7 @@ import pytest
 from conftest import QUICKSTART
 
 import prefdata
-from prefdata import PrefdataError
+from prefdata import PrefdataError, pipeline
 from prefdata.errors import RowError
 from prefdata.pairs.pair import Candidate
 from prefdata.pairs.picking import SKIPPED, pick_by_verdict
@@ -17,6 +17,7 @@ from prefdata.recipe.filters import Filter
 from prefdata.recipe.judges import Verifier
 from prefdata.recipe.projection import DpoPreference
 from prefdata.recipe.prompts import compile_prompt
+from prefdata.run.checking import check_loaded
 from prefdata.stages import Tools, make_stage
 from prefdata.stages.contamination import Items
 from prefdata.stages.text_checks import language, refusal, repetition, special_token
@@ -234,6 +235,26 @@ def test_a_tokenizer_brings_its_special_tokens_and_counts(recipe):
     recipe["columns"].insert(0, kept)
     run = build(recipe)
     assert {row["reason"] for row in run.rejects} == {"too_long"}
+
+
+def test_check_and_the_start_of_a_run_look_at_what_a_filter_needs(project):
+    pytest.importorskip("py3langid")
+    (project.folder / "checkpoint").mkdir()
+    (project.folder / "checkpoint" / "config.json").write_text("{}")
+    bench = {"path": "bench.jsonl", "column": "question"}
+    unseen = {"name": "unseen", "type": "filter", "column": "prompt"}
+    project.recipe["columns"].append(unseen | {"decontaminate": {"against": [bench]}})
+    with pytest.raises(PrefdataError, match=r"^decontaminate\.against\.path: file not found"):
+        check_loaded(project.load())
+    project.write_seeds([{"question": "none of these"}], "bench.jsonl")
+    said = check_loaded(project.load())
+    assert "column 'unseen': the first 1 texts of bench.jsonl can be read" in said
+    project.recipe["columns"][-1] = unseen | {"languages": "eng"}
+    with pytest.raises(PrefdataError, match="'eng' is no language"):
+        check_loaded(project.load())
+    with pytest.raises(PrefdataError, match="'eng' is no language"):
+        pipeline.build(project.load(), project.folder / "run", rehearse=True, say=print)
+    assert not any((project.folder / "run" / "journal").glob("*"))
 
 
 def test_languages_are_told_apart_and_short_texts_pass():

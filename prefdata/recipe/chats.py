@@ -75,6 +75,22 @@ def read_chat(value: Any) -> Chat:
     return tuple(_read_message(place, message) for place, message in enumerate(value))
 
 
+def plain_turns(chat: Iterable[Message]) -> list[dict[str, str]]:
+    """Roles and contents, which are all that a column of conversations holds.
+
+    Raises:
+        RowError: `tool_calls`; a tool is called, or answers.
+    """
+    chat = [*chat]
+    if any(one["role"] == "tool" or one.get("tool_calls") for one in chat):
+        detail = (
+            "a turn calls a tool, or is a tool's, and turns without their calls would be another "
+            "conversation; let the models be asked the chat as it is"
+        )
+        raise RowError("tool_calls", detail)
+    return [{"role": one["role"], "content": one["content"]} for one in chat]
+
+
 def _read_message(place: int, message: Mapping[str, Any]) -> Message:
     role = message.get("role")
     content = message.get("content")

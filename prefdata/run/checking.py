@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,13 +11,16 @@ from typing import Any, cast
 import pyarrow as pa
 
 from prefdata.errors import PrefdataError
+from prefdata.recipe.filters import Filter
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.mix import picks_of
 from prefdata.recipe.plan import roles_of
 from prefdata.run.gold import read_known
 from prefdata.run.places import check_places
+from prefdata.seeds.benchmarks import items_of
 from prefdata.seeds.files import may_be_hub_id, seed_files
 from prefdata.seeds.seeds import seeds_of
+from prefdata.stages.filters import check_filter
 from prefdata.stages.functions import Functions
 
 LIMIT = 1000
@@ -37,13 +41,14 @@ def check_loaded(loaded: LoadedRecipe) -> list[str]:
     _check_folder(out)
     functions = Functions(loaded.folder, loaded.given)
     for column in loaded.recipe.columns:
+        check_filter(column)
         if column.calls:
             find = functions.find_stage if column.type == "stage" else functions.find
             find(column.calls, f"column {column.name!r}")
     for key, pick in picks_of(loaded.recipe.output_projection).items():
         functions.find(pick, f"output_projection.{key}")
     _check_keys(loaded)
-    return [*_seeds(loaded), *_known(loaded), *_models(loaded)]
+    return [*_seeds(loaded), *_known(loaded), *_benchmarks(loaded), *_models(loaded)]
 
 
 def _leave_pandas_out() -> None:
@@ -116,6 +121,18 @@ def _known(loaded: LoadedRecipe) -> Iterator[str]:
         yield from test.notes
         for reason, found in test.left_out.items():
             yield f"{told} left out, {reason}: {found['rows']:,}, the first {found['first']}"
+
+
+def _benchmarks(loaded: LoadedRecipe) -> Iterator[str]:
+    """What is seen of texts that nothing may contain."""
+    for column in loaded.recipe.columns:
+        rule = column.decontaminate if isinstance(column, Filter) else None
+        for one in rule.against if rule else ():
+            if unread := _unread(one.paths, loaded):
+                yield f"column {column.name!r}: {unread} is not looked at; build reads it first"
+                continue
+            count = sum(1 for _ in islice(items_of(one, loaded.locate), LIMIT))
+            yield f"column {column.name!r}: the first {count:,} texts of {one.path} can be read"
 
 
 def _models(loaded: LoadedRecipe) -> Iterator[str]:

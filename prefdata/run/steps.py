@@ -54,6 +54,7 @@ from prefdata.run.system_messages import tell_of_system_messages
 from prefdata.seeds.benchmarks import items_of
 from prefdata.seeds.seeds import Seeds, seeds_of
 from prefdata.stages import Tools, fields_of, make_expansion, make_stage
+from prefdata.stages.filters import check_filter
 from prefdata.stages.functions import Functions
 from prefdata.storage.disk import Damaged, hold_file, temporary_name, write_text
 from prefdata.storage.folders import (
@@ -181,6 +182,8 @@ class Building:
         if not all(self.is_made(target) for _, _, target in stages.steps):
             roles = self.fleet.template_roles
             self._tell(tell_of_system_messages(self.recipe, seeds.table, roles))
+            for column in self.recipe.columns:
+                check_filter(column)
             self.fleet.check_health()
         if not self.gold:  # in a run that grows they have been
             self.measure_judges()

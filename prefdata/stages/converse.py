@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from prefdata.errors import RowError
 from prefdata.inference import Completion, Message
-from prefdata.recipe.chats import LEADING, Chat
+from prefdata.recipe.chats import LEADING, Chat, plain_turns
 from prefdata.recipe.converse import Converse
 from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.questions import own_question
@@ -60,9 +60,9 @@ def converse(column: Converse, tools: Tools) -> Stage:
         if question is not None and all(is_blank(one["content"]) for one in opening):
             raise RowError("empty_prompt", f"the prompt of column {column.name!r} is blank")
         if column.samples is None:
+            plain_turns(opening)  # before anything is asked
             talk = await talking.talk(row, opening, 0)
-            made = [dict(role=one["role"], content=one["content"]) for one in talk.chat]
-            return {column.name: made, column.name + META_SUFFIX: talk.made}
+            return {column.name: plain_turns(talk.chat), column.name + META_SUFFIX: talk.made}
         found = await asyncio.gather(
             *(talking.candidate(row, opening, k) for k in range(column.samples)),
             return_exceptions=True,  # all come to their end, so that what they ask is kept

@@ -10,7 +10,7 @@ import pyarrow as pa
 from prefdata.engines.checkpoints import TokenCounter
 from prefdata.errors import RowError
 from prefdata.recipe.chats import is_chat, read_chat
-from prefdata.recipe.contract import Scored
+from prefdata.recipe.contract import Column, Scored
 from prefdata.recipe.filters import CANDIDATE, TEXT, Decontamination, Filter, Refusals, Tokens
 from prefdata.rows import CONTAMINATED, LEFT_OUT, Row, is_answer
 from prefdata.stages import text_checks
@@ -33,6 +33,16 @@ FILTERED = "filtered"
 def filter_fields(column: Filter) -> list[pa.Field]:
     """For each candidate why it is left out; nothing where rows are rejected."""
     return [pa.field(column.name, pa.list_(LEFT_OUT))] if column.candidates else []
+
+
+def check_filter(column: Column) -> None:
+    """See, before anything is asked, that a filter can look at texts.
+
+    Raises:
+        PrefdataError: it is to know languages that nothing here knows.
+    """
+    if isinstance(column, Filter) and column.languages is not None:
+        text_checks.language(column.languages)
 
 
 def keep(column: Filter, tools: Tools) -> Stage:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from prefdata.errors import RowError
 from prefdata.fingerprint import digest
-from prefdata.recipe.chats import read_chat
+from prefdata.recipe.chats import plain_turns, read_chat
 from prefdata.recipe.columns import Expand
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import CHAT, EXPAND_META, ID, Row
@@ -75,9 +75,12 @@ def _turns(column: Expand) -> Callable[[Row], list[Row]]:
             given = read_chat(row[column.column])
         except RowError as err:
             raise RowError(err.reason, f"column {column.column!r}: {err.detail}") from err
-        chat = [{"role": m["role"], "content": m["content"]} for m in given]
-        ends = [n + 1 for n, message in enumerate(chat) if message["role"] == "user"]
-        return _children(row, column.name, [chat[:end] for end in ends[: column.max_items]])
+        ends = [n + 1 for n, message in enumerate(given) if message["role"] == "user"]
+        ends = ends[: column.max_items]
+        if not ends:
+            raise RowError("no_items", f"column {column.column!r} has no turn of the user")
+        chat = plain_turns(given[: ends[-1]])
+        return _children(row, column.name, [chat[:end] for end in ends])
 
     return children
 
