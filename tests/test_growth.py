@@ -248,9 +248,9 @@ def test_shards_do_not_grow(project):
 
 @pytest.mark.slow
 def test_it_grows_to_the_same_rows_on_any_number_of_replicas(tmp_path):
-    right = "{name: reward, type: verifier, method: number, reference: answer"
-    right += ", candidates: candidates}"
-    words = ["num_records=8", "target_pairs=8", "columns.0.max_samples=4", f"columns.1={right}"]
+    right = {"name": "reward", "type": "verifier", "method": "number", "reference": "answer"}
+    columns = f"columns.1={right | {'candidates': 'candidates'}}"
+    words = ["num_records=8", "target_pairs=8", "columns.0.max_samples=4", columns]
     loaded = load_recipe(QUICKSTART / "recipe.yaml", words)
     for replicas in (1, 2):
         machine = Machine(replicas=replicas)
