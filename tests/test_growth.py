@@ -50,9 +50,7 @@ def sizes(record):
 
 def test_it_goes_on_with_fresh_seeds_to_exactly_so_many_pairs(project):
     said = []
-    project.recipe["inputs"] = {"who": "${oc.env:HOME}"}
     record = grow(project, "target_pairs=6", "num_records=4", CLEAR, said=said)
-    assert sum("$HOME" in line for line in said) == 1
     assert count(record) == 6
     assert [rows for rows, _ in sizes(record)][0] == 4
     assert record["growth"][-1]["end"] == "target_pairs 6 is reached"
@@ -220,6 +218,19 @@ def test_samples_are_doubled_up_to_the_most(project):
 
 
 # What is refused
+
+
+@pytest.mark.parametrize(("condition", "times"), [("answer > 1", 1), ("(reward | best) > 2", 2)])
+def test_a_row_that_stays_skipped_has_no_more_samples(project, condition, times):
+    project.write_seeds([{"prompt": f"question {n}", "answer": n} for n in range(4)])
+    again = project.recipe["columns"][1] | {"name": "again", "prompt": "{{ prompt }}"}
+    project.recipe["columns"].append(again | {"skip_when": f"{{{{ {condition} }}}}"})
+    project.recipe["output_projection"]["score"] = "again"
+    grow(project, "target_pairs=4", "columns.0.max_samples=8")
+    made = tables(project.folder / "run")
+    skipped = {row["id"] for row in made["rejects"] if row["reason"] == "skipped"}
+    samples = {len(row["candidates"]) for row in made["candidates"] if row["id"] in skipped}
+    assert samples == {4 * times}
 
 
 def test_a_budget_of_a_run_that_does_not_grow_is_refused():

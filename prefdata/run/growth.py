@@ -16,7 +16,10 @@ import orjson
 
 from prefdata.errors import PrefdataError, Say
 from prefdata.fingerprint import digest
+from prefdata.pairs.picking import SKIPPED
 from prefdata.pairs.selection import VERDICTS
+from prefdata.recipe.origins import columns_read
+from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.reads import all_columns
 from prefdata.recipe.schema import BUDGETS, Recipe
 from prefdata.run.stage_folders import StageFolders, make_stage_folders
@@ -36,7 +39,7 @@ SURPLUS = 1.1
 TIMES = "0" * 32
 """The journal's key under which a process notes when it began, on how many GPUs."""
 _HOPELESS = frozenset((*VERDICTS, "empty_prompt", "prompt_differs", "pooled", "asked_differently"))
-"""Reasons for which a row has no pair, whatever it is asked more."""
+"""Reasons for which a row never has a pair, whatever it is asked more."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,20 @@ def next_size(recipe: Recipe, size: Size, counted: Counted) -> Size | str:
     )
 
 
+def _hopeless(recipe: Recipe) -> frozenset[str]:
+    """Reasons for which a row has no pair, however many samples it has.
+
+    Where no condition reads samples, or what is made of them, a row that is skipped stays so.
+    """
+    sampled = set[str]()
+    for column in recipe.columns:
+        if column.most_times > 1 or columns_read(column, recipe) & sampled:
+            sampled |= {*column.makes}
+    conditions = [one.skip_when for one in recipe.columns if one.skip_when is not None]
+    stays = all(compile_prompt(one).columns.isdisjoint(sampled) for one in conditions)
+    return _HOPELESS | {SKIPPED} if stays else _HOPELESS
+
+
 def _most_times(recipe: Recipe) -> float:
     return max((one.most_times for one in recipe.columns), default=1.0)
 
@@ -186,7 +203,7 @@ class Growth:
         """Whether the run, whose passes are finished, is to have another size."""
         if not self.is_growing:
             return False
-        pairs, lacking = self._run.try_pairs(stages, _HOPELESS)
+        pairs, lacking = self._run.try_pairs(stages, _hopeless(self._whole.recipe))
         spent = spent_in(self._run.out / "journal")
         counted = Counted(len(seeds.table), self._available, pairs, lacking, spent)
         after = next_size(self._whole.recipe, self._size, counted)

@@ -6,7 +6,7 @@
 import platform
 import shutil
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -124,7 +124,6 @@ class Building:
     gold: dict[str, dict[str, Any]] = field(default_factory=dict)
     _passes: tuple[int, int] = (0, 0)
     _ahead: Ahead | None = None
-    _told: set[str] = field(default_factory=set)
 
     @property
     def recipe(self) -> Recipe:
@@ -135,19 +134,13 @@ class Building:
         """All seeds; reports those that cannot be used."""
         with self._timed("seeds"):
             seeds = seeds_of(self.recipe, self.loaded.locate, self.loaded.place, self.out)
-        self._tell(seeds.notes)
+        for note in seeds.notes:
+            self.say(note)
         for bad in seeds.rejects[:5]:
             self.say(f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects")
         if len(seeds.rejects) > 5:
             self.say(f"… and {len(seeds.rejects) - 5:,} more bad seeds, all in rejects")
         return seeds
-
-    def _tell(self, notes: Iterable[str]) -> None:
-        """Say each once: a run that grows comes by again."""
-        for note in notes:
-            if note not in self._told:
-                self._told.add(note)
-                self.say(note)
 
     def identify(self, seeds: Seeds) -> str:
         """Fingerprint of the seeds, and of which rows have more samples."""
@@ -163,7 +156,8 @@ class Building:
         make_readable(
             out, scored, rule, score_columns(self.recipe), self.recipe, self.fleet.template_roles
         )
-        self._tell(self.loaded.notes)
+        for note in self.loaded.notes:
+            self.say(note)
 
     def save_seeds(self, seeds: Seeds, folder: Path) -> None:
         """Write the seeds as the first stage, unless they are there."""
@@ -181,7 +175,8 @@ class Building:
         self.save_seeds(seeds, stages.folders[0])
         if not all(self.is_made(target) for _, _, target in stages.steps):
             roles = self.fleet.template_roles
-            self._tell(tell_of_system_messages(self.recipe, seeds.table, roles))
+            for note in tell_of_system_messages(self.recipe, seeds.table, roles):
+                self.say(note)
             for column in self.recipe.columns:
                 check_filter(column)
             self.fleet.check_health()
@@ -208,7 +203,8 @@ class Building:
                 is expected.
         """
         for column, gold, test, known, alone in self.judging():
-            self._tell(test.notes)
+            for note in test.notes:
+                self.say(note)
             told = self.gold[column.name] = self._measure(test, known, alone)
             for what, how in tell(told):
                 self.say(f"{column.name}, {what}: {how}")
@@ -224,6 +220,8 @@ class Building:
         judge, asked = test.judge, test.loaded.recipe
         who = stage_fingerprint(test.fingerprint, (judge,), asked, self.fleet.checkpoints)
         name = f"gold-{digest(who, judge.name, self.fleet.is_rehearsal)}"
+        if (shared / f"{name}.lock").exists():
+            self.say(f"{judge.name}: another shard measures it; this one waits for what is found")
         with hold_file(shared / f"{name}.lock", patience=PATIENCE):
             if (told := read_record(shared, f"{name}.json")) is None:
                 judged = known.with_name("judged")
