@@ -220,7 +220,7 @@ def test_samples_are_doubled_up_to_the_most(project):
 # What is refused
 
 
-@pytest.mark.parametrize(("condition", "times"), [("answer > 1", 1), ("(reward | best) > 2", 2)])
+@pytest.mark.parametrize(("condition", "times"), [("answer > 1", 1), ("(reward | best) >= 0", 2)])
 def test_a_row_that_stays_skipped_has_no_more_samples(project, condition, times):
     project.write_seeds([{"prompt": f"question {n}", "answer": n} for n in range(4)])
     again = project.recipe["columns"][1] | {"name": "again", "prompt": "{{ prompt }}"}
