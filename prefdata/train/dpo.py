@@ -10,7 +10,7 @@ import datasets
 import torch
 import transformers
 from transformers import PrinterCallback, SchedulerType, TrainerCallback, set_seed
-from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
+from trl import DPOConfig, DPOTrainer
 
 from prefdata.engines.transformers.model import TINY_PARAMETERS, Checkpoint, load_tokenizer
 from prefdata.errors import PrefdataError, Say, suggest
@@ -21,7 +21,7 @@ FEW_STEPS = 10
 """A training of fewer steps hardly changes a model."""
 
 
-class Config(DPOConfig):
+class Config(DPOConfig):  # type: ignore[misc]
     """TRL's arguments, whose warmup leaves steps at the full learning rate."""
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
@@ -175,7 +175,7 @@ def _adapters(settings: TrlSettings) -> Any:
     return LoraConfig(task_type="CAUSAL_LM", **told)
 
 
-class _Tell(TrainerCallback):
+class _Tell(TrainerCallback):  # type: ignore[misc]
     """How many steps there are where they are few, and one line a log of TRL's."""
 
     def __init__(self, say: Say) -> None:

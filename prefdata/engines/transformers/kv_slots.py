@@ -95,7 +95,7 @@ class KVSlots:
         self._low, self._high, self._columns = self._low + shift, high, columns
 
 
-class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     """One layer's part of the slots, in the shape transformers expects of a cache layer."""
 
     is_sliding = False
@@ -103,7 +103,7 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     values: Tensor
 
     def __init__(self, like: Any, max_rows: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.is_initialized = True
         self.keys = like.keys.new_empty(max_rows, like.keys.shape[1], 0, like.keys.shape[3])
         self.values = like.values.new_empty(max_rows, like.values.shape[1], 0, like.values.shape[3])

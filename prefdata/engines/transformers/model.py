@@ -187,7 +187,8 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     def set_threads(self) -> None:
         """Choose how many threads torch uses for the calling thread, which is to run this model.
@@ -216,7 +217,7 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, options: Mapping[str, An
     is_cuda = torch.cuda.is_available()
     dtype = options.get("dtype", "auto" if is_cuda else "float32")
     # its bar of tensors would tear the line of progress
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         model, report = auto_class.from_pretrained(
             **checkpoint.source, dtype=dtype, output_loading_info=True

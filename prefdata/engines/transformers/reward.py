@@ -190,7 +190,7 @@ class _Scorer:
         if self._reading == "first_logit":  # of one vocabulary entry, at one token a chat
             states = self._model.base_model(**inputs).last_hidden_state
             last = states[torch.arange(len(ids), device=self._device), lengths - 1]
-            head: Any = self._model.get_output_embeddings()  # type: ignore[no-untyped-call]
+            head: Any = self._model.get_output_embeddings()
             return torch.nn.functional.linear(last, head.weight[:1])
         output = self._model(**inputs)
         if self._reading == "score_and_rewards":
