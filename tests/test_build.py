@@ -1,7 +1,5 @@
-import subprocess
-import sys
-
 import datasets
+import forks
 import orjson
 import pyarrow.parquet as pq
 import pytest
@@ -277,10 +275,10 @@ def test_a_function_sees_every_column_of_its_row(project):
 
 def test_editing_a_function_grades_anew(project):
     with_function(project, "len(text) % 2")
-    command = [sys.executable, "-m", "prefdata", "build", project.write(), "--rehearse"]
+    words = ["build", project.write(), "--rehearse"]
 
     def grades():
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = forks.run(*words)
         assert done.returncode == 0, done.stderr
         return [row["grade"] for row in rows(project.folder / "run-rehearsal", "candidates")]
 

@@ -1,13 +1,12 @@
 # ruff: noqa: E501 (messages stand in one piece beside what causes them)
 import re
 import signal
-import subprocess
 
+import forks
 import moments
 import pytest
-from conftest import QUICKSTART, hear_ctrl_c
+from conftest import QUICKSTART
 from typer.testing import CliRunner
-from waiting import PATIENCE
 
 from prefdata.cli import app
 from prefdata.storage.folders import read_rows
@@ -323,10 +322,8 @@ def test_a_wrong_option_is_exit_code_2(command):
 def test_a_signal_in_the_middle_of_a_run_exits_with_130_and_a_word(project, number):
     recipe = project.write()
     program = moments.command(project.folder / "run-rehearsal", number, "journal text", 10)
-    process = subprocess.run(
-        [*program, "build", recipe, "num_records=3000", "--rehearse"], cwd=project.folder,
-        capture_output=True, text=True, preexec_fn=hear_ctrl_c, timeout=PATIENCE, check=False,
-    )  # fmt: skip
+    words = ["build", recipe, "num_records=3000", "--rehearse"]
+    process = forks.run(*words, watched=program, cwd=project.folder)
     said = process.stderr
     assert process.returncode == 130
     assert "interrupted; run the same command again to continue" in said.splitlines()

@@ -4,11 +4,11 @@ import os
 import re
 import resource
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import forks
 import orjson
 import pyarrow.parquet as pq
 import pytest
@@ -76,15 +76,8 @@ def run(project, out, *overrides):
 
 
 def command(project, out, **options):
-    """The real command; its run folder is `<out>-rehearsal`."""
-    return subprocess.run(
-        [sys.executable, "-m", "prefdata", "build", project.write(), "--out", out, "--rehearse"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        **options,
-    )
+    """The command in a process; its run folder is `<out>-rehearsal`."""
+    return forks.run("build", project.write(), "--out", out, "--rehearse", **options)
 
 
 def rows(out):
@@ -188,9 +181,12 @@ def test_the_command_says_in_one_line_that_the_disk_is_full(project, tmp_path, c
         run(project, small / "run-rehearsal")
 
 
+def limit_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+
 def test_a_limit_on_the_size_of_files_is_told_like_a_full_disk(project, reference, tmp_path):
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # noqa: E731
-    ended = command(project, tmp_path / "run", preexec_fn=limit)
+    ended = command(project, tmp_path / "run", first=limit_files)
     assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
     assert "the file is larger than this process may write; raise the limit" in ended.stderr
     out = tmp_path / "run-rehearsal"

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 from waiting import wait_until
 
@@ -61,11 +62,10 @@ def test_a_run_that_ends_takes_its_functions_along(tmp_path, number):
     (tmp_path / "spins.py").write_text(ENDLESS["function"])
     (tmp_path / "recipe.yaml").write_text(ENDLESS["recipe"])
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "why"}\n')
-    command = [sys.executable, "-m", "prefdata", "build", "recipe.yaml", "--rehearse"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: [*(tmp_path / "pids").iterdir()])
-        process.send_signal(number)
-        assert process.wait(60) == (-9 if number == signal.SIGKILL else 130)
+    process = forks.Command("build", "recipe.yaml", "--rehearse", cwd=tmp_path)
+    wait_until(lambda: [*(tmp_path / "pids").iterdir()], process)
+    process.send_signal(number)
+    assert process.wait() == (-9 if number == signal.SIGKILL else 130)
     for file in (tmp_path / "pids").iterdir():
         wait_until(lambda pid=int(file.name): not is_alive(pid))
 

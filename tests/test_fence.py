@@ -1,32 +1,32 @@
 """Fences: of two attempts at one shard the later one stays, and the rows are the same."""
 
+import errno
+import fcntl
 import os
 import signal
-import subprocess
-import sys
 
+import forks
 import moments
 import pytest
-from conftest import ROOT, hear_ctrl_c
 from gated import make_recipe
-from waiting import PATIENCE, wait_until, wait_until_stopped
+from waiting import wait_until, wait_until_stopped
 
 from prefdata.errors import PrefdataError
 from prefdata.storage.disk import hold
 from prefdata.storage.fence import Attempt, fence, read_attempt
 from prefdata.storage.folders import read_rows
 
-NO_LOCKS = """
-import errno, fcntl, os
-real = fcntl.flock
-def flock(handle, how):
-    if os.readlink(f"/proc/self/fd/{handle}").endswith("/.lock"):
-        raise OSError(errno.ENOLCK, "no locks")
-    return real(handle, how)
-fcntl.flock = flock
-import moments
-moments.main()
-"""
+
+def have_no_locks():
+    """As on a file system without them."""
+    real = fcntl.flock
+
+    def flock(handle, how):
+        if moments.place_of(handle).endswith("/.lock"):
+            raise OSError(errno.ENOLCK, "no locks")
+        return real(handle, how)
+
+    fcntl.flock = flock
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +38,16 @@ def shard_of(tmp_path):
     return tmp_path / "run-rehearsal" / "shards" / "00000-of-00002"
 
 
-def start(recipe, tmp_path, *more, program=(sys.executable, "-m", "prefdata"), gate=""):
-    command = [*program, "build", recipe, "num_records=600", "columns.0.samples=1",
-               "--rehearse", "--out", tmp_path / "run", "--shard", "0/2", *more]  # fmt: skip
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        preexec_fn=hear_ctrl_c, env=os.environ | {"PYTHONPATH": str(ROOT / "tests"), "GATE": gate},
-    )  # fmt: skip
+def start(recipe, tmp_path, *more, gate="", **how):
+    words = ["build", recipe, "num_records=600", "columns.0.samples=1",
+             "--rehearse", "--out", tmp_path / "run", "--shard", "0/2", *more]  # fmt: skip
+    return forks.Command(*words, environment=os.environ | {"GATE": gate}, **how)
 
 
-def start_and_stop(recipe, tmp_path, *more, program=None, gate=""):
+def start_and_stop(recipe, tmp_path, *more, **how):
     """A task that has stopped itself in the middle of its first answer."""
     watched = moments.command(shard_of(tmp_path), signal.SIGSTOP, "journal text")
-    program = [*(program or watched[:2]), *watched[2:]]
-    process = start(recipe, tmp_path, *more, program=program, gate=gate)
+    process = start(recipe, tmp_path, *more, watched=watched, **how)
     wait_until_stopped(process)
     return process
 
@@ -78,9 +74,9 @@ def test_a_later_attempt_ends_an_earlier_one_and_makes_the_same_rows(recipe, alo
     wait_until(lambda: name.read_text() == "1.1", second)
     first.send_signal(signal.SIGCONT)
     # on a machine that is busy it may be ended by the alarm of a signal's ten seconds
-    assert first.wait(PATIENCE) in (130, 142, -signal.SIGALRM)
-    assert "attempt 1.1 has taken over; attempt 1.0 ends" in first.stderr.read()
-    assert second.wait(PATIENCE) == 0
+    assert first.wait() in (130, 142, -signal.SIGALRM)
+    assert "attempt 1.1 has taken over; attempt 1.0 ends" in first.stderr
+    assert second.wait() == 0
     assert scored(tmp_path) == alone
 
 
@@ -88,11 +84,11 @@ def test_a_later_attempt_ends_an_earlier_one_and_makes_the_same_rows(recipe, alo
 def test_a_second_task_on_a_shard_sees_that_it_is_taken_and_stops(recipe, alone, tmp_path):
     first = start_and_stop(recipe, tmp_path)
     second = start(recipe, tmp_path)
-    assert second.wait(PATIENCE) == 2
-    assert f"process {first.pid} on " in (told := second.stderr.read())
+    assert second.wait() == 2
+    assert f"process {first.pid} on " in (told := second.stderr)
     assert "is writing there; wait for its end" in told
     first.send_signal(signal.SIGCONT)
-    assert first.wait(PATIENCE) == 0
+    assert first.wait() == 0
     assert scored(tmp_path) == alone
 
 
@@ -100,11 +96,10 @@ def test_a_second_task_on_a_shard_sees_that_it_is_taken_and_stops(recipe, alone,
 def test_two_tasks_on_a_shard_do_no_harm_where_the_file_system_has_no_locks(
     recipe, alone, tmp_path
 ):
-    program = (sys.executable, "-c", NO_LOCKS)
-    both = [start_and_stop(recipe, tmp_path, program=program) for _ in range(2)]
+    both = [start_and_stop(recipe, tmp_path, first=have_no_locks) for _ in range(2)]
     for one in both:
         one.send_signal(signal.SIGCONT)
-    assert [one.wait(PATIENCE) for one in both] == [0, 0]
+    assert [one.wait() for one in both] == [0, 0]
     assert scored(tmp_path) == alone
     assert len(list((shard_of(tmp_path) / "journal").iterdir())) == 2
 

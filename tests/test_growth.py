@@ -4,9 +4,8 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
+import forks
 import moments
 import pytest
 from conftest import QUICKSTART
@@ -276,13 +275,12 @@ def test_a_run_that_is_killed_while_it_grows_ends_with_the_same_rows(project, tm
     project.recipe["columns"][0]["max_samples"] = 16
     file = project.write()
 
-    def run(before, name):
+    def run(name, watched=()):
         words = ["build", file, "--rehearse", "target_pairs=18", "num_records=4", CLEAR]
-        place = ["--out", tmp_path / name]
-        return subprocess.run([*before, *words, *place], capture_output=True, check=False)
+        return forks.run(*words, "--out", tmp_path / name, watched=watched)
 
     whole = tmp_path / "whole-rehearsal"
-    assert run(moments.listing(whole, tmp_path / "moments"), "whole").returncode == 0
+    assert run("whole", moments.listing(whole, tmp_path / "moments")).returncode == 0
     names = (tmp_path / "moments").read_text().splitlines()
     names = [name for name in names if not name.startswith("sync ")]  # as many as there are batches
     assert any(name.startswith("rename stages/") and "growth.json" in name for name in names)
@@ -291,7 +289,7 @@ def test_a_run_that_is_killed_while_it_grows_ends_with_the_same_rows(project, tm
     for number in range(MOMENTS):
         out = tmp_path / f"killed{number}-rehearsal"
         place = 1 + number * (len(names) - 1) // max(1, MOMENTS - 1)
-        command = moments.command(out, signal.SIGKILL, "(?!sync )", place)
-        assert run(command, f"killed{number}").returncode == -signal.SIGKILL
-        assert run([sys.executable, "-m", "prefdata"], f"killed{number}").returncode == 0
+        watched = moments.command(out, signal.SIGKILL, "(?!sync )", place)
+        assert run(f"killed{number}", watched).returncode == -signal.SIGKILL
+        assert run(f"killed{number}").returncode == 0
         assert tables(out) == rows, names[place - 1]

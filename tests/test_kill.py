@@ -10,21 +10,19 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import forks
 import moments
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import hear_ctrl_c
 from forks import FORKS
 from waiting import PATIENCE, wait_until_stopped
 
@@ -143,7 +141,7 @@ class Runs:
         self.reference = self.out("reference")
         file = self.recipe.with_name("moments")
         with self.started("reference", moments.listing(self.reference, file)) as process:
-            assert process.wait(PATIENCE) == 0, process.stderr.read()
+            assert process.wait() == 0, process.stderr
         self.moments = file.read_text().splitlines()
 
     def out(self, name):
@@ -153,24 +151,16 @@ class Runs:
         return any(re.match(pattern, moment) for moment in self.moments)
 
     @contextmanager
-    def started(self, name, program=(sys.executable, "-m", "prefdata")):
-        """The real command in a process group of its own, which is gone when this ends."""
-        out = self.recipe.parent / name
-        process = subprocess.Popen(
-            [*program, "build", self.recipe, "--out", out, *self.options],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=hear_ctrl_c,
-        )
+    def started(self, name, watched=()):
+        """The command in a process group of its own, which is gone when this ends."""
+        words = ["build", self.recipe, "--out", self.recipe.parent / name, *self.options]
+        process = forks.Command(*words, watched=watched)
         try:
             yield process
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.wait()
 
     def signalled(self, name, sign, pattern, number=1):
         """As `started`; the process sends itself the signal at a moment (see moments.py)."""
@@ -179,15 +169,14 @@ class Runs:
     def kill_at(self, name, pattern, number=1):
         """A run that is killed at a moment; returns whether it came before the end."""
         with self.signalled(name, signal.SIGKILL, pattern, number) as process:
-            error = process.communicate(timeout=PATIENCE)[1]
-        assert process.returncode in (0, -signal.SIGKILL), error
+            process.wait()
+        assert process.returncode in (0, -signal.SIGKILL), process.stderr
         return process.returncode != 0
 
     def finish(self, name):
         """Run to the end; returns what the run says of itself."""
         with self.started(name) as process:
-            error = process.communicate(timeout=PATIENCE)[1]
-            assert process.returncode == 0, error
+            assert process.wait() == 0, process.stderr
         return orjson.loads((self.out(name) / "run.json").read_bytes())
 
 
@@ -362,9 +351,9 @@ def test_a_run_killed_at_moments_drawn_from_all_of_them(models, request):
 def test_a_run_that_is_asked_to_stop_ends_soon_and_goes_on_later(models, sign, request):
     runs, name = request.getfixturevalue(models), f"asked {sign.name}"
     with runs.signalled(name, sign, "journal text", 100) as process:
-        error = process.communicate(timeout=PATIENCE)[1]
-    assert process.returncode == 130, error
-    assert error.splitlines()[-1] == "interrupted; run the same command again to continue"
+        process.wait()
+    assert process.returncode == 130, process.stderr
+    assert process.stderr.splitlines()[-1] == "interrupted; run the same command again to continue"
     assert {path.name for path in runs.out(name).rglob(".*")} <= {".prefdata.json"}
     finished = len(journal_of(runs.out(name)))
     assert 100 <= finished < len(journal_of(runs.reference))
@@ -378,12 +367,12 @@ def test_of_two_runs_in_one_folder_one_stops_and_the_other_is_not_harmed(rehears
     with rehearsed.signalled("twice", signal.SIGSTOP, "journal text", 100) as first:
         wait_until_stopped(first)
         with rehearsed.started("twice") as second:
-            error = second.communicate(timeout=PATIENCE)[1]
+            second.wait()
         first.send_signal(signal.SIGCONT)
-        assert first.wait(PATIENCE) == 0
+        assert first.wait() == 0
     assert second.returncode == 2
-    assert "is writing there; wait for its end or choose another folder with --out" in error
-    assert "Traceback" not in error
+    assert "is writing there; wait for its end or choose another folder with --out" in second.stderr
+    assert "Traceback" not in second.stderr
     record = orjson.loads((rehearsed.out("twice") / "run.json").read_bytes())
     assert_equal(rehearsed, "twice", record)
     assert_nothing_twice(rehearsed, "twice")

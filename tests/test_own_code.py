@@ -11,6 +11,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import forks
 import moments
 import orjson
 import pytest
@@ -218,7 +219,7 @@ def test_a_killed_stage_asks_nothing_twice(recipe, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(with_stage(recipe, "own:stage")))
     kill = moments.command(tmp_path / "run-rehearsal", signal.SIGKILL, "journal text", 12)
     arguments = ["build", "recipe.yaml", "--rehearse", "--out", "run"]
-    done = subprocess.run([*kill, *arguments], cwd=tmp_path, capture_output=True)
+    done = forks.run(*arguments, watched=kill, cwd=tmp_path)
     assert done.returncode == -9, done.stderr
     kept = sum(
         b'"text"' in line

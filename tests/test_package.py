@@ -142,5 +142,3 @@ def test_the_wheel_brings_all_files_that_commands_read(installed, tmp_path):
     assert schema.is_relative_to(installed.parent.parent)
     assert schema.is_file()
     assert "no error found" in run(installed, "check", "recipe.yaml", folder=tmp_path)
-    told = run(installed, "quickstart", "--out", "first", "--gpus", "0", folder=tmp_path)
-    assert "216 train, 24 test" in told

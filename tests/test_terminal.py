@@ -5,12 +5,11 @@ import re
 import select
 import shutil
 import struct
-import subprocess
-import sys
 import termios
 import time
 from fcntl import ioctl
 
+import forks
 import pytest
 from reported import line, make_plain_run, make_scored_run
 from rich.cells import cell_len
@@ -39,10 +38,8 @@ def on_a_terminal(*arguments, typed="", columns=60, rows=24, **environment):
     ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     told_otherwise = ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR")
     known = {k: v for k, v in os.environ.items() if k not in told_otherwise}
-    command = subprocess.Popen(
-        [sys.executable, "-m", "prefdata", *map(str, arguments)],
-        stdin=its, stdout=its, stderr=its, env=known | {"TERM": "xterm-256color"} | environment,
-    )  # fmt: skip
+    known |= {"TERM": "xterm-256color"} | environment
+    command = forks.Command(*arguments, terminal=its, environment=known)
     os.close(its)
     written, deadline = b"", time.monotonic() + PATIENCE
     answers = [*typed]
@@ -56,7 +53,7 @@ def on_a_terminal(*arguments, typed="", columns=60, rows=24, **environment):
         if answers and written.rstrip().endswith(b"quit]"):
             os.write(mine, (answers.pop(0) + "\n").encode())
     os.close(mine)
-    assert command.wait(PATIENCE) == 0
+    assert command.wait() == 0
     return written.decode().replace("\r\n", "\n")
 
 
