@@ -31,7 +31,10 @@ VERSION = 1
 """Of the records that are written; raised when what they hold changes its form or meaning."""
 FSYNC_SECONDS = 2.0
 FILE_SECONDS = 300.0
-"""After so long a file is closed and another one begun: mounted buckets keep closed files alone."""
+"""After so long a file is closed and another one begun: mounted buckets keep closed files alone.
+
+In the n-th hour it is n times as long, so that a run of days leaves no thousands of files.
+"""
 OPEN_FILES = 64
 """Journal files held open for reading: an array job restarted often leaves thousands."""
 _STATED = re.compile(rb',"v":(\d+),"crc":"[0-9a-f]{8}"}\n\Z')
@@ -65,12 +68,13 @@ class Journal:
     ) -> None:
         """Index what earlier runs have finished; `folder` is made at the first append.
 
-        `file_seconds`: how long a file is written, before the next one is begun.
+        `file_seconds`: how long a file is written in the first hour, before the next one is begun.
 
         Raises:
             PrefdataError: a record is of a version that is not known here.
         """
-        self._folder, self._worker, self._file_seconds = folder, worker, file_seconds
+        self._folder, self._worker = folder, worker
+        self._file_seconds, self._begun = file_seconds, time.monotonic()
         self._earlier = _Index(sorted(folder.glob("*.jsonl")))
         self._own: _OwnFile | None = None
         self._lock = threading.Lock()
@@ -123,12 +127,16 @@ class Journal:
         """
         lines = b"".join(_line(key, value) for key, value in records)
         with self._lock:
-            if self._own is not None and time.monotonic() > self._own.begun + self._file_seconds:
+            if self._own is not None and self._is_old(self._own):
                 old, self._own = self._own, None
                 old.close()
             if self._own is None:
                 self._own = _OwnFile(self._folder, self._worker)
             self._own.append(lines)
+
+    def _is_old(self, own: "_OwnFile") -> bool:
+        hours = (own.begun - self._begun) / 3600
+        return time.monotonic() > own.begun + self._file_seconds * max(1.0, hours)
 
     def close(self) -> None:
         """Bring the last records to the disk; the journal cannot be used afterwards."""
