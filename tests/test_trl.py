@@ -3,9 +3,8 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
+import forks
 import moments
 import orjson
 import pytest
@@ -161,18 +160,17 @@ def test_a_finished_training_is_not_repeated(quickstart, tmp_path):
     assert other["fingerprint"] != first["fingerprint"]
 
 
-def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(quickstart, tmp_path):
-    told = ["learning_rate=5e-5", "batch_size=8", "epochs=1", "save_steps=10",
-            "evaluation.samples=1", "evaluation.limit=4"]  # fmt: skip
-    train_trl(quickstart, settings(*told), tmp_path / "whole", say=print)
-    command = [sys.executable, "-m", "prefdata", "train", str(quickstart), *told,
-               "--out", str(tmp_path / "killed")]  # fmt: skip
-    second = moments.command(tmp_path / "killed", signal.SIGKILL, "mkdir .*checkpoint-20")
-    ended = subprocess.run([*second, *command[3:]], capture_output=True, text=True, check=False)
+def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path):
+    run = make_run(tmp_path, [(f"question {n}", f"right {n}", f"wrong {n}") for n in range(40)])
+    told = [f"model={LM}", "learning_rate=5e-5", "batch_size=8", "epochs=1", "save_steps=1"]
+    train_trl(run, settings(*told), tmp_path / "whole", say=print)
+    out, said = tmp_path / "killed", []
+    killed = moments.command(out, signal.SIGKILL, "mkdir .*checkpoint-3")
+    ended = forks.run("train", run, *told, "--out", out, watched=killed)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert not (tmp_path / "killed" / "model").exists()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "going on from checkpoint-" in done.stderr
+    assert not (out / "model").exists()
+    train_trl(run, settings(*told), out, say=said.append)
+    assert any("going on from checkpoint-" in line for line in said)
     from safetensors.torch import load_file
 
     whole, killed = (
@@ -219,7 +217,8 @@ def test_answers_that_a_verifier_cannot_judge_are_counted(tmp_path):
     )
     (tmp_path / "recipe.yaml").write_text(recipe)
     out = tmp_path / "run"
-    build(load_recipe(tmp_path / "recipe.yaml", [f"output_dir={out}"]), out, say=print)
+    words = [f"output_dir={out}", "num_records=80"]
+    build(load_recipe(tmp_path / "recipe.yaml", words), out, say=print)
     result = train_trl(out, settings("epochs=0.1", "evaluation.samples=2"), tmp_path / "o", say=print)  # fmt: skip  # noqa: E501
     after = result["after"]
     assert after["scores"] == {"right": 1.0}
