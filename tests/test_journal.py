@@ -1,5 +1,4 @@
 import math
-import multiprocessing
 import os
 import threading
 from pathlib import Path
@@ -7,6 +6,7 @@ from zlib import crc32
 
 import orjson
 import pytest
+from forks import FORKS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -196,9 +196,8 @@ def append_at_once(folder, number, ready):
 
 
 def test_processes_that_open_at_the_same_time_get_files_of_their_own(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready = context.Barrier(4)
-    writers = [context.Process(target=append_at_once, args=(tmp_path, n, ready)) for n in range(4)]
+    ready = FORKS.Barrier(4)
+    writers = [FORKS.Process(target=append_at_once, args=(tmp_path, n, ready)) for n in range(4)]
     for writer in writers:
         writer.start()
     for writer in writers:

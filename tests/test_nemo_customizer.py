@@ -1,7 +1,6 @@
 """Training on NeMo Customizer: what is sent, and that whatever happens it is sent once."""
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from customizer_stub import Platform
+from forks import FORKS
 from pydantic import ValidationError
 from waiting import PATIENCE, wait_until
 
@@ -664,30 +664,18 @@ def test_neither_settings_nor_a_dry_run_load_anything_heavy():
     assert done.stdout.strip() == "set()"
 
 
-COMMAND = """
-import json, sys
-from pathlib import Path
-from prefdata.train.nemo_customizer.settings import CustomizerSettings
-from prefdata.train.nemo_customizer.train import TrainingFiles, train_customizer
-train, validation, out, given = sys.argv[1:]
-settings = CustomizerSettings.model_validate_json(given)
-train_customizer(TrainingFiles(Path(train), Path(validation)), settings, Path(out))
-"""
-
-
 def start(training, **fields):
-    given = training.settings(poll_interval_seconds=0.05, **fields).model_dump_json()
-    files = [str(training.files.train), str(training.files.validation)]
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *files, str(training.out), given],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    given = training.settings(poll_interval_seconds=0.05, **fields)
+    process = FORKS.Process(target=train_customizer, args=(training.files, given, training.out))
+    process.start()
+    return process
 
 
 def kill_when(process, condition):
-    wait_until(condition, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    wait_until(lambda: condition() or not process.is_alive())
+    assert condition(), "it ended before it had happened"
+    process.kill()
+    process.join()
 
 
 def test_a_process_killed_while_it_waits_leaves_one_job_that_the_next_waits_for(training, platform):
@@ -731,20 +719,21 @@ def test_two_processes_in_one_folder_are_one_too_many(training, platform):
     platform.course = ["running"]
     process = start(training)
     try:
-        wait_until(lambda: platform.jobs, process)
+        wait_until(lambda: platform.jobs or not process.is_alive())
         assert f"process {process.pid}" in training.fails()
     finally:
         process.kill()
-        process.wait()
+        process.join()
     assert len(platform.jobs) == 1
 
 
 def test_a_cancelled_job_ends_the_process_that_waits_for_it(training, platform):
     platform.course = ["running"]
     process = start(training)
-    wait_until(lambda: len(platform.requests(STATUS)) >= 2, process)
+    wait_until(lambda: len(platform.requests(STATUS)) >= 2 or not process.is_alive())
     training.cancel()
-    assert process.wait(PATIENCE) == 1
+    process.join(PATIENCE)
+    assert process.exitcode == 1
     assert training.record["job"]["status"] == "cancelled"
 
 
