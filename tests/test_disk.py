@@ -143,7 +143,7 @@ def test_a_disk_that_is_full_at_any_moment_costs_only_what_did_not_fit(
     project, reference, tmp_path, can_mount
 ):
     needed, where = size_of(reference), []
-    for size in range(16, needed + 16, max(needed // 24, 4)):
+    for size in range(16, needed + 16, max(needed // 14, 4)):
         with disk(tmp_path / "small", size) as small:
             out = small / "run"
             try:

@@ -837,7 +837,7 @@ def test_a_recipe_is_not_fetched_with_a_token_that_the_hub_does_not_know(hub, sh
 
 def test_a_recipe_that_was_fetched_is_there_without_the_network(hub, recipe, tmp_path):
     hub.make("user/there", {"recipe.yaml": recipe.read_bytes()})
-    words = [sys.executable, "-m", "prefdata", "plan", "hf://datasets/user/there/recipe.yaml"]
+    words = [sys.executable, "-m", "prefdata", "check", "hf://datasets/user/there/recipe.yaml"]
     seeds = f"seed_dataset.path={recipe.parent / 'scored.jsonl'}"
     told = environment(hub, tmp_path) | {"HF_TOKEN": WRITE}
     offline = told | {"HF_HUB_OFFLINE": "1"}

@@ -557,14 +557,15 @@ def test_rows_read_before_the_first_that_has_tools_go_without(tmp_path):
 # The Hub
 
 
-@pytest.fixture
-def hub(tmp_path):
-    """A Hub with a dataset in three shards of two lines, and a process that knows no other Hub."""
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A Hub with datasets in three shards of two lines, and a process that knows no other Hub."""
     hub = Hub()
-    shell = Shell(hub, tmp_path)
+    shell = Shell(hub, tmp_path_factory.mktemp("home"))
     rows = [b'{"prompt": "%d", "chosen": "a %d", "rejected": "b"}\n' % (n, n) for n in range(6)]
     files = {f"data/train-{n}.jsonl": b"".join(rows[2 * n : 2 * n + 2]) for n in range(3)}
-    hub.make("user/shards", files)
+    for name in ("user/shards", "user/pairs"):
+        hub.make(name, files)
     yield hub, shell
     shell.close()
     hub.close()
@@ -573,21 +574,25 @@ def hub(tmp_path):
 LOADED = """
 from prefdata.recipe.schema import SeedDataset
 from prefdata.seeds.seeds import load_seeds
-config = SeedDataset(path="user/shards", {})
-value = load_seeds(config, ["user/shards"], needed=dict(), num_records=None, seed=0)
+config = SeedDataset(path="{0}", {1})
+value = load_seeds(config, ["{0}"], needed=dict(), num_records=None, seed=0)
 value = value.table["prompt"].to_pylist()
 """
 
 
 @pytest.mark.parametrize(
-    "more", ["", ', candidates=dict(prompt="prompt", chosen="chosen", rejected="rejected")']
+    ("name", "more"),
+    [
+        ("user/shards", ""),
+        ("user/pairs", 'candidates=dict(prompt="prompt", chosen="chosen", rejected="rejected")'),
+    ],
 )
-def test_a_limit_reads_no_more_shards_of_a_hub_dataset_than_it_needs(hub, more):
+def test_a_limit_reads_no_more_shards_of_a_hub_dataset_than_it_needs(hub, name, more):
     stub, shell = hub
-    assert shell.value(LOADED.format("limit=2" + more)) == ["0", "1"]
-    assert stub.count("GET", "train-0") >= 1
-    assert stub.count("GET", "train-2") == 0
-    assert shell.value(LOADED.format(more.strip(", "))) == list("012345")
+    assert shell.value(LOADED.format(name, f"limit=2, {more}")) == ["0", "1"]
+    assert stub.count("GET", f"{name}/.*train-0") >= 1
+    assert stub.count("GET", f"{name}/.*train-2") == 0
+    assert shell.value(LOADED.format(name, more)) == list("012345")
 
 
 def test_pairs_are_made_of_a_hub_dataset_by_its_layout(hub, tmp_path):

@@ -16,7 +16,7 @@ MODELS = QUICKSTART / "models"
 def figures():
     """The held-out table that the training script prints, by the names of its rows."""
     command = [sys.executable, "scripts/train_tiny_models.py", "--evaluate-only"]
-    command += ["--questions", "300"]
+    command += ["--questions", "150"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     rows = re.findall(r"^(.{66}) (\d\.\d{3})$", done.stdout, flags=re.MULTILINE)
     return {name.strip(): float(value) for name, value in rows}
