@@ -108,7 +108,7 @@ def build_shard(
     """Make one slice of the rows, up to their scores; `merge` makes pairs of all slices.
 
     `out`: the folder of the whole run; the shard has a folder of its own in it. `attempt`:
-    `job.restart`, two numbers; earlier attempts that still run are ended.
+    `job.restart`, two numbers, or `next`; earlier attempts that still run are ended.
 
     Returns:
         The content of the shard's `shard.json`.
@@ -123,7 +123,7 @@ def build_shard(
     here, machine = shard.folder(out), machine or Machine()
     with (
         disk_errors(here),
-        fence(here, read_attempt(attempt), say) if attempt else nullcontext(),
+        fence(here, read_attempt(attempt, here), say) if attempt else nullcontext(),
         hold(here, patience=PATIENCE if attempt else None),
         keep_error(here),
         disk_errors(here),

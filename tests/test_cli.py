@@ -1,6 +1,8 @@
 # ruff: noqa: E501 (messages stand in one piece beside what causes them)
 import re
 import signal
+import subprocess
+import sys
 
 import forks
 import moments
@@ -316,6 +318,14 @@ def test_the_command_without_arguments_shows_its_help(command):
 def test_a_wrong_option_is_exit_code_2(command):
     assert command("build", "RECIPE", "--gpu", "1").exit_code == 2
     assert command("build", "RECIPE", "--gpus", "-1").exit_code == 2
+
+
+@pytest.mark.parametrize("options", [[], ["-u"]], ids=["buffered", "unbuffered"])
+def test_a_reader_that_leaves_early_as_head_does_is_no_bug(options):
+    command = [sys.executable, *options, "-m", "prefdata", "schema"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run.stdout.close()
+    assert (run.stderr.read(), run.wait()) == (b"", 141)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)

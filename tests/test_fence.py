@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import signal
+from pathlib import Path
 
 import forks
 import moments
@@ -134,7 +135,13 @@ def test_an_attempt_whose_name_was_written_over_by_an_earlier_one_writes_it_agai
 @pytest.mark.parametrize("text", ["", "7", "seven.0", "7.0.1", "-7.0"])
 def test_what_is_no_attempt_is_one_message(text):
     with pytest.raises(PrefdataError, match="give two numbers that increase with each attempt"):
-        read_attempt(text)
+        read_attempt(text, Path())
+
+
+def test_the_next_attempt_is_later_than_all_before_whatever_clocks_say(tmp_path):
+    assert read_attempt("next", tmp_path) == Attempt(1, 0)
+    (tmp_path / "attempt").write_text("1764200000.3")
+    assert read_attempt("next", tmp_path) == Attempt(1764200001, 0)
 
 
 def test_whoever_has_patience_goes_on_beside_a_lock_that_nobody_gives_back(tmp_path):

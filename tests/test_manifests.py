@@ -181,9 +181,28 @@ def test_words_come_to_the_command_as_they_were_given(engine, here):
     *words, attempt = json.loads(end(start(engine, shards, 3))[1])
     assert words == ["build", "recipe.yaml", override, "--out", place, "--gpus", "0",
                      "--shard", "3/4", "--attempt"]  # fmt: skip
-    assert re.fullmatch(r"\d{10}\.0", attempt)
+    assert attempt == "next"
     words = json.loads(end(start(engine, merge))[1])
     assert words == ["merge", "recipe.yaml", override, "--out", place, "--shards", "4"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_status_is_of_what_was_written_last(engine, here):
+    write(engine, "--gpus", "0", "--shards", "2", "--rehearse", "num_records=6")
+    words = [engine, "recipe.yaml", "--out", "run", "--rehearse", "--status"]
+    waiting = "2 shards: 0 done, 0 running, 2 waiting, 0 failed\nno row is done yet"
+    assert prefdata(*words).strip() == waiting  # its number of shards, and nothing is over
+    assert json.loads(prefdata(*words, "--json"))["is_over"] is False
+    for shard in range(2):
+        prefdata("build", "recipe.yaml", "--out", "run", "--rehearse", "num_records=6",
+                 "--shard", f"{shard}/2")  # fmt: skip
+    assert "2 done" in prefdata(*words)
+    prefdata("merge", "recipe.yaml", "--out", "run", "--rehearse", "num_records=6")
+    assert prefdata(*words).startswith("finished and merged: 6 rows")
+    write(engine, "--gpus", "0", "--rehearse", "num_records=8")
+    told = prefdata(*words)
+    assert told.startswith(waiting)
+    assert "a finished run of another recipe or pair rule is there: 6 rows" in told
 
 
 WRONG = [

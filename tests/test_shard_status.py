@@ -43,6 +43,20 @@ def test_a_shard_that_was_finished_for_another_recipe_does_not_count(tmp_path, f
     assert look_at_shards(tmp_path, 4, run="def")[0].state == "waiting"
 
 
+def test_the_progress_of_another_recipe_does_not_count(tmp_path, folders):
+    write_status(folders[0], ShardStatus(1, 1, 100, 100, 9.0))
+    (folders[0] / "shard.json").write_text('{"run": "abc"}')
+    assert look_at_shards(tmp_path, 4, run="abc")[0].status is not None
+    (other, *_) = look_at_shards(tmp_path, 4, run="def")
+    assert (other.state, other.status) == ("waiting", None)
+
+
+def test_an_error_shows_though_no_row_was_begun(tmp_path, folders):
+    (folders[1] / "error").write_text("the judge is poor")
+    said = list(look_at_run(tmp_path, 4).lines())
+    assert said[-1] == "shard 1 waits; its last attempt ended: the judge is poor"
+
+
 def test_what_is_submitted_anew_has_not_failed(tmp_path, folders):
     (folders[2] / "failed").write_text("exit code 1\n")
     forget_attempts(tmp_path, 4, [1, 2])

@@ -102,7 +102,8 @@ def slurm(
         if submit and status:
             raise PrefdataError("--status does not submit anything; leave out --submit or --status")
         loaded = load(recipe, overrides, out)
-        from prefdata.cluster.slurm import run_on_slurm, shards_submitted
+        from prefdata.cluster.slurm import run_on_slurm
+        from prefdata.cluster.slurm_jobs import shards_submitted
         from prefdata.cluster.slurm_scripts import Cluster
         from prefdata.run.shards import count_shards
 
@@ -248,10 +249,11 @@ def _write_or_show(
 ) -> None:
     """The manifests, or the status of a run that was started by them."""
     from prefdata.cluster.manifests import Tasks, write_manifests
+    from prefdata.cluster.slurm_jobs import shards_submitted
     from prefdata.run.shards import count_shards
 
     folder = run_folder(loaded, rehearse).absolute()
-    count = count_shards(folder, shards, default=asked.get("nodes", 1))
+    count = count_shards(folder, shards, default=shards_submitted(folder) or asked.get("nodes", 1))
     is_status, as_json, watch = status
     if is_status:
         _show_status(folder, count, as_json=as_json, watch=watch)

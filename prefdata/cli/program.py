@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import signal
 import sys
 import time
@@ -66,7 +67,7 @@ Verbose = Annotated[
 LOG = logging.getLogger("prefdata")
 """Its level says how much commands tell."""
 
-DONE, BUG, FIXABLE, LOW_YIELD, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, BUG, FIXABLE, LOW_YIELD, INTERRUPTED, UNREAD = 0, 1, 2, 3, 130, 141
 
 
 @dataclass
@@ -92,6 +93,7 @@ def exit_codes() -> Iterator[Command]:
     try:
         with disk_errors():
             yield command
+            sys.stdout.flush()
     except PrefdataError as err:
         if LOG.isEnabledFor(logging.DEBUG):
             print_exc()
@@ -103,8 +105,20 @@ def exit_codes() -> Iterator[Command]:
     except (typer.Exit, click.ClickException):
         raise
     except Exception as err:
+        if isinstance(err, BrokenPipeError) and _reader_has_left():
+            raise typer.Exit(UNREAD) from err
         complain(_tell_bug(err, command.folder))
         raise typer.Exit(BUG) from err
+
+
+def _reader_has_left() -> bool:
+    """Whether nobody reads the output any more, as behind `| head`; what is left goes nowhere."""
+    poll = select.poll()
+    poll.register(sys.stdout, select.POLLOUT)
+    has_left = any(event & select.POLLERR for _, event in poll.poll(0))
+    if has_left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return has_left
 
 
 def _tell_bug(err: Exception, folder: Path | None) -> str:

@@ -64,7 +64,9 @@ def build(
     ] = None,
     attempt: Annotated[
         str | None,
-        typer.Option(help="Unique name of this attempt at the shard; earlier attempts are ended."),
+        typer.Option(
+            help="Which attempt at the shard this is: 1234.0, or next; earlier ones are ended."
+        ),
     ] = None,
 ) -> None:
     """Build the dataset of a recipe; run again, it goes on where it stopped."""

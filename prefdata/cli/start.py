@@ -85,7 +85,8 @@ def schema() -> None:
     """Print the JSON schema of recipes, by which editors complete and explain."""
     from prefdata.recipe.json_schema import recipe_schema
 
-    print(json.dumps(recipe_schema(), indent=1, ensure_ascii=False))
+    with exit_codes():
+        print(json.dumps(recipe_schema(), indent=1, ensure_ascii=False))
 
 
 def _describe(file: Path | None, out: Path, prompt_field: str | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ failures alone; so a task is the bare command, and its journal is where it goes 
 import os
 import re
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Literal
 
 from prefdata.cluster.checks import check_run
 from prefdata.cluster.files import write_files
+from prefdata.cluster.slurm_jobs import Jobs, keep_jobs
 from prefdata.cluster.status import count_shards
 from prefdata.errors import PrefdataError, Say
 from prefdata.recipe.loader import LoadedRecipe
@@ -122,6 +124,8 @@ def write_manifests(
             {file: (f"{engine}.yaml.j2", values | more) for file, more in files.items()},
             out, force=force, say=say,
         )  # fmt: skip
+        wanted = Jobs((), None, tasks.shards, found.scored, found.fingerprint, time.time())
+        keep_jobs(wanted, out, engine)
     say(f"{count_shards(tasks.shards)}: {len(found.shards)} done here")
     say(f"wrote {shards} and {merge}")
     for line in _how_to_start(engine, name, shards, merge, tasks, _secrets(loaded)):

@@ -47,7 +47,7 @@ def run_on_slurm(
         if finished is None:
             return None
         wanted = Jobs((), None, cluster.shards, finished.scored, finished.fingerprint)
-        before = read_jobs(out) if is_submitted else None
+        before = read_jobs(out, ("slurm",)) if is_submitted else None
         queued = _tasks_in_queue(before, wanted)
         there = finished.shards.union(*queued.values())
         missing = [number for number in range(cluster.shards) if number not in there]
@@ -94,12 +94,6 @@ def _tasks_in_queue(before: Jobs | None, wanted: Jobs) -> dict[str, set[int]]:
             f"folder; wait for them, or {away}"
         )
     return queued
-
-
-def shards_submitted(out: Path) -> int | None:
-    """How many shards the last submission was of."""
-    jobs = read_jobs(out)
-    return jobs.shards if jobs else None
 
 
 def _with_mounts(cluster: Cluster, loaded: LoadedRecipe, out: Path) -> Cluster:

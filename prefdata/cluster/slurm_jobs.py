@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,9 @@ from prefdata.cluster.slurm_scripts import Scripts
 from prefdata.errors import PrefdataError
 from prefdata.storage.disk import write_text
 
-JOBS = "slurm/jobs.json"
+JOBS = "jobs.json"
+ENGINES = ("slurm", "k8s", "sky")
+"""Folders in the run folder in which that file may lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class Jobs:
     """What was submitted for a run.
 
     Attributes:
-        arrays: ids, in the order in which they were submitted.
+        arrays: ids, in the order in which they were submitted; only Slurm's are known.
         merge: id of the job that follows them; None where Slurm refused it.
         scored: fingerprint of the run up to its scores, which the arrays make.
         fingerprint: of the whole run, which the merge makes.
@@ -35,13 +37,14 @@ class Jobs:
     submitted: float = 0.0
 
 
-def read_jobs(out: Path) -> Jobs | None:
-    """What was submitted last for a run."""
-    file = out / JOBS
-    if not file.is_file():
-        return None
-    told = orjson.loads(file.read_bytes())
-    return Jobs(**told | {"arrays": tuple(told["arrays"])})
+def read_jobs(out: Path, engines: Sequence[str] = ENGINES) -> Jobs | None:
+    """What was submitted last for a run; to Kubernetes and SkyPilot, what was last written."""
+    found = []
+    for file in (out / engine / JOBS for engine in engines):
+        if file.is_file():
+            told = orjson.loads(file.read_bytes())
+            found.append(Jobs(**told | {"arrays": tuple(told["arrays"])}))
+    return max(found, key=lambda jobs: jobs.submitted, default=None)
 
 
 def submit(scripts: Scripts, out: Path, jobs: Jobs, tasks: Mapping[str, set[int]]) -> Jobs:
@@ -59,15 +62,22 @@ def submit(scripts: Scripts, out: Path, jobs: Jobs, tasks: Mapping[str, set[int]
     if scripts.array is not None:
         after.append(array := _sbatch(str(scripts.array)))
         jobs = replace(jobs, arrays=(*jobs.arrays, array))
-        _keep(jobs, out)
+        keep_jobs(jobs, out)
     dependency = (f"--dependency=afterok:{':'.join(after)}",) if after else ()
     jobs = replace(jobs, merge=_sbatch(*dependency, str(scripts.merge)))
-    _keep(jobs, out)
+    keep_jobs(jobs, out)
     return jobs
 
 
-def _keep(jobs: Jobs, out: Path) -> None:
-    write_text(out / JOBS, orjson.dumps(asdict(jobs)).decode())
+def shards_submitted(out: Path) -> int | None:
+    """How many shards the last submission was of."""
+    jobs = read_jobs(out)
+    return jobs.shards if jobs else None
+
+
+def keep_jobs(jobs: Jobs, out: Path, engine: str = "slurm") -> None:
+    """Write what was submitted, for `read_jobs`."""
+    write_text(out / engine / JOBS, orjson.dumps(asdict(jobs)).decode())
 
 
 def tasks_in_queue(jobs: Jobs) -> dict[str, set[int]]:

@@ -147,7 +147,7 @@ def look_at_run(out: Path, count: int) -> RunStatus:
         if record and (jobs is None or record["fingerprint"] == jobs.fingerprint):
             return RunStatus(out, record=record, is_merged=True)
         found = look_at_shards(out, count, run=jobs.scored if jobs else None)
-    if jobs is None and not any(one.status for one in found):
+    if jobs is None and not any(o.status or o.reason or o.state != "waiting" for o in found):
         return RunStatus(out)
     queue, notes = _ask_slurm(jobs, found)
     if queue is not None:
@@ -178,7 +178,7 @@ def _ask_slurm(
     jobs: Jobs | None, found: Sequence[ShardState]
 ) -> tuple[dict[int, bool] | None, list[str]]:
     """Shards in the queue and whether they run, None where Slurm is not; what is to be said."""
-    if jobs is None or shutil.which("squeue") is None:
+    if jobs is None or not (jobs.arrays or jobs.merge) or shutil.which("squeue") is None:
         return None, []
     try:
         queue = shards_in_queue(jobs)

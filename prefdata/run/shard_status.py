@@ -106,10 +106,12 @@ def _look(shard: Shard, out: Path, run: str | None, now: float) -> ShardState:
     record = orjson.loads(_text(folder / RECORD) or "{}")
     if record and run in (None, record["run"]):
         return ShardState(shard, "done", status)
+    if record:  # of another run, as is the progress beside it; who begins anew takes it away
+        status = None
     if (reason := _text(folder / FAILED)) is not None:
         return ShardState(shard, "failed", status, reason.strip())
     signs = [_touched(folder / name) for name in (ATTEMPT, _PROGRESS)]
-    is_alive = now - max(signs) < ALIVE_SECONDS
+    is_alive = not record and now - max(signs) < ALIVE_SECONDS
     error = _text(folder / ERROR)
     if is_alive and error is None:
         return ShardState(shard, "running", status)

@@ -13,6 +13,8 @@ from prefdata.errors import PrefdataError, Say
 from prefdata.storage.disk import write_text
 
 ATTEMPT = "attempt"
+NEXT = "next"
+"""As an attempt: later than all before it, whatever clocks say."""
 POLL_SECONDS = 2.0
 
 
@@ -26,16 +28,23 @@ class Attempt(NamedTuple):
         return f"{self.job}.{self.restart}"
 
 
-def read_attempt(text: str) -> Attempt:
-    """The attempt of `job.restart`.
+def read_attempt(text: str, folder: Path) -> Attempt:
+    """The attempt of `job.restart`, or of `next`: the one behind the last in `folder`.
 
     Raises:
         PrefdataError: the text is not an attempt.
     """
+    if text == NEXT:
+        last = _read(folder / ATTEMPT)
+        return Attempt(last.job + 1 if last else 1, 0)
+    return _parse(text)
+
+
+def _parse(text: str) -> Attempt:
     if (found := re.fullmatch(r"(\d+)\.(\d+)", text.strip())) is None:
         raise PrefdataError(
             f"--attempt {text}: give two numbers that increase with each attempt, as in 1234.0: "
-            "the job's id, and how often it was started again"
+            "the job's id, and how often it was started again; or {NEXT!r}"
         )
     return Attempt(int(found[1]), int(found[2]))
 
@@ -89,6 +98,6 @@ def fence(
 
 def _read(file: Path) -> Attempt | None:
     try:
-        return read_attempt(file.read_text())
+        return _parse(file.read_text())
     except (FileNotFoundError, PrefdataError):  # nobody is there, or nobody that counts
         return None
