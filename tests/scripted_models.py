@@ -12,7 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -140,6 +139,8 @@ def write_adapter(folder, model, state=0, **config):
     """
     loaded = AutoModelForCausalLM.from_pretrained(model)
     settings = {"r": 8, "lora_alpha": 8, "target_modules": ["v_proj", "o_proj"]} | config
+    from peft import LoraConfig, get_peft_model  # slow to import
+
     adapted = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **settings))
     attention = loaded.model.layers[0].self_attn
     with torch.no_grad():
