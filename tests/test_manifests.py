@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
@@ -19,6 +22,8 @@ from typer.testing import CliRunner
 from waiting import PATIENCE, wait_until
 
 from prefdata.cli import app
+from prefdata.cluster.manifests import Tasks, check_words, job_name
+from prefdata.errors import PrefdataError
 from prefdata.storage.folders import read_rows
 from prefdata.storage.journal import read_values
 
@@ -26,10 +31,20 @@ ENGINES = ("k8s", "sky")
 ASKED = ("--image", "lab/prefdata:1", "--volume", "runs")
 
 
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """The quickstart's models and prompts: files themselves, as tasks follow no link out."""
+    return shutil.copytree(QUICKSTART, tmp_path_factory.mktemp("quickstart"), dirs_exist_ok=True)
+
+
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(once, tmp_path, monkeypatch):
     """The working directory: a recipe, and what it reads."""
     make_recipe(tmp_path)
+    for name in ("models", "prompts.jsonl"):
+        (tmp_path / name).unlink()
+    shutil.copytree(once / "models", tmp_path / "models", copy_function=os.link)
+    os.link(once / "prompts.jsonl", tmp_path / "prompts.jsonl")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -207,20 +222,175 @@ def test_the_status_is_of_what_was_written_last(engine, here):
 
 WRONG = [
     (["--shards", "300"], "there are 300 shards, but the seeds have only 240 rows"),
-    (["--mount", "work"], "--mount work: it is no absolute path of a folder"),
     (["--volume", "My Disk"], "--volume 'My Disk': it is no name of a volume"),
     (["--out", "/tmp/elsewhere"], "/tmp/elsewhere: it lies outside of"),
     (["output_path=/tmp/elsewhere/pairs.jsonl"], "/tmp/elsewhere/pairs.jsonl: it lies outside of"),
-    ([f"seed_dataset.path={QUICKSTART}/prompts.jsonl"], "prompts.jsonl: it lies outside of"),
+    (["seed_dataset.path={once}/prompts.jsonl"], "prompts.jsonl: it lies outside of"),
+    (["seed_dataset.path=[prompts.jsonl, '{once}/p*.jsonl']"], "prompts.jsonl: it lies outside of"),
+    (["seed_dataset.path={once}"], "it lies outside of"),
+    (["models.0.chat_template={once}/t.jinja"], "t.jinja: it lies outside of"),
+    (
+        [
+            "columns.1={{name: reward, type: reward_model, model_alias: grader, "
+            "candidates: candidates, prompt_file: {once}/t.jinja}}"
+        ],
+        "t.jinja: it lies outside of",
+    ),
+    (["models.0.engine={{hf_config_path: {once}/models}}"], "models: it lies outside of"),
+    (["seed_dataset.path={here}/prompts.jsonl"], "tasks do not have; write prompts.jsonl, which"),
+    (["seed_dataset.path=['{here}/*.jsonl']"], "tasks do not have; write *.jsonl, which is seen"),
+    (["models.0.model={here}/models/lm"], "tasks do not have; write models/lm, which is seen"),
+    (["output_path={here}/run/pairs.jsonl"], "/run/pairs.jsonl: it lies outside of /work, the vol"),
+    (["output_path=../pairs.jsonl"], "../pairs.jsonl: it lies outside of /work, the volume"),
+    (["output_path='${{output_dir}}/../../../p.jsonl'"], "it lies outside of /work, the volume"),
     (["--json"], "--json and --watch are for --status"),
 ]
 
 
+FORMS = {
+    ("k8s", "mount"): ["work", "/work/", "/", "/dev/shm", "/proc", "/a:b", "/a$(B)", "/a\nb",
+                       "/a/..", ""],
+    ("k8s", "image"): ["", "a b", "docker:l/p", "l/P", "l/p:", "l/p\n"],
+    ("k8s", "volume"): ["My Disk", "a..b", "-a", "a.", "", "s3://mine"],
+    ("k8s", "secret"): ["My Secret", ""],
+    ("k8s", "cpus"): ["lots", "", "-1", "4 ", "16+"],
+    ("k8s", "memory"): ["400GB", "much", "1.2.3"],
+    ("sky", "volume"): ["My Disk", "a..b", "s3://", "s3:///x", "foo://x", "s3://a b"],
+    ("sky", "cpus"): ["lots", "500m"],
+    ("sky", "memory"): ["400GBs", "1.5GB"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("engine", "name"), FORMS)
+def test_an_option_that_the_engine_would_not_take_is_refused(engine, name):
+    asked = Tasks(shards=1, gpus=0, image="lab/prefdata:1", volume="runs", mount="/work")
+    for value in FORMS[engine, name]:
+        with pytest.raises(PrefdataError) as err:
+            check_words(engine, [], Path("run"), replace(asked, **{name: value}))
+        option = "mem" if name == "memory" else name
+        assert f"--{option} {value!r}: it is no " in str(err.value)
+
+
+WORDS = [
+    ("k8s", {"image": "null", "volume": "no", "mount": "/off", "cpus": "500m", "mem": "1",
+             "secret": "true"}),
+    ("k8s", {"image": "docker:24", "volume": "1e3", "mount": "/mnt/a.b-c_d", "mem": "1.5Gi"}),
+    ("sky", {"image": "h:5000/a/b:1@sha256:0a", "volume": "yes", "cpus": "16+", "mem": "64GB+"}),
+    ("sky", {"image": "on", "volume": "https://a.b/c/", "mem": "1.5"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("engine", "given"), WORDS)
+def test_an_option_is_a_text_in_the_manifest_whatever_yaml_makes_of_the_word(engine, given, here):
+    write(engine, "--gpus", "0", *(word for name in given for word in (f"--{name}", given[name])))
+    told = json.dumps(manifests(here, engine)[0])
+    for name, value in given.items():
+        value = f"docker:{value}" if (engine, name) == ("sky", "image") else value
+        assert json.dumps(value) in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["columns.0.prompt='a\rb {{ prompt }}'"], "'\\r' in it would not come to the tasks"),
+        (["columns.0.prompt='a\r\nb {{ prompt }}'"], "'\\r' in it would not come to the tasks"),
+        (["columns.0.prompt='a\x85b {{ prompt }}'"], "'\\x85' in it would not come to the tasks"),
+        (["--setup", "echo a\u2028b"], "'\\u2028' in it would not come to the tasks"),
+        (["--setup", "echo a\x0cb"], "'\\x0c' in it would not come to the tasks"),
+        (["--out", "u/a\u2028b"], "'\\u2028' in it would not come to the tasks"),
+    ],
+)
+def test_what_yaml_would_take_for_the_end_of_a_line_is_refused(words, told, here):
+    assert told in write("k8s", "--gpus", "0", *words, code=2)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("words", "told"), WRONG, ids=[told for _, told in WRONG])
-def test_what_would_fail_on_the_cluster_is_refused_before_it(engine, words, told, here):
+def test_what_would_fail_on_the_cluster_is_refused_before_it(engine, words, told, here, once):
+    (once / "t.jinja").write_text("{{ prompt }}")
+    words = [word.format(here=here, once=once) for word in words]
     assert told in " ".join(write(engine, "--gpus", "0", *words, code=2).split())
     assert not (here / "run" / engine).exists()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("name", "target", "words"),
+    [
+        ("seeds.jsonl", "{once}/prompts.jsonl", ["seed_dataset.path=seeds.jsonl"]),
+        ("seeds.jsonl", "{here}/prompts.jsonl", ["seed_dataset.path=seeds.jsonl"]),
+        ("lm", "../{up}/models/lm", ["models.0.model=lm"]),
+        ("models/lm/more.json", "{once}/prompts.jsonl", []),
+        ("seeds/a.jsonl", "{once}/prompts.jsonl", ["seed_dataset.path=seeds"]),
+        ("o", "{once}", ["--out", "o/run"]),
+    ],
+)
+def test_a_link_out_of_the_folder_is_refused(name, target, words, engine, here, once):
+    (here / name).parent.mkdir(exist_ok=True)
+    (here / name).symlink_to(target.format(here=here, once=once, up=once.relative_to(here.parent)))
+    told = write(engine, "--gpus", "0", *words, code=2)
+    assert f"{here / name}: it is a link to " in told
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_links_in_the_folder_and_places_on_the_volume_are_kept(engine, here, once):
+    (here / "seeds.jsonl").symlink_to("prompts.jsonl")
+    (here / "lm").symlink_to(once / "models" / "lm")
+    write(engine, "--gpus", "0", "--mount", once.parent, "seed_dataset.path=seeds.jsonl",
+          "models.0.model=lm", f"models.1.model={once}/models/lm",
+          f"output_path={once}/pairs.jsonl")  # fmt: skip
+    write(engine, "--gpus", "0", "output_path='${output_dir}/pairs.jsonl'", "--force")
+
+
+def test_what_lies_outside_of_the_run_folder_is_kept_on_the_volume_of_pods_alone(here):
+    write("k8s", "--gpus", "0", "output_path=o/op/pairs.jsonl", out="o/op")
+    told = write("sky", "--gpus", "0", "output_path=o/op/pairs.jsonl", out="o/op", code=2)
+    assert "write output_path='${output_dir}/pairs.jsonl'" in told
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_module_that_is_found_elsewhere_is_refused(engine, here, once, monkeypatch):
+    pick = ["output_projection.strategy=function", "output_projection.pick=myv:f"]
+    column = next(n for n, one in enumerate(yaml.safe_load((here / "recipe.yaml").read_text())
+                                            ["columns"]) if one["name"] == "length")  # fmt: skip
+    (here / "lib").mkdir()
+    (here / "lib" / "myv.py").write_text("def f(text, row): return 1")
+    monkeypatch.setenv("PYTHONPATH", str(here / "lib"))
+    for words in ([f"columns.{column}.function=myv:f"], pick):
+        told = write(engine, "--gpus", "0", *words, code=2)
+        assert f"{here}/lib/myv.py: the module of " in told
+        assert "is found by PYTHONPATH, which tasks do not have" in told
+    monkeypatch.setenv("PYTHONPATH", str(once))
+    (once / "myv.py").write_text("def f(text, row): return 1")
+    assert f"{once}/myv.py: it lies outside of" in write(engine, "--gpus", "0", *words, code=2)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_a_recipe_reads_of_the_environment_is_named_and_not_written(engine, here, monkeypatch):
+    recipe = here / "recipe.yaml"
+    recipe.write_text(
+        recipe.read_text() + "variables: {a: '${oc.env:MY_TOPIC}', b: '${oc.env:UNSET,x}'}\n"
+    )
+    for name in ("MY_TOPIC", "MY_STYLE", "FAR_BASE_URL", "FAR_API_KEY"):
+        monkeypatch.setenv(name, f"http://{name.lower()}_secret")
+    told = write(engine, "--gpus", "0", "models.0.provider=far",
+                 "models.0.system_prompt='${oc.env:MY_STYLE}'")  # fmt: skip
+    names = ("HF_TOKEN", "FAR_API_KEY", "FAR_BASE_URL", "MY_STYLE", "MY_TOPIC")
+    if engine == "sky":
+        assert f"{' '.join(f'--secret {name}' for name in names)} " in told
+        assert manifests(here, engine)[0]["secrets"] == dict.fromkeys(names)
+    else:
+        assert f"pods read {', '.join(names)} from the Secret prefdata" in told
+    assert "_secret" not in "".join(texts(here, engine))
+
+
+def test_jobs_of_other_runs_have_other_names():
+    outs = ["r1/mine", "r2/mine", "mine", "mine-merge", "日本", "日本-rehearsal", "-rehearsal"]
+    outs += [letter * 70 + end for letter in ("1", "é", "ab") for end in ("", "-rehearsal")]
+    names = [job_name(f"runs/work/{out}") + end for out in outs for end in ("", "-merge")]
+    assert len(set(names)) == 2 * len(outs)
+    assert all(re.fullmatch("[a-z]([a-z0-9-]{0,50}[a-z0-9])?", name) for name in names)
+    assert all("rehearsal" in job_name(out) for out in outs if "rehearsal" in out)
 
 
 THREE = ["models.2.engine={tensor_parallel_size: 3}", "models.2.provider=vllm"]
@@ -228,6 +398,7 @@ MISSING = [
     (["k8s", "--volume", "runs"], "--image is missing: a pod runs prefdata from a container"),
     (["k8s", "--image", "i"], "--volume is missing: tasks keep what is finished on a volume"),
     (["k8s", "--image", "i", "--volume", "s3://mine"], "a pod mounts a claim, not a bucket"),
+    (["sky", "--image", "", "--volume", "runs"], "nothing brings prefdata to the machines"),
     (["k8s", *ASKED, *THREE], "3 GPUs (tensor_parallel_size x pipeline_parallel_size)"),
     (["sky", "--volume", "runs"], "nothing brings prefdata to the machines"),
     (["sky", *ASKED, "--gpus", "8"], "--gpus 8: give kind and number, as in H100:8"),
@@ -258,6 +429,11 @@ def test_what_is_asked_for_is_in_the_manifest(here):
     assert "resources" not in merge["spec"]["template"]["spec"]["containers"][0]
     name = job["metadata"]["name"]
     assert f"kubectl wait --for=condition=complete --timeout=-1s job/{name} && kubectl" in told
+
+
+def test_no_more_pods_than_shards_are_asked_for(here):
+    write("k8s", "--gpus", "0", "--shards", "2", "--nodes", "5")
+    assert manifests(here, "k8s")[0]["spec"]["parallelism"] == 2
 
 
 def test_spot_machines_and_their_bucket_are_in_the_task(here):
@@ -301,6 +477,7 @@ def test_an_edited_manifest_stays_and_what_changes_in_others_is_told(engine, her
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_recipe_that_ships_keeps_its_name(engine, here):
+    (here / "simpo").mkdir()
     prefdata(engine, "simpo", "model=models/lm", "prompts=prompts.jsonl", "--rehearse",
              *ASKED, "--gpus", "0", "--out", "run")  # fmt: skip
     assert "prefdata build simpo model=models/lm" in texts(here, engine, "run-rehearsal")[0]

@@ -126,7 +126,13 @@ TYPO, FIXED = "models.2.engine={max_modle_len: 9}", "models.2.provider=transform
             ("--sbatch-extra=qos=high",),
             "it is not one option of sbatch; write it as --sbatch",
         ),
+        *(
+            ((option, value, *more), "it is not one option of sbatch")
+            for option in ("--partition", "--account", "--mem", "--merge-partition")
+            for value, *more in (("a\n#SBATCH --x",), ("a\r#S", "--rehearse"), ("a --x",), ("a'",))
+        ),
         (("--sbatch-extra=--qos=a\n#SBATCH -N 2",), "it is not one option of sbatch"),
+        (("--merge-extra=--comment=a\u2028b",), "it is not one option of sbatch"),
         (("--json",), "--json and --watch are for --status"),
     ],
 )
@@ -134,6 +140,12 @@ def test_what_would_fail_in_the_queue_is_refused_before_it(words, told, tmp_path
     message = " ".join(slurm(RECIPE, *words, "--out", tmp_path, code=2).split())
     assert told in message
     assert not (tmp_path / "slurm").exists()
+
+
+def test_a_folder_whose_name_has_two_lines_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a\nrm -rf b").mkdir()
+    monkeypatch.chdir(tmp_path / "a\nrm -rf b")
+    assert "it has more; choose another folder" in slurm(RECIPE, "--out", tmp_path / "run", code=2)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe.loader import LoadedRecipe, RecipeSource, load_recipe
+from prefdata.recipe.loader import LoadedRecipe, RecipeSource, load_recipe, override_of_out
 
 HUB = "hf://"
 
@@ -31,9 +31,8 @@ def load(
         PrefdataError: as from `load_recipe`, and from `load_fetched`.
     """
     given = [*overrides]
-    if out is not None:  # in quotes: a folder may be called 2024 or a: b, and ${ is no
-        quoted = str(out).replace("${", r"\${").replace("'", "''")  # interpolation here
-        given.append(f"output_dir='{quoted}'")
+    if out is not None:
+        given.append(override_of_out(out))
     if isinstance(recipe, str) and recipe.startswith(HUB):
         if seeds is not None:
             raise PrefdataError(f"{recipe}: seeds from Python are for recipes of this machine")

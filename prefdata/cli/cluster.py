@@ -124,7 +124,7 @@ def slurm(
             max_requeues=max_requeues, is_published=not no_publish,
         )  # fmt: skip
         file = Path(recipe).absolute()
-        told = [str(file) if file.exists() else recipe, *(overrides or ())]
+        told = [str(file) if file.is_file() else recipe, *(overrides or ())]
         words = [*told, "--out", str(Path(loaded.recipe.output_dir).absolute())]
         words += ["--rehearse"] * rehearse
         run_on_slurm(

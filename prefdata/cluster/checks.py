@@ -1,6 +1,7 @@
 """What would fail in the queue after hours of waiting, refused before it. Asks no Slurm."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,13 +81,20 @@ def check_run(
     return finished
 
 
-def check_slurm_options(cluster: Cluster, time: str | None) -> None:
-    """See that Slurm's options are some, and leave the scripts as they are.
+def check_slurm_options(cluster: Cluster, out: Path, time: str | None) -> None:
+    """See that Slurm's options are some, one a line, and leave the scripts as they are.
 
     Raises:
         PrefdataError: they are not.
     """
-    _check_extra("--sbatch-extra", cluster.options)
+    for place in (out.absolute(), Path.cwd()):
+        if len(str(place).splitlines()) > 1:
+            raise PrefdataError(
+                f"{str(place)!r}: the scripts name it in one line, and it has more; choose another "
+                "folder"
+            )
+    own = (f"--partition={cluster.merge_partition}",) if cluster.merge_partition else ()
+    _check_extra("--sbatch-extra", (*cluster.options, *cluster.array_options, *own))
     _check_extra("--merge-extra", cluster.merge_options)
     if time is not None and (seconds := read_time(time)) is not None and seconds <= GRACE_SECONDS:
         raise PrefdataError(
@@ -130,10 +138,10 @@ def _check_models(loaded: LoadedRecipe, gpus: int) -> None:
 def _check_extra(option: str, lines: Sequence[str]) -> None:
     for line in lines:
         name = re.split(r"[=\s]", line.lstrip("-"), maxsplit=1)[0]
-        if not line.startswith("-") or "\n" in line:
+        if not _is_one_option(line):
             raise PrefdataError(
                 f"{option} {line!r}: it is not one option of sbatch; write it as "
-                f"{option}=--qos=high"
+                f"{option}=--qos=high, in one line, and a value with blanks in quotes"
             )
         if not line.startswith("--"):  # -n4 is short for -n 4
             name = name[:1]
@@ -141,3 +149,13 @@ def _check_extra(option: str, lines: Sequence[str]) -> None:
             raise PrefdataError(
                 f"{option} {line!r}: the scripts set this themselves: {OURS[name]}; leave it out"
             )
+
+
+def _is_one_option(line: str) -> bool:
+    """Whether sbatch reads a line as one option: `--qos=high`, `--qos high`, `-p gpu`, `-n4`."""
+    try:
+        words = shlex.split(line)
+    except ValueError:  # a quote without its other one
+        return False
+    most = 1 if words and "=" in words[0] else 2
+    return line.startswith("-") and line.splitlines() == [line] and len(words) <= most

@@ -51,5 +51,5 @@ def _write(place: Path, out: Path, text: str, say: Say) -> None:
 
 
 def _as_yaml(value: str) -> str:
-    """A text as YAML reads it on one line; JSON is YAML."""
-    return value if re.fullmatch(r"[A-Za-z/][\w./-]*", value) else orjson.dumps(value).decode()
+    """A text as YAML reads it on one line: JSON is YAML, and no word of it is `no` or `null`."""
+    return orjson.dumps(value).decode()

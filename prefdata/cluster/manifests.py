@@ -8,8 +8,9 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -18,15 +19,41 @@ from prefdata.cluster.files import write_files
 from prefdata.cluster.slurm_jobs import Jobs, keep_jobs
 from prefdata.cluster.status import count_shards
 from prefdata.errors import PrefdataError, Say
-from prefdata.recipe.loader import LoadedRecipe
+from prefdata.recipe.environment import variables_in
+from prefdata.recipe.loader import LoadedRecipe, Written, override_of_out, read_written
+from prefdata.recipe.shipped import shipped
 from prefdata.run.ending import LAST_SECONDS
-from prefdata.run.places import inputs_of
+from prefdata.run.places import inputs_of, modules_of
+from prefdata.seeds.files import seed_files
 from prefdata.storage.disk import disk_errors
 
 Engine = Literal["k8s", "sky"]
 RANK: dict[Engine, str] = {"k8s": "JOB_COMPLETION_INDEX", "sky": "SKYPILOT_JOB_RANK"}
 """Variables that hold a task's number."""
-_IS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_LABEL = "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_NAME = rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*"
+_BUCKET = r"(?:s3|gs|r2|cos|oci|nebius|cw|https)://\w[\w.-]*(?:/[\w.-]+)*/?"
+_IMAGE = r"(?:[\w.-]+(?::\d+)?/)?[a-z0-9][a-z0-9._/-]*(?::\w[\w.-]*)?(?:@\w+:[0-9a-f]+)?"
+_FOLDER = r"(?!/(?:dev|proc|sys)(?:/|$))(?:/(?!\.\.?(?:/|$))[\w.@+-]+)+"
+_LETTERS = "small letters, digits, '-' and '.'"
+_FORMS: dict[tuple[str, Engine | None], tuple[str, str]] = {
+    ("image", None): (_IMAGE, "name of a container image; give one as registry/lab/prefdata:1"),
+    ("mount", None): (_FOLDER, "absolute path of a folder for a volume; give one as /work"),
+    ("secret", None): (_NAME, f"name of a Secret; give one of {_LETTERS}"),
+    ("volume", "k8s"): (_NAME, f"name of a volume; give one of {_LETTERS}: a pod mounts a "
+                               "claim, not a bucket"),
+    ("volume", "sky"): (f"{_NAME}|{_BUCKET}", f"name of a volume; give one of {_LETTERS}, or a "
+                                              "bucket as s3://mine"),
+    ("cpus", "k8s"): (r"\d+(?:\.\d+)?m?", "quantity of Kubernetes; give one as 64"),
+    ("memory", "k8s"): (r"\d+(?:\.\d+)?(?:[KMGTPE]i|[kMGTPE])?", "quantity of Kubernetes; give one "
+                                                                "as 400Gi"),
+    ("cpus", "sky"): (r"\d+(?:\.\d+)?\+?", "number of cores of SkyPilot; give one as 16+"),
+    ("memory", "sky"): (r"(?:\d+(?:\.\d+)?|\d+(?i:[kmgtp][bi]))\+?", "memory of SkyPilot; give one "
+                                                                   "as 64+"),
+}  # fmt: skip
+"""How options look, by their names in `Tasks` and the engine, and what they are."""
+_UNSAFE = re.compile("[^\t\n -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What YAML does not keep as it is, or takes for the end of a line."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +124,26 @@ def write_manifests(
     Raises:
         PrefdataError: the recipe cannot run so, or a file was edited.
     """
-    _check(engine, loaded, told, out, tasks)
+    check_words(engine, told, out, tasks)
+    _check_inputs(loaded, told, out, tasks)
+    seen_out = str(_out_of_tasks(engine, loaded, tasks))
+    written = read_written(Path(told[0]), [*told[1:], override_of_out(seen_out)])
+    _check_paths(engine, written, tasks)
+    secrets = _secrets(loaded, written)
     with disk_errors(out):
         found = check_run(loaded, out, tasks.shards, tasks.gpus, rehearse=rehearse, say=say)
         if found is None:
             return
         shards, merge = (out / engine / f"{name}.yaml" for name in ("shards", "merge"))
-        name = _job_name(out)
+        place = str(Path(tasks.mount) / _seen(out, tasks.mount))
+        name = job_name(f"{tasks.volume}{place}")
         words = _words(engine, loaded, told, tasks) + ["--rehearse"] * rehearse
         unpublished = ["--no-publish"] * (not tasks.is_published)
         values = {
             "rank": RANK[engine],
-            "out": f"{tasks.mount}/{_seen(out)}",
+            "out": place,
             "tasks": tasks,
-            "secrets": _secrets(loaded),
+            "secrets": secrets,
             "setup": [_line(engine, line) for line in tasks.setup],
             "grace": 3 * LAST_SECONDS,
         }
@@ -128,7 +161,7 @@ def write_manifests(
         keep_jobs(wanted, out, engine)
     say(f"{count_shards(tasks.shards)}: {len(found.shards)} done here")
     say(f"wrote {shards} and {merge}")
-    for line in _how_to_start(engine, name, shards, merge, tasks, _secrets(loaded)):
+    for line in _how_to_start(engine, name, shards, merge, tasks, secrets):
         say(line)
 
 
@@ -138,6 +171,7 @@ def _how_to_start(
     first, last = (shlex.quote(str(file)) for file in (shards, merge))
     if engine == "k8s":
         return (
+            f"pods read {', '.join(secrets)} from the Secret {tasks.secret}",
             "look at them, then start the shards:",
             f"  kubectl apply -f {first}",
             "and the merge, once all are finished:",
@@ -153,52 +187,95 @@ def _how_to_start(
     )
 
 
-def _check(
-    engine: Engine, loaded: LoadedRecipe, told: Sequence[str], out: Path, tasks: Tasks
-) -> None:
-    if not tasks.is_bucket and not _IS_NAME.fullmatch(tasks.volume):
-        raise PrefdataError(
-            f"--volume {tasks.volume!r}: it is no name of a volume, which has small letters, "
-            "digits, '-' and '.'; give the name of "
-            + ("a PersistentVolumeClaim" if engine == "k8s" else "a volume, or a bucket as s3://…")
-        )
-    if engine == "k8s" and tasks.is_bucket:
-        raise PrefdataError(
-            f"--volume {tasks.volume}: a pod mounts a claim, not a bucket; give the name of a "
-            "PersistentVolumeClaim"
-        )
-    if not tasks.mount.startswith("/") or tasks.mount.endswith("/"):
-        raise PrefdataError(
-            f"--mount {tasks.mount}: it is no absolute path of a folder; give one as /work"
-        )
-    is_shipped = not Path(told[0]).exists()  # by its name; the tasks' prefdata has it too
+def check_words(engine: Engine, told: Sequence[str], out: Path, tasks: Tasks) -> None:
+    """See that what is given comes to the engine and the tasks as it is."""
+    for (name, of), (form, what) in _FORMS.items():
+        value = getattr(tasks, name)
+        if of in (None, engine) and value is not None and not re.fullmatch(form, value):
+            option = "mem" if name == "memory" else name
+            raise PrefdataError(f"--{option} {value!r}: it is no {what}")
+    for text in (*told, *tasks.setup, str(out), str(Path.cwd())):
+        if found := _UNSAFE.search(text):
+            raise PrefdataError(
+                f"{text!r}: {found[0]!r} in it would not come to the tasks as it is; leave it out, "
+                "or write the text in the recipe or in a prompt_file"
+            )
+
+
+def _check_inputs(loaded: LoadedRecipe, told: Sequence[str], out: Path, tasks: Tasks) -> None:
+    """See that what the recipe reads and makes is where tasks see it."""
+    for place in (*_files(loaded, told, out), out):
+        _seen(place, tasks.mount)
+    beside = {*modules_of(loaded)}
+    for one in modules_of(loaded, os.environ.get("PYTHONPATH", "")):
+        if one not in beside:
+            raise PrefdataError(
+                f"{one.path}: {one.what} is found by PYTHONPATH, which tasks do not have; put it "
+                "beside the recipe, or install it in the image"
+            )
+
+
+def _files(loaded: LoadedRecipe, told: Sequence[str], out: Path) -> Iterator[Path]:
+    """What tasks read, the files in its folders too; not what the tasks' prefdata has as well."""
+    is_shipped, recipes = not Path(told[0]).is_file(), shipped("").resolve()
     for one in inputs_of(loaded):
-        if not (is_shipped and one.path in loaded.files):
-            _seen(one.path)
-    _seen(out)
-    if loaded.recipe.output_path is not None:
-        root = Path.cwd() if engine == "k8s" else out
-        _seen(Path(loaded.recipe.output_path), root)
+        if not (is_shipped and one.path.resolve().is_relative_to(recipes)):
+            yield one.path
+            yield from one.path.rglob("*") if one.is_whole else seed_files(one.path, out)
+
+
+def _check_paths(engine: Engine, written: Written, tasks: Tasks) -> None:
+    """See that what is written names on the volume what it names here."""
+    start = tasks.mount if engine == "k8s" else "~/sky_workdir"
+    for key, path in written.paths.items():
+        is_on_volume = Path(os.path.normpath(Path(start) / path)).is_relative_to(tasks.mount)
+        if key == "output_path" and not is_on_volume:
+            raise PrefdataError(
+                f"output_path: {path}: it lies outside of {tasks.mount}, the volume, which alone "
+                "is kept when a task ends; write output_path='${output_dir}/pairs.jsonl'"
+            )
+        is_here = Path(path).is_absolute() and Path(path).resolve().is_relative_to(Path.cwd())
+        if is_here and not is_on_volume:
+            raise PrefdataError(
+                f"{key}: {path} is a path of this machine, which tasks do not have; write "
+                f"{Path(path).resolve().relative_to(Path.cwd())}, which is seen from the folder "
+                "where this command runs"
+            )
 
 
 def _words(engine: Engine, loaded: LoadedRecipe, told: Sequence[str], tasks: Tasks) -> list[str]:
     """Recipe, overrides and run folder as a task sees them."""
     recipe, *overrides = told
-    if Path(recipe).exists():  # else it ships
-        recipe = _seen(Path(recipe))
-    out = _seen(Path(loaded.recipe.output_dir))
-    return [recipe, *overrides, "--out", out if engine == "k8s" else f"{tasks.mount}/{out}"]
+    if Path(recipe).is_file():  # else it ships
+        recipe = _seen(Path(recipe), tasks.mount)
+    return [recipe, *overrides, "--out", str(_out_of_tasks(engine, loaded, tasks))]
 
 
-def _seen(path: Path, root: Path | None = None) -> str:
-    """A path relative to what the tasks see, the working directory by default."""
-    root, path = root or Path.cwd(), Path(os.path.abspath(path))  # noqa: PTH100  resolves no links
-    if not path.is_relative_to(root):
+def _out_of_tasks(engine: Engine, loaded: LoadedRecipe, tasks: Tasks) -> Path:
+    """The recipe's `output_dir` of tasks, on the volume."""
+    out = Path(_seen(Path(loaded.recipe.output_dir), tasks.mount))
+    return out if engine == "k8s" else tasks.mount / out
+
+
+def _seen(path: Path, mount: str) -> str:
+    """A path as tasks see it: relative to the working directory, or on the volume as it is."""
+    here, place = Path.cwd(), Path(os.path.abspath(path))  # noqa: PTH100  resolves no links
+    if place.is_relative_to(mount) and not place.is_relative_to(here):
+        return str(place)
+    if not place.is_relative_to(here):
         raise PrefdataError(
-            f"{path}: it lies outside of {root}, which is all that tasks see and keep; move it "
+            f"{place}: it lies outside of {here}, which is all that tasks see and keep; move it "
             "there, or call the command from a folder that holds everything"
         )
-    return str(path.relative_to(root))
+    for link in (one for one in (place, *place.parents) if one.is_symlink()):
+        target = Path(os.path.normpath(link.parent / link.readlink()))
+        is_kept = not link.readlink().is_absolute() and place.resolve().is_relative_to(here)
+        if not is_kept and not target.is_relative_to(mount):
+            raise PrefdataError(
+                f"{link}: it is a link to {target}, and lies outside of {here} or is absolute, "
+                "so tasks would not find it; put what it links to in its place"
+            )
+    return str(place.relative_to(here))
 
 
 def _shell(verb: str, words: Sequence[str]) -> str:
@@ -210,12 +287,17 @@ def _line(engine: Engine, text: str) -> str:
     return text.replace("$", "$$") if engine == "k8s" else text
 
 
-def _secrets(loaded: LoadedRecipe) -> list[str]:
-    """Variables that hold the token, and the keys of the recipe's servers."""
-    keys = {one.api_key for one in loaded.recipe.providers if one.api_key}
-    return ["HF_TOKEN", *sorted(keys - {"HF_TOKEN"})]
+def _secrets(loaded: LoadedRecipe, written: Written) -> list[str]:
+    """Variables that hold the token, the keys of the recipe's servers and what it reads itself."""
+    servers = loaded.recipe.providers
+    read = written.variables | variables_in(
+        {one.name: loaded.tell(one.endpoint) for one in servers}
+    )
+    names = {one.api_key for one in servers if one.api_key} | (read & os.environ.keys())
+    return ["HF_TOKEN", *sorted(names - {"HF_TOKEN"})]
 
 
-def _job_name(out: Path) -> str:
-    """Of letters that a name in DNS may have, and so short that a pod's number fits behind it."""
-    return re.sub(r"[^a-z0-9]+", "-", f"prefdata-{out.name}".lower())[:50].strip("-")
+def job_name(place: str) -> str:
+    """One for each place; of letters of DNS, and so short that a pod's number fits behind it."""
+    letters = re.sub(r"[^a-z0-9]+", "-", Path(place).name.lower())[-26:].strip("-")
+    return "-".join(filter(None, ("prefdata", letters, sha256(place.encode()).hexdigest()[:8])))

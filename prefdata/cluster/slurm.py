@@ -40,8 +40,7 @@ def run_on_slurm(
     Raises:
         PrefdataError: the recipe cannot run, or Slurm is not here or refuses.
     """
-    if not rehearse:
-        check_slurm_options(cluster, time)
+    check_slurm_options(cluster, out, None if rehearse else time)
     with disk_errors(out):
         finished = check_run(loaded, out, cluster.shards, cluster.gpus, rehearse=rehearse, say=say)
         if finished is None:

@@ -66,6 +66,12 @@ def kept_in_rows(kept: Mapping[At, str]) -> Iterator[str]:
         )
 
 
+def variables_in(written: Mapping[Any, Any]) -> frozenset[str]:
+    """Variables that a recipe which is not resolved reads."""
+    live = (text for _, text in texts_in(written) if INTERPOLATION.search(text))
+    return frozenset(name for text in live for name in _NAMES.findall(text))
+
+
 def let_stand(config: DictConfig) -> None:
     """Put the text of an interpolation in the place of what the environment here does not have."""
     for node, key in list(_nodes(config)):

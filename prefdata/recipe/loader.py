@@ -26,7 +26,9 @@ from prefdata.recipe.environment import (
     kept_in_rows,
     let_stand,
     mask,
+    texts_in,
     values_told,
+    variables_in,
 )
 from prefdata.recipe.faults import Lines, explain, shown
 from prefdata.recipe.layout import ABOUT, Layout, expand_layout
@@ -35,7 +37,7 @@ from prefdata.recipe.providers import LOCAL_PROVIDERS
 from prefdata.recipe.schema import Recipe
 from prefdata.recipe.shipped import shipped
 from prefdata.recipe.values import SettingsModel
-from prefdata.recipe.weights import read_model_files
+from prefdata.recipe.weights import read_model_files, templates_of
 
 Settings = TypeVar("Settings", bound=SettingsModel)
 RecipeSource = Path | str | Mapping[str, Any] | Recipe
@@ -68,7 +70,7 @@ class LoadedRecipe:
             interpolation that stands for it in whatever is written.
         notes: what the user should know, one sentence each.
         lines: where its keys stand in the file.
-        files: that were read: the recipe's own, and those with prompts.
+        files: that were read: the recipe's own, and those with prompts and chat templates.
         given: functions that were objects in the recipe, by the names that stand for them.
     """
 
@@ -96,6 +98,19 @@ class LoadedRecipe:
     def tell(self, text: str) -> str:
         """A text of the recipe as it may be written: an interpolation for the environment's."""
         return self.from_environment.get(text, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a recipe and its overrides say, before anything is looked up on this machine.
+
+    Attributes:
+        paths: what may name files, by key; filled in, `~` too.
+        variables: of the environment, that it reads.
+    """
+
+    paths: Mapping[str, str]
+    variables: frozenset[str]
 
 
 def load_recipe(
@@ -135,6 +150,18 @@ def load_recipe(
         return replace(loaded, given=given)
     except PrefdataError as err:
         raise PrefdataError(mask(str(err), "\n".join((text, *overrides)))) from err
+
+
+def read_written(source: Path, overrides: Sequence[str]) -> Written:
+    """What is written in a recipe that loads with these overrides."""
+    path = _named(source)
+    config, lines = _parse(path, _read(path))
+    for override in overrides:
+        _override(config, override, is_located=False)
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    told = ((".".join(map(str, at)), text) for at, text in texts_in(_resolve(config, lines)))
+    paths = {key: str(_home(text)) for key, text in told if _names_file(key)}
+    return Written(paths, variables_in(plain))
 
 
 def _written(source: RecipeSource, given: dict[str, Callable[..., Any]]) -> tuple[Path | None, str]:
@@ -205,6 +232,7 @@ def _check(config: DictConfig, lines: Lines, file: Path | None) -> LoadedRecipe:
     kept = find_kept(config, raw)
     told = values_told(kept, raw)
     files = (*([file] if file else []), *_read_prompts(raw, folder, lines))
+    files += tuple(Path(_locate(name, folder)) for name in templates_of(raw))
     for at, target in read_model_files(raw, lambda file: _locate(file, folder), lines):
         if (interpolation := kept.pop(at, None)) is not None and target is not None:
             kept[target] = interpolation
@@ -444,8 +472,11 @@ def _escape(value: Any, kept: Mapping[At, str], at: At = ()) -> Any:
     return value
 
 
-def _override(config: DictConfig, override: str) -> At:
-    """Set `key.0.sub=value` and return the path; the value is YAML, numbers count list items."""
+def _override(config: DictConfig, override: str, *, is_located: bool = True) -> At:
+    """Set `key.0.sub=value` and return the path; the value is YAML, numbers count list items.
+
+    `is_located`: whether paths of files that are here become absolute.
+    """
     key, text = _split(override)
     variables = config.get("variables") or {}
     if variables and key.split(".")[0] not in Recipe.model_fields:
@@ -455,7 +486,7 @@ def _override(config: DictConfig, override: str) -> At:
         key = f"variables.{key}"
     try:
         value = _yaml_value(text)
-        if _is_path_key(key):
+        if is_located and _is_path_key(key):
             value = [_absolute(v) for v in value] if isinstance(value, list) else _absolute(value)
         _check_way(config, key)
         OmegaConf.update(config, key, value, merge=False, force_add=True)
@@ -468,6 +499,12 @@ def _override(config: DictConfig, override: str) -> At:
         why = f"{_first_line(err)}; {_ABOUT_INTERPOLATION}"
         raise PrefdataError(f"override {override!r}: {why}") from err
     return _path(key)
+
+
+def override_of_out(out: Path | str) -> str:
+    """What `--out` overrides; in quotes, as a folder may be called 2024 or a: b, or have a `${`."""
+    quoted = str(out).replace("${", r"\${").replace("'", "''")
+    return f"output_dir='{quoted}'"
 
 
 def override_path(override: str) -> At:
@@ -523,6 +560,12 @@ def _is_there(place: Path) -> bool:
 
 def _is_path_key(key: str) -> bool:
     return any(Path(key.replace(".", "/")).match(k.replace(".", "/")) for k in PATH_KEYS)
+
+
+def _names_file(key: str) -> bool:
+    """Whether the value at a key, or an item of its list, may name a file."""
+    is_option = re.match(r"models\.\d+\.engine\.", key) is not None
+    return key == "output_path" or is_option or _is_path_key(re.sub(r"\.\d+$", "", key))
 
 
 def _check_way(config: Any, key: str) -> None:

@@ -53,6 +53,13 @@ def read_model_files(
     return gone
 
 
+def templates_of(raw: dict[str, Any]) -> list[str]:
+    """Files of chat templates, as `models` name them."""
+    models = raw.get("models")
+    entries = [one for one in models if isinstance(one, dict)] if isinstance(models, list) else []
+    return [entry["chat_template"] for entry in entries if is_file(entry.get("chat_template"))]
+
+
 def is_file(template: Any) -> bool:
     """Whether a recipe's `chat_template` is the path of a file and not a template."""
     return isinstance(template, str) and not re.search(r"[{\n]", template)

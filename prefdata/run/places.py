@@ -1,11 +1,15 @@
 """Where a run reads and writes: checked before any work, so that nothing of the user's is lost."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from prefdata.errors import PrefdataError
 from prefdata.pairs.files import copies_of
 from prefdata.recipe.contract import dotted
+from prefdata.recipe.environment import texts_in
 from prefdata.recipe.loader import LoadedRecipe
+from prefdata.recipe.mix import picks_of
 from prefdata.seeds.files import seed_files
 from prefdata.storage.ownership import Input, check_file, check_folder, check_name
 
@@ -27,13 +31,13 @@ def check_places(loaded: LoadedRecipe, out: Path, *, is_forced: bool = False) ->
 
 def inputs_of(loaded: LoadedRecipe) -> list[Input]:
     """Files and folders of this machine that a recipe reads."""
-    found = [Input(file, "the recipe, or a prompt of it") for file in loaded.files]
+    found = [Input(file, "the recipe, or a text of it") for file in loaded.files]
     for at, source in loaded.recipe.sources:
         what = "a file of the seeds" if at == ("seed_dataset",) else f"a file of {dotted(at)}"
         for place in map(Path, map(loaded.locate, source.paths)):
-            if place.is_file():
+            if place.exists():
                 found.append(Input(place, what))
-            elif not place.is_dir():
+            else:
                 found += [Input(file, what) for file in seed_files(place)]
     for model in loaded.recipe.models:
         place = Path(loaded.locate(model.model))
@@ -42,12 +46,24 @@ def inputs_of(loaded: LoadedRecipe) -> list[Input]:
         adapter = Path(loaded.locate(model.adapter)) if model.adapter else None
         if adapter is not None and adapter.exists():
             found.append(Input(adapter, f"the adapter of {model.alias!r}", is_whole=True))
-    for column in loaded.recipe.columns:
-        module = (column.calls or "").partition(":")[0]
-        file = loaded.folder.joinpath(*module.split(".")).with_suffix(".py") if module else None
-        if file is not None and file.is_file():
-            found.append(Input(file, f"the module of column {column.name!r}"))
-    return found
+        options = (Path(text) for _, text in texts_in(model.engine) if "/" in text)
+        what = f"an option of the engine of {model.alias!r}"
+        found += [Input(place, what) for place in options if place.exists()]
+    return [*found, *modules_of(loaded, os.environ.get("PYTHONPATH", ""))]
+
+
+def modules_of(loaded: LoadedRecipe, python_path: str = "") -> Iterator[Input]:
+    """Files of functions that a recipe calls: beside it, or on a path; no installed ones."""
+    calls = {f"column {one.name!r}": one.calls for one in loaded.recipe.columns if one.calls}
+    picks = picks_of(loaded.recipe.output_projection)
+    calls |= {f"output_projection.{key}": name for key, name in picks.items()}
+    folders = (loaded.folder, *map(Path, filter(None, python_path.split(os.pathsep))))
+    for what, name in calls.items():
+        parts = name.partition(":")[0].split(".")
+        places = (folder.joinpath(*parts) for folder in folders)
+        files = (file for at in places for file in (at / "__init__.py", at.with_suffix(".py")))
+        if file := next((file for file in files if file.is_file()), None):
+            yield Input(file, f"the module of {what}")
 
 
 def _check_beside_seeds(place: Path, loaded: LoadedRecipe) -> None:
