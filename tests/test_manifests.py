@@ -222,7 +222,7 @@ def test_the_status_is_of_what_was_written_last(engine, here):
 
 WRONG = [
     (["--shards", "300"], "there are 300 shards, but the seeds have only 240 rows"),
-    (["--volume", "My Disk"], "--volume 'My Disk': it is no name of a volume"),
+    (["--volume", "My Disk"], "--volume 'My Disk': it is no name of "),
     (["--out", "/tmp/elsewhere"], "/tmp/elsewhere: it lies outside of"),
     (["output_path=/tmp/elsewhere/pairs.jsonl"], "/tmp/elsewhere/pairs.jsonl: it lies outside of"),
     (["seed_dataset.path={once}/prompts.jsonl"], "prompts.jsonl: it lies outside of"),
@@ -397,7 +397,7 @@ THREE = ["models.2.engine={tensor_parallel_size: 3}", "models.2.provider=vllm"]
 MISSING = [
     (["k8s", "--volume", "runs"], "--image is missing: a pod runs prefdata from a container"),
     (["k8s", "--image", "i"], "--volume is missing: tasks keep what is finished on a volume"),
-    (["k8s", "--image", "i", "--volume", "s3://mine"], "a pod mounts a claim, not a bucket"),
+    (["k8s", "--image", "i", "--volume", "s3://mine"], "a pod mounts no bucket"),
     (["sky", "--image", "", "--volume", "runs"], "nothing brings prefdata to the machines"),
     (["k8s", *ASKED, *THREE], "3 GPUs (tensor_parallel_size x pipeline_parallel_size)"),
     (["sky", "--volume", "runs"], "nothing brings prefdata to the machines"),

@@ -124,7 +124,7 @@ TYPO, FIXED = "models.2.engine={max_modle_len: 9}", "models.2.provider=transform
         (("--merge-extra=--output=x",), "--merge-extra '--output=x': the scripts set this"),
         (
             ("--sbatch-extra=qos=high",),
-            "it is not one option of sbatch; write it as --sbatch",
+            "it is not one option of sbatch; write one in one line",
         ),
         *(
             ((option, value, *more), "it is not one option of sbatch")

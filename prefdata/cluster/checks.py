@@ -140,8 +140,8 @@ def _check_extra(option: str, lines: Sequence[str]) -> None:
         name = re.split(r"[=\s]", line.lstrip("-"), maxsplit=1)[0]
         if not _is_one_option(line):
             raise PrefdataError(
-                f"{option} {line!r}: it is not one option of sbatch; write it as "
-                f"{option}=--qos=high, in one line, and a value with blanks in quotes"
+                f"{line!r}: it is not one option of sbatch; write one in one line, a value with "
+                f"blanks in quotes, as {option} takes it: --qos=high"
             )
         if not line.startswith("--"):  # -n4 is short for -n 4
             name = name[:1]

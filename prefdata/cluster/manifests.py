@@ -35,22 +35,22 @@ _NAME = rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*"
 _BUCKET = r"(?:s3|gs|r2|cos|oci|nebius|cw|https)://\w[\w.-]*(?:/[\w.-]+)*/?"
 _IMAGE = r"(?:[\w.-]+(?::\d+)?/)?[a-z0-9][a-z0-9._/-]*(?::\w[\w.-]*)?(?:@\w+:[0-9a-f]+)?"
 _FOLDER = r"(?!/(?:dev|proc|sys)(?:/|$))(?:/(?!\.\.?(?:/|$))[\w.@+-]+)+"
+_NUMBER = r"\d+(?:\.\d+)?"
 _LETTERS = "small letters, digits, '-' and '.'"
 _FORMS: dict[tuple[str, Engine | None], tuple[str, str]] = {
     ("image", None): (_IMAGE, "name of a container image; give one as registry/lab/prefdata:1"),
     ("mount", None): (_FOLDER, "absolute path of a folder for a volume; give one as /work"),
     ("secret", None): (_NAME, f"name of a Secret; give one of {_LETTERS}"),
-    ("volume", "k8s"): (_NAME, f"name of a volume; give one of {_LETTERS}: a pod mounts a "
-                               "claim, not a bucket"),
-    ("volume", "sky"): (f"{_NAME}|{_BUCKET}", f"name of a volume; give one of {_LETTERS}, or a "
-                                              "bucket as s3://mine"),
-    ("cpus", "k8s"): (r"\d+(?:\.\d+)?m?", "quantity of Kubernetes; give one as 64"),
-    ("memory", "k8s"): (r"\d+(?:\.\d+)?(?:[KMGTPE]i|[kMGTPE])?", "quantity of Kubernetes; give one "
-                                                                "as 400Gi"),
-    ("cpus", "sky"): (r"\d+(?:\.\d+)?\+?", "number of cores of SkyPilot; give one as 16+"),
-    ("memory", "sky"): (r"(?:\d+(?:\.\d+)?|\d+(?i:[kmgtp][bi]))\+?", "memory of SkyPilot; give one "
-                                                                   "as 64+"),
-}  # fmt: skip
+    ("volume", "k8s"): (_NAME, f"name of a claim, which has {_LETTERS}; a pod mounts no bucket"),
+    ("volume", "sky"): (f"{_NAME}|{_BUCKET}", f"name of {_LETTERS}, nor a bucket as s3://mine"),
+    ("cpus", "k8s"): (f"{_NUMBER}m?", "quantity of Kubernetes; give one as 64"),
+    ("memory", "k8s"): (f"{_NUMBER}(?:[KMGTPE]i?|k)?", "quantity of Kubernetes; give one as 400Gi"),
+    ("cpus", "sky"): (rf"{_NUMBER}\+?", "number of cores of SkyPilot; give one as 16+"),
+    ("memory", "sky"): (
+        rf"(?:{_NUMBER}|\d+(?i:[kmgtp][bi]))\+?",
+        "GB of SkyPilot; give one as 64+",
+    ),
+}
 """How options look, by their names in `Tasks` and the engine, and what they are."""
 _UNSAFE = re.compile("[^\t\n -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What YAML does not keep as it is, or takes for the end of a line."""
@@ -289,11 +289,9 @@ def _line(engine: Engine, text: str) -> str:
 
 def _secrets(loaded: LoadedRecipe, written: Written) -> list[str]:
     """Variables that hold the token, the keys of the recipe's servers and what it reads itself."""
-    servers = loaded.recipe.providers
-    read = written.variables | variables_in(
-        {one.name: loaded.tell(one.endpoint) for one in servers}
-    )
-    names = {one.api_key for one in servers if one.api_key} | (read & os.environ.keys())
+    far = loaded.recipe.providers
+    read = written.variables | variables_in({one.name: loaded.tell(one.endpoint) for one in far})
+    names = {one.api_key for one in far if one.api_key} | (read & os.environ.keys())
     return ["HF_TOKEN", *sorted(names - {"HF_TOKEN"})]
 
 

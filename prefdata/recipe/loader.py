@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FunctionType
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -100,14 +100,8 @@ class LoadedRecipe:
         return self.from_environment.get(text, text)
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What a recipe and its overrides say, before anything is looked up on this machine.
-
-    Attributes:
-        paths: what may name files, by key; filled in, `~` too.
-        variables: of the environment, that it reads.
-    """
+class Written(NamedTuple):
+    """What may name files in a recipe, by key, and variables that it reads; nothing looked up."""
 
     paths: Mapping[str, str]
     variables: frozenset[str]
