@@ -320,6 +320,7 @@ def test_what_would_fail_on_the_cluster_is_refused_before_it(engine, words, told
         ("seeds.jsonl", "{once}/prompts.jsonl", ["seed_dataset.path=seeds.jsonl"]),
         ("seeds.jsonl", "{here}/prompts.jsonl", ["seed_dataset.path=seeds.jsonl"]),
         ("lm", "../{up}/models/lm", ["models.0.model=lm"]),
+        ("b.jsonl", "{once}/prompts.jsonl", ["seed_dataset.path=a.jsonl"]),
         ("models/lm/more.json", "{once}/prompts.jsonl", []),
         ("seeds/a.jsonl", "{once}/prompts.jsonl", ["seed_dataset.path=seeds"]),
         ("o", "{once}", ["--out", "o/run"]),
@@ -328,6 +329,7 @@ def test_what_would_fail_on_the_cluster_is_refused_before_it(engine, words, told
 def test_a_link_out_of_the_folder_is_refused(name, target, words, engine, here, once):
     (here / name).parent.mkdir(exist_ok=True)
     (here / name).symlink_to(target.format(here=here, once=once, up=once.relative_to(here.parent)))
+    (here / "a.jsonl").symlink_to("b.jsonl")
     told = write(engine, "--gpus", "0", *words, code=2)
     assert f"{here / name}: it is a link to " in told
 
@@ -335,6 +337,7 @@ def test_a_link_out_of_the_folder_is_refused(name, target, words, engine, here, 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_links_in_the_folder_and_places_on_the_volume_are_kept(engine, here, once):
     (here / "seeds.jsonl").symlink_to("prompts.jsonl")
+    (here / "models" / "lm" / "round").symlink_to("round")
     (here / "lm").symlink_to(once / "models" / "lm")
     write(engine, "--gpus", "0", "--mount", once.parent, "seed_dataset.path=seeds.jsonl",
           "models.0.model=lm", f"models.1.model={once}/models/lm",
@@ -371,11 +374,11 @@ def test_what_a_recipe_reads_of_the_environment_is_named_and_not_written(engine,
     recipe.write_text(
         recipe.read_text() + "variables: {a: '${oc.env:MY_TOPIC}', b: '${oc.env:UNSET,x}'}\n"
     )
-    for name in ("MY_TOPIC", "MY_STYLE", "FAR_BASE_URL", "FAR_API_KEY"):
+    for name in ("MY_TOPIC", "NO", "FAR_BASE_URL", "FAR_API_KEY"):
         monkeypatch.setenv(name, f"http://{name.lower()}_secret")
     told = write(engine, "--gpus", "0", "models.0.provider=far",
-                 "models.0.system_prompt='${oc.env:MY_STYLE}'")  # fmt: skip
-    names = ("HF_TOKEN", "FAR_API_KEY", "FAR_BASE_URL", "MY_STYLE", "MY_TOPIC")
+                 "models.0.system_prompt='${oc.env:NO}'")  # fmt: skip
+    names = ("HF_TOKEN", "FAR_API_KEY", "FAR_BASE_URL", "MY_TOPIC", "NO")
     if engine == "sky":
         assert f"{' '.join(f'--secret {name}' for name in names)} " in told
         assert manifests(here, engine)[0]["secrets"] == dict.fromkeys(names)

@@ -269,12 +269,14 @@ def _seen(path: Path, mount: str) -> str:
         )
     for link in (one for one in (place, *place.parents) if one.is_symlink()):
         target = Path(os.path.normpath(link.parent / link.readlink()))
-        is_kept = not link.readlink().is_absolute() and place.resolve().is_relative_to(here)
+        is_kept = not link.readlink().is_absolute() and target.is_relative_to(here)
         if not is_kept and not target.is_relative_to(mount):
             raise PrefdataError(
                 f"{link}: it is a link to {target}, and lies outside of {here} or is absolute, "
                 "so tasks would not find it; put what it links to in its place"
             )
+        if is_kept and link.exists():  # no circle
+            _seen(target, mount)
     return str(place.relative_to(here))
 
 
