@@ -30,9 +30,7 @@ def load(
     Raises:
         PrefdataError: as from `load_recipe`, and from `load_fetched`.
     """
-    given = [*overrides]
-    if out is not None:
-        given.append(override_of_out(out))
+    given = [*overrides, *([] if out is None else [override_of_out(out)])]
     if isinstance(recipe, str) and recipe.startswith(HUB):
         if seeds is not None:
             raise PrefdataError(f"{recipe}: seeds from Python are for recipes of this machine")

@@ -90,8 +90,7 @@ def check_slurm_options(cluster: Cluster, out: Path, time: str | None) -> None:
     for place in (out.absolute(), Path.cwd()):
         if len(str(place).splitlines()) > 1:
             raise PrefdataError(
-                f"{str(place)!r}: the scripts name it in one line, and it has more; choose another "
-                "folder"
+                f"{str(place)!r}: scripts name it in a line, and it has more; choose another folder"
             )
     own = (f"--partition={cluster.merge_partition}",) if cluster.merge_partition else ()
     _check_extra("--sbatch-extra", (*cluster.options, *cluster.array_options, *own))

@@ -41,8 +41,11 @@ _FORMS: dict[tuple[str, Engine | None], tuple[str, str]] = {
     ("image", None): (_IMAGE, "name of a container image; give one as registry/lab/prefdata:1"),
     ("mount", None): (_FOLDER, "absolute path of a folder for a volume; give one as /work"),
     ("secret", None): (_NAME, f"name of a Secret; give one of {_LETTERS}"),
-    ("volume", "k8s"): (_NAME, f"name of a claim, which has {_LETTERS}; a pod mounts no bucket"),
-    ("volume", "sky"): (f"{_NAME}|{_BUCKET}", f"name of {_LETTERS}, nor a bucket as s3://mine"),
+    ("volume", "k8s"): (_NAME, f"name of a claim ({_LETTERS}); a pod mounts no bucket"),
+    ("volume", "sky"): (
+        f"{_NAME}|{_BUCKET}",
+        f"name of a volume ({_LETTERS}) or bucket (s3://mine)",
+    ),
     ("cpus", "k8s"): (f"{_NUMBER}m?", "quantity of Kubernetes; give one as 64"),
     ("memory", "k8s"): (f"{_NUMBER}(?:[KMGTPE]i?|k)?", "quantity of Kubernetes; give one as 400Gi"),
     ("cpus", "sky"): (rf"{_NUMBER}\+?", "number of cores of SkyPilot; give one as 16+"),
