@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import moments
@@ -19,12 +20,23 @@ pytest.importorskip("vllm", reason="vLLM is not installed here")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 RECIPE = "recipes/quickstart/recipe.yaml"
-OVERRIDES = ["num_records=120", *(f"models.{n}.provider=vllm" for n in range(3))]
-TEXTS = 8 * 120
+OVERRIDES = [
+    "num_records=120",
+    *(f"models.{n}.provider=vllm" for n in range(3)),
+    # so few at a time that an engine has most of its texts before it when the first are finished
+    *(f"models.{n}.engine.max_num_seqs=8" for n in range(2)),
+]
+TEXTS, FIRST = 8 * 120, 20
+
+
+class Run(subprocess.Popen):
+    """A run, and those of its processes that were stopped with it."""
+
+    stopped = frozenset()
 
 
 def start(out, *more, program=(sys.executable, "-m", "prefdata"), **environment):
-    return subprocess.Popen(
+    return Run(
         [*program, "build", RECIPE, *OVERRIDES, *more, "--gpus", "0", "--out", str(out)],
         cwd=ROOT,
         env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"} | environment,
@@ -36,15 +48,26 @@ def start(out, *more, program=(sys.executable, "-m", "prefdata"), **environment)
 
 
 def start_and_stop(out, *more, **environment):
-    """A run that has stopped itself, alone of its processes, in the middle of its 100th answer."""
-    program = moments.command(out, signal.SIGSTOP, "journal text", 100)
+    """A run that has stopped itself in the middle of an early answer, and all that it started.
+
+    Else its engines, which go on by themselves, might have nothing to do when they are killed.
+    """
+    program = moments.command(out, signal.SIGSTOP, "journal text", FIRST)
     run = start(out, *more, program=program, **environment)
     wait_until_stopped(run)
+    run.stopped = descendants(run.pid)
+    signal_all(run.stopped, signal.SIGSTOP)
     return run
 
 
+def signal_all(pids, sign):
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, sign)
+
+
 def finish(run, code=0):
-    run.send_signal(signal.SIGCONT)
+    signal_all({run.pid, *run.stopped}, signal.SIGCONT)
     printed, said = run.communicate(timeout=2 * PATIENCE)
     assert run.returncode == code, said
     return printed, said
@@ -156,7 +179,7 @@ def test_a_run_that_is_asked_to_stop_leaves_nobody_behind_and_goes_on_later(undi
     assert said.splitlines()[-1] == "interrupted; run the same command again to continue"
     assert not family & processes().keys()
     kept = journaled(out)
-    assert 100 <= kept < TEXTS
+    assert FIRST <= kept < TEXTS
     finish(start(out))
     assert texts_of(out) == undisturbed
     assert record_of(out)["requests"]["replayed"] == kept
