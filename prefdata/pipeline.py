@@ -126,7 +126,7 @@ def build_shard(
         fence(here, read_attempt(attempt, here), say) if attempt else nullcontext(),
         hold(here, patience=PATIENCE if attempt else None),
         keep_error(here),
-        disk_errors(here),
+        disk_errors(here),  # within, so that what the disk says is kept too
         _begin(
             loaded, here, machine, rehearse, say, metrics, progress=progress, is_shard=True
         ) as run,

@@ -134,7 +134,9 @@ def test_an_attempt_whose_name_was_written_over_by_an_earlier_one_writes_it_agai
 
 @pytest.mark.parametrize("text", ["", "7", "seven.0", "7.0.1", "-7.0"])
 def test_what_is_no_attempt_is_one_message(text):
-    with pytest.raises(PrefdataError, match="give two numbers that increase with each attempt"):
+    with pytest.raises(
+        PrefdataError, match=r"give two numbers that increase with each attempt.*; or next$"
+    ):
         read_attempt(text, Path())
 
 

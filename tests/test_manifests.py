@@ -248,7 +248,7 @@ WRONG = [
 
 
 FORMS = {
-    ("k8s", "mount"): ["work", "/work/", "/", "/dev/shm", "/proc", "/a:b", "/a$(B)", "/a\nb",
+    ("k8s", "mount"): ["work", "/mnt/", "/", "/dev/shm", "/proc", "/a:b", "/a$(B)", "/a\nb",
                        "/a/..", ""],
     ("k8s", "image"): ["", "a b", "docker:l/p", "l/P", "l/p:", "l/p\n"],
     ("k8s", "volume"): ["My Disk", "a..b", "-a", "a.", "", "s3://mine"],
@@ -390,7 +390,7 @@ def test_what_a_recipe_reads_of_the_environment_is_named_and_not_written(engine,
 def test_jobs_of_other_runs_have_other_names():
     outs = ["r1/mine", "r2/mine", "mine", "mine-merge", "日本", "日本-rehearsal", "-rehearsal"]
     outs += [letter * 70 + end for letter in ("1", "é", "ab") for end in ("", "-rehearsal")]
-    names = [job_name(f"runs/work/{out}") + end for out in outs for end in ("", "-merge")]
+    names = [job_name(f"runs/volume/{out}") + end for out in outs for end in ("", "-merge")]
     assert len(set(names)) == 2 * len(outs)
     assert all(re.fullmatch("[a-z]([a-z0-9-]{0,50}[a-z0-9])?", name) for name in names)
     assert all("rehearsal" in job_name(out) for out in outs if "rehearsal" in out)

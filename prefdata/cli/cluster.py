@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,10 @@ from prefdata.cli.program import (
     run_folder,
 )
 from prefdata.errors import PrefdataError
+
+if TYPE_CHECKING:  # slow to import, and not for --help
+    from prefdata.cluster.manifests import Engine
+    from prefdata.recipe.loader import LoadedRecipe
 
 Nodes = Annotated[
     int, typer.Option(min=1, help="Maximum number of tasks at the same time, one node each.")
@@ -102,8 +106,8 @@ def slurm(
         if submit and status:
             raise PrefdataError("--status does not submit anything; leave out --submit or --status")
         loaded = load(recipe, overrides, out)
+        from prefdata.cluster.jobs import shards_submitted
         from prefdata.cluster.slurm import run_on_slurm
-        from prefdata.cluster.slurm_jobs import shards_submitted
         from prefdata.cluster.slurm_scripts import Cluster
         from prefdata.run.shards import count_shards
 
@@ -236,8 +240,8 @@ def _check_words(recipe: str, status: bool, as_json: bool, watch: bool) -> None:
 
 
 def _write_or_show(
-    engine: Any,
-    loaded: Any,
+    engine: "Engine",
+    loaded: "LoadedRecipe",
     told: Sequence[str],
     shards: int | None,
     *,
@@ -248,8 +252,8 @@ def _write_or_show(
     **asked: Any,
 ) -> None:
     """The manifests, or the status of a run that was started by them."""
+    from prefdata.cluster.jobs import shards_submitted
     from prefdata.cluster.manifests import Tasks, write_manifests
-    from prefdata.cluster.slurm_jobs import shards_submitted
     from prefdata.run.shards import count_shards
 
     folder = run_folder(loaded, rehearse).absolute()

@@ -1,6 +1,5 @@
 """Files that start tasks: written from templates, unless the user has changed them."""
 
-import re
 from collections.abc import Mapping
 from difflib import unified_diff
 from pathlib import Path
@@ -34,11 +33,6 @@ def write_files(
     claim_folder(out)
     for place, (template, values) in files.items():
         _write(place, out, environment.get_template(template).render(values), say)
-
-
-def name_of(out: Path) -> str:
-    """A name for jobs, of letters that Slurm takes."""
-    return re.sub(r"[^\w.-]+", "-", f"prefdata-{out.name}")
 
 
 def _write(place: Path, out: Path, text: str, say: Say) -> None:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from prefdata.cluster.checks import check_run
 from prefdata.cluster.files import write_files
-from prefdata.cluster.slurm_jobs import Jobs, keep_jobs
+from prefdata.cluster.jobs import Jobs, keep_jobs
 from prefdata.cluster.status import count_shards
 from prefdata.errors import PrefdataError, Say
 from prefdata.recipe.environment import variables_in

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefdata.cluster.checks import check_run, check_slurm_options, read_time
-from prefdata.cluster.slurm_jobs import Jobs, cancel, is_in_queue, read_jobs, submit, tasks_in_queue
+from prefdata.cluster.jobs import Jobs, read_jobs
+from prefdata.cluster.slurm_jobs import cancel, is_in_queue, submit, tasks_in_queue
 from prefdata.cluster.slurm_scripts import CACHES, Cluster, write_scripts
 from prefdata.cluster.status import count_shards
 from prefdata.errors import PrefdataError, Say

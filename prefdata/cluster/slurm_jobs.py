@@ -2,49 +2,13 @@
 
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import orjson
-
+from prefdata.cluster.jobs import Jobs, keep_jobs
 from prefdata.cluster.slurm_scripts import Scripts
 from prefdata.errors import PrefdataError
-from prefdata.storage.disk import write_text
-
-JOBS = "jobs.json"
-ENGINES = ("slurm", "k8s", "sky")
-"""Folders in the run folder in which that file may lie."""
-
-
-@dataclass(frozen=True, slots=True)
-class Jobs:
-    """What was submitted for a run.
-
-    Attributes:
-        arrays: ids, in the order in which they were submitted; only Slurm's are known.
-        merge: id of the job that follows them; None where Slurm refused it.
-        scored: fingerprint of the run up to its scores, which the arrays make.
-        fingerprint: of the whole run, which the merge makes.
-        submitted: when, in seconds since 1970.
-    """
-
-    arrays: tuple[str, ...]
-    merge: str | None
-    shards: int
-    scored: str
-    fingerprint: str
-    submitted: float = 0.0
-
-
-def read_jobs(out: Path, engines: Sequence[str] = ENGINES) -> Jobs | None:
-    """What was submitted last for a run; to Kubernetes and SkyPilot, what was last written."""
-    found = []
-    for file in (out / engine / JOBS for engine in engines):
-        if file.is_file():
-            told = orjson.loads(file.read_bytes())
-            found.append(Jobs(**told | {"arrays": tuple(told["arrays"])}))
-    return max(found, key=lambda jobs: jobs.submitted, default=None)
 
 
 def submit(scripts: Scripts, out: Path, jobs: Jobs, tasks: Mapping[str, set[int]]) -> Jobs:
@@ -67,17 +31,6 @@ def submit(scripts: Scripts, out: Path, jobs: Jobs, tasks: Mapping[str, set[int]
     jobs = replace(jobs, merge=_sbatch(*dependency, str(scripts.merge)))
     keep_jobs(jobs, out)
     return jobs
-
-
-def shards_submitted(out: Path) -> int | None:
-    """How many shards the last submission was of."""
-    jobs = read_jobs(out)
-    return jobs.shards if jobs else None
-
-
-def keep_jobs(jobs: Jobs, out: Path, engine: str = "slurm") -> None:
-    """Write what was submitted, for `read_jobs`."""
-    write_text(out / engine / JOBS, orjson.dumps(asdict(jobs)).decode())
 
 
 def tasks_in_queue(jobs: Jobs) -> dict[str, set[int]]:

@@ -1,12 +1,13 @@
 """The batch scripts of a sharded run. Submits nothing."""
 
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefdata.cluster.files import name_of, write_files
+from prefdata.cluster.files import write_files
 from prefdata.errors import Say
 from prefdata.run.shards import FOLDER
 from prefdata.storage.disk import make_folder
@@ -87,7 +88,7 @@ def write_scripts(
     common = {
         "out": out,
         "here": shlex.quote(str(Path.cwd())),  # paths on the command line are seen from here
-        "name": name_of(out),
+        "name": re.sub(r"[^\w.-]+", "-", f"prefdata-{out.name}"),
         "logs": shlex.quote(str(place / "logs").replace("%", "%%")),
         "logs_here": shlex.quote(str(place / "logs")),
         "count": cluster.shards,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from prefdata.cluster.slurm_jobs import Jobs, is_in_queue, read_jobs, shards_in_queue
+from prefdata.cluster.jobs import Jobs, read_jobs
+from prefdata.cluster.slurm_jobs import is_in_queue, shards_in_queue
 from prefdata.errors import PrefdataError
 from prefdata.run.shard_status import STATES, ShardState, look_at_shards
 from prefdata.storage.disk import disk_errors

@@ -221,7 +221,7 @@ class Building:
         who = stage_fingerprint(test.fingerprint, (judge,), asked, self.fleet.checkpoints)
         name = f"gold-{digest(who, judge.name, self.fleet.is_rehearsal)}"
         if (shared / f"{name}.lock").exists():
-            self.say(f"{judge.name}: another shard measures it; this one waits for what is found")
+            self.say(f"{judge.name}: waits while another shard measures it")
         with hold_file(shared / f"{name}.lock", patience=PATIENCE):
             if (told := read_record(shared, f"{name}.json")) is None:
                 judged = known.with_name("judged")

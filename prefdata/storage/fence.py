@@ -44,7 +44,7 @@ def _parse(text: str) -> Attempt:
     if (found := re.fullmatch(r"(\d+)\.(\d+)", text.strip())) is None:
         raise PrefdataError(
             f"--attempt {text}: give two numbers that increase with each attempt, as in 1234.0: "
-            "the job's id, and how often it was started again; or {NEXT!r}"
+            f"the job's id, and how often it was started again; or {NEXT}"
         )
     return Attempt(int(found[1]), int(found[2]))
 
