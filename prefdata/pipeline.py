@@ -133,6 +133,11 @@ def build_shard(
     ):  # fmt: skip
         everything, checkpoints = run.load_seeds(), run.fleet.checkpoints
         seeds = shard.slice(everything)
+        if not len(seeds):
+            say(
+                f"shard {shard.number}/{shard.count} has no rows: the run has "
+                f"{len(everything):,}, fewer than shards; choose fewer shards"
+            )
         part = find_part(loaded, checkpoints, seeds.fingerprint, here)
         if part.is_finished:
             say(f"nothing to do: shard {shard.name} is finished")

@@ -72,6 +72,7 @@ def test_no_more_items_than_told_are_judged_and_plan_counts_these():
     ("cell", "message"),
     [
         ("be kind", "no list of items"),
+        ('"be kind"', "no list of items"),
         ([], "no item that counts"),
         ([{"item": "x", "weight": 0}], "no item that counts"),
         ([{"weight": 1}], "no text and no object"),
@@ -87,6 +88,7 @@ def test_what_is_no_checklist_is_a_reject_and_no_code(cell, message):
     with pytest.raises(RowError, match=re.escape(message)):
         read_checklist(cell, ["short"], 10)
     assert read_checklist(["x"], [], 10) == [Item("x")]
+    assert read_checklist('{"items": ["x"]}', [], 10) == [Item("x")]
 
 
 def test_what_does_not_fit_a_checklist_is_said():

@@ -320,6 +320,15 @@ def test_a_wrong_option_is_exit_code_2(command):
     assert command("build", "RECIPE", "--gpus", "-1").exit_code == 2
 
 
+def test_an_argument_that_is_not_utf_8_is_one_line(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "prefdata", "check", "recipe.yaml", b"output_dir=\xff"],
+        stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: argument 3 of the command, 'output_dir=\\udcff', is not")
+
+
 @pytest.mark.parametrize("options", [[], ["-u"]], ids=["buffered", "unbuffered"])
 def test_a_reader_that_leaves_early_as_head_does_is_no_bug(options):
     command = [sys.executable, *options, "-m", "prefdata", "schema"]

@@ -10,8 +10,8 @@ from conftest import QUICKSTART
 import prefdata
 from prefdata import PrefdataError, pipeline
 from prefdata.errors import RowError
-from prefdata.pairs.pair import Candidate
-from prefdata.pairs.picking import SKIPPED, pick_by_verdict
+from prefdata.pairs.pair import SKIPPED, Candidate
+from prefdata.pairs.picking import pick_by_verdict
 from prefdata.recipe.columns import given_columns
 from prefdata.recipe.filters import Filter
 from prefdata.recipe.judges import Verifier
@@ -408,6 +408,21 @@ def test_a_reject_for_want_of_a_skipped_column_names_it(recipe):
     assert {row["reason"] for row in build(recipe).rejects} == {"skipped"}
 
 
+def test_a_response_that_is_skipped_is_not_counted_as_empty(recipe):
+    texts = [
+        {"name": name, "type": "llm_text", "model_alias": "hot", "prompt": name + "{{ prompt }}"}
+        for name in "abc"
+    ]
+    texts[2]["skip_when"] = "{{ answer > 3 }}"
+    recipe["columns"][:1] = texts
+    for reader in (recipe["columns"][-1], recipe["output_projection"]):
+        del reader["candidates"]
+        reader["responses"] = ["a", "b", "c"]
+    run = build(recipe)
+    assert run.summary["drops"]["skipped"] == 2
+    assert "empty" not in run.summary["drops"]
+
+
 def test_plan_tells_what_may_be_skipped(project, capsys):
     from prefdata.cli.summary import print_plan
 
@@ -463,6 +478,11 @@ def places(scores):
 def test_templates_know_the_best_and_the_worst_score(template, told):
     row = {"scores": [1.0, None, 3.0], "named": {"a": 1.0, "b": 2.0}, "none": [None]}
     assert compile_prompt(template).render(row) == told
+
+
+def test_best_of_a_single_score_is_told():
+    with pytest.raises(RowError, match="this is one: 0.5; a filter over candidates sees the score"):
+        compile_prompt("{{ score | best }}").render({"score": 0.5})
 
 
 def test_a_verdict_that_is_skipped_is_the_rewards_or_a_reject_of_its_own():

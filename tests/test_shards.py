@@ -151,9 +151,11 @@ def test_the_number_of_shards_shows_in_the_folders(tmp_path):
         count_shards(tmp_path)
 
 
-def test_more_shards_than_rows_are_no_fault(project):
+def test_more_shards_than_rows_are_no_fault(project, capsys):
     project.write_seeds([{"prompt": f"question {n}", "answer": n} for n in range(3)])
     assert_same(project, *both(project, 5))
+    told = "shard 0/5 has no rows: the run has 3, fewer than shards; choose fewer shards"
+    assert told in capsys.readouterr().out.splitlines()
 
 
 def test_a_finished_shard_that_has_lost_a_folder_is_made_whole(project):

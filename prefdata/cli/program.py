@@ -91,6 +91,7 @@ def exit_codes() -> Iterator[Command]:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, interrupt)
     try:
+        _check_arguments()
         with disk_errors():
             yield command
             sys.stdout.flush()
@@ -109,6 +110,16 @@ def exit_codes() -> Iterator[Command]:
             raise typer.Exit(UNREAD) from err
         complain(_tell_bug(err, command.folder))
         raise typer.Exit(BUG) from err
+
+
+def _check_arguments() -> None:
+    """See that every argument is text: what is not could be written nowhere."""
+    for number, argument in enumerate(sys.argv[1:], 1):
+        if any("\ud800" <= one <= "\udfff" for one in argument):
+            raise PrefdataError(
+                f"argument {number} of the command, {ascii(argument)}, is not UTF-8; write it in "
+                "UTF-8, and rename a file that is called so"
+            )
 
 
 def _reader_has_left() -> bool:

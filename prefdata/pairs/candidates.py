@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 
 from prefdata.pairs.calibration import LengthFit
-from prefdata.pairs.pair import Candidate, is_score, said, tokens_of
+from prefdata.pairs.pair import SKIPPED, Candidate, is_score, said, tokens_of
 from prefdata.pairs.ranking import combine_scores
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
-from prefdata.recipe.values import META_SUFFIX
+from prefdata.recipe.values import META_SUFFIX, SKIPPED_SUFFIX
 from prefdata.rows import Row, is_answer, is_blank
 
 Scores = Mapping[str, float | None]
@@ -83,11 +83,17 @@ def _described(row: Row, rule: PreferencePairs, scores: Sequence[str]) -> Iterat
         return
     empty = dict.fromkeys(SIDE)
     for number, name in enumerate(rule.responses or ()):
-        meta = row.get(name + META_SUFFIX) or {}
+        meta = _meta_of(row, name)
         rated = {score: (row[score] or {}).get(name) for score in scores}
         told = {"text": row[name] or "", "sample": number, "scores": rated}
         items = _ratings(row, rule, name)
         yield empty | meta | told | {"ratings": items, "row": row, "column": name}
+
+
+def _meta_of(row: Row, name: str) -> Row:
+    """What is recorded of a response: one that was not asked for has ended by being skipped."""
+    skipped = {"finish_reason": SKIPPED} if row.get(name + SKIPPED_SUFFIX) else {}
+    return (row.get(name + META_SUFFIX) or {}) | skipped
 
 
 def _ratings(row: Row, rule: PreferencePairs, place: int | str) -> Sequence[float | None]:
@@ -141,7 +147,7 @@ def responses_of(
     made = []
     sides: dict[int, Row] = {}
     for name in (rule.response_a_field, rule.response_b_field):
-        meta = row.get(name + META_SUFFIX) or {}
+        meta = _meta_of(row, name)
         rated = {score: (row[score] or {}).get(name) for score in scores}
         candidate = Candidate(
             text=row[name] or "",

@@ -27,8 +27,8 @@ from prefdata.pairs.files import (
     reject_unselected,
 )
 from prefdata.pairs.groups import read_groups
-from prefdata.pairs.pair import Pair, said
-from prefdata.pairs.picking import SKIPPED, Drop, Pick, Picked, pick_by_verdict, pick_pairs
+from prefdata.pairs.pair import SKIPPED, Pair, said
+from prefdata.pairs.picking import Drop, Pick, Picked, pick_by_verdict, pick_pairs
 from prefdata.pairs.prompts import PairPrompts
 from prefdata.pairs.selection import PairFacts, select
 from prefdata.pairs.tools import PairTools

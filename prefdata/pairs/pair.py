@@ -8,6 +8,8 @@ import orjson
 
 from prefdata.seeds.identity import bare
 
+SKIPPED = "skipped"
+"""How a text or a verdict that was not asked for has ended, and the reason of the reject."""
 # Squares and differences of larger scores overflow, so they count as infinite.
 _LARGEST_SCORE = 1e100
 

@@ -29,7 +29,7 @@ from prefdata.pairs.bounds import (
     slack_of,
     spread_of,
 )
-from prefdata.pairs.pair import Candidate, Pair, is_score
+from prefdata.pairs.pair import SKIPPED, Candidate, Pair, is_score
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.sides import Side
 from prefdata.rows import is_answer
@@ -62,8 +62,6 @@ class Picked:
     drop: Drop | None = None
 
 
-SKIPPED = "skipped"
-"""The verdict of a judge that was not asked, and the reason of the reject."""
 Pick = Callable[[list[Candidate]], Iterable[Pair | tuple[Candidate, Candidate]]]
 """A strategy of the user's: of candidates, the best first, to pairs or (chosen, rejected)."""
 

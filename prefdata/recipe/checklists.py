@@ -1,7 +1,9 @@
 """A checklist of a row: what a good answer must do, by items with a weight and perhaps a check."""
 
+import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -25,13 +27,16 @@ class Item:
 def read_checklist(value: Any, checks: Sequence[str], most: int) -> list[Item]:
     """The first `most` items of a cell; items whose weight is 0 do not count.
 
-    The cell is a list, or an object with one list in it: of texts, or of objects with `item`, and
-    perhaps `weight` and `check`, the name of a column that the recipe allows: no code of a model's
-    is ever run.
+    The cell is a list, or an object with one list in it, or either as JSON: of texts, or of objects
+    with `item`, and perhaps `weight` and `check`, the name of a column that the recipe allows: no
+    code of a model's is ever run.
 
     Raises:
         RowError: `checklist`; it is something else, or has no item.
     """
+    if isinstance(value, str):
+        with suppress(json.JSONDecodeError):
+            value = json.loads(value)
     if isinstance(value, dict):
         lists = [part for part in value.values() if isinstance(part, list)]
         value = lists[0] if len(lists) == 1 else value

@@ -125,15 +125,24 @@ def _to_json(value: Any, indent: int | None = None) -> str:
 
 def _best(scores: Any) -> Any:
     """The place, or the name, of the highest score; None where there is none."""
-    told = scores.items() if isinstance(scores, Mapping) else enumerate(scores or ())
-    known = {place: score for place, score in told if score is not None and score == score}
+    known = _known(scores)
     return max(known, key=known.__getitem__, default=None)
 
 
 def _worst(scores: Any) -> Any:
-    named = isinstance(scores, Mapping)
-    told = scores.items() if named else enumerate(scores or ())
-    return _best({place: None if score is None else -score for place, score in told})
+    known = _known(scores)
+    return min(known, key=known.__getitem__, default=None)
+
+
+def _known(scores: Any) -> dict[Any, Any]:
+    """The scores that are there, by place or by name."""
+    if isinstance(scores, int | float):
+        raise ValueError(
+            f"best and worst choose among several scores, and this is one: {scores}; a filter over "
+            "candidates sees the score of one candidate at a time"
+        )
+    told = scores.items() if isinstance(scores, Mapping) else enumerate(scores or ())
+    return {place: score for place, score in told if score is not None and score == score}
 
 
 def _transcript(value: Any) -> str:

@@ -16,7 +16,7 @@ import orjson
 
 from prefdata.errors import PrefdataError, Say
 from prefdata.fingerprint import digest
-from prefdata.pairs.picking import SKIPPED
+from prefdata.pairs.pair import SKIPPED
 from prefdata.pairs.selection import VERDICTS
 from prefdata.recipe.origins import columns_read
 from prefdata.recipe.prompts import compile_prompt
