@@ -86,8 +86,8 @@ def shout(column, tools):
             '    "plain": Format(lambda p, shape: [{"best": p.chosen}], configurations.plain),\n',
         ),
         "export/configurations.py": (
-            "def nemo_rl_binary(",
-            'def plain(place):\n    return {"plain.txt": "read it"}\n\n\ndef nemo_rl_binary(',
+            "def nemo_platform(",
+            'def plain(place):\n    return {"plain.txt": "read it"}\n\n\ndef nemo_platform(',
         ),
     },
     "an engine": {

@@ -1,6 +1,7 @@
 """Exports: every trainer's lines, what stays behind and why, the split, what is told."""
 
 import re
+import shlex
 
 import orjson
 import pytest
@@ -432,6 +433,14 @@ def test_what_is_no_finished_run_is_one_message(tmp_path):
     ):
         with pytest.raises(PrefdataError, match=why):
             export(folder)
+
+
+@pytest.mark.parametrize("name", ["openrlhf", "ms_swift", "open_instruct"])
+def test_a_shell_reads_the_arguments_with_the_file_as_it_is_called(name, tmp_path):
+    folder = tmp_path / "it's mine"
+    folder.mkdir()
+    exported = export(make_run(folder, pairs_of(20)), name)
+    assert str(exported.train) in shlex.split(exported.configuration[f"{name}.args"])
 
 
 def test_the_command_prints_the_lines_of_the_trainers_configuration(tmp_path):

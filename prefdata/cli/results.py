@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -186,21 +186,13 @@ def export(
             tokenizer,
             drop_too_long,
             last_message_only,
-            _reasoning(reasoning),
+            cast(Any, reasoning),
             may_be_text=True,
         )
         run = run_of(run)
         for name in formats:
             print_export(export_run(run, name, options, out, say=say))
         tell_stale(run)
-
-
-def _reasoning(told: str | None) -> Literal["drop", "keep"] | None:
-    if told == "keep" or told == "drop":
-        return told  # type: ignore[return-value, unused-ignore]
-    if told is not None:
-        raise PrefdataError(f"--reasoning is {told!r}; give keep or drop")
-    return None
 
 
 def report(

@@ -1,8 +1,12 @@
 """The lines that make each trainer read its files. Written beside them; knows no pair."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,32 +24,14 @@ class Place:
     has_tools: bool = False
 
     @property
-    def train_file(self) -> str:
-        """Absolute path."""
-        return str(self.folder / self.train)
-
-    @property
-    def test_file(self) -> str | None:
-        """Absolute path."""
-        return str(self.folder / self.test) if self.test else None
-
-    @property
     def files(self) -> dict[str, str]:
-        """By split."""
-        return {"train": self.train_file} | ({"test": self.test_file} if self.test_file else {})
+        """Absolute paths by split."""
+        names = {"train": self.train, "test": self.test}
+        return {split: str(self.folder / name) for split, name in names.items() if name}
 
 
-def trl(place: Place) -> dict[str, str]:
-    """For `DPOTrainer`; other trainers of preference pairs read the same."""
-    return _python(place, "DPO")
-
-
-def trl_kto(place: Place) -> dict[str, str]:
-    """For `KTOTrainer`."""
-    return _python(place, "KTO")
-
-
-def _python(place: Place, kind: str) -> dict[str, str]:
+def trl(place: Place, kind: str = "DPO") -> dict[str, str]:
+    """For `DPOTrainer` or `KTOTrainer`; other trainers of preference pairs read the same."""
     evaluation = ', eval_dataset=data["test"]' if place.test else ""
     return {
         f"{kind.lower()}.py": f"""\
@@ -62,42 +48,21 @@ trainer.train()
     }
 
 
-def nemo_rl(place: Place) -> dict[str, str]:
-    """For NeMo RL's `run_dpo.py` and `run_rm.py`."""
-    return _nemo_rl(place, {"dataset_name": "PreferenceDataset"})
+def nemo_rl(place: Place, kind: str = "PreferenceDataset", **keys: str) -> dict[str, str]:
+    """For NeMo RL's `run_dpo.py` and `run_rm.py`; `keys` name the columns."""
+    splits = {"train": "train", "test": "validation"}
+    data = {splits[split]: {"data_path": file} for split, file in place.files.items()}
+    default = {"dataset_name": kind, **keys, "prompt_file": None, "system_prompt_file": None}
+    return {"nemo_rl.yaml": _as_yaml({"data": data | {"default": default}})}
 
 
-def nemo_rl_binary(place: Place) -> dict[str, str]:
-    """As `nemo_rl`."""
-    keys = {"prompt_key": "prompt", "chosen_key": "chosen", "rejected_key": "rejected"}
-    return _nemo_rl(place, {"dataset_name": "BinaryPreferenceDataset"} | keys)
-
-
-def _nemo_rl(place: Place, told: dict[str, str]) -> dict[str, str]:
-    lines = ["data:", "  train:", f"    data_path: {_quoted(place.train_file)}"]
-    if place.test_file:
-        lines += ["  validation:", f"    data_path: {_quoted(place.test_file)}"]
-    told = told | {"prompt_file": "null", "system_prompt_file": "null"}
-    lines += ["  default:", *(f"    {key}: {value}" for key, value in told.items())]
-    return {"nemo_rl.yaml": "\n".join(lines) + "\n"}
-
-
-def nemo_customizer(place: Place) -> dict[str, str]:
+def nemo_customizer(place: Place, training_type: str = "dpo") -> dict[str, str]:
     """The part of a customization job that is about the data."""
-    return _customizer("dpo")
-
-
-def nemo_customizer_sft(place: Place) -> dict[str, str]:
-    """As `nemo_customizer`, for supervised fine-tuning."""
-    return _customizer("sft")
-
-
-def _customizer(training_type: str) -> dict[str, str]:
     job = {
         "dataset": {"name": "DATASET", "namespace": "NAMESPACE"},
         "hyperparameters": {"training_type": training_type, "finetuning_type": "all_weights"},
     }
-    return {"job.json": json.dumps(job, indent=2) + "\n"}
+    return {"job.json": _as_json(job)}
 
 
 def nemo_platform(place: Place) -> dict[str, str]:
@@ -114,87 +79,62 @@ job = sdk.customization.rl.jobs.create(
 
 def nemo_aligner(place: Place) -> dict[str, str]:
     """An argument of `train_gpt_dpo.py`."""
-    test = place.test_file or place.train_file
-    files = f"train: [{place.train_file}], validation: [{test}], test: [{test}]"
+    train, test = place.files["train"], place.files.get("test", place.files["train"])
+    files = f"train: [{train}], validation: [{test}], test: [{test}]"
     return {"nemo_aligner.args": f'"model.data.data_prefix={{{files}}}"\n'}
 
 
 def axolotl(place: Place) -> dict[str, str]:
     """A part of Axolotl's configuration."""
     warning = (
-        "# finds an answer by its text, and cuts elsewhere where that stands before it too, as"
+        "# finds an answer by its text, and cuts elsewhere where that stands before it too, as\n"
+        "# 'user' may: the format axolotl_passthrough has no such trouble\n"
     )
-    lines = [warning, "# 'user' may: the format axolotl_passthrough has no such trouble", "rl: dpo"]
-    return _axolotl(place, [*lines, "chat_template: tokenizer_default"], "chat_template.default")
+    return {"axolotl.yaml": warning + _axolotl(place, "chat_template.default")}
 
 
 def axolotl_passthrough(place: Place) -> dict[str, str]:
     """As `axolotl`, with the preparation left to TRL."""
-    lines = ["rl: dpo", "chat_template: tokenizer_default", "skip_prepare_dataset: true"]
-    return _axolotl(place, lines, "passthrough.default")
+    return {"axolotl.yaml": _axolotl(place, "passthrough.default", skip_prepare_dataset=True)}
 
 
-def _axolotl(place: Place, lines: list[str], strategy: str) -> dict[str, str]:
-    for key, file in (("datasets", place.train_file), ("test_datasets", place.test_file)):
-        if file is None:
-            continue
-        told = {
-            "path": _quoted(file),
-            "ds_type": "json",
-            "split": "train",
-            "type": strategy,
-        }
-        first, *rest = (f"{name}: {value}" for name, value in told.items())
-        lines += [f"{key}:", f"  - {first}", *(f"    {line}" for line in rest)]
-    return {"axolotl.yaml": "\n".join(lines) + "\n"}
+def _axolotl(place: Place, strategy: str, **more: bool) -> str:
+    told: dict[str, Any] = {"rl": "dpo", "chat_template": "tokenizer_default", **more}
+    for split, file in place.files.items():
+        key = "datasets" if split == "train" else "test_datasets"
+        told[key] = [{"path": file, "ds_type": "json", "split": "train", "type": strategy}]
+    return _as_yaml(told)
 
 
 def llama_factory(place: Place) -> dict[str, str]:
     """A part of the training configuration, and the dataset_info.json that it refers to."""
-    names = {"prefdata_train": place.train} | ({"prefdata_test": place.test} if place.test else {})
-    info = {
-        name: {
-            "file_name": file,
-            "formatting": "sharegpt",
-            "ranking": True,
-            "columns": {
-                "messages": "conversations",
-                "chosen": "chosen",
-                "rejected": "rejected",
-                **({"tools": "tools"} if place.has_tools else {}),
-            },
-        }
-        for name, file in names.items()
-    }
-    lines = ["stage: dpo", f"dataset_dir: {_quoted(str(place.folder))}", "dataset: prefdata_train"]
+    columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
+    columns |= {"tools": "tools"} if place.has_tools else {}
+    kind = {"formatting": "sharegpt", "ranking": True, "columns": columns}
+    info = {"prefdata_train": {"file_name": place.train} | kind}
+    told = {"stage": "dpo", "dataset_dir": str(place.folder), "dataset": "prefdata_train"}
     if place.test:
-        lines.append("eval_dataset: prefdata_test")
-    return {
-        "llama_factory.yaml": "\n".join(lines) + "\n",
-        "dataset_info.json": json.dumps(info, indent=2) + "\n",
-    }
+        info["prefdata_test"] = {"file_name": place.test} | kind
+        told["eval_dataset"] = "prefdata_test"
+    return {"llama_factory.yaml": _as_yaml(told), "dataset_info.json": _as_json(info)}
 
 
 def openrlhf(place: Place) -> dict[str, str]:
     """Arguments of `openrlhf.cli.train_dpo` and `openrlhf.cli.train_rm`."""
-    lines = [f"--data.dataset {_quoted(place.train_file)}", "--data.apply_chat_template"]
-    if place.test_file:
-        lines.append(f"--eval.dataset {_quoted(place.test_file)} --eval.split train")
-    return {"openrlhf.args": _arguments(lines)}
+    options = {"train": "--data.dataset {}", "test": "--eval.dataset {} --eval.split train"}
+    return _arguments("openrlhf", ["--data.apply_chat_template", *_filled_in(options, place)])
 
 
 def ms_swift(place: Place) -> dict[str, str]:
     """Arguments of `swift rlhf`."""
-    lines = ["--rlhf_type dpo", f"--dataset {_quoted(place.train_file)}"]
-    if place.test_file:
-        lines.append(f"--val_dataset {_quoted(place.test_file)}")
-    return {"ms_swift.args": _arguments(lines)}
+    options = {"train": "--dataset {}", "test": "--val_dataset {}"}
+    return _arguments("ms_swift", ["--rlhf_type dpo", *_filled_in(options, place)])
 
 
 def open_instruct(place: Place) -> dict[str, str]:
     """Arguments of `open_instruct/dpo.py`."""
-    lines = [f"--mixer_list {_quoted(place.train_file)} 1.0", "--mixer_list_splits train"]
-    return {"open_instruct.args": _arguments(lines)}
+    lines = _filled_in({"train": "--mixer_list {} 1.0"}, place)
+    return _arguments("open_instruct", [*lines, "--mixer_list_splits train"])
 
 
 def openai(place: Place) -> dict[str, str]:
@@ -211,14 +151,22 @@ def _openai(place: Place, method: dict[str, object]) -> dict[str, str]:
     job = {"model": "MODEL", "training_file": "FILE-ID", "method": method}
     if place.test:
         job["validation_file"] = "FILE-ID"
-    return {"job.json": json.dumps(job, indent=2) + "\n"}
+    return {"job.json": _as_json(job)}
 
 
-def _quoted(path: str) -> str:
-    """A path as YAML and a shell read it: in quotes where it needs them."""
-    plain = path.replace("/", "").replace("-", "").replace("_", "").replace(".", "")
-    return path if plain.isalnum() else "'" + path.replace("'", "''") + "'"
+def _as_yaml(told: dict[str, Any]) -> str:
+    return yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=10**9)
 
 
-def _arguments(lines: list[str]) -> str:
-    return " \\\n".join(lines) + "\n"
+def _as_json(told: dict[str, Any]) -> str:
+    return json.dumps(told, indent=2) + "\n"
+
+
+def _filled_in(options: dict[str, str], place: Place) -> list[str]:
+    """Options with the file of each split."""
+    files = place.files
+    return [text.format(shlex.quote(files[s])) for s, text in options.items() if s in files]
+
+
+def _arguments(name: str, lines: list[str]) -> dict[str, str]:
+    return {f"{name}.args": " \\\n".join(lines) + "\n"}

@@ -117,15 +117,13 @@ class Conversation:
 
     def answer(self, side: Literal["chosen", "rejected"]) -> Message:
         """One of the answers as a turn of the assistant."""
-        keys = self.chosen_keys if side == "chosen" else self.rejected_keys
-        calls = self.chosen_calls if side == "chosen" else self.rejected_calls
+        keys, calls = getattr(self, f"{side}_keys"), getattr(self, f"{side}_calls")
         made = {"tool_calls": list(calls)} if calls else {}
         return {"role": "assistant", "content": getattr(self, side), **keys, **made}
 
     def completion(self, side: Literal["chosen", "rejected"]) -> list[Message]:
         """All messages of a side behind the prompt."""
-        turns = self.chosen_turns if side == "chosen" else self.rejected_turns
-        return [*turns, self.answer(side)]
+        return [*getattr(self, f"{side}_turns"), self.answer(side)]
 
 
 def read_conversation(row: Row) -> Conversation:

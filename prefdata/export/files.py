@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # torch, only when needed
 
 MANIFEST = "export.json"
 LEFT_OUT = "left_out.jsonl"
+OpenTemplate = Callable[[], "ChatTemplate"]
+"""Of the model to be trained; PrefdataError where nobody says which that is."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,16 @@ def export_run(
     name, form = find_format(name)
     finished, folder = open_run(run), out or run / "exports" / name
     _check_place(folder)
-    wanted = _wanted(finished, name, form, options)
+    open_template = cache(lambda: open_chat_template(_tokenizer(finished, options)))
+    wanted = _wanted(finished, name, form, options, open_template)
     is_inside = folder.resolve().is_relative_to(run.resolve())
     sweep_beside(folder)
     with disk_errors(folder), hold(run) if is_inside else nullcontext():
-        way = _choose_way(finished, name, form, options, say)
-        found = survey(run / "pairs", form, _with_thoughts(wanted, finished, options, way))
+        way = _choose_way(finished, name, form, options, open_template, say)
+        if way is not None:
+            carried = partial(carry, template=open_template(), way=way)
+            wanted = replace(wanted, shape=replace(wanted.shape, carry=carried))
+        found = survey(run / "pairs", form, wanted)
         export = _write(finished, name, form, folder, found, way)
     _tell(export, say)
     for told in (_tell_of_arguments(finished.recipe, form), _tell_of_template(finished.recipe)):
@@ -157,7 +163,9 @@ def _files_of(manifest: Path, found: Collection[str]) -> set[str]:
         return set()
 
 
-def _wanted(run: FinishedRun, name: str, form: Format, options: ExportOptions) -> Wanted:
+def _wanted(
+    run: FinishedRun, name: str, form: Format, options: ExportOptions, open_template: OpenTemplate
+) -> Wanted:
     if options.drop_too_long and options.max_tokens is None:
         raise PrefdataError(
             "--drop-too-long requires --max-tokens, the length above which pairs are left out"
@@ -169,7 +177,7 @@ def _wanted(run: FinishedRun, name: str, form: Format, options: ExportOptions) -
     shape = Shape(
         last_message_only=options.last_message_only, arguments=_only(_arguments(run.recipe))
     )
-    check = partial(_check_calls, cache(partial(_known_template, run, options)))
+    check = partial(_check_calls, cache(partial(_known_template, open_template)))
     # formats with arguments of the chat template are those that the trainer renders with it
     wanted = Wanted(
         options.test_size,
@@ -180,7 +188,7 @@ def _wanted(run: FinishedRun, name: str, form: Format, options: ExportOptions) -
     )
     if options.tokenizer is None and options.max_tokens is None:
         return wanted
-    template = open_chat_template(_tokenizer(run, options))
+    template = open_template()
     return replace(
         wanted,
         shape=replace(shape, render=template.render),
@@ -191,10 +199,10 @@ def _wanted(run: FinishedRun, name: str, form: Format, options: ExportOptions) -
     )
 
 
-def _known_template(run: FinishedRun, options: ExportOptions) -> "ChatTemplate | None":
+def _known_template(open_template: OpenTemplate) -> "ChatTemplate | None":
     """The chat template of the model to be trained; None where nobody says which."""
     try:
-        return open_chat_template(_tokenizer(run, options))
+        return open_template()
     except PrefdataError:
         return None
 
@@ -279,21 +287,22 @@ def _tokenizer(run: FinishedRun, options: ExportOptions) -> Model:
 
 
 def _choose_way(
-    run: FinishedRun, name: str, form: Format, options: ExportOptions, say: Say
+    run: FinishedRun,
+    name: str,
+    form: Format,
+    options: ExportOptions,
+    open_template: OpenTemplate,
+    say: Say,
 ) -> Way | None:
     """In which way the thoughts go along; None where they stay behind."""
-    wanted = options.reasoning or run.record.get("reasoning")
-    rule = run.recipe.output_projection.reasoning if run.recipe else None
-    is_said = options.reasoning or rule
-    if wanted != "keep":
+    if (options.reasoning or run.record.get("reasoning")) != "keep":
         return None
     ways = tuple(w for w in form.ways if w != "text" or options.may_be_text)
-    why = "the format has no place for them"
-    if ways:
-        why, way = _first_way(run, options, ways)
-        if way is not None:
-            return way
-    if is_said:
+    why, way = _first_way(run, open_template, ways)
+    if way is not None:
+        return way
+    rule = run.recipe.output_projection.reasoning if run.recipe else None
+    if options.reasoning or rule:
         raise PrefdataError(
             f"{name}: the thoughts of the pairs cannot be kept: {why}; export --reasoning drop "
             "leaves them out"
@@ -303,11 +312,13 @@ def _choose_way(
 
 
 def _first_way(
-    run: FinishedRun, options: ExportOptions, ways: tuple[Way, ...]
+    run: FinishedRun, open_template: OpenTemplate, ways: tuple[Way, ...]
 ) -> tuple[str, Way | None]:
     """Why not, or the way in which the first pair with thoughts goes."""
+    if not ways:
+        return "the format has no place for them", None
     try:
-        template = open_chat_template(_tokenizer(run, options))
+        template = open_template()
     except PrefdataError as err:
         return str(err), None
     for _, row in pairs_in_order(run.folder / "pairs"):
@@ -319,89 +330,62 @@ def _first_way(
     return "no pair has them on both sides", None
 
 
-def _with_thoughts(
-    wanted: Wanted, run: FinishedRun, options: ExportOptions, way: Way | None
-) -> Wanted:
-    if way is None:
-        return wanted
-    template = open_chat_template(_tokenizer(run, options))
-    carried = partial(carry, template=template, way=way)
-    return replace(wanted, shape=replace(wanted.shape, carry=carried))
-
-
 def _write(
     run: FinishedRun, name: str, form: Format, folder: Path, found: Survey, way: Way | None
 ) -> Export:
     temporary = temporary_name(folder)
+    names = {"train": form.train, "test": form.test}
+    if found.left_out:
+        names["left_out"] = LEFT_OUT
+    lines, once = dict.fromkeys(names, 0), _Once(found)
     try:
-        with _Files(temporary, form, bool(found.left_out)) as files:
-            lines_left_out = _write_pairs(run.folder / "pairs", form, found, files)
-        test = folder / form.test if files.lines["test"] else None
+        with ExitStack() as stack:
+            files: dict[str, BinaryIO] = {}
+            for split, file in names.items():
+                make_folder((temporary / file).parent)
+                files[split] = stack.enter_context((temporary / file).open("wb"))
+            for split, record in _records(run.folder / "pairs", form, found, once):
+                files[split].write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+                lines[split] += 1
+        test = folder / form.test if lines["test"] else None
         if test is None:
             (temporary / form.test).unlink()
-        configuration = form.configure(
-            Place(
-                folder.absolute(),
-                form.train,
-                form.test if test else None,
-                has_tools=found.shape.has_tools,
-            )
-        )
-        lengths = asdict(found.lengths) if found.lengths else None
-        left_out = Counter(fault.reason for fault in found.left_out.values())
+        test_name = form.test if test else None
+        place = Place(folder.absolute(), form.train, test_name, found.shape.has_tools)
         export = Export(
-            name, folder, folder / form.train, test, files.lines, dict(left_out),
-            dict(lines_left_out), configuration, lengths, way,
-        )  # fmt: skip
-        for file, text in configuration.items():
+            name,
+            folder,
+            folder / form.train,
+            test,
+            lines={split: lines[split] for split in SPLITS},
+            left_out=dict(Counter(fault.reason for fault in found.left_out.values())),
+            lines_left_out=dict(once.left_out),
+            configuration=form.configure(place),
+            lengths=asdict(found.lengths) if found.lengths else None,
+            reasoning=way,
+        )
+        for file, text in export.configuration.items():
             (temporary / file).write_text(text, encoding="utf-8")
-        (temporary / "export.json").write_bytes(_manifest(export, run, temporary))
+        (temporary / MANIFEST).write_bytes(_manifest(export, run, temporary))
         publish(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return export
 
 
-class _Files:
-    """The open files of an export, and how many lines each split has."""
-
-    def __init__(self, folder: Path, form: Format, has_left_out: bool) -> None:
-        self._stack = ExitStack()
-        names = {"train": form.train, "test": form.test}
-        if has_left_out:
-            names["left_out"] = LEFT_OUT
-        self.lines = dict.fromkeys(SPLITS, 0)
-        self._files: dict[str, BinaryIO] = {}
-        for split, name in names.items():
-            make_folder((folder / name).parent)
-            self._files[split] = self._stack.enter_context((folder / name).open("wb"))
-
-    def __enter__(self) -> "_Files":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def write(self, split: str, record: Record) -> None:
-        """Append a line."""
-        self._files[split].write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-        if split in self.lines:
-            self.lines[split] += 1
-
-
-def _write_pairs(pairs: Path, form: Format, found: Survey, files: _Files) -> Counter[str]:
-    """Write every pair where it belongs; returns the lines that were left out, by reason."""
-    once = _Once(found)
+def _records(
+    pairs: Path, form: Format, found: Survey, once: "_Once"
+) -> Iterator[tuple[str, Record]]:
+    """Every line, and where it belongs."""
     for place, (_, row) in enumerate(pairs_in_order(pairs)):
         if place in found.left_out:
-            files.write("left_out", found.left_out[place]._asdict() | row)
+            yield "left_out", found.left_out[place]._asdict() | row
             continue
         split = "test" if found.is_test[place] else "train"
         pair = found.shape.prepare(read_conversation(row))
         records = form.make(pair, found.shape)
         for record in once.choose(pair, records) if form.is_once else records:
-            files.write(split, record)
-    return once.left_out
+            yield split, record
 
 
 class _Once:

@@ -6,6 +6,7 @@ against its documentation; docs/training.md says which.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,7 +113,7 @@ def _trl(pair: Conversation, shape: Shape) -> list[Record]:
     return [
         {
             "id": pair.id,
-            "prompt": _messages(pair, shape) if pair.plain_prompt is None else pair.plain_prompt,
+            "prompt": _prompt(pair, shape),
             "chosen": _completion(pair, "chosen"),
             "rejected": _completion(pair, "rejected"),
             **_tools(pair),
@@ -125,10 +126,9 @@ def _trl(pair: Conversation, shape: Shape) -> list[Record]:
 def _trl_kto(pair: Conversation, shape: Shape) -> list[Record]:
     if pair.is_tie:
         raise RowError("tie", "chosen and rejected are equally good, so neither has a label")
-    prompt = _messages(pair, shape) if pair.plain_prompt is None else pair.plain_prompt
     return [
         {
-            "prompt": prompt,
+            "prompt": _prompt(pair, shape),
             "completion": _completion(pair, side),
             "label": side == "chosen",
             **_tools(pair),
@@ -142,11 +142,11 @@ def _nemo_rl(pair: Conversation, shape: Shape) -> list[Record]:
     completions = [
         {"rank": rank, "completion": pair.completion(side)} for rank, side in enumerate(SIDES)
     ]
-    return [{"context": _messages(pair, shape), "completions": completions}]
+    return [{"context": _messages(pair.prompt, shape), "completions": completions}]
 
 
 def _nemo_rl_binary(pair: Conversation, shape: Shape) -> list[Record]:
-    prompt = pair.prompt[0]["content"] if shape.is_single_turn else _messages(pair, shape)
+    prompt = pair.prompt[0]["content"] if shape.is_single_turn else _messages(pair.prompt, shape)
     return [{"prompt": prompt, "chosen": pair.chosen, "rejected": pair.rejected}]
 
 
@@ -226,28 +226,24 @@ def _object(arguments: Any) -> Any:
 
 
 def _openrlhf(pair: Conversation, shape: Shape) -> list[Record]:
-    whole = _open_instruct(pair, shape)
-    return [record | _scores(pair, shape, "margin") for record in whole]
+    (record,) = _open_instruct(pair, shape)
+    return [record | _scores(pair, shape, "margin")]
 
 
 def _ms_swift(pair: Conversation, shape: Shape) -> list[Record]:
     _check_system(pair)
-    messages = [*_messages(pair, shape), _answer(pair, "chosen", shape)]
     rejected: Any = [_answer(pair, "rejected", shape)] if shape.has_tools else pair.rejected
+    line: Record = {"messages": _whole(pair, "chosen", shape), "rejected_response": rejected}
     tools = {"tools": pair.tools} if shape.has_tools else {}
-    scores = _scores(pair, shape, "margin")
-    return [{"messages": messages, "rejected_response": rejected, **tools} | scores]
+    return [line | tools | _scores(pair, shape, "margin")]
 
 
 def _open_instruct(pair: Conversation, shape: Shape) -> list[Record]:
-    prompt = _messages(pair, shape)
-    return [
-        {side: [*prompt, *_turns(pair, side, shape), _answer(pair, side, shape)] for side in SIDES}
-    ]
+    return [{side: _whole(pair, side, shape) for side in SIDES}]
 
 
 def _nemo_customizer_sft(pair: Conversation, shape: Shape) -> list[Record]:
-    return [{"messages": [*_messages(pair, shape), _answer(pair, "chosen", shape)]}]
+    return [{"messages": _whole(pair, "chosen", shape)}]
 
 
 def _openai(pair: Conversation, shape: Shape) -> list[Record]:
@@ -269,14 +265,19 @@ def _tool_list(pair: Conversation) -> Record:
     return {"tools": pair.tool_list} if pair.tool_list else {}
 
 
-def _messages(pair: Conversation, shape: Shape) -> list[Record]:
-    return [{key: message.get(key) for key in shape.keys} for message in pair.prompt]
+def _messages(turns: Iterable[Message], shape: Shape) -> list[Record]:
+    return [{key: message.get(key) for key in shape.keys} for message in turns]
 
 
-def _turns(pair: Conversation, side: Side, shape: Shape) -> list[Record]:
-    """The messages between the prompt and an answer."""
-    between = pair.completion(side)[:-1]
-    return [{key: message.get(key) for key in shape.keys} for message in between]
+def _whole(pair: Conversation, side: Side, shape: Shape) -> list[Record]:
+    """Prompt and a side as one list of messages that have the same keys."""
+    before = (*pair.prompt, *pair.completion(side)[:-1])
+    return [*_messages(before, shape), _answer(pair, side, shape)]
+
+
+def _prompt(pair: Conversation, shape: Shape) -> Any:
+    """The prompt as TRL reads it: a list of messages, or a text where the answers are."""
+    return _messages(pair.prompt, shape) if pair.plain_prompt is None else pair.plain_prompt
 
 
 def _answer(pair: Conversation, side: Side, shape: Shape | None = None) -> Record:
@@ -323,6 +324,15 @@ def _scores(pair: Conversation, shape: Shape, *names: str) -> Record:
     return {name: getattr(pair, name) for name in names if name in told}
 
 
+_CHAT_WAYS: tuple[Way, ...] = (*KEYS, "inline")
+_TRL = Format(
+    _trl,
+    configurations.trl,
+    has_arguments=True,
+    has_tools=True,
+    has_turns=True,
+    ways=(*_CHAT_WAYS, "text"),
+)
 _CUSTOMIZER = Format(
     _nemo_customizer,
     configurations.nemo_customizer,
@@ -331,47 +341,42 @@ _CUSTOMIZER = Format(
     test_size=0.2,
     needs_test=True,
 )
-_CHAT_WAYS: tuple[Way, ...] = (*KEYS, "inline")
-_TRL_WAYS: tuple[Way, ...] = (*_CHAT_WAYS, "text")
-FORMATS: dict[str, Format] = {
-    "trl": Format(
-        _trl, configurations.trl, has_arguments=True, has_tools=True, has_turns=True, ways=_TRL_WAYS
+_BINARY = Format(
+    _nemo_rl_binary,
+    partial(
+        configurations.nemo_rl,
+        kind="BinaryPreferenceDataset",
+        prompt_key="prompt",
+        chosen_key="chosen",
+        rejected_key="rejected",
     ),
-    "trl_kto": Format(
-        _trl_kto,
-        configurations.trl_kto,
-        is_once=True,
-        has_arguments=True,
-        has_tools=True,
-        has_turns=True,
-        ways=_TRL_WAYS,
+    ways=("inline",),
+)
+FORMATS: dict[str, Format] = {
+    "trl": _TRL,
+    "trl_kto": replace(
+        _TRL, records=_trl_kto, configure=partial(configurations.trl, kind="KTO"), is_once=True
     ),
     "nemo_rl": Format(_nemo_rl, configurations.nemo_rl, has_turns=True, ways=("inline",)),
-    "nemo_rl_binary": Format(_nemo_rl_binary, configurations.nemo_rl_binary, ways=("inline",)),
+    "nemo_rl_binary": _BINARY,
     "nemo_customizer": _CUSTOMIZER,
     "nemo_customizer_sft": replace(
         _CUSTOMIZER,
         records=_nemo_customizer_sft,
-        configure=configurations.nemo_customizer_sft,
+        configure=partial(configurations.nemo_customizer, training_type="sft"),
         is_once=True,
     ),
-    "nemo_platform": Format(
-        _nemo_rl_binary,
-        configurations.nemo_platform,
+    "nemo_platform": replace(
+        _BINARY,
+        configure=configurations.nemo_platform,
         train="training.jsonl",
         test="validation.jsonl",
         needs_test=True,
-        ways=("inline",),
     ),
     "nemo_aligner": Format(_nemo_aligner, configurations.nemo_aligner),
     "axolotl": Format(_axolotl, configurations.axolotl, ways=("inline",)),
-    "axolotl_passthrough": Format(
-        _trl,
-        configurations.axolotl_passthrough,
-        has_arguments=True,
-        has_tools=True,
-        has_turns=True,
-        ways=_CHAT_WAYS,
+    "axolotl_passthrough": replace(
+        _TRL, configure=configurations.axolotl_passthrough, ways=_CHAT_WAYS
     ),
     "llama_factory": Format(_llama_factory, configurations.llama_factory, has_tools=True),
     "openrlhf": Format(_openrlhf, configurations.openrlhf, has_turns=True, ways=_CHAT_WAYS),
