@@ -16,7 +16,7 @@ from prefdata.export import FORMATS
 from prefdata.recipe.layout import Layout
 from prefdata.recipe.loader import load_recipe, load_settings
 from prefdata.recipe.mix import Mix
-from prefdata.recipe.projection import DpoPreference, PreferencePairs
+from prefdata.recipe.projection import Chosen, DpoPreference, PreferencePairs
 from prefdata.recipe.schema import (
     AnyColumn,
     InferenceParameters,
@@ -25,7 +25,6 @@ from prefdata.recipe.schema import (
     Recipe,
     SeedDataset,
 )
-from prefdata.recipe.sides import Chosen
 from prefdata.train.trl_settings import Evaluation, Lora, TrlSettings
 
 README = (ROOT / "README.md").read_text()

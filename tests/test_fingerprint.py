@@ -21,8 +21,8 @@ from prefdata.fingerprint import (
 )
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
 from prefdata.recipe.messages import Turn
+from prefdata.recipe.projection import Chosen, Side
 from prefdata.recipe.schema import Model, Publish, Recipe
-from prefdata.recipe.sides import Chosen, Side
 from prefdata.recipe.tournament import Tournament
 from prefdata.recipe.values import Retry
 from prefdata.seeds.seeds import load_seeds

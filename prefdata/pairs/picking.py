@@ -30,8 +30,7 @@ from prefdata.pairs.bounds import (
     spread_of,
 )
 from prefdata.pairs.pair import SKIPPED, Candidate, Pair, is_score
-from prefdata.recipe.projection import DpoPreference, PreferencePairs
-from prefdata.recipe.sides import Side
+from prefdata.recipe.projection import DpoPreference, PreferencePairs, Side
 from prefdata.rows import is_answer
 from prefdata.stages.function_process import raised
 

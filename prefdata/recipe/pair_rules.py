@@ -2,13 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
-    StrictInt,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Field, StrictInt, field_validator, model_validator
 
 from prefdata.recipe.values import Frozen
 
@@ -91,25 +85,16 @@ class SetRules(Frozen):
 
     @field_validator("test_size", mode="before")
     @classmethod
-    def _test_size_is_a_number(cls, value: object) -> object:
+    def _leaves_a_train_set(cls, value: object) -> object:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise PydanticCustomError(
-                "test_size_type",
-                "test_size is {found}, which is not a number; give a number of prompts such "
-                "as 500, or a fraction such as 0.05",
-                {"found": repr(value)},
+            raise ValueError(
+                f"test_size is {value!r}, which is not a number; give a number of prompts such as "
+                "500, or a fraction such as 0.05"
             )
-        return value
-
-    @field_validator("test_size")
-    @classmethod
-    def _test_size_leaves_a_train_set(cls, value: int | float) -> int | float:
         if value < 0 or (isinstance(value, float) and value >= 1):
-            raise PydanticCustomError(
-                "test_size_range",
-                "test_size is {found}, but a fraction must be in [0, 1) and a number of "
-                "prompts must be 0 or more; write 500 for 500 prompts, or 0.05 for 5 %",
-                {"found": value},
+            raise ValueError(
+                f"test_size is {value}, but a fraction must be in [0, 1) and a number of prompts "
+                "must be 0 or more; write 500 for 500 prompts, or 0.05 for 5 %"
             )
         return value
 
@@ -153,17 +138,13 @@ class PairRules(SetRules):
     def _not_a_column_of_pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if name in _PAIR_COLUMNS or name.startswith(("chosen_", "rejected_")):
-                raise PydanticCustomError(
-                    "keep", "pairs have a column {name} of their own; copy yours into an "
-                    "'expression' column with another name, and keep that", {"name": repr(name)},
-                )  # fmt: skip
+                raise ValueError(
+                    f"pairs have a column {name!r} of their own; copy yours into an 'expression' "
+                    "column with another name, and keep that"
+                )
         return value
 
 
-def misused(key: str, why: str, remedy: str) -> PydanticCustomError:
+def misused(key: str, why: str, remedy: str) -> ValueError:
     """What is raised for a key that is given where it has no sense."""
-    return PydanticCustomError(
-        "pair_rule",
-        "{key} is given, but {why}; {remedy}",
-        {"key": key, "why": why, "remedy": remedy},
-    )
+    return ValueError(f"{key} is given, but {why}; {remedy}")

@@ -1,15 +1,20 @@
 """The two projections of finished rows to pairs. Picks no pair."""
 
 import math
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StrictInt, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictInt,
+    model_serializer,
+    model_validator,
+)
 
 from prefdata.recipe.contract import Aliases
 from prefdata.recipe.pair_rules import PairRules
-from prefdata.recipe.sides import Chosen, Rejected
-from prefdata.recipe.values import OneOrMore
+from prefdata.recipe.values import Frozen, OneOrMore
 
 Ties = Literal["drop", "keep", "reward"]
 MarginUnit = Literal["raw", "z_score"]
@@ -25,6 +30,47 @@ Strategy = Literal[
     "given",
     "function",
 ]
+_OWN_KEYS: dict[str, Strategy] = {
+    "k": "top_k_bottom_k", "strong": "delta", "weak": "delta", "pick": "function",
+    "margin": "given",
+}  # fmt: skip
+"""Keys that one strategy alone reads."""
+
+
+class Side(Frozen):
+    """Texts that may be on one side; any text, by the projection's score, if nothing is said."""
+
+    model_alias: Aliases | None = None
+    """Alias, or list of aliases, whose texts may be on this side; all of them if left out."""
+
+    score: str | None = None
+    """Score column that says which text is the best, or the worst, for this side. Margins and
+    bounds stay those of the projection's `score`."""
+
+
+class Rejected(Side):
+    """The rejected side."""
+
+    largest_gap: str | None = None
+    """A `rubric_judge` column: rejected is the text that falls furthest behind chosen in one of its
+    criteria or items, and is not better on the whole. RLCF keeps the pairs with the largest such
+    gap (arXiv 2507.18624).
+    """
+
+    @model_serializer(mode="wrap")
+    def _as_before_where_left_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = handler(self)
+        return {k: v for k, v in told.items() if k != "largest_gap" or v is not None}
+
+
+class Chosen(Side):
+    """The chosen side."""
+
+    shortest_within: Annotated[float, Field(ge=0)] | None = None
+    """Chosen is the shortest of the texts that score at most this much less than the best, in
+    `margin_unit`: among equally good answers the short one (Meta-Rewarding, arXiv 2407.19594, which
+    takes the shortest of the highest tier of scores). Lengths are tokens without thoughts.
+    """
 
 
 class DpoPreference(PairRules):
@@ -61,21 +107,19 @@ class DpoPreference(PairRules):
     @model_validator(mode="after")
     def _score_belongs_to_reward(self) -> Self:
         if self.better == "lower" and self.score is None:
-            raise PydanticCustomError(
-                "pair_rule",
+            raise ValueError(
                 "better is lower, but no score is read; remove better, or add ties: reward and a "
-                "score column",
+                "score column"
             )
-        if (self.ties == "reward") != (self.score is not None):
-            found, why, remedy = (
-                ("score is missing", "ties are decided by it", "name a reward_model column")
-                if self.score is None
-                else (f"score is {self.score}", "only 'ties: reward' uses it", "remove it")
+        if self.ties == "reward" and self.score is None:
+            raise ValueError(
+                "ties is reward and score is missing, but ties are decided by it; name a "
+                "reward_model column"
             )
-            raise PydanticCustomError(
-                "pair_rule",
-                "ties is {ties} and {found}, but {why}; {remedy}",
-                {"ties": self.ties, "found": found, "why": why, "remedy": remedy},
+        if self.ties != "reward" and self.score is not None:
+            raise ValueError(
+                f"ties is {self.ties} and score is {self.score}, but only 'ties: reward' uses it; "
+                "remove it"
             )
         return self
 
@@ -188,6 +232,11 @@ class PreferencePairs(PairRules):
         return self.score is not None or self.margin is not None
 
     @property
+    def weights(self) -> dict[str, float]:
+        """Those of several score columns."""
+        return self.score if isinstance(self.score, dict) else {}
+
+    @property
     def floors(self) -> dict[str, float]:
         """The worst raw score of a chosen text, by score column."""
         floor = self.min_chosen_score
@@ -197,8 +246,7 @@ class PreferencePairs(PairRules):
 
     def sign_of(self, column: str) -> int:
         """What the scores of a column are multiplied by so that higher is better."""
-        weights = self.score if isinstance(self.score, dict) else {}
-        return -1 if weights.get(column, 1.0) < 0 else self.sign
+        return -1 if self.weights.get(column, 1.0) < 0 else self.sign
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -206,161 +254,94 @@ class PreferencePairs(PairRules):
         return (self.score,) if isinstance(self.score, str) else tuple(self.score or ())
 
     @model_validator(mode="after")
-    def _margins_are_there_for_those_who_read_them(self) -> Self:
-        if self.order_group is not None and self.order_by is None:
-            found, why = f"order_group is {self.order_group}", "only order_by uses it"
-            raise _problem(self.strategy, found, why, "add order_by: margin")
-        needs_score = not self.has_margins or self.reward == "chosen_score"
-        if (
-            needs_score
-            and self.score is None
-            and (self.reward is not None or self.order_by is not None)
-        ):
-            why = "reward and order_by need scores"
-            raise _problem(self.strategy, "score is missing", why, "name a score column")
+    def _keys_that_go_together(self) -> Self:
+        rules = (self._texts, self._own_keys, self._sides, self._scores, self._several_scores)
+        for found, why, remedy in (problem for rule in rules for problem in rule()):
+            raise ValueError(f"strategy is {self.strategy} and {found}, but {why}; {remedy}")
         return self
 
-    @model_validator(mode="after")
-    def _one_score_to_replace(self) -> Self:
-        if self.otherwise is not None and not isinstance(self.score, str):
-            found, why = f"otherwise is {self.otherwise}", "it takes the place of one score column"
-            raise _problem(self.strategy, found, why, "write score: COLUMN")
-        return self
-
-    @model_validator(mode="after")
-    def _weights_that_count(self) -> Self:
-        weights = self.score if isinstance(self.score, dict) else {}
-        if any(not math.isfinite(weight) or weight == 0 for weight in weights.values()):
-            found = f"score is {weights}"
-            raise _problem(self.strategy, found, "a weight of 0 has no effect", "remove the column")
-        if self.agree and len(weights) < 2:
-            why = "it needs two or more score columns"
-            raise _problem(self.strategy, "agree is true", why, "write score: {a: 0.5, b: 0.5}")
-        if self.combine != "rank" and len(weights) < 2:
-            found, why = f"combine is {self.combine}", "there is one score to combine"
-            raise _problem(self.strategy, found, why, "write score: {a: 0.5, b: 0.5}")
-        return self
-
-    @model_validator(mode="after")
-    def _bounds_and_directions_of_several_scores(self) -> Self:
-        floor, weights = self.min_chosen_score, self.score if isinstance(self.score, dict) else {}
-        if weights and self.better == "lower":
-            why = "each of several score columns has a direction of its own"
-            remedy = "remove better, and give a negative weight to a column where lower is better"
-            raise _problem(self.strategy, "better is lower", why, remedy)
-        if weights and isinstance(floor, float):
-            found = f"min_chosen_score is {floor}"
-            why = "with several score columns it is not clear which of them it bounds"
-            remedy = f"write min_chosen_score: {{{next(iter(weights))}: {floor}}}"
-            raise _problem(self.strategy, found, why, remedy)
-        if isinstance(floor, dict) and not floor.keys() <= weights.keys():
-            found = f"min_chosen_score names {sorted(floor.keys() - weights.keys())}"
-            remedy = "name columns of score" if weights else "write one number"
-            raise _problem(self.strategy, found, f"score is {weights or self.score}", remedy)
-        return self
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _texts(self) -> Iterator[tuple[str, str, str]]:
+        """(what was found, why it cannot be, what to do) about the texts that are paired."""
         if (self.candidates is None) == (self.responses is None):
+            told = "missing" if self.responses is None else "given"
+            remedy = "name one 'candidates' column or two text columns"
             why = "pairs are made from only one of them"
-            found = "candidates and responses are both " + (
-                "missing" if self.responses is None else "given"
-            )
-            raise _problem(
-                self.strategy, found, why, "name one 'candidates' column or two text columns"
-            )
+            yield f"candidates and responses are both {told}", why, remedy
         if len(set(self.responses or ())) < len(self.responses or ()):
-            found = "responses names a column twice"
-            raise _problem(self.strategy, found, "a pair needs two", "name each once")
-        return self
+            yield "responses names a column twice", "a pair needs two", "name each once"
 
-    @model_validator(mode="after")
-    def _k_belongs_to_top_k_bottom_k(self) -> Self:
-        wants_k = self.strategy == "top_k_bottom_k"
-        if wants_k and self.k is None:
-            raise _problem(
-                self.strategy,
-                "k is missing",
-                "top_k_bottom_k pairs the best k with the worst k",
-                "add k: 2",
-            )
-        if not wants_k and self.k is not None:
-            why = "only top_k_bottom_k uses it"
-            raise _problem(self.strategy, f"k is {self.k}", why, "remove k")
-        return self
-
-    @model_validator(mode="after")
-    def _strong_and_weak_belong_to_delta(self) -> Self:
-        names = f"strong is {self.strong}, weak is {self.weak}"
-        if self.strategy != "delta":
-            if self.strong is not None or self.weak is not None:
-                raise _problem(self.strategy, names, "only delta uses them", "remove both")
-        elif not self.strong or not self.weak or self.strong == self.weak:
-            why = "delta needs two different aliases"
-            raise _problem(self.strategy, names, why, "name the stronger and the weaker model")
-        return self
-
-    @model_validator(mode="after")
-    def _pick_belongs_to_function(self) -> Self:
-        if (self.strategy == "function") != bool(self.pick):
-            if self.pick:
-                why, remedy = "only strategy: function calls it", "remove pick"
-                raise _problem(self.strategy, f"pick is {self.pick}", why, remedy)
-            why = "it is the function that picks"
-            raise _problem(self.strategy, "pick is missing", why, "add pick: package.module:name")
-        return self
-
-    @model_validator(mode="after")
-    def _sides_of_a_strategy_that_reads_them(self) -> Self:
-        is_fixed = self.strategy in ("delta", "given")
-        if is_fixed and (self.chosen, self.rejected) != (Chosen(), Rejected()):
-            of = {"delta": "strong and weak", "given": "the pair as it is"}[self.strategy]
-            why = f"the sides are those of {of}"
-            raise _problem(self.strategy, "chosen or rejected is given", why, "remove them")
-        found = [f"{name}.score" for name in ("chosen", "rejected") if getattr(self, name).score]
-        found += ["rejected.largest_gap"] if self.rejected.largest_gap is not None else []
-        found += ["chosen.shortest_within"] if self.chosen.shortest_within is not None else []
-        if found and self.strategy in ("exhaustive", "top_k_bottom_k", "function"):
-            why = "only a strategy that chooses one text uses it"
-            remedy = "remove it, or write strategy: best_vs_worst"
-            raise _problem(self.strategy, f"{found[0]} is given", why, remedy)
-        return self
-
-    @model_validator(mode="after")
-    def _given_is_the_pair_of_a_row(self) -> Self:
-        if self.strategy != "given" and self.margin is not None:
-            found = f"margin is {self.margin}"
-            raise _problem(self.strategy, found, "only given reads it", "remove margin")
+    def _own_keys(self) -> Iterator[tuple[str, str, str]]:
+        """The same about keys that belong to a strategy, or are none of its."""
+        for key, owner in _OWN_KEYS.items():
+            value = getattr(self, key)
+            if value is not None and self.strategy != owner:
+                yield f"{key} is {value}", f"only {owner} uses it", f"remove {key}"
+            if not value and self.strategy == owner and key != "margin":
+                yield f"{key} is missing", f"{owner} needs it", f"add {key}"
+        if self.strategy == "delta" and self.strong == self.weak:
+            why = "a pair needs two different aliases"
+            yield f"strong and weak are {self.weak}", why, "name the stronger and the weaker model"
         if self.strategy == "given" and (self.group_by or self.margin_unit != "raw"):
             found = f"group_by is {self.group_by}, margin_unit is {self.margin_unit}"
             why = "it takes the pair of each row as it is"
-            raise _problem(self.strategy, found, why, "remove group_by and margin_unit")
-        return self
+            yield found, why, "remove group_by and margin_unit"
+        if self.order_group is not None and self.order_by is None:
+            found = f"order_group is {self.order_group}"
+            yield found, "only order_by uses it", "add order_by: margin"
 
-    @model_validator(mode="after")
-    def _score_is_there_for_those_who_read_it(self) -> Self:
-        if self.score is not None or self.margin is not None:
-            return self
+    def _sides(self) -> Iterator[tuple[str, str, str]]:
+        """The same about the sides: not every strategy chooses a text for one."""
+        is_fixed = self.strategy in ("delta", "given")
+        if is_fixed and (self.chosen, self.rejected) != (Chosen(), Rejected()):
+            of = {"delta": "strong and weak", "given": "the pair as it is"}[self.strategy]
+            yield "chosen or rejected is given", f"the sides are those of {of}", "remove them"
+        read = {
+            "chosen.score": self.chosen.score,
+            "rejected.score": self.rejected.score,
+            "rejected.largest_gap": self.rejected.largest_gap,
+            "chosen.shortest_within": self.chosen.shortest_within,
+        }
+        if self.strategy in ("exhaustive", "top_k_bottom_k", "function"):
+            remedy = "remove it, or write strategy: best_vs_worst"
+            for key in (key for key, value in read.items() if value is not None):
+                yield f"{key} is given", "only a strategy that chooses one text uses it", remedy
+
+    def _scores(self) -> Iterator[tuple[str, str, str]]:
+        """The same about what is read and not there."""
+        found, remedy = "score is missing", "name a score column"
+        if self.otherwise is not None and not isinstance(self.score, str):
+            why = "it takes the place of one score column"
+            yield f"otherwise is {self.otherwise}", why, "write score: COLUMN"
+        if self.score is None and self.reward == "chosen_score":
+            yield found, "reward needs scores", remedy
+        if self.has_margins:
+            return
         if self.strategy not in ("delta", "given", "function"):
-            raise _problem(
-                self.strategy,
-                "score is missing",
-                "candidates are ranked by score",
-                "name the column of a reward_model, rubric_judge or verifier stage",
-            )
+            remedy = "name the column of a reward_model, rubric_judge or verifier stage"
+            yield found, "candidates are ranked by score", remedy
+        if self.reward is not None or self.order_by is not None:
+            yield found, "reward and order_by need scores", remedy
         if self.min_margin or self.margin_unit != "raw" or self.min_chosen_score is not None:
-            raise _problem(
-                self.strategy,
-                "score is missing",
-                "min_margin, margin_unit and min_chosen_score need scores",
-                "name a score column, or remove them",
-            )
-        return self
+            why = "min_margin, margin_unit and min_chosen_score need scores"
+            yield found, why, "name a score column, or remove them"
 
-
-def _problem(strategy: str, found: str, why: str, remedy: str) -> PydanticCustomError:
-    return PydanticCustomError(
-        "pair_rule",
-        "strategy is {strategy} and {found}, but {why}; {remedy}",
-        {"strategy": strategy, "found": found, "why": why, "remedy": remedy},
-    )
+    def _several_scores(self) -> Iterator[tuple[str, str, str]]:
+        """The same about weights, directions and bounds of several score columns."""
+        weights, floor = self.weights, self.min_chosen_score
+        if any(not math.isfinite(weight) or weight == 0 for weight in weights.values()):
+            yield f"score is {weights}", "a weight of 0 has no effect", "remove the column"
+        if len(weights) < 2 and (self.agree or self.combine != "rank"):
+            found = "agree is true" if self.agree else f"combine is {self.combine}"
+            yield found, "it needs several score columns", "write score: {a: 0.5, b: 0.5}"
+        if weights and self.better == "lower":
+            why = "each of several score columns has a direction of its own"
+            remedy = "remove better, and give a negative weight to a column where lower is better"
+            yield "better is lower", why, remedy
+        if weights and isinstance(floor, float):
+            why = "with several score columns it is not clear which of them it bounds"
+            remedy = f"write min_chosen_score: {{{next(iter(weights))}: {floor}}}"
+            yield f"min_chosen_score is {floor}", why, remedy
+        if isinstance(floor, dict) and not floor.keys() <= weights.keys():
+            found = f"min_chosen_score names {sorted(floor.keys() - weights.keys())}"
+            remedy = "name columns of score" if weights else "write one number"
+            yield found, f"score is {weights or self.score}", remedy

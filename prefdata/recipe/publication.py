@@ -4,7 +4,6 @@ import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, field_validator
-from pydantic_core import PydanticCustomError
 
 from prefdata.recipe.values import Filled, Frozen, OneOrMore
 
@@ -17,14 +16,12 @@ def check_repo_id(name: str) -> str:
     """Refuse what the Hub would refuse.
 
     Raises:
-        PydanticCustomError: it is not `owner/name`.
+        ValueError: it is not `owner/name`.
     """
     if not re.fullmatch(f"{_NAME}/{_NAME}", name) or name.endswith((".git", ".", "-")):
-        raise PydanticCustomError(
-            "repo_id",
-            "{found} is not a valid dataset name; write owner/name, made of letters, "
-            "digits, '-', '_' and '.'",
-            {"found": repr(name)},
+        raise ValueError(
+            f"{name!r} is not a valid dataset name; write owner/name, made of letters, digits, "
+            "'-', '_' and '.'"
         )
     return name
 
@@ -53,7 +50,5 @@ class Publish(Frozen):
     @classmethod
     def _with_pairs(cls, value: tuple[ConfigName, ...]) -> tuple[ConfigName, ...]:
         if "pairs" not in value:
-            raise PydanticCustomError(
-                "configs", "'pairs' is missing, but pairs are always published; add it"
-            )
+            raise ValueError("'pairs' is missing, but pairs are always published; add it")
         return tuple(name for name in CONFIGS if name in value)
