@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from prefdata.pairs.choose import choose_pairs
+from prefdata.pairs.prompts import Background
 from prefdata.pairs.selection import PairFacts, select
 from prefdata.recipe.projection import PreferencePairs
 from prefdata.rows import CANDIDATE, REJECTS
@@ -90,9 +91,8 @@ def groups(count: int) -> tuple[float, int]:
                 writer.write(pa.Table.from_pylist(rows, schema=writer.schema))
         start = time.process_time()
         with RowsWriter(folder / "rejects", REJECTS) as rejects:
-            choice = choose_pairs(
-                folder / "scored", folder / "pairs", rejects, rule, scores=["score"], seed=0
-            )
+            background = Background(["score"])
+            choice = choose_pairs(folder / "scored", folder / "pairs", rejects, rule, background)
         return time.process_time() - start, sum(choice.pairs.values())
 
 

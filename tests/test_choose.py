@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from prefdata.pairs.calibration import fit_lengths, tell_calibration
 from prefdata.pairs.choose import choose_pairs
+from prefdata.pairs.prompts import Background
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.rows import CANDIDATE, LEFT_OUT, REJECTS
 from prefdata.storage.folders import RowsWriter, read_rows
@@ -36,7 +37,7 @@ def choose(folder, rows, **rule):
         for start in range(0, len(rows), 7):  # several tables
             writer.write(pa.Table.from_pylist(rows[start : start + 7], schema=writer.schema))
     with RowsWriter(folder / "rejects", REJECTS) as rejects:
-        choose_pairs(folder / "scored", folder / "pairs", rejects, rule, scores=names, seed=0)
+        choose_pairs(folder / "scored", folder / "pairs", rejects, rule, Background(names))
     return list(read_rows(folder / "pairs"))
 
 

@@ -6,7 +6,7 @@ keeps what `select` kept. Every row that goes in comes out in a pair or in a rej
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,20 +29,16 @@ from prefdata.pairs.files import (
 from prefdata.pairs.groups import read_groups
 from prefdata.pairs.pair import SKIPPED, Pair, said
 from prefdata.pairs.picking import Drop, Pick, Picked, pick_by_verdict, pick_pairs
-from prefdata.pairs.prompts import PairPrompts
+from prefdata.pairs.prompts import Background, PairPrompts
 from prefdata.pairs.selection import PairFacts, select
-from prefdata.pairs.tools import PairTools
-from prefdata.recipe.chats import Roles
 from prefdata.recipe.filters import filters_before
 from prefdata.recipe.mix import SOURCE
 from prefdata.recipe.pair_rules import SetRules
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.reads import all_columns, projected, texts_of_rule
-from prefdata.recipe.schema import Recipe
 from prefdata.recipe.values import META_SUFFIX, SKIPPED_SUFFIX
 from prefdata.rows import ID, REJECTS, TURNS, Row, is_json, mark_filtered, reject
 from prefdata.seeds.identity import prompt_identity, root_identity, says_nothing, words_of
-from prefdata.stages.functions import Functions
 from prefdata.storage.disk import temporary_name
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema
 
@@ -81,42 +77,19 @@ class Choice:
 
 
 def choose_pairs(
-    scored: Path,
-    pairs: Path,
-    rejects: RowsWriter,
-    rule: Projection,
-    *,
-    scores: Sequence[str],
-    seed: int,
-    recipe: Recipe | None = None,
-    roles: Mapping[str, Roles] | None = None,
-    functions: Functions | None = None,
+    scored: Path, pairs: Path, rejects: RowsWriter, rule: Projection, background: Background
 ) -> Choice:
     """Write the folder `pairs` (train and test) and add this step's rejects to `rejects`.
 
-    `scored`: folder of rows with candidates and scores, or responses and verdicts. `recipe`: who
-    asked for the texts; None for candidates from elsewhere. `roles`: leading roles that each
-    alias's chat template knows; all of them where left out.
+    `scored`: folder of rows with candidates and scores, or responses and verdicts.
     """
     check_columns(read_schema(scored), rule)
     picks = temporary_name(pairs.with_name("picks"))
-    prompts = PairPrompts(rule, recipe, roles)
-    tools = PairTools(rule, recipe)
-    pick = rule.pick if isinstance(rule, PreferencePairs) else None
-    own = (functions or Functions()).find(pick, "output_projection.pick") if pick else None
-    filters = filters_before(None, all_columns(recipe)) if recipe else []
-    fits: dict[str, LengthFit] = {}
-    if isinstance(rule, PreferencePairs):
-        own_filters = [name for target, name in filters if target == rule.candidates]
-        fits = fit_lengths(scored, rule, own_filters)
-    is_turn = recipe is not None and recipe.expands_turns
-    picking = _Picking(
-        scored, rule, scores, seed, prompts, tools, fits, own, filters, is_turn=is_turn
-    )
+    picking = _Picking(scored, rule, background)
     try:
-        schema = pair_schema(read_schema(scored), rule, scores, prompts, tools)
+        schema = pair_schema(read_schema(scored), rule, background.scores, picking.prompts)
         with RowsWriter(picks, schema) as writer:
-            selection = select(picking.facts(writer, rejects), rule, seed=seed)
+            selection = select(picking.facts(writer, rejects), rule, seed=background.seed)
         order = None
         if isinstance(rule, PreferencePairs) and rule.order_by is not None:
             order = partial(easy_first, group=rule.order_group)
@@ -124,12 +97,16 @@ def choose_pairs(
     finally:
         shutil.rmtree(picks, ignore_errors=True)
     reject_unselected(scored, kept, rejects)
-    drops = picking.drops + Counter(
-        {k: v for k, v in selection.counts.items() if k not in ("train", "test") and v}
+    return Choice(
+        pairs=kept.pairs,
+        prompts=len(kept.rows),
+        drops=picking.drops + selection.drops,
+        means=mean_scores(pairs, background.scores),
+        prompt_field=rule.prompt_field,
+        asked=dict(picking.prompts.told),
+        lengths=count_lengths(pairs),
+        calibration=picking.fits,
     )
-    means = mean_scores(pairs, scores)
-    told, lengths = dict(prompts.told), count_lengths(pairs)
-    return Choice(kept.pairs, len(kept.rows), drops, means, rule.prompt_field, told, lengths, fits)
 
 
 def check_columns(found: pa.Schema, rule: Projection) -> None:
@@ -150,26 +127,19 @@ def check_columns(found: pa.Schema, rule: Projection) -> None:
 class _Picking:
     """The first stream: picks, writes what it picked, yields facts about it."""
 
-    def __init__(
-        self,
-        scored: Path,
-        rule: Projection,
-        scores: Sequence[str],
-        seed: int,
-        prompts: PairPrompts,
-        tools: PairTools,
-        fits: Mapping[str, LengthFit],
-        own: Pick | None = None,
-        filters: Sequence[tuple[str, str]] = (),
-        *,
-        is_turn: bool,
-    ) -> None:
-        self._is_turn = is_turn
-        self._fits = fits
-        self._scored, self._rule, self._scores, self._seed = scored, rule, scores, seed
-        self._prompts, self._tools = prompts, tools
+    def __init__(self, scored: Path, rule: Projection, background: Background) -> None:
+        self._scored, self._rule, self._background = scored, rule, background
+        self.prompts = PairPrompts(rule, background.recipe, background.roles)
         self.drops: Counter[str] = Counter()
-        self._own, self._filters = own, filters
+        self.fits: dict[str, LengthFit] = {}
+        self._own: Pick | None = None
+        columns = all_columns(background.recipe) if background.recipe else ()
+        self._filters = filters_before(None, columns)
+        if isinstance(rule, PreferencePairs):
+            own = [name for target, name in self._filters if target == rule.candidates]
+            self.fits = fit_lengths(scored, rule, own)
+            if rule.pick:
+                self._own = background.functions.find(rule.pick, "output_projection.pick")
 
     def facts(self, picks: RowsWriter, rejects: RowsWriter) -> Iterator[PairFacts]:
         """Facts of every pair, in the order in which the pairs are written to `picks`."""
@@ -179,7 +149,7 @@ class _Picking:
             refused += without
             for row in made:
                 waiting.append(row)
-                yield facts_of(row, self._rule, is_turn=self._is_turn)
+                yield facts_of(row, self._rule, is_turn=self._background.has_turns)
             if len(waiting) >= BATCH:
                 picks.write(as_table(waiting, picks.schema))
                 waiting.clear()
@@ -199,81 +169,66 @@ class _Picking:
 
     def _pick(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         """Pairs of one group, and a reject for every row that gets none of its own."""
-        first, prompt = rows[0], self._prompts.of_row(rows[0])
-        if not self._prompts.is_asked and says_nothing(prompt):
+        first, prompt = rows[0], self.prompts.of_row(rows[0])
+        if not self.prompts.is_asked and says_nothing(prompt):
             detail = f"{self._rule.prompt_field!r} asks nothing: it is empty or blank"
-            told = [_told(row, self._rule, Drop("empty_prompt", detail)) for row in rows]
             return [], [
-                reject(row, stage="pairs", reason=one.reason, detail=one.detail)
-                for row, one in zip(rows, told, strict=True)
+                _refuse(row, _told(row, self._rule, Drop("empty_prompt", detail))) for row in rows
             ]
-        identity = prompt_identity(prompt)
-        members: list[Row] = []
-        strangers: list[Row] = []
-        for row in rows:
-            is_member = row is first or prompt_identity(self._prompts.of_row(row)) == identity
-            (members if is_member else strangers).append(row)
-        refused = [
-            reject(
-                row,
-                stage="pairs",
-                reason="prompt_differs",
-                detail=(
-                    f"the group of row {first[ID]} has a different prompt; name the prompt's "
-                    "column in group_by, too, to keep such rows apart"
-                ),
-            )
-            for row in strangers
-        ]
-        picked, sides = self._pick_members(members, sampling_seed(self._seed, first[ID], "pairs"))
+        identity, members, refused = prompt_identity(prompt), [first], list[Row]()
+        strange = Drop(
+            "prompt_differs",
+            f"the group of row {first[ID]} has a different prompt; name the prompt's column in "
+            "group_by, too, to keep such rows apart",
+        )
+        for row in rows[1:]:
+            if prompt_identity(self.prompts.of_row(row)) == identity:
+                members.append(row)
+            else:
+                refused.append(_refuse(row, strange))
+        seed = sampling_seed(self._background.seed, first[ID], "pairs")
+        picked, sides = self._pick_members(members, seed)
         if (drop := picked.drop) is not None:
             told = [_told(row, self._rule, drop) for row in members]
             if any(one is drop for one in told):  # a text that nobody was to rate has no fault
                 self.drops += picked.drops
-            return [], refused + [
-                reject(row, stage="pairs", reason=one.reason, detail=one.detail)
-                for row, one in zip(members, told, strict=True)
-            ]
+            return [], refused + [_refuse(*one) for one in zip(members, told, strict=True)]
         self.drops += picked.drops
-        refused += [
-            reject(
-                row,
-                stage="pairs",
-                reason="pooled",
-                detail=f"its candidates are pooled under row {first[ID]}",
-            )
-            for row in members[1:]
-        ]
-        given = self._tools.of_row(first) if picked.pairs else {}
+        pooled = Drop("pooled", f"its candidates are pooled under row {first[ID]}")
+        refused += [_refuse(row, pooled) for row in members[1:]]
+        given = self.prompts.tools_of(first) if picked.pairs else {}
         made = [
-            _pair_row(first, n, pair, sides, self._prompts) | given
+            _pair_row(first, n, pair, sides, self.prompts) | given
             for n, pair in enumerate(picked.pairs)
         ]
-        if strange := [row for row in made if row["prompt"] == []]:
-            self.drops["asked_differently"] += len(strange)
-            made = [row for row in made if row["prompt"] != []]
-        if not made:
+        kept = [row for row in made if row["prompt"] != []]
+        if len(kept) < len(made):
+            self.drops["asked_differently"] += len(made) - len(kept)
+        if not kept:
             detail = (
                 "the two texts of a pair do not answer the same last turn, so no prompt is true of "
                 "both; name a column as output_projection.prompt_field"
             )
-            lost = reject(first, stage="pairs", reason="asked_differently", detail=detail)
-            return [], [*refused, lost]
+            return [], [*refused, _refuse(first, Drop("asked_differently", detail))]
         extra = {name: first[name] for name in _kept_columns(self._rule)}
-        return [row | extra | _reward(row, self._rule) for row in made], refused
+        return [row | extra | _reward(row, self._rule) for row in kept], refused
 
     def _pick_members(self, members: list[Row], seed: int) -> tuple[Picked, dict[int, Row]]:
-        if isinstance(self._rule, DpoPreference):
-            a, b, sides = responses_of(members[0], self._rule, self._scores)
-            verdict = members[0][self._rule.judge_field]
-            winner = verdict.get(self._rule.winner_field) if isinstance(verdict, dict) else verdict
+        rule, scores = self._rule, self._background.scores
+        if isinstance(rule, DpoPreference):
+            a, b, sides = responses_of(members[0], rule, scores)
+            verdict = members[0][rule.judge_field]
+            winner = verdict.get(rule.winner_field) if isinstance(verdict, dict) else verdict
             if verdict is None:  # the judge is skipped: the reward decides, where it decides ties
-                winner = "tie" if self._rule.ties == "reward" else SKIPPED
-            return pick_by_verdict(a, b, winner, self._rule, seed=seed), sides
-        candidates, sides = candidates_of(members, self._rule, self._scores, self._fits)
-        margin = members[0].get(self._rule.margin or "")
-        picked = pick_pairs(candidates, self._rule, seed=seed, margin=margin, own=self._own)
-        return picked, sides
+                winner = "tie" if rule.ties == "reward" else SKIPPED
+            return pick_by_verdict(a, b, winner, rule, seed=seed), sides
+        candidates, sides = candidates_of(members, rule, scores, self.fits)
+        margin = members[0].get(rule.margin or "")
+        return pick_pairs(candidates, rule, seed=seed, margin=margin, own=self._own), sides
+
+
+def _refuse(row: Row, why: Drop) -> Row:
+    return reject(row, stage="pairs", reason=why.reason, detail=why.detail)
 
 
 def _told(row: Row, rule: Projection, drop: Drop) -> Drop:
@@ -349,14 +304,12 @@ def pair_schema(
     rule: Projection,
     scores: Sequence[str],
     prompts: PairPrompts,
-    tools: PairTools,
 ) -> pa.Schema:
     """The schema of pairs."""
     fields = [
         pa.field(ID, pa.string()),
         pa.field("row_id", pa.string()),
-        prompts.field(before),
-        *tools.fields,
+        *prompts.fields(before),
         *(pa.field(name, pa.string()) for name in ("chosen", "rejected")),
         *(
             pa.field(name, pa.float64())

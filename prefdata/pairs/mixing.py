@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,33 +10,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefdata.errors import PrefdataError
-from prefdata.pairs.calibration import LengthFit
 from prefdata.pairs.choose import BATCH, Choice, as_table, choose_pairs, facts_of, pair_schema
-from prefdata.pairs.files import SPLITS, count_lengths, keep_pairs, mean_scores, reject_unselected
-from prefdata.pairs.prompts import PairPrompts
+from prefdata.pairs.files import count_lengths, keep_pairs, mean_scores, reject_unselected
+from prefdata.pairs.prompts import Background, PairPrompts
 from prefdata.pairs.selection import PairFacts, select
-from prefdata.pairs.tools import PairTools
-from prefdata.recipe.chats import Roles
-from prefdata.recipe.mix import SOURCE, Mix, OneProjection, OutputProjection, projections_of
-from prefdata.recipe.reads import score_columns
-from prefdata.recipe.schema import Recipe
+from prefdata.recipe.mix import SOURCE, Mix, OutputProjection, projections_of
 from prefdata.rows import ID, REJECTS, Row
-from prefdata.stages.functions import Functions
 from prefdata.storage.disk import temporary_name
 from prefdata.storage.folders import RowsWriter, read_rows, read_schema, read_tables
 
 
 def make_pairs(
-    scored: Path,
-    pairs: Path,
-    rejects: RowsWriter,
-    rule: OutputProjection,
-    *,
-    scores: Sequence[str],
-    seed: int,
-    recipe: Recipe | None = None,
-    roles: Mapping[str, Roles] | None = None,
-    functions: Functions | None = None,
+    scored: Path, pairs: Path, rejects: RowsWriter, rule: OutputProjection, background: Background
 ) -> Choice:
     """As `choose_pairs`, by one projection or by a mix of them.
 
@@ -44,26 +29,18 @@ def make_pairs(
     is a reject where none of them makes a pair that stays, for the reason that the first one has.
     """
     if not isinstance(rule, Mix):
-        return choose_pairs(
-            scored, pairs, rejects, rule, scores=scores, seed=seed, recipe=recipe, roles=roles,
-            functions=functions,
-        )  # fmt: skip
+        return choose_pairs(scored, pairs, rejects, rule, background)
     place = temporary_name(pairs.with_name("mix"))
     parts: dict[str, Choice] = {}
-    is_turn = recipe is not None and recipe.expands_turns
     try:
         for name, part in rule.of.items():
-            own = _scores_of(part, scores, recipe)
             with RowsWriter(place / f"{name}-rejects", REJECTS) as refused:
-                parts[name] = choose_pairs(
-                    scored, place / name, refused, part,
-                    scores=own, seed=seed, recipe=recipe, roles=roles, functions=functions,
-                )  # fmt: skip
+                own = background.of(part)
+                parts[name] = choose_pairs(scored, place / name, refused, part, own)
         schema = _union([read_schema(place / name) for name in parts])
         with RowsWriter(place / "mixed-picks", schema) as picks:
-            selection = select(
-                _joined(place, list(parts), picks, rule, is_turn=is_turn), rule, seed=seed
-            )
+            facts = _joined(place, list(parts), picks, rule, is_turn=background.has_turns)
+            selection = select(facts, rule, seed=background.seed)
         kept = keep_pairs(place / "mixed-picks", pairs, selection.codes, None)
         # Who has a reject by the first projection, and no pair by another, has no pair at all.
         for table in read_tables(place / f"{next(iter(parts))}-rejects"):
@@ -72,43 +49,35 @@ def make_pairs(
     finally:
         shutil.rmtree(place, ignore_errors=True)
     reject_unselected(scored, kept, rejects)
-    drops = sum((part.drops for part in parts.values()), Counter())
-    drops += Counter({k: v for k, v in selection.counts.items() if k not in SPLITS})
-    fits: dict[str, LengthFit] = {
-        f"{name}: {column}": fit
-        for name, part in parts.items() for column, fit in part.calibration.items()
-    }  # fmt: skip
     return replace(
         next(iter(parts.values())),
         pairs=kept.pairs,
         prompts=len(kept.rows),
-        drops=drops,
-        means=mean_scores(pairs, scores),
+        drops=sum((part.drops for part in parts.values()), Counter()) + selection.drops,
+        means=mean_scores(pairs, background.scores),
         asked=dict(sum((Counter(part.asked) for part in parts.values()), Counter())),
         lengths=count_lengths(pairs),
-        calibration=fits,
+        calibration={
+            f"{name}: {column}": fit
+            for name, part in parts.items()
+            for column, fit in part.calibration.items()
+        },
         sources=dict.fromkeys(rule.of, 0) | _count_sources(pairs),
     )
 
 
-def schema_of_pairs(
-    scored: pa.Schema,
-    rule: OutputProjection,
-    scores: Sequence[str],
-    recipe: Recipe | None,
-    roles: Mapping[str, Roles] | None,
-) -> pa.Schema:
+def schema_of_pairs(scored: pa.Schema, rule: OutputProjection, background: Background) -> pa.Schema:
     """The schema of what `make_pairs` writes, of rows with the schema `scored`."""
-    found = []
-    for part in projections_of(rule).values():
-        own = _scores_of(part, scores, recipe)
-        prompts, tools = PairPrompts(part, recipe, roles), PairTools(part, recipe)
-        found.append(pair_schema(scored, part, own, prompts, tools))
+    found = [
+        pair_schema(
+            scored,
+            part,
+            background.of(part).scores,
+            PairPrompts(part, background.recipe, background.roles),
+        )
+        for part in projections_of(rule).values()
+    ]
     return _union(found) if isinstance(rule, Mix) else found[0]
-
-
-def _scores_of(part: OneProjection, scores: Sequence[str], recipe: Recipe | None) -> Sequence[str]:
-    return scores if recipe is None else score_columns(recipe, part)
 
 
 def _count_sources(pairs: Path) -> dict[str, int]:

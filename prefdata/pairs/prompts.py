@@ -1,9 +1,11 @@
-"""The prompt of a pair: a column of its row, or the chat that was sent; and whether these agree."""
+"""The prompt of a pair: a column of its row, or the chat that was sent; and the tools beside it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import orjson
 import pyarrow as pa
 
 from prefdata.errors import RowError
@@ -20,19 +22,52 @@ from prefdata.recipe.chats import (
     until_answer,
     without_blank,
 )
+from prefdata.recipe.mix import OneProjection
 from prefdata.recipe.origins import Origin, origin_of
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.questions import ASKED
-from prefdata.recipe.reads import all_columns, texts_of_rule
+from prefdata.recipe.reads import all_columns, score_columns, texts_of_rule
 from prefdata.recipe.schema import Recipe
+from prefdata.recipe.tools import read_tools
 from prefdata.rows import JSON_FIELD, Row, is_json
 from prefdata.seeds.identity import prompt_identity
+from prefdata.stages.functions import Functions
 
 Told = Mapping[str, int]
 """Pairs by how their prompt differs from what was asked: `system`, `wrapper`, `part`, `sides`; and
 `pairs`, all of them."""
 
 _PLAIN = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
+
+
+@dataclass(frozen=True)
+class Background:
+    """What pairs are made by, besides the rows and the rule.
+
+    Attributes:
+        scores: columns with a score for each text.
+        seed: of draws, samples and splits.
+        recipe: who asked for the texts; None for texts from elsewhere.
+        roles: leading roles that each alias's chat template knows; all of them where left out.
+        functions: the user's.
+    """
+
+    scores: Sequence[str]
+    seed: int = 0
+    recipe: Recipe | None = None
+    roles: Mapping[str, Roles] | None = None
+    functions: Functions = field(default_factory=Functions)
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether several pairs may be of one conversation."""
+        return self.recipe is not None and self.recipe.expands_turns
+
+    def of(self, part: OneProjection) -> "Background":
+        """With the scores of one projection alone, where a recipe tells them apart."""
+        if self.recipe is None:
+            return self
+        return replace(self, scores=score_columns(self.recipe, part))
 
 
 class PairPrompts:
@@ -64,6 +99,8 @@ class PairPrompts:
         self.is_asked = self._column == ASKED
         self.told: Counter[str] = Counter()
         self._last: tuple[Row, dict[tuple[str, str | None], Chat | None]] = ({}, {})
+        given = (getattr(c, "tools", None) for c in columns if {*names} & {*c.makes})
+        self._tools = next((tools for tools in given if tools is not None), None)
 
     @property
     def reads(self) -> frozenset[str]:
@@ -72,11 +109,22 @@ class PairPrompts:
             return frozenset((self._column,))
         return frozenset().union(*(one.columns for one in self._origins.values() if one))
 
-    def field(self, schema: pa.Schema) -> pa.Field:
-        """The pairs' column `prompt`; `schema` is that of the rows."""
+    def fields(self, schema: pa.Schema) -> list[pa.Field]:
+        """The pairs' columns `prompt` and, where a model was given any, `tools` (JSON or null).
+
+        `schema`: that of the rows.
+        """
+        tools = [] if self._tools is None else [pa.field("tools", pa.string())]
         if self.is_asked:
-            return _asked_field(schema, self._origins)
-        return _clean_field(schema.field(self._column))
+            return [_asked_field(schema, self._origins), *tools]
+        return [_clean_field(schema.field(self._column)), *tools]
+
+    def tools_of(self, row: Row) -> Row:
+        """The cell of a pair made of a row: what the models behind it might call."""
+        if self._tools is None:
+            return {}
+        given = read_tools(row[self._tools] if isinstance(self._tools, str) else self._tools)
+        return {"tools": orjson.dumps(given).decode() if given else None}
 
     def of_row(self, row: Row) -> Any:
         """The prompt of a row: what all its texts were asked, whoever wrote them."""

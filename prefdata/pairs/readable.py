@@ -1,6 +1,6 @@
-"""A run folder that `load_dataset` reads at any time: its README.md, and empty tables at first."""
+"""The tables of a run folder, which `load_dataset` reads at any time: empty at first, made anew."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,33 +8,27 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from prefdata.pairs.mixing import schema_of_pairs
-from prefdata.recipe.chats import Roles
+from prefdata.pairs.diff import PairsOfRun, changes_since
+from prefdata.pairs.mixing import make_pairs, schema_of_pairs
+from prefdata.pairs.outcomes import count_outcomes, count_skipped, settle_reasoning
+from prefdata.pairs.prompts import Background
 from prefdata.recipe.mix import OutputProjection
-from prefdata.recipe.schema import Recipe
 from prefdata.rows import REJECTS
 from prefdata.storage.folders import RowsWriter
 from prefdata.storage.ownership import TABLES, write_own
+from prefdata.storage.record import Record, count_reasons
 
 README = "README.md"
 _MARK = "---\n"
 
 
 def make_readable(
-    out: Path,
-    scored: pa.Schema,
-    rule: OutputProjection,
-    scores: Sequence[str],
-    recipe: Recipe | None = None,
-    roles: Mapping[str, Roles] | None = None,
+    out: Path, scored: pa.Schema, rule: OutputProjection, background: Background
 ) -> None:
-    """Write README.md and empty tables where there are none yet.
-
-    `scores`: columns with a score for each side of a pair.
-    """
+    """Write README.md and empty tables where there are none yet."""
     kinds = {
         "candidates": ("rows", scored),
-        "pairs": ("train", schema_of_pairs(scored, rule, scores, recipe, roles)),
+        "pairs": ("train", schema_of_pairs(scored, rule, background)),
         "rejects": ("rows", REJECTS),
     }
     for name in TABLES:
@@ -44,6 +38,34 @@ def make_readable(
                 pass
     if not (out / README).exists():
         write_readme(out)
+
+
+def renew_pairs(
+    scored: Path,
+    out: Path,
+    refused: Iterable[pa.Table],
+    rule: OutputProjection,
+    background: Background,
+    before: PairsOfRun | None,
+) -> Record:
+    """Write pairs and rejects of a run folder anew; what its record says of them.
+
+    `refused`: rejects of the steps before. `before`: the pairs that were there, if they are known.
+    """
+    write_readme(out, has_test=False)  # until there is one again
+    with RowsWriter(out / "rejects", REJECTS) as rejects:
+        for table in refused:
+            rejects.write(table)
+        choice = make_pairs(scored, out / "pairs", rejects, rule, background)
+    write_readme(out)
+    return {
+        **choice.told(),
+        "rejects": count_reasons(out / "rejects"),
+        "outcomes": count_outcomes(scored),
+        "skipped": count_skipped(scored),
+        "reasoning": settle_reasoning(scored, rule),
+        **changes_since(before, out, choice.prompt_field),
+    }
 
 
 def write_readme(out: Path, *, has_test: bool | None = None) -> None:

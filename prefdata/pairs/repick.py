@@ -12,17 +12,15 @@ import pyarrow as pa
 from prefdata.errors import PrefdataError, Say
 from prefdata.fingerprint import pairs_fingerprint
 from prefdata.pairs.choose import check_columns
-from prefdata.pairs.diff import changes_since, read_before
+from prefdata.pairs.diff import read_before
 from prefdata.pairs.files import copies_of, write_jsonl
-from prefdata.pairs.mixing import make_pairs
-from prefdata.pairs.outcomes import count_outcomes, count_skipped, settle_reasoning
-from prefdata.pairs.readable import make_readable, write_readme
-from prefdata.recipe.chats import Roles
+from prefdata.pairs.prompts import Background
+from prefdata.pairs.readable import make_readable, renew_pairs, write_readme
 from prefdata.recipe.layout import Layout, plain
 from prefdata.recipe.loader import load_recipe, validate_pair_rules
-from prefdata.recipe.mix import picks_of
+from prefdata.recipe.mix import OutputProjection, picks_of
 from prefdata.recipe.reads import score_columns
-from prefdata.recipe.schema import Recipe, SeedDataset
+from prefdata.recipe.schema import SeedDataset
 from prefdata.rows import REJECTS, Row
 from prefdata.seeds.files import configs_of, may_be_hub_id, read_lines, seed_files
 from prefdata.seeds.turns import Turns
@@ -33,7 +31,6 @@ from prefdata.storage.ownership import Input, check_file, check_folder, hold_run
 from prefdata.storage.record import (
     CUT_SHORT,
     Record,
-    count_reasons,
     read_record,
     restore_record,
     roles_of_record,
@@ -95,11 +92,11 @@ def pairs_of_run(
         if not is_same:
             withdraw_record(out)
             link_folder(run / "candidates", out / "candidates")
-        scores, roles = score_columns(loaded.recipe), roles_of_record(record)
+        background = Background(
+            score_columns(loaded.recipe), seed, loaded.recipe, roles_of_record(record), functions
+        )
         with _record_away(out) if is_same else nullcontext():
-            changed = _choose(
-                run / "candidates", out, kept, rule, scores, seed, loaded.recipe, roles, functions
-            )
+            changed = _choose(run / "candidates", out, kept, rule, background)
         code = functions.code_of_picks(loaded.recipe)
         fingerprint = pairs_fingerprint(record["scored_fingerprint"], loaded.recipe, code)
         write_own(out / "recipe.yaml", out, loaded.resolved)
@@ -124,7 +121,8 @@ def _again_from_file(
             withdraw_record(out)
             link_folder(scored, out / "candidates")
         with _record_away(out) if is_same else nullcontext():
-            changed = _choose(scored, out, kept, rule, layout.score_columns, record["seed"])
+            background = Background(layout.score_columns, record["seed"])
+            changed = _choose(scored, out, kept, rule, background)
         return write_record(out, record | changed | {"projection": rule.model_dump()})
 
 
@@ -153,7 +151,8 @@ def pairs_of_file(
     Raises:
         PrefdataError: the file is missing or has no usable line, or a rule is wrong.
     """
-    rule, scores = validate_pair_rules(layout.rules, overrides), layout.score_columns
+    rule = validate_pair_rules(layout.rules, overrides)
+    background = Background(layout.score_columns, seed)
     if not file.exists() and not may_be_hub_id(str(file)):
         raise PrefdataError(f"{file}: not found; give a run folder or a file of scored candidates")
     _check_out(out, [Input(file, "the file of candidates")], is_same=False, is_forced=force)
@@ -174,12 +173,12 @@ def pairs_of_file(
     table = groups.table()
     check_columns(table.schema, rule)
     with disk_errors(out), hold_run(out):
-        make_readable(out, table.schema, rule, scores)
+        make_readable(out, table.schema, rule, background)
         with RowsWriter(out / "candidates", table.schema) as writer:
             writer.write(table)
         withdraw_record(out)
         seeds = len(groups.rows) + len(groups.rejects)
-        changed = _choose(out / "candidates", out, groups.rejects, rule, scores, seed)
+        changed = _choose(out / "candidates", out, groups.rejects, rule, background)
         count = sum(len(row["candidates"]) for row in groups.rows.values())
         base = {
             "prefdata": version("prefdata"),
@@ -231,38 +230,11 @@ def _check_out(out: Path, inputs: Sequence[Input], is_same: bool, *, is_forced: 
 
 
 def _choose(
-    scored: Path,
-    out: Path,
-    before: list[Row],
-    rule: Any,
-    scores: Sequence[str],
-    seed: int,
-    recipe: Recipe | None = None,
-    roles: Mapping[str, Roles] | None = None,
-    functions: Functions | None = None,
-) -> dict[str, Any]:
-    start, told_before = time.monotonic(), read_before(out)
-    write_readme(out, has_test=False)  # until there is one again
-    with RowsWriter(out / "rejects", REJECTS) as rejects:
-        rejects.write(pa.Table.from_pylist(before, schema=REJECTS))
-        choice = make_pairs(
-            scored,
-            out / "pairs",
-            rejects,
-            rule,
-            scores=scores,
-            seed=seed,
-            recipe=recipe,
-            roles=roles,
-            functions=functions,
-        )
-    write_readme(out)
-    return {
-        **choice.told(),
-        "rejects": count_reasons(out / "rejects"),
-        "outcomes": count_outcomes(scored),
-        "skipped": count_skipped(scored),
-        "reasoning": settle_reasoning(scored, rule),
-        **changes_since(told_before, out, choice.prompt_field),
-        "seconds": {"pairs": time.monotonic() - start, "total": time.monotonic() - start},
-    }
+    scored: Path, out: Path, before: list[Row], rule: OutputProjection, background: Background
+) -> Record:
+    """As `renew_pairs`, and how long it took. `before`: rejects of the steps before."""
+    start = time.monotonic()
+    refused = [pa.Table.from_pylist(before, schema=REJECTS)]
+    made = renew_pairs(scored, out, refused, rule, background, read_before(out))
+    seconds = time.monotonic() - start
+    return made | {"seconds": {"pairs": seconds, "total": seconds}}

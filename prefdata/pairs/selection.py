@@ -9,6 +9,7 @@ ends, as prompts are.
 
 import math
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -99,6 +100,12 @@ class Selection:
         """Pairs per verdict, zeros included."""
         numbers = np.bincount(self.codes, minlength=len(_NAMES)).tolist()
         return dict(zip(_NAMES, numbers, strict=True))
+
+    @property
+    def drops(self) -> Counter[str]:
+        """Pairs that stay nowhere, by reason."""
+        counts = self.counts.items()
+        return Counter({name: n for name, n in counts if n and name not in ("train", "test")})
 
 
 def select(facts: Iterable[PairFacts], rule: SetRules, *, seed: int) -> Selection:

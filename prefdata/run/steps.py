@@ -22,18 +22,16 @@ import pyarrow as pa
 from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.errors import PrefdataError, Say
 from prefdata.fingerprint import digest, stage_fingerprint
-from prefdata.pairs.choose import Choice
-from prefdata.pairs.diff import changes_since, read_before
+from prefdata.pairs.diff import read_before
 from prefdata.pairs.files import copies_of, write_jsonl
 from prefdata.pairs.mixing import make_pairs
-from prefdata.pairs.outcomes import count_outcomes, count_skipped, settle_reasoning
-from prefdata.pairs.readable import make_readable, write_readme
+from prefdata.pairs.prompts import Background
+from prefdata.pairs.readable import make_readable, renew_pairs
 from prefdata.pairs.verdicts import count_verdicts
 from prefdata.recipe.chats import ALL_ROLES, Roles
 from prefdata.recipe.contract import Column
 from prefdata.recipe.gold import Gold
 from prefdata.recipe.loader import LoadedRecipe
-from prefdata.recipe.mix import OutputProjection
 from prefdata.recipe.origins import columns_read
 from prefdata.recipe.plan import Checkpoint, Pass
 from prefdata.recipe.reads import all_columns, score_columns
@@ -69,7 +67,6 @@ from prefdata.storage.ownership import write_own
 from prefdata.storage.record import (
     Record,
     count_candidates,
-    count_reasons,
     file_sizes,
     is_table,
     read_record,
@@ -152,10 +149,7 @@ class Building:
         columns = [column for step in stages.passes for column in step.columns]
         fields = [field for column in columns for field in fields_of(column)]
         scored = pa.schema([*seeds.table.schema, *fields])
-        rule = self.recipe.output_projection
-        make_readable(
-            out, scored, rule, score_columns(self.recipe), self.recipe, self.fleet.template_roles
-        )
+        make_readable(out, scored, self.recipe.output_projection, self._background())
         for note in self.loaded.notes:
             self.say(note)
 
@@ -470,43 +464,26 @@ class Building:
         scored, rule = folders[-1], self.recipe.output_projection
         before = read_before(self.out)
         withdraw_record(self.out)
-        write_readme(self.out, has_test=False)  # until there is one again
         with self._timed("pairs"):
             link_folder(scored, self.out / "candidates")
-            with RowsWriter(self.out / "rejects", REJECTS) as rejects:
-                for folder in folders:
-                    for table in read_tables(rejects_of(folder)):
-                        rejects.write(table)
-                choice = self._make_pairs(scored, self.out / "pairs", rejects, rule)
-            reasoning = settle_reasoning(scored, rule)
+            refused = (table for one in folders for table in read_tables(rejects_of(one)))
+            made = renew_pairs(scored, self.out, refused, rule, self._background(), before)
             for split, place in copies_of(self.recipe).items():
-                write_jsonl(self.out, split, place, reasoning=reasoning)
-            write_readme(self.out)
-        return {
+                write_jsonl(self.out, split, place, reasoning=made["reasoning"])
+        return made | {
             "candidates": count_candidates(scored, self.recipe),
-            **choice.told(),
-            "rejects": count_reasons(self.out / "rejects"),
             "judges": count_verdicts(scored, self.recipe),
             "one_order": count_verdicts(scored, self.recipe, both_orders=False),
-            "outcomes": count_outcomes(scored),
-            "skipped": count_skipped(scored),
-            "reasoning": reasoning,
-            **changes_since(before, self.out, choice.prompt_field),
         }
 
-    def _make_pairs(
-        self, scored: Path, pairs: Path, rejects: RowsWriter, rule: OutputProjection
-    ) -> Choice:
-        return make_pairs(
-            scored,
-            pairs,
-            rejects,
-            rule,
-            scores=score_columns(self.recipe),
-            seed=self.recipe.seed,
-            recipe=self.recipe,
-            roles=self.fleet.template_roles,
-            functions=Functions(self.loaded.folder, self.loaded.given),
+    def _background(self) -> Background:
+        """What the pairs are made by."""
+        return Background(
+            score_columns(self.recipe),
+            self.recipe.seed,
+            self.recipe,
+            self.fleet.template_roles,
+            Functions(self.loaded.folder, self.loaded.given),
         )
 
     def try_pairs(self, stages: StageFolders, hopeless: Container[str]) -> tuple[int, list[str]]:
@@ -515,7 +492,9 @@ class Building:
         place, lacking = temporary_name(self.out / "stages" / "growth"), list[str]()
         try:
             with RowsWriter(place / "rejects", REJECTS) as rejects, self._timed("pairs"):
-                choice = self._make_pairs(stages.folders[-1], place / "pairs", rejects, rule)
+                choice = make_pairs(
+                    stages.folders[-1], place / "pairs", rejects, rule, self._background()
+                )
             for table in read_tables(place / "rejects", columns=["id", "reason"]):
                 found = zip(*(column.to_pylist() for column in table.columns), strict=True)
                 lacking += [row for row, reason in found if reason not in hopeless]
