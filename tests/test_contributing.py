@@ -75,7 +75,7 @@ def shout(column, tools):
         "pairs/picking.py": (
             '    if rule.strategy in ("exhaustive", "top_k_bottom_k"):\n',
             '    if rule.strategy == "as_they_come":\n'
-            "        return _take_all(zip(ranked, ranked[1:]), rule, spread, drops)\n"
+            "        return _take_all(zip(ranked, ranked[1:]), ranked, rule, drops)\n"
             '    if rule.strategy in ("exhaustive", "top_k_bottom_k"):\n',
         ),
     },

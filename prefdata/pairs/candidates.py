@@ -81,19 +81,18 @@ def _described(row: Row, rule: PreferencePairs, scores: Sequence[str]) -> Iterat
             items = _ratings(row, rule, number)
             yield one | {"scores": rated, "ratings": items, "row": row, "column": rule.candidates}
         return
-    empty = dict.fromkeys(SIDE)
     for number, name in enumerate(rule.responses or ()):
-        meta = _meta_of(row, name)
-        rated = {score: (row[score] or {}).get(name) for score in scores}
-        told = {"text": row[name] or "", "sample": number, "scores": rated}
-        items = _ratings(row, rule, name)
-        yield empty | meta | told | {"ratings": items, "row": row, "column": name}
+        one = _response(row, name, scores)
+        yield one | {"sample": number, "ratings": _ratings(row, rule, name)}
 
 
-def _meta_of(row: Row, name: str) -> Row:
-    """What is recorded of a response: one that was not asked for has ended by being skipped."""
+def _response(row: Row, name: str, scores: Sequence[str]) -> Row:
+    """Text, provenance and scores of a response: one that is skipped has ended by that."""
     skipped = {"finish_reason": SKIPPED} if row.get(name + SKIPPED_SUFFIX) else {}
-    return (row.get(name + META_SUFFIX) or {}) | skipped
+    meta = (row.get(name + META_SUFFIX) or {}) | skipped
+    rated = {score: (row[score] or {}).get(name) for score in scores}
+    told = {"text": row[name] or "", "scores": rated, "row": row, "column": name}
+    return dict.fromkeys(SIDE) | meta | told
 
 
 def _ratings(row: Row, rule: PreferencePairs, place: int | str) -> Sequence[float | None]:
@@ -144,19 +143,17 @@ def responses_of(
     row: Row, rule: DpoPreference, scores: Sequence[str]
 ) -> tuple[Candidate, Candidate, dict[int, Row]]:
     """Both responses of a judged row, and what is recorded of each, by the candidate's id()."""
-    made = []
-    sides: dict[int, Row] = {}
-    for name in (rule.response_a_field, rule.response_b_field):
-        meta = _meta_of(row, name)
-        rated = {score: (row[score] or {}).get(name) for score in scores}
-        candidate = Candidate(
-            text=row[name] or "",
-            tool_calls=meta.get("tool_calls"),
-            score=_turned(rated.get(rule.score or ""), rule),
-            finish_reason=meta.get("finish_reason"),
-            tokens=tokens_of(meta),
+    described = [
+        _response(row, name, scores) for name in (rule.response_a_field, rule.response_b_field)
+    ]
+    a, b = (
+        Candidate(
+            text=one["text"],
+            tool_calls=one["tool_calls"],
+            score=_turned(one["scores"].get(rule.score or ""), rule),
+            finish_reason=one["finish_reason"],
+            tokens=tokens_of(one),
         )
-        told = {"alias": None, "tool_calls": None} | meta
-        sides[id(candidate)] = told | {"scores": rated, "row": row, "column": name}
-        made.append(candidate)
-    return made[0], made[1], sides
+        for one in described
+    )
+    return a, b, {id(a): described[0], id(b): described[1]}

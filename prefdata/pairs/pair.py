@@ -35,8 +35,6 @@ class Candidate:
     text: str
     score: float | None = None
     alias: str | None = None
-    model: str | None = None
-    temperature: float | None = None
     sample: int = 0
     finish_reason: str | None = None
     scores: Mapping[str, float | None] = field(default_factory=dict)

@@ -106,23 +106,28 @@ def pick_pairs(
     Raises:
         PrefdataError: that function fails, or offers what it was not given.
     """
-    if rule.strategy == "given":
-        return _pick_given(candidates, rule, seed, margin)
-    if rule.strategy == "delta":
-        return _pick_delta(candidates, rule)
     drops: Counter[str] = Counter()
+    if rule.strategy == "delta":
+        return _picked(_pick_delta(candidates, rule, drops), candidates, drops)
     if len(candidates) < 2:
-        return _nothing("single_candidate", candidates, drops)
-    is_scored = rule.score is not None
-    ranked = _usable(candidates, drops, scored=is_scored, may_be_cut=rule.truncated_rejected)
-    if len(ranked) < 2:
-        return _nothing(_furthest(drops), candidates, drops)
-    if own is not None:
-        return _pick_own(ranked, rule, own, drops, candidates)
-    if rule.ties == "keep":
-        ranked.sort(key=lambda candidate: _tie_order(candidate, seed))
-    ranked.sort(key=attrgetter("score"), reverse=True)
-    return _finish(_pick_ranked(ranked, rule, seed, drops), candidates, drops)
+        return _picked("single_candidate", candidates, drops)
+    is_given = rule.strategy == "given"
+    valid = _usable(
+        candidates[:2] if is_given else candidates,
+        drops,
+        scored=rule.score is not None and not is_given,
+        may_be_cut=rule.truncated_rejected,
+    )
+    found: list[Pair] | str = []
+    if len(valid) < 2:
+        found = _furthest(drops)
+    elif is_given:
+        found = _pick_given(valid, rule, seed, margin)
+    elif own is not None:
+        found = _pick_own(valid, rule, own, drops)
+    else:
+        found = _pick_ranked(valid, rule, seed, drops)
+    return _picked(found, candidates, drops)
 
 
 def pick_by_verdict(
@@ -134,28 +139,28 @@ def pick_by_verdict(
     ignored. `seed`: of this prompt; draws the direction of a tie that is kept.
     """
     drops: Counter[str] = Counter()
-    if len(_usable((a, b), drops, scored=False, may_be_cut=rule.truncated_rejected)) < 2:
-        return _nothing(_furthest(drops), (a, b), drops)
+    usable = _usable((a, b), drops, scored=False, may_be_cut=rule.truncated_rejected)
+    found = _furthest(drops) if len(usable) < 2 else _pick_winner(a, b, winner, rule, seed)
+    return _picked(found, (a, b), drops)
+
+
+def _pick_winner(
+    a: Candidate, b: Candidate, winner: object, rule: DpoPreference, seed: int
+) -> list[Pair] | str:
     word = winner.strip().lower() if isinstance(winner, str) else None
     if word == SKIPPED:
-        return _nothing(SKIPPED, (a, b), drops)
+        return SKIPPED
     if word not in ("a", "b", "tie"):
-        return _nothing("bad_verdict", (a, b), drops)
-    if word == "tie" and rule.ties == "drop":
-        return _nothing("tie", (a, b), drops)
-    chosen, rejected = (b, a) if word == "b" else (a, b)
+        return "bad_verdict"
+    better: Candidate | None = {"a": a, "b": b}.get(word)
     if word == "tie" and rule.ties == "reward":
         better = _better(a, b)
-        if better is None:
-            return _nothing("tie", (a, b), drops)
-        word = "a" if better is a else "b"
-        chosen, rejected = (b, a) if word == "b" else (a, b)
-    elif word == "tie":
+    if better is None and rule.ties != "keep":
+        return "tie"
+    chosen, rejected = (b, a) if better is b else (a, b)
+    if better is None:
         chosen, rejected = sorted((a, b), key=lambda candidate: _tie_order(candidate, seed))
-    flaw = pair_flaw(chosen, rejected, rule)
-    if flaw is not None:
-        return _nothing(flaw, (a, b), drops)
-    return Picked([Pair(chosen, rejected, is_tie=word == "tie")], drops)
+    return pair_flaw(chosen, rejected, rule) or [Pair(chosen, rejected, is_tie=better is None)]
 
 
 def _better(a: Candidate, b: Candidate) -> Candidate | None:
@@ -168,13 +173,14 @@ def _better(a: Candidate, b: Candidate) -> Candidate | None:
     return a if margin > 0 else b
 
 
-def _pick_delta(candidates: Sequence[Candidate], rule: PreferencePairs) -> Picked:
-    drops: Counter[str] = Counter()
+def _pick_delta(
+    candidates: Sequence[Candidate], rule: PreferencePairs, drops: Counter[str]
+) -> list[Pair] | str:
     by_sample = sorted(candidates, key=attrgetter("sample"))
     strong = [candidate for candidate in by_sample if candidate.alias == rule.strong]
     weak = [candidate for candidate in by_sample if candidate.alias == rule.weak]
     if not strong or not weak:
-        return _nothing("no_partner", candidates, drops)
+        return "no_partner"
     scored = rule.score is not None
     strong = _usable(strong, drops, scored=scored, may_be_cut=False)
     weak = _usable(weak, drops, scored=scored, may_be_cut=rule.truncated_rejected)
@@ -184,22 +190,13 @@ def _pick_delta(candidates: Sequence[Candidate], rule: PreferencePairs) -> Picke
     _count(drops, "identical", len(weak) - len(rejectable))
     _count(drops, "no_partner", abs(len(strong) - len(rejectable)))
     if not strong or not rejectable:
-        return _nothing(_furthest(drops), candidates, drops)
-    both = [one.score for one in (*strong, *rejectable)]
-    spread = spread_of(both) if rule.margin_unit == "z_score" else None
-    offers = zip(strong, rejectable, strict=False)
-    return _finish(_take_all(offers, rule, spread, drops), candidates, drops)
+        return []
+    return _take_all(zip(strong, rejectable, strict=False), (*strong, *rejectable), rule, drops)
 
 
 def _pick_given(
-    candidates: Sequence[Candidate], rule: PreferencePairs, seed: int, margin: float | None
-) -> Picked:
-    drops: Counter[str] = Counter()
-    if len(candidates) < 2:
-        return _nothing("single_candidate", candidates, drops)
-    sides = _usable(candidates[:2], drops, scored=False, may_be_cut=rule.truncated_rejected)
-    if len(sides) < 2:
-        return _nothing(_furthest(drops), candidates, drops)
+    sides: Sequence[Candidate], rule: PreferencePairs, seed: int, margin: float | None
+) -> list[Pair] | str:
     chosen, rejected = sides
     if not is_score(margin):
         both = is_score(chosen.score) and is_score(rejected.score)
@@ -207,18 +204,12 @@ def _pick_given(
     if margin is not None and abs(margin) <= slack_of(0):
         chosen, rejected = sorted(sides, key=lambda candidate: _tie_order(candidate, seed))
     judged = judge_given(chosen, rejected, rule, margin)
-    if isinstance(judged, Pair):
-        return Picked([judged], drops)
-    return _nothing(judged, candidates, drops)
+    return [judged] if isinstance(judged, Pair) else judged
 
 
 def _pick_own(
-    valid: list[Candidate],
-    rule: PreferencePairs,
-    own: Pick,
-    drops: Counter[str],
-    candidates: Sequence[Candidate],
-) -> Picked:
+    valid: list[Candidate], rule: PreferencePairs, own: Pick, drops: Counter[str]
+) -> list[Pair]:
     """The pairs that the user's function offers, as far as the rule lets them pass."""
     if rule.score is not None:
         valid.sort(key=attrgetter("score"), reverse=True)
@@ -235,10 +226,8 @@ def _pick_own(
             f"output_projection.pick: the function {rule.pick} fails: {raised(err)}; correct it, "
             "and run the same command again"
         ) from err
-    spread = spread_of([one.score for one in valid]) if rule.margin_unit == "z_score" else None
-    if not offers:
-        drops["not_picked"] += 1
-    return _finish(_take_all(offers, rule, spread, drops), candidates, drops)
+    _count(drops, "not_picked", not offers)
+    return _take_all(offers, valid, rule, drops)
 
 
 def _usable(
@@ -268,12 +257,14 @@ def _usable(
 def _pick_ranked(
     ranked: list[Candidate], rule: PreferencePairs, seed: int, drops: Counter[str]
 ) -> list[Pair]:
-    wants_spread = rule.margin_unit == "z_score" or rule.strategy == "mu_minus_2sigma"
-    spread = spread_of([one.score for one in ranked]) if wants_spread else None
+    if rule.ties == "keep":
+        ranked.sort(key=lambda candidate: _tie_order(candidate, seed))
+    ranked.sort(key=attrgetter("score"), reverse=True)
     if rule.strategy in ("exhaustive", "top_k_bottom_k"):
         offers = list(_offers(ranked, rule))
         _count(drops, "no_partner", not offers)
-        return _take_all(offers, rule, spread, drops)
+        return _take_all(offers, ranked, rule, drops)
+    spread = _spread(ranked, rule)
     best = _best(ranked, rule, spread)
     below = ranked[ranked.index(best) + 1 :] if best else []
     others = _side(below, rule.rejected, rule)
@@ -320,7 +311,7 @@ def _best(
     within = rule.chosen.shortest_within
     if not whole or within is None:
         return whole[0] if whole else None
-    if spread is not None and rule.margin_unit == "z_score":
+    if spread is not None:
         within *= spread.sigma
     told = [_side_score(one, rule.chosen, rule) or 0.0 for one in whole]
     slack = slack_of(max(abs(told[0]), abs(within)))
@@ -372,11 +363,12 @@ def _take_first(
 
 def _take_all(
     offers: Iterable[tuple[Candidate, Candidate]],
+    valid: Sequence[Candidate],
     rule: PreferencePairs,
-    spread: Spread | None,
     drops: Counter[str],
 ) -> list[Pair]:
     pairs: list[Pair] = []
+    spread = _spread(valid, rule)
     for chosen, rejected in offers:
         judged = judge_pair(chosen, rejected, rule, spread)
         if isinstance(judged, Pair):
@@ -415,13 +407,18 @@ def _furthest(reasons: Iterable[str]) -> str:
     return known[-1] if known else min(reached)
 
 
-def _finish(pairs: list[Pair], candidates: Sequence[Candidate], drops: Counter[str]) -> Picked:
-    if pairs:
-        return Picked(pairs, drops)
-    return _nothing(_furthest(drops), candidates, drops)
+def _spread(valid: Sequence[Candidate], rule: PreferencePairs) -> Spread | None:
+    """Of the scores, where margins are measured in it."""
+    return spread_of([one.score for one in valid]) if rule.margin_unit == "z_score" else None
 
 
-def _nothing(reason: str, candidates: Sequence[Candidate], drops: Counter[str]) -> Picked:
+def _picked(
+    found: list[Pair] | str, candidates: Sequence[Candidate], drops: Counter[str]
+) -> Picked:
+    """What was found: pairs, or the reason why there are none, which else the drops tell."""
+    if found and not isinstance(found, str):
+        return Picked(found, drops)
+    reason = found if isinstance(found, str) else _furthest(drops)
     scores = [one.score for one in candidates if is_score(one.score)]
     facts = chain(
         [f"{len(candidates)} candidates"],

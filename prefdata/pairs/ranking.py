@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from prefdata.pairs.bounds import spread_of
 from prefdata.recipe.projection import Combine
 
 Scores = Mapping[int, float]
@@ -34,17 +35,16 @@ def combine_scores(
         turned = {n: math.copysign(1.0, weight) * (rated[n][column] or 0.0) for n in complete}
         for n, score in scale(turned).items():
             told[n].append((abs(weight), score))
-    made = {n: _lowest(parts) if how == "min" else _mean(parts) for n, parts in told.items()}
+    made = {
+        n: min(score for _, score in parts) if how == "min" else _mean(parts)
+        for n, parts in told.items()
+    }
     return [made.get(n) for n in range(len(rated))]
 
 
 def _mean(parts: Sequence[tuple[float, float]]) -> float:
     total = math.fsum(weight for weight, _ in parts)
     return sum(weight / total * score for weight, score in parts)
-
-
-def _lowest(parts: Sequence[tuple[float, float]]) -> float:
-    return min(score for _, score in parts)
 
 
 def _is_told(score: float | None) -> bool:
@@ -68,9 +68,8 @@ def _z_scores(scores: Scores) -> dict[int, float]:
     """0 where all are equal."""
     if not scores:
         return {}
-    mean = math.fsum(scores.values()) / len(scores)
-    square = math.fsum((one - mean) ** 2 for one in scores.values()) / len(scores)
-    return {n: (one - mean) / math.sqrt(square) if square else 0.0 for n, one in scores.items()}
+    mean, sigma = spread_of(scores.values())
+    return {n: (one - mean) / sigma if sigma else 0.0 for n, one in scores.items()}
 
 
 _SCALES: Mapping[Combine, Callable[[Scores], dict[int, float]]] = {

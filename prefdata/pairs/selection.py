@@ -11,7 +11,7 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
 
@@ -161,22 +161,6 @@ def select(facts: Iterable[PairFacts], rule: SetRules, *, seed: int) -> Selectio
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
-    """Grows by one entry per pair; `texts` only when the prompt changes."""
-
-    prompts: bytearray = field(default_factory=bytearray)
-    roots: bytearray = field(default_factory=bytearray)
-    claims: bytearray = field(default_factory=bytearray)
-    forward: bytearray = field(default_factory=bytearray)
-    margins: "array[float]" = field(default_factory=lambda: array("d"))
-    groups: "array[int]" = field(default_factory=lambda: array("q"))
-    names: dict[str, int] = field(default_factory=dict)
-    texts: Shingles = field(default_factory=Shingles)
-    text_at: "array[int]" = field(default_factory=lambda: array("q"))
-    last: list[str] = field(default_factory=lambda: [""])
-
-
-@dataclass(frozen=True, slots=True)
 class _Table:
     """The facts as hashes: `prompts` and `claims` are 128 bits each, as two words.
 
@@ -206,43 +190,37 @@ class _Table:
 
 
 def _read(facts: Iterable[PairFacts], seed: int, *, with_words: bool) -> _Table:
-    columns = _Columns()
+    prompts, roots, claims, forward = (bytearray() for _ in range(4))
+    margins, groups, text_at = array("d"), array("q"), array("q")
+    names, texts, last = dict[str, int](), Shingles(), ""
     for fact in facts:
-        _append(columns, fact, seed)
+        prompt = hash_prompt(fact.prompt, seed)
+        chosen, rejected = hash_text(bare(fact.chosen)), hash_text(bare(fact.rejected))
+        low, high = sorted((chosen, rejected))
+        prompts += prompt
+        if fact.root is not None:
+            roots += hash_prompt(fact.root, seed)
+        claims += blake2b(prompt + low + high, digest_size=16).digest()
+        forward.append(chosen <= rejected)
+        margins.append(math.nan if fact.margin is None else fact.margin)
+        groups.append(names.setdefault(fact.group, len(names)))
         if with_words:
-            _append_words(columns, fact.words or fact.prompt)
+            words = fact.words or fact.prompt
+            if not texts or words != last:  # an entry for each run of equal ones
+                texts.add(words)
+                last = words
+            text_at.append(len(texts) - 1)
     return _Table(
-        as_keys(columns.prompts),
-        as_keys(columns.roots or columns.prompts),
-        as_keys(columns.claims),
-        np.frombuffer(columns.forward, dtype=np.bool_),
-        np.frombuffer(columns.margins, dtype=np.float64),
-        np.frombuffer(columns.groups, dtype=np.int64),
-        list(columns.names),
-        columns.texts,
-        np.frombuffer(columns.text_at, dtype=np.int64),
+        as_keys(prompts),
+        as_keys(roots or prompts),
+        as_keys(claims),
+        np.frombuffer(forward, dtype=np.bool_),
+        np.frombuffer(margins, dtype=np.float64),
+        np.frombuffer(groups, dtype=np.int64),
+        list(names),
+        texts,
+        np.frombuffer(text_at, dtype=np.int64),
     )
-
-
-def _append(columns: _Columns, fact: PairFacts, seed: int) -> None:
-    prompt = hash_prompt(fact.prompt, seed)
-    chosen, rejected = hash_text(bare(fact.chosen)), hash_text(bare(fact.rejected))
-    low, high = sorted((chosen, rejected))
-    columns.prompts.extend(prompt)
-    if fact.root is not None:
-        columns.roots.extend(hash_prompt(fact.root, seed))
-    columns.claims.extend(blake2b(prompt + low + high, digest_size=16).digest())
-    columns.forward.append(chosen <= rejected)
-    columns.margins.append(math.nan if fact.margin is None else fact.margin)
-    columns.groups.append(columns.names.setdefault(fact.group, len(columns.names)))
-
-
-def _append_words(columns: _Columns, words: str) -> None:
-    """Shingles of each run of equal prompts."""
-    if not columns.texts or words != columns.last[0]:
-        columns.texts.add(words)
-        columns.last[0] = words
-    columns.text_at.append(len(columns.texts) - 1)
 
 
 def _kept(codes: _Codes) -> Numbers:
