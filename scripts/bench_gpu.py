@@ -1,25 +1,31 @@
 """prefdata against one call of vLLM's own class, on this machine's GPU, in one run.
 
-    python scripts/bench_gpu.py --quick  # bf16, within 6 minutes on an H200
-    python scripts/bench_gpu.py          # four times the prompts, then FP8, then the quickstart
+    python scripts/bench_gpu.py --quick  # 1,024 prompts in bf16, within 6 minutes on an H200
+    python scripts/bench_gpu.py          # all parts with 4,096 prompts
+    python scripts/bench_gpu.py --quick --only quickstart seeds fp8
     .venv-vllm/bin/python scripts/bench_gpu.py --cpu  # tiny shapes on vLLM's CPU build
 
 Nothing is downloaded: a model folder of Llama-3.1-8B's shape and its tokenizer are made here, the
 weights are random. Each step is a process of its own. Ratios are to `LLM.generate` without seeds,
-and to `LLM.encode`; `prefdata` counts from its first to its last result.
+and to `LLM.encode`. Seconds begin when the model is loaded (`ready`, after the start of the step)
+and end with the last result, for prefdata as for vLLM. The part `seeds` asks one engine for the
+same texts with and without a seed a request, in turn, under both model runners of vLLM.
 """
 
 import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
+BEGIN = time.time()
 VOCABULARY, BOS, EOS = 128_256, 128_000, 128_009
 LENGTHS = ((0.9, 64), (0.7, 128), (0.5, 256), (0.3, 512))
 WORDS = """
@@ -42,13 +48,20 @@ SMALL = {
 }  # fmt: skip
 
 
+PARTS = ("bf16", "fp8", "seeds", "quickstart")
+
+
 def main() -> None:
-    """Make models and prompts, run the steps one after another, print the table."""
+    """Make models and prompts, run the steps one after another, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts to run, in this order")
+    parser.add_argument("--out", type=Path, help="where run.json and logs of the runs are kept")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.out and args.out.exists() and any(args.out.iterdir()):
+        parser.error(f"{args.out} is not empty: what is there would be continued")
     if args.step:
         _STEPS[args.step[0]](json.loads(args.step[1]))
         return
@@ -56,58 +69,83 @@ def main() -> None:
         out, prompts = Path(folder), 16 if args.cpu else 1024 if args.quick else 4096
         _make_models(out, SHAPE | (SMALL if args.cpu else {}))
         _make_prompts(out, prompts)
-        rounds = [{}] if args.cpu or args.quick else [{}, {"quantization": "fp8"}]
-        for more in rounds:
-            dtype, room = (
-                ("float32", {}) if args.cpu else ("bfloat16", {"gpu_memory_utilization": 0.9})
-            )
-            options = {"load_format": "dummy", "dtype": dtype, "max_model_len": 2048} | room | more
-            job = {"out": folder, "cpu": args.cpu, "options": options}
-            print(
-                f"\n{_device(args.cpu)}, {more.get('quantization', dtype)}, "
-                f"{prompts:,} prompts x 4\n"
-            )
-            _round(job)
-        if not (args.cpu or args.quick):
-            _quickstart(out)
+        dtype = {"dtype": "float32" if args.cpu else "bfloat16"}
+        room = {} if args.cpu else {"gpu_memory_utilization": 0.9}
+        options = {"load_format": "dummy", "max_model_len": 2048} | dtype | room
+        job = {
+            "out": folder, "runs": str((args.out or out).resolve()), "cpu": args.cpu,
+            "limit": 240 if args.quick else 3600, "turns": 2 if args.quick else 4,
+            "options": options,
+        }  # fmt: skip
+        for part in args.only or (PARTS[:1] if args.cpu or args.quick else PARTS):
+            name = "float32" if args.cpu and part == "bf16" else part
+            print(f"\n{_device(args.cpu)}, {name}, {prompts:,} prompts\n", flush=True)
+            if part == "seeds":
+                _compare_seeds(job)
+            elif part == "quickstart":
+                _quickstart(job)
+            else:
+                more = {"quantization": "fp8"} if part == "fp8" else {}
+                _round(job | {"name": part, "options": options | more})
 
 
 def _round(job: dict) -> None:
-    print("| | s | tokens/s | ratio | GPU busy | W |\n|---|---:|---:|---:|---:|---:|")
-    for base, steps in (
-        ("generate", ("generate", "seeded", "build")),
-        ("encode", ("encode", "score")),
-    ):
+    print("| | ready | s | tokens/s | ratio | GPU busy | W |\n|---|---:|---:|---:|---:|---:|---:|")
+    for base, steps in (("generate", ("generate", "build")), ("encode", ("encode", "score"))):
         first = None
         for step in steps:
             found = _run(step, job)
             if "failed" in found:
-                print(f"| {step} | {found['failed']} | | | | |", flush=True)
+                print(f"| {step} | {found['failed']} | | | | | |", flush=True)
                 continue
             rate = found["tokens"] / found["seconds"]
             first = rate if step == base else first
-            ratio = f"{rate / first:.2f}" if first else "?"
-            busy, watts = found["busy"], found["watts"]
+            ratio = f"{rate / first:.3f}" if first else "?"
             print(
-                f"| {step} | {found['seconds']:.1f} | {rate:,.0f} | {ratio} | {busy} | {watts} |",
+                f"| {step} | {found['ready']:.1f} | {found['seconds']:.1f} | {rate:,.0f} | {ratio} "
+                f"| {found['busy']} | {found['watts']} |",
                 flush=True,
             )
 
 
-def _run(step: str, job: dict) -> dict:
+def _compare_seeds(job: dict) -> None:
+    print("| runner | sequences | tokens/s without | with a seed each | ratio, each turn |")
+    print("|---|---:|---:|---:|---|")
+    for runner in "1" if job["cpu"] else "21":
+        for sequences in (256, 1024):
+            choice = {"VLLM_USE_V2_MODEL_RUNNER": str(int(runner) - 1)}
+            found = _run("seeds", job | {"sequences": sequences}, choice)
+            if "failed" in found:
+                print(f"| V{runner} | {sequences} | {found['failed']} | | |", flush=True)
+                continue
+            plain, seeded = ([found["tokens"] / t for t in turns] for turns in found["turns"])
+            ratios = ", ".join(f"{b / a:.3f}" for a, b in zip(plain, seeded, strict=True))
+            print(
+                f"| V{runner} | {sequences} | {max(plain):,.0f} | {max(seeded):,.0f} | {ratios} |",
+                flush=True,
+            )
+
+
+def _run(step: str, job: dict, more: dict | None = None) -> dict:
     """One step in a process of its own, the GPU watched meanwhile."""
     environment = os.environ | {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     if job["cpu"]:
         environment |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "CUDA_VISIBLE_DEVICES": ""}
     with _Watch(is_there=not job["cpu"]) as watch:
-        done = subprocess.run(
-            [sys.executable, __file__, "--step", step, json.dumps(job)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        process = subprocess.Popen(
+            [sys.executable, __file__, "--step", step, json.dumps(job)], start_new_session=True,
+            env=environment | (more or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace",
         )  # fmt: skip
-    told = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if done.returncode or not told:
-        print(done.stdout[-3000:], file=sys.stderr)
-        return {"failed": f"exit code {done.returncode}"}
+        try:
+            printed, _ = process.communicate(timeout=job["limit"])
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # vLLM's engine may be a process of its own
+            printed, _ = process.communicate()
+    told = [line for line in printed.splitlines() if line.startswith("RESULT ")]
+    if process.returncode or not told:
+        print(printed[-3000:], file=sys.stderr, flush=True)
+        return {"failed": f"exit code {process.returncode}"}
     return json.loads(told[-1][7:]) | watch.told()
 
 
@@ -127,14 +165,10 @@ class _Watch:
         self._thread.join()
 
     def _look(self) -> None:
-        query = [
-            "nvidia-smi",
-            "--query-gpu=utilization.gpu,power.draw",
-            "--format=csv,noheader,nounits",
-        ]
         while self._is_there and not self._over.wait(1):
-            line = subprocess.run(query, stdout=subprocess.PIPE, text=True).stdout.splitlines()[0]
-            self._seen.append([float(part) for part in line.split(",")])
+            with suppress(ValueError):  # a part of a GPU does not tell
+                told = _smi("utilization.gpu,power.draw").split(",")
+                self._seen.append([float(part) for part in told])
 
     def told(self) -> dict:
         """Means over the seconds in which the GPU worked at all; and a line over time."""
@@ -149,25 +183,53 @@ class _Watch:
         return {"busy": f"{mean[0]:.0f} %", "watts": f"{mean[1]:.0f}"}
 
 
-def _generate(job: dict, *, is_seeded: bool = False) -> None:
-    from vllm import LLM, SamplingParams
+def _generate(job: dict) -> None:
+    from vllm import LLM
 
-    llm = LLM(f"{job['out']}/lm", enable_prefix_caching=True, **_options(job))
-    tokenizer = llm.get_tokenizer()
-    start, prompts, sampling = time.time(), [], []
-    for number, row in enumerate(_lines(job, "prompts")):
-        chat = [{"role": "user", "content": row["prompt"]}]
-        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-        for k, (temperature, most) in enumerate(_lengths(job)):
-            prompts.append({"prompt_token_ids": ids})
-            seed = number * 4 + k if is_seeded else None
-            sampling.append(
-                SamplingParams(
-                    temperature=temperature, max_tokens=most, seed=seed, detokenize=False
-                )
-            )
+    llm = LLM(f"{job['out']}/lm", **_options(job))
+    start = time.time()
+    prompts, sampling = _requests(job, llm.get_tokenizer(), is_seeded=False)
     made = llm.generate(prompts, sampling, use_tqdm=False)
     _tell(start, sum(len(one.outputs[0].token_ids) for one in made))
+
+
+def _seeds(job: dict) -> None:
+    from vllm import LLM
+
+    llm = LLM(f"{job['out']}/lm", **_options(job) | {"max_num_seqs": job["sequences"]})
+    turns, tokens = ([], []), 0
+    for turn in range(1 + job["turns"]):
+        for is_seeded in (False, True):
+            llm.reset_prefix_cache()
+            prompts, sampling = _requests(job, llm.get_tokenizer(), is_seeded=is_seeded, samples=1)
+            if turn == 0:  # kernels are compiled when they are first used
+                prompts, sampling = prompts[:64], sampling[:64]
+            start = time.time()
+            made = llm.generate(prompts, sampling, use_tqdm=False)
+            if turn > 0:
+                turns[is_seeded].append(time.time() - start)
+                tokens = sum(len(one.outputs[0].token_ids) for one in made)
+    print("RESULT " + json.dumps({"turns": turns, "tokens": tokens}), flush=True)
+
+
+def _requests(job: dict, tokenizer: object, *, is_seeded: bool, samples: int = 4) -> tuple:
+    """Prompts and sampling parameters; one sample is of 128 tokens, four are of `LENGTHS`."""
+    from vllm import SamplingParams
+
+    lengths = _lengths(job) if samples > 1 else [(0.9, 8 if job["cpu"] else 128)]
+    prompts, sampling = [], []
+    for row in _lines(job, "prompts")[: None if samples > 1 else 1024]:
+        chat = [{"role": "user", "content": row["prompt"]}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        for temperature, most in lengths:
+            prompts.append({"prompt_token_ids": ids})
+            sampling.append(
+                SamplingParams(
+                    temperature=temperature, max_tokens=most, detokenize=False,
+                    seed=len(prompts) if is_seeded else None, ignore_eos=samples == 1,
+                )
+            )  # fmt: skip
+    return prompts, sampling
 
 
 def _encode(job: dict) -> None:
@@ -222,7 +284,7 @@ def _prefdata(job: dict, seeds: str, models: list, columns: list, pairs: dict) -
     out = Path(job["out"])
     own = {"provider": "vllm", "skip_health_check": True, "engine": job["options"]}
     recipe = {
-        "output_dir": str(out / f"run-{seeds}"),
+        "output_dir": "run",
         "seed_dataset": {"path": f"{seeds}.jsonl"},
         "models": [model | own for model in models],
         "columns": columns,
@@ -230,25 +292,28 @@ def _prefdata(job: dict, seeds: str, models: list, columns: list, pairs: dict) -
     }
     (out / f"{seeds}.yaml").write_text(json.dumps(recipe))
     machine = Machine() if job["cpu"] else find_machine(1, None)
-    with tempfile.TemporaryDirectory() as run:
-        return build(load_recipe(out / f"{seeds}.yaml"), Path(run) / "run", machine=machine)
+    run, begun = Path(job["runs"]) / f"{job['name']}-{seeds}", time.time() - BEGIN
+    record = build(load_recipe(out / f"{seeds}.yaml"), run, machine=machine)
+    return record | {"begun": begun}
 
 
 def _tell_record(record: dict, counted: str, tokens: int) -> None:
-    """From the first to the last result, and the tokens of what came after the first sample."""
-    place = record["throughput"]["columns"].index(counted)
-    samples = record["throughput"]["samples"]
-    last = samples[-1][place]
-    first = next(sample for sample in samples if sample[place])
-    end = next(sample for sample in samples if sample[place] == last)
-    share = 1 - first[place] / last
+    """From the first replica that was ready to the last result."""
+    told = record["throughput"]
+    place = told["columns"].index(counted)
+    end = next(sample for sample in told["samples"] if sample[place] == told["samples"][-1][place])
+    _, _, ready = told["loads"][0]
     print(
-        "RESULT " + json.dumps({"seconds": max(end[0] - first[0], 1e-3), "tokens": tokens * share})
+        "RESULT "
+        + json.dumps(
+            {"ready": record["begun"] + ready, "seconds": end[0] - ready, "tokens": tokens}
+        )
     )
 
 
 def _tell(start: float, tokens: int) -> None:
-    print("RESULT " + json.dumps({"seconds": time.time() - start, "tokens": tokens}), flush=True)
+    told = {"ready": start - BEGIN, "seconds": time.time() - start, "tokens": tokens}
+    print("RESULT " + json.dumps(told), flush=True)
 
 
 def _options(job: dict) -> dict:
@@ -308,28 +373,56 @@ def _make_models(out: Path, shape: dict) -> None:
         (out / name / "config.json").write_text(json.dumps(shape | head))
 
 
-def _quickstart(out: Path) -> None:
-    recipe = Path(__file__).resolve().parent.parent / "recipes" / "quickstart" / "recipe.yaml"
-    command = [sys.executable, "-m", "prefdata", "build", str(recipe), "--gpus", "1"]
-    start = time.time()
-    subprocess.run(
-        [*command, "--out", str(out / "quickstart")], check=True, stdout=subprocess.DEVNULL
-    )
-    print(f"\nquickstart on the GPU: {time.time() - start:.0f} s")
+def _quickstart(job: dict) -> None:
+    """The quickstart under vLLM, and again with what the first run has left in caches."""
+    print("| | whole | text model ready | first, last text | reward model ready | first score |")
+    print("|---|---:|---:|---:|---:|---:|")
+    gpus = ["--gpus", "0" if job["cpu"] else "1"]
+    for turn in ("first", "again"):
+        run, start = Path(job["runs"]) / f"quickstart-{turn}", time.time()
+        command = [sys.executable, "-m", "prefdata", "quickstart", "--out", str(run), *gpus]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=job["limit"],
+        )  # fmt: skip
+        if done.returncode:
+            print(done.stdout[-3000:], file=sys.stderr)
+            print(f"| {turn} | exit code {done.returncode} | | | | |", flush=True)
+            continue
+        whole = time.time() - start
+        told = json.loads((run / "run.json").read_text())["throughput"]
+        texts, scores = (
+            [sample[0] for sample, before in zip(told["samples"][1:], told["samples"], strict=False)
+             if sample[place] > before[place]]
+            for place in map(told["columns"].index, ("generated", "scored"))
+        )  # fmt: skip
+        text, reward = (load[2] for load in told["loads"])
+        print(
+            f"| {turn} | {whole:.1f} | {text:.1f} | {texts[0]:.1f}, {texts[-1]:.1f} | {reward:.1f} "
+            f"| {scores[0]:.1f} |",
+            flush=True,
+        )
 
 
 def _device(is_cpu: bool) -> str:
-    if is_cpu:
-        return "CPU"
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    return subprocess.run(query, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[
-        0
+    return "CPU" if is_cpu else _smi("name")
+
+
+def _smi(query: str) -> str:
+    """What nvidia-smi tells of the GPU that is used."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+    command = [
+        "nvidia-smi",
+        f"--id={first}",
+        f"--query-gpu={query}",
+        "--format=csv,noheader,nounits",
     ]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 _STEPS = {
     "generate": _generate,
-    "seeded": lambda job: _generate(job, is_seeded=True),
+    "seeds": _seeds,
     "build": _build,
     "encode": _encode,
     "score": _score,

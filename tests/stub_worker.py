@@ -48,6 +48,7 @@ async def score(requests):
 
 
 def open_engine(order):
+    print(f"thoughts: {order.model.inference_parameters.max_reasoning_tokens}", flush=True)
     if order.role == "reward":
         return score, CAPACITY, lambda: 0
     if order.path == "no such model":
@@ -56,7 +57,9 @@ def open_engine(order):
         print("out of memory, says the driver", flush=True)
         os._exit(9)
     if order.path == "has a child":
-        subprocess.Popen(["sleep", "1000"])
+        # with so much memory that the system takes a while to end it
+        program = "held = b'x' * 2**28; import time; time.sleep(999)"
+        subprocess.Popen([sys.executable, "-c", program])
     return generate, CAPACITY, lambda: 0
 
 

@@ -1,4 +1,5 @@
 # ruff: noqa: E501 (messages stand in one piece beside what causes them)
+import json
 import re
 import signal
 import subprocess
@@ -266,6 +267,23 @@ def test_the_plan_of_the_quickstart_measures_prompts_and_sizes(command):
     assert "at most 61,440 completion" in done.stdout  # 240 rows, 8 samples, 32 tokens
     [first, _] = [line for line in done.stdout.splitlines() if "tokens   " in line]
     assert "?" not in first
+
+
+def test_a_plan_tells_gpu_hours_and_money_from_a_config_alone(command, project):
+    shape = {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+    }  # fmt: skip
+    for n, head in enumerate(("CausalLM", "SequenceClassification")):
+        (project.folder / head).mkdir()
+        config = shape | {"architectures": [f"Llama{head}"]}
+        (project.folder / head / "config.json").write_text(json.dumps(config))
+        project.recipe["models"][n]["model"] = head
+    project.recipe["models"][0]["inference_parameters"]["max_tokens"] = 22_444 * 9
+    done = command("plan", "RECIPE", "num_records=500", "--gpus", "8", "--price", "2.5")
+    assert done.exit_code == 0, done.output
+    # 2,000 texts of 9 s, and for each 512 tokens to read, and again to score
+    assert "at most 5.01 GPU-hours, 0.627 h on 8 GPUs, 12.53 at 2.5 a GPU-hour" in done.stdout
 
 
 # Pairs again

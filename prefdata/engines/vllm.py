@@ -7,9 +7,10 @@ engine is made too, since its CPU build binds the threads of whoever makes it.
 import asyncio
 import json
 import math
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import count
@@ -27,6 +28,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOu
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.version import __version__ as vllm_version
+from vllm.version import __version_tuple__ as vllm_release
 
 from prefdata.engines.checkpoints import identify
 from prefdata.engines.doctor import PROBES, check_begin, compare
@@ -302,9 +304,20 @@ def draws_by_seed(options: Mapping[str, Any]) -> bool:
     return bool(is_exact or "seed" in options)
 
 
+def choose_runner(model: Model, release: tuple[int | str, ...]) -> dict[str, str]:
+    """What vLLM's environment lacks to bound the model's thoughts on a GPU, if it is to do so.
+
+    The second model runner of 0.24 to 0.27 refuses such requests; they have the first one too.
+    """
+    is_bound = model.inference_parameters.max_reasoning_tokens is not None
+    return {"VLLM_USE_V2_MODEL_RUNNER": "0"} if is_bound and release[:2] < (0, 28) else {}
+
+
 def open_text(model: Model, path: str, adapters: tuple[str, ...] = ()) -> VllmTextEngine:
     """A TextEngine with the checkpoint at `path`, and adapters that requests may name."""
     checkpoint = Checkpoint.of(model, path, adapters)
+    for name, value in choose_runner(model, vllm_release).items():
+        os.environ.setdefault(name, value)
     return VllmTextEngine(checkpoint, model.engine, model.reasoning, tool_parser=model.tool_parser)
 
 
@@ -336,12 +349,13 @@ def open_reward(model: Model, path: str, family: Family) -> VllmRewardEngine:
 
 
 def known_reference(model: Model, checkpoint: Checkpoint, family: Family) -> list[Logits]:
-    """What transformers makes of the probes, kept for each checkpoint, dtype and its versions."""
+    """What transformers makes of the probes; kept by checkpoint, dtype, device and versions."""
     options = {k: v for k, v in model.engine.items() if k in ("dtype", "max_model_len")}
     weights = identify(model, checkpoint.model)
     name = digest(
         weights, options, asdict(family), model.chat_template, model.trust_remote_code,
         [asdict(probe) for probe in PROBES], version("transformers"), version("torch"),
+        current_platform.device_type,
     )  # fmt: skip
     place = cache_folder() / "reward-checks" / f"{name}.json"
     kept = remember(place, lambda: json.dumps(_reference(model, checkpoint, family)))
@@ -480,10 +494,8 @@ class _Refill(Generic[Result]):
     def _load(self) -> LLMEngine:
         arguments = engine_arguments(self._checkpoint, self._task, self._options)
         compiles = not (arguments.get("enforce_eager") or current_platform.is_cpu())
-        name = digest(vllm_version, arguments | {"seed": None}) if compiles else ""
         try:
-            # the tasks of an array and the replicas of a run find compiled what the first compiles
-            with once(Path(envs.VLLM_CACHE_ROOT) / "prefdata", name) if compiles else nullcontext():
+            with self._compile_once(arguments) if compiles else nullcontext():
                 # as vllm.LLM starts it: another context gets an eighth of the sequences and tokens
                 return LLMEngine.from_engine_args(
                     EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS
@@ -494,3 +506,9 @@ class _Refill(Generic[Result]):
                 "its 'engine' options (max_model_len, gpu_memory_utilization, dtype), or "
                 "set provider: transformers"
             ) from err
+
+    def _compile_once(self, arguments: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """The tasks of an array and the replicas of a run find compiled what the first compiles."""
+        device = current_platform.get_device_name()
+        name = digest(vllm_version, device, {**arguments, "seed": None})
+        return once(Path(envs.VLLM_CACHE_ROOT) / "prefdata", name)

@@ -22,7 +22,6 @@ def engine_arguments(
         "revision": checkpoint.revision,
         "tokenizer_revision": checkpoint.revision,
         "trust_remote_code": checkpoint.trust_remote_code,
-        "enable_prefix_caching": True,
         "disable_log_stats": True,
         # of its own for each start: requests without a seed of theirs are drawn from it, and none
         # may repeat what another replica, or this one before it died, has drawn

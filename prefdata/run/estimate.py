@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
 from prefdata.engines.checkpoints import (
+    TokenCounter,
     active_parameters,
     count_parameters,
     count_tokens,
@@ -30,7 +30,9 @@ from prefdata.recipe.reads import all_columns
 from prefdata.recipe.schema import Model, Recipe
 
 PARAMETERS = 8.03e9
-"""Of the model with which the two rates were measured: bf16 on one H200, by `bench_gpu.py`."""
+"""Of the model with which the two rates were measured: bf16 on one H200, see docs/benchmarks.md."""
+LEAST_PARAMETERS = 2e9
+"""A smaller model counts as one of so many: what vLLM does for each token besides it stays."""
 WRITTEN_PER_SECOND = 22_444
 """Completion tokens, prompts of 144 tokens read besides."""
 READ_PER_SECOND = 44_900
@@ -75,7 +77,7 @@ class Estimate:
         prompt = self.prompt_tokens
         read = UNKNOWN_TOKENS * self.requests if prompt is None else prompt
         seconds = self.completion_tokens / WRITTEN_PER_SECOND + read / READ_PER_SECOND
-        return seconds * self.parameters / PARAMETERS / 3600
+        return seconds * max(self.parameters, LEAST_PARAMETERS) / PARAMETERS / 3600
 
     @property
     def disk_bytes(self) -> int:
@@ -157,7 +159,7 @@ def _prompt_tokens(
         return None
     system, path = system_prompt_of(recipe.model(column.aliases[0])), paths[column.aliases[0]]
     chats = list(_chats(question_of(column), system, sample))
-    if not chats or not Path(path).is_dir():  # asking the Hub could take minutes, offline
+    if not chats or not TokenCounter.is_there(path):  # the Hub could take minutes, offline
         return None
     try:
         return mean(count_tokens(path, chats))

@@ -391,7 +391,7 @@ class Fleet:
         path = self._loaded.locate(model.model)
         adapters = self._adapters_on(model) if role == "text" else ()
         engine = self._engine(role, model)
-        order = Order(role, self._with_adapter(model), path, engine, adapters=adapters)
+        order = Order(role, self._told(role, model), path, engine, adapters=adapters)
         places = self._machine.places(model)
         tokens = self._expected.get(Checkpoint(role, model).key, math.inf) / len(places)
         if self.gpus and engine == "vllm":
@@ -413,10 +413,19 @@ class Fleet:
 
     def _adapters_on(self, model: Model) -> tuple[str, ...]:
         """Folders of all adapters that the loaded text model is to answer with."""
-        key = Checkpoint("text", model).key
-        aliases = [m for m in self._loaded.recipe.models if Checkpoint("text", m).key == key]
-        found = [self._adapters[m.alias] for m in aliases if m.alias in self._adapters]
-        return tuple(dict.fromkeys(found))
+        aliases = [m.alias for m in self._sharing("text", model)]
+        return tuple(dict.fromkeys(self._adapters[a] for a in aliases if a in self._adapters))
+
+    def _sharing(self, role: Role, model: Model) -> list[Model]:
+        """The aliases that one loaded engine serves."""
+        key = Checkpoint(role, model).key
+        return [m for m in self._loaded.recipe.models if Checkpoint(role, m).key == key]
+
+    def _told(self, role: Role, model: Model) -> Model:
+        """The model for its workers, with a bound on thoughts if any of its aliases has one."""
+        asked = [m.inference_parameters for m in self._sharing(role, model)]
+        bound = next((one for one in asked if one.max_reasoning_tokens), asked[0])
+        return self._with_adapter(model).model_copy(update={"inference_parameters": bound})
 
     def _with_adapter(self, model: Model) -> Model:
         """The model with the folder of its adapter as this machine has it."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from prefdata.workers.machine import WORKER, Place
@@ -87,10 +88,19 @@ class Replica:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self._wait_for_children()
         self._connection.close()
         return code
+
+    def _wait_for_children(self) -> None:
+        """They hold memory of GPUs until they are gone, which the next model finds taken."""
+        until = monotonic() + GRACE_SECONDS
+        with suppress(ProcessLookupError):
+            while monotonic() < until:
+                os.killpg(self.pid, signal.SIGKILL)
+                with suppress(ChildProcessError):  # ours if nobody else adopts orphans, as init
+                    os.waitpid(-self.pid, os.WNOHANG)
+                sleep(0.02)
 
     def last_words(self) -> str:
         """The end of its output."""
