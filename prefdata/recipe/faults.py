@@ -2,18 +2,16 @@
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from prefdata.errors import suggest
-from prefdata.recipe.columns import AnyColumn
+from prefdata.errors import PrefdataError, suggest
 from prefdata.recipe.contract import At
-from prefdata.recipe.mix import OutputProjection
-from prefdata.recipe.schema import Recipe
 
+Part = TypeVar("Part", bound=BaseModel)
 LONGEST = 80
 """Characters of a wrong value that a message repeats."""
 _KINDS = {
@@ -28,10 +26,6 @@ _KINDS = {
     "string_pattern_mismatch": "a name begins with a letter and has only letters, digits and '_'",
 }
 """pydantic's types of error in the words of a recipe."""
-
-
-_TAG = re.compile(r"constrained-\w+|[\w-]+\[.*\]|\[key\]")
-"""What pydantic adds to a path to tell the members of a union apart."""
 
 
 class Lines:
@@ -77,35 +71,59 @@ def _child(node: yaml.Node, part: str | int) -> tuple[yaml.Node, int] | None:
     return None
 
 
-def explain(
-    err: ValidationError, lines: Lines, *inside: str, root: type[BaseModel] = Recipe
-) -> str:
-    """One line per problem; equal ones, from the members of a union, once.
+def validate(kind: type[Part], raw: Any, lines: Lines, at: At = ()) -> Part:
+    """A value as a part of a recipe.
 
-    Of a value that one member takes and finds fault with, the others need not say its type.
+    `lines`: where its keys stand. `at`: its own path there.
+
+    Raises:
+        PrefdataError: one line per problem.
     """
-    found = err.errors()
-    for details in found:
-        details["loc"] = (*inside, *details["loc"])
-    taken = {_without_tags(one["loc"]) for one in found if one["type"] == "value_error"}
-    found = [
-        one for one in found
-        if one["type"] == "value_error" or _without_tags(one["loc"]) not in taken
-    ]  # fmt: skip
-    return "\n".join(dict.fromkeys(_explain_one(details, lines, root) for details in found))
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as err:
+        raise PrefdataError(_explain(err, kind, raw, lines, at)) from err
 
 
-def _explain_one(details: ErrorDetails, lines: Lines, root: type[BaseModel]) -> str:
-    at, kind = _without_tags(details["loc"]), details["type"]
-    if kind == "union_tag_invalid":
-        at = (*at, "type")
-    return f"{lines.place(at)}: {_say(kind, at, details, root)}"
+def _explain(err: ValidationError, kind: type[BaseModel], raw: Any, lines: Lines, at: At) -> str:
+    """Of a value that one member of a union takes and finds fault with, the others need not speak.
+
+    Equal problems, from several members, are told once.
+    """
+    found = [((*at, *_path(one, raw)), one) for one in err.errors()]
+    taken = {path for path, one in found if one["type"] == "value_error"}
+    told = (
+        f"{lines.place(path)}: {_say(path, one, kind)}"
+        for path, one in found
+        if one["type"] == "value_error" or path not in taken
+    )
+    return "\n".join(dict.fromkeys(told))
 
 
-def _say(kind: str, at: At, details: ErrorDetails, root: type[BaseModel]) -> str:
-    found, context = details["input"], details.get("ctx", {})
+def _path(details: ErrorDetails, value: Any) -> At:
+    """A YAML path: without what pydantic adds to tell the members of a union apart.
+
+    Of its parts the value has all but the name of a member and a key that is missing.
+    """
+    path: list[str | int] = []
+    is_told = False
+    for part in details["loc"]:
+        is_tag = isinstance(value, dict) and value.get("type") == part and not is_told
+        is_item = isinstance(value, list) and isinstance(part, int)
+        if is_item or (isinstance(value, dict) and part in value and not is_tag):
+            path.append(part)
+            value = value[part]
+        is_told = is_tag
+    if details["type"] == "missing":
+        path.append(details["loc"][-1])
+    return (*path, "type") if details["type"] == "union_tag_invalid" else tuple(path)
+
+
+def _say(at: At, details: ErrorDetails, root: type[BaseModel]) -> str:
+    kind, found, context = details["type"], details["input"], details.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"there is no key {at[-1]!r} here; {suggest(str(at[-1]), _known_keys(details['loc'][:-1], root))}"  # fmt: skip  # noqa: E501
+        known = _known_keys(details["loc"][:-1], root)
+        return f"there is no key {at[-1]!r} here; {suggest(str(at[-1]), known)}"
     if kind == "missing":
         return "this key is missing; add it"
     if kind == "union_tag_not_found":
@@ -142,50 +160,23 @@ def shown(found: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
-def _tags(union: Any) -> dict[str, type[BaseModel]]:
-    members = get_args(get_args(union)[0])
-    return {get_args(m.model_fields["type"].annotation)[0]: m for m in members}
-
-
-def _without_tags(loc: At) -> At:
-    """A YAML path: pydantic puts a union's tag behind `columns.N` and `output_projection`."""
-    if loc[-1:] in (("int",), ("float",), ("str",), ("bool",)):  # members of a plain union
-        loc = loc[:-1]
-    loc = tuple(part for part in loc if not _TAG.fullmatch(str(part)))
-    if loc[:2] == ("seed_dataset", "path"):  # one path is read as a list of one
-        return loc[:2]
-    if loc[:1] == ("columns",) and len(loc) > 2:
-        return (*loc[:2], *loc[3:])
-    if loc[:1] == ("output_projection",) and len(loc) > 1 and loc[1] in _projections():
-        loc = (loc[0], *loc[2:])
-    if loc[:2] == ("output_projection", "of") and len(loc) > 3:
-        return (*loc[:3], *loc[4:])
-    return loc
-
-
-def _projections() -> dict[str, type[BaseModel]]:
-    return _tags(OutputProjection)
-
-
 def _known_keys(loc: At, root: type[BaseModel]) -> list[str]:
-    model = root
-    if loc[:1] == ("columns",) and len(loc) > 2:
-        model = _tags(AnyColumn)[str(loc[2])]
-    elif loc[:1] == ("output_projection",) and len(loc) > 1:
-        is_part = loc[2:3] == ("of",) and len(loc) > 4
-        model = _submodel(
-            loc[5:] if is_part else loc[2:], _projections()[str(loc[4 if is_part else 1])]
-        )
-    elif loc:
-        model = _submodel(loc, root)
-    return sorted(model.model_fields)
-
-
-def _submodel(loc: At, model: type[BaseModel]) -> type[BaseModel]:
+    """The fields of the model that pydantic's path leads to."""
+    models = [root]
     for part in loc:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        inner = [annotation, *get_args(annotation)]
-        model = next(a for a in inner if isinstance(a, type) and issubclass(a, BaseModel))
-    return model
+        if len(models) > 1:  # a union, of which a part names the member
+            models = [model for model in models if part in _names(model)] or models
+        elif part in models[0].model_fields:
+            models = _models(models[0].model_fields[str(part)].annotation) or models
+    return sorted(set().union(*(model.model_fields for model in models)))
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _names(model: type[BaseModel]) -> tuple[str, ...]:
+    kind = model.model_fields.get("type")
+    return (model.__name__, *(get_args(kind.annotation) if kind else ()))

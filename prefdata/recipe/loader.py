@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, TypeVar, cast
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import ValidationError
 
 from prefdata.errors import PrefdataError, suggest
 from prefdata.recipe.chance import tell_of_chance
@@ -30,7 +29,7 @@ from prefdata.recipe.environment import (
     values_told,
     variables_in,
 )
-from prefdata.recipe.faults import Lines, explain, shown
+from prefdata.recipe.faults import Lines, shown, validate
 from prefdata.recipe.layout import ABOUT, Layout, expand_layout
 from prefdata.recipe.projection import PreferencePairs
 from prefdata.recipe.providers import LOCAL_PROVIDERS
@@ -233,10 +232,7 @@ def _check(config: DictConfig, lines: Lines, file: Path | None) -> LoadedRecipe:
     _use_layout(raw, lines)
     for at, interpolation, value in _add_providers(raw):
         kept[at], told[value] = interpolation, interpolation
-    try:
-        recipe = Recipe.model_validate(raw)
-    except ValidationError as err:
-        raise PrefdataError(explain(err, lines)) from err
+    recipe = validate(Recipe, raw, lines)
     if problems := check_recipe(recipe, recipe.seed_fields):
         raise PrefdataError("\n".join(f"{lines.place(p.at)}: {p.message}" for p in problems))
     notes = (*kept_in_rows(kept), *tell_of_chance(recipe))
@@ -259,10 +255,7 @@ def validate_pair_rules(defaults: Mapping[str, Any], overrides: Sequence[str]) -
     for override in overrides:
         _override(config, f"output_projection.{override}")
     raw = _resolve(config, lines)["output_projection"]
-    try:
-        return PreferencePairs.model_validate(raw)
-    except ValidationError as err:
-        raise PrefdataError(explain(err, lines, "output_projection", "preference_pairs")) from err
+    return validate(PreferencePairs, raw, lines, ("output_projection",))
 
 
 def load_layout(name: str | None, overrides: Sequence[str]) -> Layout:
@@ -284,10 +277,7 @@ def load_layout(name: str | None, overrides: Sequence[str]) -> Layout:
     if not name:
         is_pair = raw.keys() & {"a", "b", "label", "chosen", "rejected"}
         raw = ({} if is_pair else {"prompt": "prompt", "text": "text", "score": "score"}) | raw
-    try:
-        return Layout.model_validate(expand_layout(raw))
-    except ValidationError as err:
-        raise PrefdataError(explain(err, lines, root=Layout)) from err
+    return validate(Layout, expand_layout(raw), lines)
 
 
 def load_settings(kind: type[Settings], file: Path | None, overrides: Sequence[str]) -> Settings:
@@ -315,10 +305,7 @@ def _load_settings(
             OmegaConf.update(config, key, _locate(path, beside))
     for override in overrides:
         lines.overridden.append(_override(config, override))
-    try:
-        return kind.model_validate(_resolve(config, lines))
-    except ValidationError as err:
-        raise PrefdataError(explain(err, lines, root=kind)) from err
+    return validate(kind, _resolve(config, lines), lines)
 
 
 def _locate(path: str, beside: Path) -> str:
