@@ -111,7 +111,7 @@ def choose_pairs(
 
 def check_columns(found: pa.Schema, rule: Projection) -> None:
     """Raise PrefdataError for a column of the rule that the rows lack; seeds show theirs late."""
-    for key, name in projected(rule):
+    for key, name, _ in projected(rule):
         if name not in found.names:
             raise PrefdataError(
                 f"output_projection.{key}: the rows have no column {name!r}; "

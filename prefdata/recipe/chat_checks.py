@@ -13,7 +13,7 @@ def chats_read(recipe: Recipe) -> frozenset[str]:
     for column in recipe.columns:
         bare = compile_prompt(column.templates.get("prompt", "")).bare
         names |= {bare} if bare is not None else set()
-        names |= {name for key, name in column.named if key.endswith(".chat")}
+        names |= {one.column for one in column.named if one.key.endswith(".chat")}
     return frozenset(names)
 
 
@@ -36,10 +36,10 @@ def _check_column(
         prompt = compile_prompt(source)
         if key != "prompt" or prompt.bare not in chats:
             yield from _check_template(prompt, (*at, *path_of(key)), chats)
-    for key, name in column.named:
-        if key.endswith(".chat") and name in others:
+    for key, name, holds in column.named:
+        if holds == "chat" and name in others:
             yield Problem((*at, *path_of(key)), no_chat(name))
-        elif not key.endswith(".chat") and name in chats and not column.takes_chats:
+        elif holds not in ("chat", "any") and name in chats:
             yield Problem(
                 (*at, *path_of(key)),
                 f"column {name!r} contains chats, but a text is needed; make a text from one with "

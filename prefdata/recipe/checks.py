@@ -12,12 +12,10 @@ from prefdata.recipe.columns import given_columns
 from prefdata.recipe.contract import (
     At,
     Column,
+    Named,
     Problem,
     Scope,
     Scored,
-    no_candidates,
-    no_chat,
-    no_text,
     path_of,
 )
 from prefdata.recipe.filters import Filter
@@ -28,7 +26,7 @@ from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.providers import LOCAL_PROVIDERS
 from prefdata.recipe.questions import ASKED, system_prompt_of
-from prefdata.recipe.reads import projected, texts_of_rule
+from prefdata.recipe.reads import projected, score_columns, texts_of_rule
 from prefdata.recipe.schema import Model, Recipe
 from prefdata.recipe.values import ReasoningParser, Retry
 
@@ -146,11 +144,10 @@ def _check_column(column: Column, at: At, scope: Scope, recipe: Recipe) -> Itera
     if column.skip_when is not None and column.expands:
         message = "a column that makes rows cannot be skipped; put a filter before it"
         yield Problem((*at, "skip_when"), message)
-    for key, name in column.references:
-        if not scope.has(name):
-            yield Problem((*at, *path_of(key)), scope.missing(name))
-        elif name in scope.made and key.endswith(".chat") and not scope.made[name].holds_chat:
-            yield Problem((*at, *path_of(key)), no_chat(name))
+    named = {one.key for one in column.named}
+    read = (Named(key, name, "any") for key, name in column.references if key not in named)
+    for problem in (found for one in (*read, *column.named) for found in scope.check(one)):
+        yield Problem((*at, *problem.at), problem.message)
     if isinstance(column, Scored) and column.needs_asked:
         yield from _check_asked(column, at, scope, recipe)
     for problem in column.problems(scope):
@@ -162,7 +159,8 @@ def _check_asked(column: Scored, at: At, scope: Scope, recipe: Recipe) -> Iterat
     models = {model.alias: model for model in recipe.models}
     if any(alias not in models for one in scope.columns for alias in one.aliases):
         return  # told elsewhere
-    for key, name in column.targets:
+    key = "candidates" if column.candidates else "responses"
+    for name in column.targets:
         if scope.has(name) and (why := _not_asked(name, scope, models)):
             message = f"{why}, so its question is not known; give it with 'prompt' or 'messages'"  # fmt: skip  # noqa: E501
             yield Problem((*at, key), message)
@@ -230,18 +228,18 @@ def _check_sampling(model: Model, number: int) -> Iterator[Problem]:
 
 
 def _check_projection(recipe: Recipe, scope: Scope) -> Iterator[Problem]:
-    projection = recipe.output_projection
-    for key, name in projected(projection):
-        if not scope.has(name):
-            yield Problem(("output_projection", *key.split(".")), scope.missing(name))
-    for name, part in projections_of(projection).items():
-        at: At = ("output_projection", *(("of", name) if name else ()))
+    root: At = ("output_projection",)
+    for problem in (p for one in projected(recipe.output_projection) for p in scope.check(one)):
+        yield Problem((*root, *problem.at), problem.message)
+    for name, part in projections_of(recipe.output_projection).items():
+        at: At = (*root, *(("of", name) if name else ()))
         if part.prompt_field == ASKED:
             yield from _check_prompt_asked(part, (*at, "prompt_field"), scope, recipe)
+        yield from _check_scores(part, at, scope, recipe)
         if isinstance(part, DpoPreference):
             yield from _check_verdict(part, at, scope)
         else:
-            yield from _check_pairs(part, at, scope)
+            yield from _check_writers(part, at, scope)
 
 
 def _check_prompt_asked(
@@ -263,9 +261,6 @@ def _check_prompt_asked(
 
 def _check_verdict(projection: DpoPreference, at: At, scope: Scope) -> Iterator[Problem]:
     wanted = (projection.response_a_field, projection.response_b_field)
-    for key, name in zip(("response_a_field", "response_b_field"), wanted, strict=True):
-        if not scope.may_be_text(name):
-            yield Problem((*at, key), no_text(name))
     if wanted[0] == wanted[1]:
         message = (
             f"both responses are column {wanted[0]!r}, but a pair needs two different ones; name "
@@ -280,11 +275,6 @@ def _check_verdict(projection: DpoPreference, at: At, scope: Scope) -> Iterator[
         yield Problem((*at, "judge_field"), message)
         return
     yield from _check_winner(projection, judge, judge.answer_schema, at)
-    scored = [column for column in scope.columns if isinstance(column, Scored)]
-    scores = [column.name for column in scored if set(wanted) <= set(column.responses or ())]
-    if projection.score is not None and projection.score not in scores:
-        message = f"column {projection.score!r} does not score {list(wanted)}; "
-        yield Problem((*at, "score"), message + suggest(projection.score, scores))
     if (compared := judge.compared(scope.columns)) and compared != wanted:
         yield Problem(
             (*at, "response_a_field"),
@@ -322,31 +312,23 @@ def _check_winner(
         yield Problem(at, message)
 
 
-def _check_pairs(projection: PreferencePairs, at: At, scope: Scope) -> Iterator[Problem]:
-    for problem in scope.check_responses(projection.responses, "write 'candidates: {}'"):
-        yield Problem((*at, *problem.at), problem.message)
-    name = projection.candidates
-    if name and not scope.holds_candidates(name):
-        if scope.has(name):
-            yield Problem((*at, "candidates"), no_candidates(name))
-        return
-    named: dict[At, Sequence[str | None]] = {
-        ("score",): projection.scores,
-        ("otherwise",): [projection.otherwise],
-        ("calibrate_length",): projection.calibrate_length or (),
-        ("chosen", "score"): [projection.chosen.score],
-        ("rejected", "score"): [projection.rejected.score],
-        ("rejected", "largest_gap"): [projection.rejected.largest_gap],
-    }
-    for key, scores in named.items():
-        for score in scores:
-            if score is not None and scope.has(score):
-                yield from _check_score(score, projection, (*at, *key), scope)
-    gap = projection.rejected.largest_gap
-    if gap is not None and gap in scope.made and not scope.made[gap].rates_items:
-        message = f"column {gap!r} has no criteria; name a column of type 'rubric_judge'"
-        yield Problem((*at, "rejected", "largest_gap"), message)
-    yield from _check_writers(projection, at, scope)
+def _check_scores(
+    rule: DpoPreference | PreferencePairs, at: At, scope: Scope, recipe: Recipe
+) -> Iterator[Problem]:
+    """Score columns must score the texts that are paired."""
+    target = getattr(rule, "candidates", None)
+    texts, known = texts_of_rule(rule), score_columns(recipe, rule)
+    if target is not None and not (target in scope.made and scope.made[target].holds_candidates):
+        return  # told already
+    for key, name, holds in projected(rule):
+        where = (*at, *path_of(key))
+        if holds == "score" and scope.has(name) and name not in known:
+            message = f"column {name!r} does not score {target or list(texts)!r}; "
+            yield Problem(where, message + suggest(name, known))
+        is_made = key == "rejected.largest_gap" and name in scope.made
+        if is_made and not scope.made[name].rates_items:
+            message = f"column {name!r} has no criteria; name a column of type 'rubric_judge'"
+            yield Problem(where, message)
 
 
 def _check_writers(projection: PreferencePairs, at: At, scope: Scope) -> Iterator[Problem]:
@@ -367,20 +349,3 @@ def _check_writers(projection: PreferencePairs, at: At, scope: Scope) -> Iterato
                 what = f"column {names[0]!r}" if len(names) == 1 else f"columns {list(names)}"
                 message = f"{alias!r} is not an alias of {what}; {suggest(alias, writers)}"
                 yield Problem((*at, *key), message)
-
-
-def _check_score(
-    score: str, projection: PreferencePairs, at: At, scope: Scope
-) -> Iterator[Problem]:
-    columns = (c for c in scope.columns if isinstance(c, Scored))
-    known = [column.name for column in columns if _scores(column, projection)]
-    if score not in known:
-        target = projection.candidates or list(projection.responses or ())
-        message = f"column {score!r} does not score {target!r}; "
-        yield Problem(at, message + suggest(score, known))
-
-
-def _scores(column: Scored, projection: PreferencePairs) -> bool:
-    if projection.candidates:
-        return column.candidates == projection.candidates
-    return set(projection.responses or ()) <= set(column.responses or ())

@@ -12,12 +12,11 @@ from pydantic import Field, field_validator, model_validator
 from prefdata.recipe.contract import (
     Aliases,
     Column,
+    Named,
     Problem,
     Prompted,
     Scope,
     check_is_object,
-    no_chat,
-    no_text,
     with_meta,
 )
 from prefdata.recipe.converse import Converse
@@ -44,9 +43,9 @@ class Calling(Prompted):
     """What it may call: a column with the tools of each row, or a list of them."""
 
     @property
-    def named(self) -> Sequence[tuple[str, str]]:
+    def named(self) -> Sequence[Named]:
         """The column with the tools, too."""
-        own = [("tools", self.tools)] if isinstance(self.tools, str) else []
+        own = [Named("tools", self.tools)] if isinstance(self.tools, str) else []
         return (*super().named, *own)
 
 
@@ -222,16 +221,12 @@ class _Part(Column):
     """The text column that is searched."""
 
     @property
-    def named(self) -> Sequence[tuple[str, str]]:
-        return [("column", self.column)]
+    def named(self) -> Sequence[Named]:
+        return [Named("column", self.column, "text")]
 
     @property
     def source(self) -> str:
         return self.column
-
-    def problems(self, scope: Scope) -> Iterator[Problem]:
-        if not scope.may_be_text(self.column):
-            yield Problem(("column",), no_text(self.column))
 
 
 class Expand(_Part):
@@ -285,15 +280,8 @@ class Expand(_Part):
         return bool(self.turns)
 
     @property
-    def takes_chats(self) -> bool:
-        return bool(self.turns)
-
-    def problems(self, scope: Scope) -> Iterator[Problem]:
-        made = scope.made.get(self.column)
-        if self.turns and made is not None and not made.holds_chat:
-            yield Problem(("column",), no_chat(self.column))
-        elif not self.turns:
-            yield from super().problems(scope)
+    def named(self) -> Sequence[Named]:
+        return [Named("column", self.column, "chat" if self.turns else "text")]
 
     @property
     def most_rows(self) -> int | None:

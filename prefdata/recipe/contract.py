@@ -5,7 +5,7 @@ A new kind overrides what differs; nothing outside its class and its stage asks 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, field_validator, model_validator
 
@@ -18,6 +18,8 @@ from prefdata.recipe.values import META_SUFFIX, ColumnName, Filled, Frozen, OneO
 
 At = tuple[str | int, ...]
 Role = Literal["text", "reward"]
+Holds = Literal["text", "candidates", "chat", "score", "value", "any"]
+"""What a column must hold to be named by a key; a `value` is anything but a chat."""
 
 
 def _check_aliases(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -36,6 +38,14 @@ class Problem:
 
     at: At
     message: str
+
+
+class Named(NamedTuple):
+    """A column that a key names, and what it must hold."""
+
+    key: str
+    column: str
+    holds: Holds = "value"
 
 
 class Column(Frozen):
@@ -77,8 +87,8 @@ class Column(Frozen):
         return {}
 
     @property
-    def named(self) -> Sequence[tuple[str, str]]:
-        """(key, column) for the columns that it names outside of templates."""
+    def named(self) -> Sequence[Named]:
+        """The columns that it names outside of templates."""
         return ()
 
     @property
@@ -103,7 +113,7 @@ class Column(Frozen):
             yield from ((key, name) for name in sorted(names))
         for key, source in self.conditions.items():
             yield from ((key, name) for name in sorted(compile_prompt(source).columns))
-        yield from self.named
+        yield from ((one.key, one.column) for one in self.named)
 
     @property
     def reads(self) -> frozenset[str]:
@@ -119,11 +129,6 @@ class Column(Frozen):
     def calls(self) -> str | None:
         """The Python function that it calls, `package.module:name`; it is given the whole row."""
         return None
-
-    @property
-    def takes_chats(self) -> bool:
-        """Whether columns that it names outside of templates may hold chats, without `.chat`."""
-        return self.filters
 
     # What it makes.
 
@@ -288,10 +293,10 @@ class Asking(Column):
         return {k: v for k, v in ({"prompt": self.prompt} | contents).items() if v is not None}
 
     @property
-    def named(self) -> Sequence[tuple[str, str]]:
+    def named(self) -> Sequence[Named]:
         """The chats among the turns."""
         turns = enumerate(self.messages or ())
-        chats = [(f"messages.{n}.chat", turn.chat) for n, turn in turns if turn.chat]
+        chats = [Named(f"messages.{n}.chat", turn.chat, "chat") for n, turn in turns if turn.chat]
         return (*super().named, *chats)
 
 
@@ -327,15 +332,16 @@ class Scored(Column):
         return self
 
     @property
-    def named(self) -> Sequence[tuple[str, str]]:
+    def named(self) -> Sequence[Named]:
         """What is scored."""
-        return (*super().named, *self.targets)
+        target = [Named("candidates", self.candidates, "candidates")] if self.candidates else []
+        texts = (Named(f"responses.{n}", one, "text") for n, one in enumerate(self.responses or ()))
+        return (*super().named, *target, *texts)
 
     @property
-    def targets(self) -> Sequence[tuple[str, str]]:
-        """(key, column) of what is scored."""
-        target = [("candidates", self.candidates)] if self.candidates else []
-        return (*target, *(("responses", name) for name in self.responses or ()))
+    def targets(self) -> tuple[str, ...]:
+        """The columns that are scored."""
+        return (self.candidates,) if self.candidates else self.responses or ()
 
     @property
     def reads_asked(self) -> bool:
@@ -352,13 +358,6 @@ class Scored(Column):
         if self.responses:
             return len(self.responses)
         return next(column for column in columns if column.name == self.candidates).size
-
-    def problems(self, scope: "Scope") -> Iterator[Problem]:
-        """What is scored must be candidates or texts."""
-        target = self.candidates
-        if target and scope.has(target) and not scope.holds_candidates(target):
-            yield Problem(("candidates",), no_candidates(target))
-        yield from scope.check_responses(self.responses, "score it with 'candidates: {}'")
 
 
 @dataclass
@@ -389,14 +388,23 @@ class Scope:
             return name not in self.later
         return name in self.seed_fields
 
-    def holds_candidates(self, name: str) -> bool:
-        """Whether the column is known to hold lists of candidates."""
-        return name in self.made and self.made[name].holds_candidates
-
-    def may_be_text(self, name: str) -> bool:
-        """Whether the column holds texts; for seed columns only the rows can show it."""
-        column = self.made.get(name.removesuffix(META_SUFFIX))
-        return column is None or name in column.texts
+    def check(self, one: Named) -> Iterator[Problem]:
+        """Whether a column is there and holds what it must; of seed columns only rows tell that."""
+        name, made = one.column, self.made.get(one.column.removesuffix(META_SUFFIX))
+        holds_candidates = made is not None and made.holds_candidates
+        if not self.has(name):
+            yield Problem(path_of(one.key), self.missing(name))
+        elif one.holds == "candidates" and not holds_candidates:
+            message = f"column {name!r} has no candidates; name a column of type 'candidates'"
+            yield Problem(path_of(one.key), message)
+        elif one.holds == "text" and holds_candidates:
+            message = f"column {name!r} contains candidates; write 'candidates: {name}'"
+            yield Problem(path_of(one.key), message)
+        elif one.holds == "text" and made is not None and name not in made.texts:
+            message = f"column {name!r} contains no text; name a column of type 'llm_text'"
+            yield Problem(path_of(one.key), message)
+        elif one.holds == "chat" and made is not None and not made.holds_chat:
+            yield Problem(path_of(one.key), no_chat(name))
 
     def missing(self, name: str) -> str:
         """Why a column cannot be read here."""
@@ -410,15 +418,6 @@ class Scope:
                 f"{before}"
             )
         return f"there is no column {name!r} before this point; {suggest(name, known)}"
-
-    def check_responses(self, names: Sequence[str] | None, remedy: str) -> Iterator[Problem]:
-        """Problems of a key `responses`, each of which must be a text."""
-        for number, name in enumerate(names or ()):
-            if self.holds_candidates(name):
-                message = f"column {name!r} contains candidates; {remedy.format(name)}"
-                yield Problem(("responses", number), message)
-            elif not self.may_be_text(name):
-                yield Problem(("responses", number), no_text(name))
 
 
 def dotted(at: At) -> str:
@@ -435,16 +434,6 @@ def no_chat(name: str) -> str:
     """The message about a column that was to hold chats."""
     turn = f"{{role: user, content: '{{{{ {name} }}}}'}}"
     return f"column {name!r} contains no chats; write a turn {turn} to send its text"
-
-
-def no_candidates(name: str) -> str:
-    """The message about a column that was to hold candidates."""
-    return f"column {name!r} has no candidates; name a column of type 'candidates'"
-
-
-def no_text(name: str) -> str:
-    """The message about a column that was to hold texts."""
-    return f"column {name!r} contains no text; name a column of type 'llm_text'"
 
 
 def with_meta(*names: str) -> tuple[str, ...]:

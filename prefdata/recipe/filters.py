@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from prefdata.recipe.contract import At, Column, Problem, Scope, no_candidates
+from prefdata.recipe.contract import At, Column, Holds, Named, Problem, Scope
 from prefdata.recipe.sources import Source
 from prefdata.recipe.values import Filled, Frozen, OneOrMore, Positive, compile_pattern
 
@@ -150,9 +150,10 @@ class Filter(Column):
         return {} if self.expression is None else {"expression": self.expression}
 
     @property
-    def named(self) -> Sequence[tuple[str, str]]:
-        keys = ("candidates", "column", "verifier")
-        return [(key, getattr(self, key)) for key in keys if getattr(self, key) is not None]
+    def named(self) -> Sequence[Named]:
+        kinds: dict[str, Holds] = {"candidates": "candidates", "column": "any", "verifier": "any"}
+        told = ((key, getattr(self, key), holds) for key, holds in kinds.items())
+        return [Named(key, name, holds) for key, name, holds in told if name is not None]
 
     @property
     def inserted(self) -> frozenset[str]:
@@ -178,10 +179,7 @@ class Filter(Column):
         return [(("decontaminate", "against", n), one) for n, one in enumerate(against)]
 
     def problems(self, scope: Scope) -> Iterator[Problem]:
-        target = self.candidates
-        if target and scope.has(target) and not scope.holds_candidates(target):
-            yield Problem(("candidates",), no_candidates(target))
-        scoring = scope.made.get(self.verifier or "")
+        target, scoring = self.candidates, scope.made.get(self.verifier or "")
         scored: Any = getattr(scoring, "candidates", None)
         if scoring is not None and (scored is None or target not in (None, scored)):
             what = f"candidates {target!r}" if target else "candidates"

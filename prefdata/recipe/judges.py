@@ -11,13 +11,13 @@ from prefdata.recipe.contract import (
     Aliases,
     Asking,
     Column,
+    Named,
     Problem,
     Prompted,
     Role,
     Scope,
     Scored,
     check_is_object,
-    no_text,
     path_of,
     with_meta,
 )
@@ -167,10 +167,11 @@ class LlmJudge(Scored, Judge):
         return value
 
     @property
-    def named(self) -> Sequence[tuple[str, str]]:
-        reference = self.tournament and self.tournament.reference
-        other = (("tournament.reference", reference),) if reference else ()
-        return (*super().named, *(("compare", name) for name in self.compare or ()), *other)
+    def named(self) -> Sequence[Named]:
+        texts = {f"compare.{n}": name for n, name in enumerate(self.compare or ())}
+        if self.tournament is not None and self.tournament.reference:
+            texts["tournament.reference"] = self.tournament.reference
+        return (*super().named, *(Named(key, name, "text") for key, name in texts.items()))
 
     @property
     def inserted(self) -> frozenset[str]:
@@ -245,7 +246,6 @@ class LlmJudge(Scored, Judge):
         return {"A", "B"} <= verdicts(self.output_format, self.winner_field)
 
     def problems(self, scope: Scope) -> Iterator[Problem]:
-        yield from super().problems(scope)
         yield from check_is_object(self.output_format)
         yield from check_blindness(self)
         read = question_of(self).columns
@@ -262,9 +262,7 @@ class LlmJudge(Scored, Judge):
             )
             yield Problem(("output_format",), message)
         for number, name in enumerate(self.compare or ()):
-            if scope.has(name) and not scope.may_be_text(name):
-                yield Problem(("compare", number), no_text(name))
-            elif name not in read:
+            if name not in read:
                 message = (
                     f"the prompt does not contain column {name!r}, so it cannot be compared; add it"
                 )
@@ -283,10 +281,7 @@ class LlmJudge(Scored, Judge):
         if not is_list and not self._names_a_winner:
             message = f"the schema does not allow A and B as values of {self.winner_field!r}"
             yield Problem(("output_format",), f"{message}; add 'enum: [A, B, tie]' to that key")
-        other = tournament.reference
-        if other and scope.has(other) and not scope.may_be_text(other):
-            yield Problem(("tournament", "reference"), no_text(other))
-        known = all(scope.has(name) for _, name in self.targets)
+        known = all(map(scope.has, self.targets))
         if is_list and known and (count := self.texts_scored(scope.columns)) > MOST_LISTED:
             yield Problem(
                 ("tournament", "type"),
@@ -444,9 +439,9 @@ class RubricJudge(Scored, Judge):
         return with_meta(self.name)
 
     @property
-    def named(self) -> Sequence[tuple[str, str]]:
-        checklist = [("criteria", self.criteria)] if isinstance(self.criteria, str) else []
-        checks = ((f"checks.{n}", name) for n, name in enumerate(self.checks))
+    def named(self) -> Sequence[Named]:
+        checklist = [Named("criteria", self.criteria)] if isinstance(self.criteria, str) else []
+        checks = (Named(f"checks.{n}", name) for n, name in enumerate(self.checks))
         return (*super().named, *checklist, *checks)
 
     @property
@@ -462,7 +457,6 @@ class RubricJudge(Scored, Judge):
         return self.texts_scored(columns) * items
 
     def problems(self, scope: Scope) -> Iterator[Problem]:
-        yield from super().problems(scope)
         yield from check_blindness(self)
         if self.gold is not None and self.checks:
             message = "nothing checks the texts of known preferences; remove 'gold', or 'checks'"
@@ -521,8 +515,8 @@ class Verifier(Scored, Asking):
         return self
 
     @property
-    def named(self) -> Sequence[tuple[str, str]]:
-        reference = [("reference", self.reference)] if self.reference else []
+    def named(self) -> Sequence[Named]:
+        reference = [Named("reference", self.reference)] if self.reference else []
         return (*super().named, *reference)
 
     @property

@@ -93,7 +93,7 @@ def columns_read(column: Column, recipe: Recipe) -> frozenset[str]:
     models = {model.alias: model for model in recipe.models}
     names = {name for a in column.aliases for name in system_prompt_of(models[a]).columns}
     if isinstance(column, Scored) and column.reads_asked:
-        for _, target in column.targets:
+        for target in column.targets:
             origin = origin_of(target, all_columns(recipe), models)
             names |= origin.columns | {target + META_SUFFIX} if origin else set()
     read = column.reads | names

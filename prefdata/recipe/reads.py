@@ -4,18 +4,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from prefdata.recipe.columns import given_columns
-from prefdata.recipe.contract import Column, Scored
+from prefdata.recipe.contract import Column, Holds, Named, Scored
 from prefdata.recipe.mix import SOURCE, Mix, OutputProjection
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.questions import ASKED, system_prompt_of
 from prefdata.recipe.schema import Recipe
 
-PROJECTED = (
-    "prompt_field", "response_a_field", "response_b_field", "judge_field",
-    "candidates", "responses", "score", "otherwise", "margin", "calibrate_length", "chosen.score",
-    "rejected.score", "rejected.largest_gap", "group_by", "order_group", "select_group", "keep",
-)  # fmt: skip
-"""Keys of `output_projection` that name a column."""
+PROJECTED: dict[str, Holds] = {
+    "prompt_field": "any", "response_a_field": "text", "response_b_field": "text",
+    "judge_field": "any", "candidates": "candidates", "responses": "text", "score": "score",
+    "otherwise": "score", "margin": "any", "calibrate_length": "score", "chosen.score": "score",
+    "rejected.score": "score", "rejected.largest_gap": "score", "group_by": "any",
+    "order_group": "any", "select_group": "any", "keep": "any",
+}  # fmt: skip
+"""Keys of `output_projection` that name a column, and what it must hold."""
 
 
 ANSWERS = frozenset(("response_a_field", "response_b_field", "candidates", "responses"))
@@ -47,26 +49,26 @@ def columns_needed(recipe: Recipe) -> dict[str, str]:
     for number, model in enumerate(recipe.models):
         names = system_prompt_of(model).columns if model.alias in asking else ()
         needed = dict.fromkeys(sorted(names), f"models.{number}.system_prompt") | needed
-    for key, name in projected(recipe.output_projection):
+    for key, name, _ in projected(recipe.output_projection):
         needed.setdefault(name, f"output_projection.{key}")
     return {name: at for name, at in needed.items() if name not in made}
 
 
-def projected(projection: OutputProjection) -> Iterator[tuple[str, str]]:
-    """(key of the projection, column it names)."""
+def projected(projection: OutputProjection) -> Iterator[Named]:
+    """The columns that it names."""
     parts = (
         [(f"of.{name}.", part) for name, part in projection.of.items()]
         if isinstance(projection, Mix)
         else []
     )
     for prefix, part in [*parts, ("", projection)]:
-        for key in PROJECTED:
+        for key, holds in PROJECTED.items():
             value: Any = part
             for step in key.split("."):
                 value = getattr(value, step, None)
             names = [value] if isinstance(value, str) else value or ()
             if (key, value) not in (("prompt_field", ASKED), ("select_group", SOURCE)):
-                yield from ((prefix + key, name) for name in names)
+                yield from (Named(prefix + key, name, holds) for name in names)
 
 
 def texts_of_rule(projection: OutputProjection) -> tuple[str, ...]:
@@ -95,7 +97,9 @@ def score_columns(recipe: Recipe, projection: OutputProjection | None = None) ->
 def answering_aliases(recipe: Recipe) -> frozenset[str]:
     """The models that wrote the texts of which pairs are made."""
     texts = {
-        name for key, name in projected(recipe.output_projection) if key.split(".")[-1] in ANSWERS
+        one.column
+        for one in projected(recipe.output_projection)
+        if one.key.split(".")[-1] in ANSWERS
     }
     found: set[str] = set()
     for column in reversed(recipe.columns):

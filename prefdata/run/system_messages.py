@@ -68,7 +68,7 @@ def _origins(column: Column, recipe: Recipe) -> list[Origin]:
     if not isinstance(column, Scored) or not column.reads_asked:
         return []
     models = {model.alias: model for model in recipe.models}
-    names = (name for _, name in column.targets)
+    names = column.targets
     found = (origin_of(name, all_columns(recipe), models) for name in names)
     return [origin for origin in found if origin is not None]
 

@@ -20,7 +20,7 @@ class Asked:
         `own`: what stands in the place of what the texts were asked.
         """
         self._column, self._own = column, own
-        names = [] if own else [name for _, name in column.targets]
+        names = () if own else column.targets
         self._origins = {name: origin_of(name, tools.columns, tools.models) for name in names}
 
     def chats(self, row: Row) -> list[Chat | None]:
