@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from waiting import PATIENCE, wait_until
 
 from prefdata.errors import PrefdataError
-from prefdata.train.nemo_customizer.payloads import NOT_IDENTITY, plan_training
+from prefdata.train.nemo_customizer.payloads import NOT_IDENTITY, TrainingFiles, plan_training
 from prefdata.train.nemo_customizer.settings import CustomizerSettings, Hyperparameters
-from prefdata.train.nemo_customizer.train import TrainingFiles, cancel_customizer, train_customizer
+from prefdata.train.nemo_customizer.train import cancel_customizer, train_customizer
 
 CREATE_JOB = "POST /v1/customization/jobs$"
 STATUS = "GET /v1/customization/jobs/[^/]+/status"
@@ -360,7 +360,7 @@ def test_without_waiting_the_command_looks_once(training, platform):
     platform.deployment_course = ["pending"]
     training.run(wait=False)
     assert len(platform.jobs) == len(platform.deployments) == 1
-    assert "not ready yet" in training.said[-1]
+    assert "the same command looks again" in training.said[-1]
 
 
 def test_other_settings_do_not_replace_an_unfinished_job(training, platform):

@@ -7,8 +7,9 @@ from prefdata.errors import Say
 from prefdata.export import ExportOptions, export_run
 from prefdata.run.finished import open_run
 from prefdata.run.stale import check_training
+from prefdata.train.nemo_customizer.payloads import TrainingFiles
 from prefdata.train.nemo_customizer.settings import CustomizerSettings
-from prefdata.train.nemo_customizer.train import TrainingFiles, train_customizer
+from prefdata.train.nemo_customizer.train import train_customizer
 
 FORMATS = {"dpo": "nemo_customizer", "sft": "nemo_customizer_sft"}
 

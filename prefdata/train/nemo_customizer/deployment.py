@@ -14,9 +14,8 @@ from prefdata.train.nemo_customizer.watch import (
     NOT_FOUND,
     Clock,
     Failure,
-    TimedOut,
     create_once,
-    watch,
+    wait_for,
 )
 
 READY = "ready"
@@ -90,33 +89,25 @@ def _find(platform: Platform, body: Body) -> Answer | None:
 
 
 def _wait(platform: Platform, plan: Plan, record: TrainRecord, clock: Clock, *, say: Say) -> bool:
-    settings, name = plan.settings, f"deployment {record.deployment['name']}"
-    timeout = settings.deployment_timeout_seconds
-    try:
-        if settings.wait:
-            watch(lambda: _look(platform, record, say), settings, clock, timeout=timeout, say=say)
-        elif _look(platform, record, say) is None:
-            say(f"{name} is not ready yet; the same command looks again, or waits with wait=true")
-            return False
-    except TimedOut as err:
-        raise PrefdataError(
-            f"{name} is {record.deployment.get('status', 'not there')} after {timeout:g} s "
-            "(deployment_timeout_seconds); it continues, and the same command waits for it again"
-        ) from err
-    except KeyboardInterrupt:
-        say(f"{name} continues; the same command waits for it again")
-        raise
-    return True
+    return wait_for(
+        lambda: _look(platform, record, say),
+        f"deployment {record.deployment['name']}",
+        plan.settings,
+        clock,
+        limit="deployment_timeout_seconds",
+        state=lambda: record.deployment.get("status", "not there"),
+        say=say,
+    )
 
 
-def _look(platform: Platform, record: TrainRecord, say: Say) -> Answer | None:
-    """The deployment once it is ready, or None."""
+def _look(platform: Platform, record: TrainRecord, say: Say) -> bool:
+    """Whether the deployment is ready."""
     known = record.deployment
     try:
         there = platform.deployment(known["namespace"], known["name"])
     except Failure as err:
         if err.status == NOT_FOUND:  # a new one does not show at once
-            return None
+            return False
         raise
     details = there.get("status_details") or {}
     state = str(details.get("status")).lower()
@@ -132,4 +123,4 @@ def _look(platform: Platform, record: TrainRecord, say: Say) -> Answer | None:
             "command again: it checks this deployment again. Another deployment.deployment_name "
             "makes a new one"
         )
-    return there if state == READY else None
+    return state == READY

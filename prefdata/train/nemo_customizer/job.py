@@ -10,9 +10,8 @@ from prefdata.train.nemo_customizer.watch import (
     NOT_FOUND,
     Clock,
     Failure,
-    TimedOut,
     create_once,
-    watch,
+    wait_for,
 )
 
 LAST_LOGS = 3
@@ -124,28 +123,25 @@ def wait_for_job(
     Raises:
         PrefdataError: it failed or was cancelled, or time is up, or it cannot be watched.
     """
-    name, timeout = f"job {record.job['name']} ({record.job['id']})", settings.timeout_seconds
-    try:
-        if settings.wait:
-            watch(lambda: _look(platform, record, say), settings, clock, timeout=timeout, say=say)
-        elif _look(platform, record, say) is None:
-            say(f"{name} continues; the same command looks again, or waits for it with wait=true")
-            return False
-    except TimedOut as err:
-        raise PrefdataError(
-            f"{name} is {record.job.get('status')} after {timeout:g} s (timeout_seconds); it "
-            "continues, and the same command waits for it again"
-        ) from err
-    except KeyboardInterrupt:
-        say(f"{name} continues; the same command waits for it again, and --cancel ends the job")
-        raise
+    is_over = wait_for(
+        lambda: _look(platform, record, say),
+        f"job {record.job['name']} ({record.job['id']})",
+        settings,
+        clock,
+        limit="timeout_seconds",
+        state=lambda: record.job.get("status"),
+        ends=", and --cancel ends the job",
+        say=say,
+    )
+    if not is_over:
+        return False
     if model := platform.job(record.job["id"]).get("output_model"):
         record.note("job", output_model=model)
     return True
 
 
-def _look(platform: Platform, record: TrainRecord, say: Say) -> Answer | None:
-    """The status of a job that has completed, or None."""
+def _look(platform: Platform, record: TrainRecord, say: Say) -> bool:
+    """Whether the job has completed."""
     job, status = record.job, _status(platform, record)
     state, done = _state(status), status.get("percentage_done")  # None until an epoch is done
     if (state, done) != (job.get("status"), job.get("percentage_done")):
@@ -155,7 +151,7 @@ def _look(platform: Platform, record: TrainRecord, say: Say) -> Answer | None:
     record.note("job", status=state, **facts, **ended)
     if state in LOST:
         raise _lost(platform, record, status)
-    return status if state == COMPLETED else None
+    return state == COMPLETED
 
 
 def _status(platform: Platform, record: TrainRecord) -> Answer:

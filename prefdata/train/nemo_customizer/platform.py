@@ -3,7 +3,6 @@
 Alone in importing the SDK, and imported only when something is to be sent.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -19,7 +18,6 @@ from nemo_microservices import (
     NeMoMicroservices,
 )
 
-from prefdata.errors import Say
 from prefdata.train.nemo_customizer.payloads import Body
 from prefdata.train.nemo_customizer.settings import CustomizerSettings
 from prefdata.train.nemo_customizer.watch import Failure
@@ -181,20 +179,6 @@ class Platform:
 
     def _address(self, host: str) -> str:
         return f"{host} {getattr(self.settings, host)}"
-
-
-@contextmanager
-def connect(settings: CustomizerSettings, say: Say) -> Iterator[Platform]:
-    """The platform with the token from the environment."""
-    # a header of 'Bearer ' and nothing else is not a legal one
-    token = os.environ.get(settings.token, "").strip() if settings.token else ""
-    if settings.token and not token:
-        say(f"{settings.token} is not set; no token is sent")
-    platform = Platform(settings, token or None)
-    try:
-        yield platform
-    finally:
-        platform.close()
 
 
 def _message(err: APIStatusError) -> str:

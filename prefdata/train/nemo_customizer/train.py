@@ -3,9 +3,10 @@
 Each step is noted in train.json before the next begins, so the same command goes on after any end.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from prefdata.train.nemo_customizer.platform import Platform
 
 LOCK = ".train.lock"
-
-__all__ = ["TrainingFiles", "cancel_customizer", "train_customizer"]
 
 
 def train_customizer(
@@ -134,12 +133,17 @@ def cancel_customizer(
 
 @contextmanager
 def _platform(settings: CustomizerSettings, say: Say) -> Iterator["Platform"]:
+    """The platform, with the token from the environment."""
     try:
-        from prefdata.train.nemo_customizer.platform import connect
+        from prefdata.train.nemo_customizer.platform import Platform
     except ImportError as err:
         raise PrefdataError(
             "the backend nemo_customizer needs NVIDIA's SDK, which is not installed; run "
             f"{install_command('nemo')}"
         ) from err
-    with connect(settings, say) as platform:
+    # a header of 'Bearer ' and nothing else is not a legal one
+    token = os.environ.get(settings.token, "").strip() if settings.token else ""
+    if settings.token and not token:
+        say(f"{settings.token} is not set; no token is sent")
+    with closing(Platform(settings, token or None)) as platform:
         yield platform

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import cast
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants
@@ -21,62 +20,39 @@ PAUSE = 5.0
 UNPROCESSABLE = 422
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Something that the platform must have."""
-
-    step: str
-    what: str
-    there: tuple[int, ...]
-    create: Callable[[], Answer]
-
-
 def prepare_dataset(
-    platform: Platform,
-    plan: Plan,
-    record: TrainRecord,
-    clock: Clock,
-    *,
-    say: Say,
+    platform: Platform, plan: Plan, record: TrainRecord, clock: Clock, *, say: Say
 ) -> None:
     """Do what has not been done: namespaces, upload, entity; note each as it is done."""
+
+    def ensure(step: str, what: str, create: Callable[[], Answer], *there: int) -> None:
+        """Create what the platform must have, unless an answer says that it is there."""
+        if record.step(step):
+            return
+        try:
+            made, state = create(), "created"
+        except Failure as err:
+            if err.status not in there:
+                raise
+            made, state = {}, f"existed already ({err.status})"
+        say(f"{what}: {state}")
+        record.note_step(step, state=state, **{k: v for k, v in made.items() if k == "id"})
+
+    name, body, dataset = plan.settings.namespace, namespace_body(plan.settings), dataset_body(plan)
     if plan.settings.create_namespace_if_missing:
-        for part in _namespaces(platform, plan):
-            _ensure(part, record, say)
+        ensure(
+            "namespace", f"namespace {name} of the entity store",
+            lambda: platform.create_namespace(body), CONFLICT,
+        )  # fmt: skip
+        ensure(
+            "store_namespace", f"namespace {name} of the data store",
+            lambda: platform.create_store_namespace(name), CONFLICT, UNPROCESSABLE,
+        )  # fmt: skip
     if record.step("upload").get("content") != plan.content:
         oid = _upload(platform, plan, clock, say)
         record.note_step("upload", repo=plan.repo_id, content=plan.content, commit=oid)
         say(f"uploaded both files to {plan.repo_id} (commit {oid})")
-    body = dataset_body(plan)
-    dataset = _Part(
-        "dataset", f"dataset {plan.repo_id}", (CONFLICT,), lambda: platform.create_dataset(body)
-    )
-    _ensure(dataset, record, say)
-
-
-def _namespaces(platform: Platform, plan: Plan) -> Iterator[_Part]:
-    name, body = plan.settings.namespace, namespace_body(plan.settings)
-    yield _Part(
-        "namespace", f"namespace {name} of the entity store", (CONFLICT,),
-        lambda: platform.create_namespace(body),
-    )  # fmt: skip
-    yield _Part(
-        "store_namespace", f"namespace {name} of the data store", (CONFLICT, UNPROCESSABLE),
-        lambda: platform.create_store_namespace(name),
-    )  # fmt: skip
-
-
-def _ensure(part: _Part, record: TrainRecord, say: Say) -> None:
-    if record.step(part.step):
-        return
-    try:
-        made, state = part.create(), "created"
-    except Failure as err:
-        if err.status not in part.there:
-            raise
-        made, state = {}, f"existed already ({err.status})"
-    say(f"{part.what}: {state}")
-    record.note_step(part.step, state=state, **{k: v for k, v in made.items() if k == "id"})
+    ensure("dataset", f"dataset {plan.repo_id}", lambda: platform.create_dataset(dataset), CONFLICT)
 
 
 def _upload(platform: Platform, plan: Plan, clock: Clock, say: Say) -> str:

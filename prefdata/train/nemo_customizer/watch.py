@@ -68,29 +68,53 @@ def create_once(
     raise AssertionError("the last try returns or raises")
 
 
-class TimedOut(Exception):
-    """It was not over in time."""
-
-
-def watch(
-    look: Callable[[], Found | None],
+def wait_for(
+    look: Callable[[], bool],
+    what: str,
     settings: CustomizerSettings,
     clock: Clock,
     *,
-    timeout: float,
+    limit: str,
+    state: Callable[[], object],
+    ends: str = "",
     say: Say,
-) -> Found:
-    """Look again and again until a look finds something.
+) -> bool:
+    """Look until it is over, or once; whether it is.
+
+    `limit`: the setting that says for how many seconds. `state`: what is known so far. `ends`: how
+    it could be ended.
 
     Raises:
         Failure: one that will not pass, or too many in a row.
-        TimedOut: nothing was found within `timeout` seconds.
+        PrefdataError: it was not over in time.
     """
-    end, failures, most = clock.now() + timeout, 0, settings.max_consecutive_status_failures
+    if not settings.wait:
+        if not (is_over := look()):
+            say(f"{what} continues; the same command looks again, or waits for it with wait=true")
+        return is_over
+    seconds: float = getattr(settings, limit)
+    try:
+        is_over = _watch(look, settings, clock, seconds, say)
+    except KeyboardInterrupt:
+        say(f"{what} continues; the same command waits for it again{ends}")
+        raise
+    if not is_over:
+        raise PrefdataError(
+            f"{what} is {state()} after {seconds:g} s ({limit}); it continues, and the same "
+            "command waits for it again"
+        )
+    return True
+
+
+def _watch(
+    look: Callable[[], bool], settings: CustomizerSettings, clock: Clock, seconds: float, say: Say
+) -> bool:
+    """Look again and again; whether it was over in time."""
+    end, failures, most = clock.now() + seconds, 0, settings.max_consecutive_status_failures
     while True:
         try:
-            if (found := look()) is not None:
-                return found
+            if look():
+                return True
             failures = 0
         except Failure as err:
             failures += 1
@@ -99,9 +123,10 @@ def watch(
             if failures >= most:
                 raise Failure(
                     f"{err} ({failures} times in a row, as often as "
-                    "max_consecutive_status_failures allows)", err.status,
-                ) from err  # fmt: skip
+                    "max_consecutive_status_failures allows)",
+                    err.status,
+                ) from err
             say(f"{err} ({failures} of {most} times in a row)")
         if (left := end - clock.now()) <= 0:
-            raise TimedOut
+            return False
         clock.sleep(min(settings.poll_interval_seconds, left))
