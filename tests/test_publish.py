@@ -346,7 +346,7 @@ from pathlib import Path
 from prefdata.errors import PrefdataError
 from prefdata.hub.publish import publish_run
 from prefdata.hub.access import Patience
-from prefdata.hub.publishing import PublishOptions
+from prefdata.hub.publish import PublishOptions
 try:
     patience = Patience(tries=3, first_wait=0.05, longest_wait=5)
     publish_run(Path({run!r}), PublishOptions({name!r}), patience=patience, say=lambda line: None)
@@ -750,7 +750,7 @@ DANGEROUS = {
     "a file of this machine": (
         {"models": [MODEL], "columns": [{k: v for k, v in TEXT.items() if k != "prompt"}
                                         | {"prompt_file": "/etc/hostname"}]},
-        "it names a prompt_file",
+        "it names a file of this machine",
     ),
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from runs import TOOL
 from prefdata.errors import PrefdataError
 from prefdata.pipeline import build
 from prefdata.recipe.loader import load_recipe
-from prefdata.report import make_report, write_report
+from prefdata.report import make_report
 from prefdata.report.compare import delta, recipe_differences
 from prefdata.report.excerpt import LONGEST, embed, take_excerpt
 from prefdata.storage.folders import read_rows
@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 def test_a_run_has_its_report_in_its_folder(tmp_path):
     run = make_plain_run(tmp_path)
-    assert write_report(run) == run / "report.html"
+    assert make_report(run).file == run / "report.html"
     page = Page(run / "report.html")
     assert "40 of 43 rows" in page.text
     assert "seeds" in page.text
@@ -63,13 +63,13 @@ def test_a_run_has_its_report_in_its_folder(tmp_path):
 
 def test_the_report_of_a_run_is_the_same_each_time(tmp_path):
     run = make_plain_run(tmp_path)
-    first = write_report(run).read_bytes()
-    assert write_report(run).read_bytes() == first
+    first = make_report(run).file.read_bytes()
+    assert make_report(run).file.read_bytes() == first
 
 
 def test_no_text_of_a_run_becomes_an_element(tmp_path):
     clean, attacked = make_plain_run(tmp_path / "a"), make_hostile_run(tmp_path / "b")
-    before, after = Page(write_report(clean)), Page(write_report(attacked))
+    before, after = Page(make_report(clean).file), Page(make_report(attacked).file)
     assert after.scripts == before.scripts
     assert "img" not in after.tags
     assert "svg" not in after.tags
@@ -87,7 +87,7 @@ def test_embedded_json_holds_the_text_and_cannot_end_its_element(text):
 
 
 def test_the_policy_allows_the_pages_own_scripts_and_nothing_else(tmp_path):
-    page = Page(write_report(make_plain_run(tmp_path)))
+    page = Page(make_report(make_plain_run(tmp_path)).file)
     policy = next(v for n, v in page.attributes if n == "content" and "default-src" in v)
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -151,7 +151,7 @@ def test_what_a_browser_cannot_hold_is_a_text_or_is_cut(tmp_path):
         line(2, "r", "same", 1.0, seed=2**62),
     ]
     run = make_scored_run(tmp_path, lines)
-    page = Page(write_report(run))
+    page = Page(make_report(run).file)
     [pair] = page.rows(1)
     assert any(str(value).endswith("[…and 7 more characters]") for value in pair)
     [reject] = page.rows(2)
@@ -160,19 +160,19 @@ def test_what_a_browser_cannot_hold_is_a_text_or_is_cut(tmp_path):
 
 def test_prompts_that_are_chats_stay_chats(tmp_path):
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]
-    page = Page(write_report(make_scored_run(tmp_path, [line(1, chat, "4", 2.0), line(1, chat, "5", 1.0)])))  # fmt: skip  # noqa: E501
+    page = Page(make_report(make_scored_run(tmp_path, [line(1, chat, "4", 2.0), line(1, chat, "5", 1.0)])).file)  # fmt: skip  # noqa: E501
     assert chat in page.rows(1)[0]
 
 
 def test_a_run_without_a_pair_has_a_report(tmp_path):
     lines = [line(n, f"question {n}", "same", 1.0) for n in range(3)]
-    page = Page(write_report(make_scored_run(tmp_path, lines)))
+    page = Page(make_report(make_scored_run(tmp_path, lines)).file)
     assert "0 of 3 rows" in page.text
     assert "Margins" not in page.text
 
 
 def test_panels_that_have_nothing_to_show_are_away(tmp_path):
-    page = Page(write_report(make_plain_run(tmp_path)))
+    page = Page(make_report(make_plain_run(tmp_path)).file)
     for title in ("Throughput", "Judges", "By seed column"):
         assert title not in page.text
     for title in ("Scores", "Margins", "Who wins", "Length", "Slowest and largest rows"):
@@ -181,14 +181,14 @@ def test_panels_that_have_nothing_to_show_are_away(tmp_path):
 
 
 def test_the_verdict_and_its_warnings_stand_first_and_the_pairs_second(tmp_path):
-    text = Page(write_report(make_plain_run(tmp_path))).text
+    text = Page(make_report(make_plain_run(tmp_path)).file).text
     wanted = (
         "40 pairs, from 93.0% of 43 rows; at the median chosen scores 20.5 more. 2 things to",
         "Length bias", "Key figures", "Show", "What each step leaves of the rows.",
     )  # fmt: skip
     places = [text.index(one, text.index("Theme: auto")) for one in wanted]
     assert places == sorted(places)
-    few = Page(write_report(make_plain_run(tmp_path / "few", turns=20)))
+    few = Page(make_report(make_plain_run(tmp_path / "few", turns=20)).file)
     assert "Nothing odd was found." in few.text
 
 
@@ -201,7 +201,7 @@ def test_pairs_are_broken_down_by_the_seed_columns_that_they_keep(project):
     project.recipe["seed_dataset"]["fields"] += ["language", "hard"]
     project.recipe["output_projection"]["keep"] = ["language", "hard", "answer"]
     build(project.load(), project.folder / "run", rehearse=True)
-    page = Page(write_report(project.folder / "run"))
+    page = Page(make_report(project.folder / "run").file)
     assert "language has 2 values. hard has 2 values." in page.text  # answer is another each time
     charts = [one for cells in orjson.loads(page.data[0])["charts"] for one in cells[0]]
     [chart] = [one for one in charts if one["title"] == "Pairs by language"]
@@ -215,7 +215,7 @@ def test_the_loading_of_models_is_shown_in_the_throughput(project, quickstart_mo
         project.recipe["models"][at]["model"] = str(quickstart_models / name)
     project.recipe["seed_dataset"]["limit"] = 2
     build(project.load(), project.folder / "run", say=lambda text: None)
-    data = orjson.loads(Page(write_report(project.folder / "run")).data[0])
+    data = orjson.loads(Page(make_report(project.folder / "run").file).data[0])
     bands = [chart["bands"] for cells in data["charts"] for chart in cells[0] if chart["bands"]]
     assert [name for _, _, name in bands[0]] == [
         "loading hot on the CPU",
@@ -227,7 +227,7 @@ def test_the_loading_of_models_is_shown_in_the_throughput(project, quickstart_mo
 def test_every_candidate_of_a_shown_pair_is_in_the_page(project):
     run = project.folder / "run"
     build(project.load(), run, rehearse=True)
-    page = Page(write_report(run))
+    page = Page(make_report(run).file)
     data = orjson.loads(page.data[0])["runs"][0]
     assert data["scores"] == ["reward"]
     found = dict(orjson.loads(page.data[-1]))
@@ -243,7 +243,7 @@ def test_a_build_notes_its_throughput_and_its_slowest_rows(project):
     assert record["throughput"]["samples"][-1][1] == 80
     assert {name for _, name in record["throughput"]["passes"]} >= {"seeds", "candidates", "pairs"}
     assert len(record["slowest"]["candidates"]) == 20
-    page = Page(write_report(project.folder / "run"))
+    page = Page(make_report(project.folder / "run").file)
     assert "is a rehearsal" in page.text
     assert "Slowest rows" in page.text
 
@@ -252,7 +252,7 @@ def test_a_build_notes_its_throughput_and_its_slowest_rows(project):
 def test_the_figures_of_replicas_are_a_table_of_what_is_known(project, samples):
     run = project.folder / "run"
     record = build(project.load(), run, rehearse=True)
-    assert "longest queue" not in Page(write_report(run)).text
+    assert "longest queue" not in Page(make_report(run).file).text
     known = {"gpus": ["0", "1"], "answered": 80, "tokens": 20_000, "queue_peak": 12}
     record["replicas"] = {"lm-0": known | {"power_watts": 512.5}, "lm-1": known}
     noted = record.pop("throughput")
@@ -261,7 +261,7 @@ def test_the_figures_of_replicas_are_a_table_of_what_is_known(project, samples):
         made = [[first[0] + n, *last[1:]] for n in range(samples)]
         record["throughput"] = noted | {"samples": [first, *made[1:]]}
     (run / "run.json").write_bytes(orjson.dumps(record))
-    page = Page(write_report(run)).text
+    page = Page(make_report(run).file).text
     for told in ("0, 1", "20,000", "512.5", "longest queue", "mean power, W"):
         assert told in page
     assert "utilisation" not in page
@@ -293,7 +293,7 @@ def test_judged_runs_tell_agreement_and_position_bias(project):
     project.recipe["output_projection"] = {"type": "dpo_preference"}
     record = build(project.load(), project.folder / "run", rehearse=True)
     counts = record["judges"]["judge"]
-    page = Page(write_report(project.folder / "run"))
+    page = Page(make_report(project.folder / "run").file)
     assert f"both orders agree in {counts['agreed'] / 20:.1%}" in page.text
     assert "How the scores of each writer's texts are spread." not in page.text
     charts = orjson.loads(page.data[0])["charts"]
@@ -314,7 +314,7 @@ def test_no_bias_is_told_of_few_pairs(tmp_path):
 
 def test_two_runs_stand_side_by_side_with_one_scale(tmp_path):
     runs = [make_plain_run(tmp_path / name, turns=turns) for name, turns in (("a", 40), ("b", 50))]
-    page = Page(write_report(runs[0], tmp_path / "both.html", compare=runs[1]))
+    page = Page(make_report(runs[0], tmp_path / "both.html", compare=runs[1]).file)
     assert not (runs[0] / "report.html").exists()
     assert "a/run" in page.text
     assert "b/run" in page.text
@@ -347,7 +347,7 @@ def test_a_difference_has_its_sign():
 def test_a_run_is_not_compared_with_itself(tmp_path):
     run = make_plain_run(tmp_path)
     with pytest.raises(PrefdataError, match="another one only"):
-        write_report(run, compare=run)
+        make_report(run, compare=run)
 
 
 @pytest.mark.parametrize("out", ["", "run"], ids=["no run", "a folder as the file"])
@@ -356,12 +356,12 @@ def test_what_the_user_can_mend_is_said(tmp_path, out):
     if not out:
         shutil.rmtree(run)
     with pytest.raises(PrefdataError):
-        write_report(run, tmp_path / out if out else None)
+        make_report(run, tmp_path / out if out else None)
 
 
 def test_the_page_shows_every_pair_and_every_reject(tmp_path):
     run = make_plain_run(tmp_path)
-    page = Page(write_report(run))
+    page = Page(make_report(run).file)
     data = orjson.loads(page.data[0])["runs"][0]
     ids = [row[data["pairs"]["fields"].index("id")] for row in page.rows(1)]
     assert ids == [row["id"] for split in ("train", "test") for row in read_rows(run / "pairs", stem=split)]  # fmt: skip  # noqa: E501
@@ -372,14 +372,14 @@ def test_the_page_shows_every_pair_and_every_reject(tmp_path):
 def test_every_kind_of_run_has_a_report(tmp_path, recipe):
     loaded = load_recipe(ROOT / "recipes" / f"{recipe}.yaml", [f"output_dir={tmp_path}/run"])
     record = build(loaded, tmp_path / "run", rehearse=True, say=lambda line: None)
-    page = Page(write_report(tmp_path / "run"))
+    page = Page(make_report(tmp_path / "run").file)
     assert f"{record['prompts']:,} of {record['rows']:,} rows" in page.text
 
 
 def test_texts_without_a_writer_win_nothing_and_a_build_without_models_has_no_throughput(tmp_path):
     loaded = load_recipe(ROOT / "recipes" / "agent_turns.yaml", [f"output_dir={tmp_path}/run"])
     build(loaded, tmp_path / "run", say=lambda line: None)
-    page = Page(write_report(tmp_path / "run"))
+    page = Page(make_report(tmp_path / "run").file)
     assert "Who wins" not in page.text
     assert "Throughput" not in page.text
 
@@ -387,5 +387,5 @@ def test_texts_without_a_writer_win_nothing_and_a_build_without_models_has_no_th
 def test_prompts_with_tool_calls_are_messages_in_the_page(tmp_path):
     chat = [{"role": "user", "content": "2+?"}, TOOL, {"role": "tool", "content": "4"}]
     lines = [line(1, chat, "four", 2.0), line(1, chat, "five", 1.0)]
-    page = Page(write_report(make_scored_run(tmp_path, lines)))
+    page = Page(make_report(make_scored_run(tmp_path, lines)).file)
     assert chat in page.rows(1)[0]

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from reported import HOSTILE, SCRIPT, line, make_hostile_run, make_plain_run, make_scored_run
 
-from prefdata.report import write_report
+from prefdata.report import make_report
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is missing; scripts/test_browser.sh installs it"
@@ -94,12 +94,12 @@ def read(chromium):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    return write_report(make_plain_run(tmp_path_factory.mktemp("plain")))
+    return make_report(make_plain_run(tmp_path_factory.mktemp("plain"))).file
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    return write_report(make_hostile_run(tmp_path_factory.mktemp("hostile")))
+    return make_report(make_hostile_run(tmp_path_factory.mktemp("hostile"))).file
 
 
 def test_it_opens_without_a_complaint_and_asks_for_nothing(read, plain):
@@ -229,7 +229,7 @@ def test_the_list_goes_by_keys_and_tells_which_row_is_open(read, plain):
 
 
 def test_only_the_rows_in_sight_are_elements(read, tmp_path):
-    reader = read(write_report(make_plain_run(tmp_path, turns=400)))
+    reader = read(make_report(make_plain_run(tmp_path, turns=400)).file)
     assert reader.count() == "400 of 400 pairs"
     assert reader.page.locator("#list [role=option]").count() < 40
 
@@ -298,7 +298,7 @@ def test_without_scripts_the_figures_are_there(chromium, plain):
 
 def test_two_runs_are_shown_side_by_side_and_row_by_row(read, tmp_path):
     runs = [make_plain_run(tmp_path / name, turns=turns) for name, turns in (("a", 40), ("b", 50))]
-    reader = read(write_report(runs[0], tmp_path / "both.html", compare=runs[1]))
+    reader = read(make_report(runs[0], tmp_path / "both.html", compare=runs[1]).file)
     page = reader.page
     assert reader.complaints == []
     left, right = page.locator("#margins .cell").all()
@@ -313,7 +313,7 @@ def test_two_runs_are_shown_side_by_side_and_row_by_row(read, tmp_path):
 
 def test_all_candidates_of_a_prompt_are_shown_with_their_scores(read, tmp_path):
     lines = [line(n, f"question {n}", f"text {n} {m}", float(m), "ab"[m % 2]) for n in range(3) for m in range(5)]  # fmt: skip  # noqa: E501
-    reader = read(write_report(make_scored_run(tmp_path, lines)))
+    reader = read(make_report(make_scored_run(tmp_path, lines)).file)
     reader.page.get_by_text("All 5 candidates of this prompt").click()
     told = reader.page.locator(".candidate").all_inner_texts()
     assert [one.split("\n")[0] for one in told] == [
@@ -334,7 +334,7 @@ def test_wide_screens_have_two_charts_a_row(read, plain, width, is_beside):
 def test_a_phone_cuts_no_text_off(read, tmp_path):
     texts = [(f"{side} " + "word " * 3000 + "a" * 500, score) for side, score in (("good", 2.0), ("bad", 1.0))]  # fmt: skip  # noqa: E501
     run = make_scored_run(tmp_path, [line(1, "question", *one) for one in texts])
-    page = read(write_report(run), viewport=PHONE, has_touch=True, is_mobile=True).page
+    page = read(make_report(run).file, viewport=PHONE, has_touch=True, is_mobile=True).page
     for side in ("chosen", "rejected"):
         whole, seen = page.locator(f".{side} .body").evaluate("e => [[e.scrollWidth, e.scrollHeight], [e.clientWidth, e.clientHeight]]")  # fmt: skip  # noqa: E501
         assert whole == seen

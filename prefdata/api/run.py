@@ -23,8 +23,7 @@ from prefdata.api.records import Records, figures_of, pairs_or_rejects, table
 from prefdata.errors import PrefdataError, Say, suggest
 from prefdata.export import Export, ExportOptions, Lines, export_run
 from prefdata.hub.fetched import compare_runs, fetch_run
-from prefdata.hub.publish import publish_run
-from prefdata.hub.publishing import Publication, PublishOptions
+from prefdata.hub.publish import Publication, PublishOptions, publish_run
 from prefdata.pairs.files import SPLITS
 from prefdata.pairs.repick import pairs_of_run
 from prefdata.recipe.loader import RecipeSource, give_name, load_recipe, strategy_of

@@ -30,9 +30,7 @@ def publish(
 ) -> None:
     """Bring a finished run to the Hub with its card, load it back, compare; twice does nothing."""
     with exit_codes():
-        from prefdata.hub.publishing import PublishOptions
-
-        _publish(run_of(run), PublishOptions(repo_id, revision, private, create_pr))
+        _publish(run_of(run), repo_id, revision, private, create_pr)
 
 
 def check_hub(settings: Any) -> None:
@@ -49,19 +47,17 @@ def check_hub(settings: Any) -> None:
 
 def publish_built(run: Path, settings: Any) -> None:
     """Publish what has just been made, as its recipe says."""
-    from prefdata.hub.publishing import PublishOptions
-
     try:
-        _publish(run, PublishOptions(), settings)
+        _publish(run, settings=settings)
     except PrefdataError as err:
         raise PrefdataError(
             f"{err}. The run itself is complete: run `prefdata publish {run}` to try again"
         ) from err
 
 
-def _publish(run: Path, options: Any, settings: Any = None) -> None:
+def _publish(run: Path, *options: Any, settings: Any = None) -> None:
     from prefdata.cli.summary import print_publication
-    from prefdata.hub.publish import publish_run
+    from prefdata.hub.publish import PublishOptions, publish_run
 
-    print_publication(publish_run(run, options, settings=settings, say=say))
+    print_publication(publish_run(run, PublishOptions(*options), settings=settings, say=say))
     tell_stale(run)

@@ -28,7 +28,7 @@ from prefdata.storage.record import Record, first_detail
 if TYPE_CHECKING:  # what a build and a plan need none of
     from prefdata.api.records import Records
     from prefdata.export import Export
-    from prefdata.hub.publishing import Publication
+    from prefdata.hub.publish import Publication
     from prefdata.report import Report
     from prefdata.run.cleaning import Unneeded
 

@@ -14,9 +14,10 @@ from jinja2 import Environment, StrictUndefined
 
 from prefdata.hub.card_columns import describe_columns
 from prefdata.hub.card_figures import measure_pairs
-from prefdata.hub.content import Content
+from prefdata.hub.content import Content, Contents
 from prefdata.pairs.diff import tell_changes
 from prefdata.pairs.prompts import tell_of_prompts
+from prefdata.pairs.readable import config_of, stem_of
 from prefdata.recipe.mix import projections_of
 from prefdata.recipe.publication import Publish
 from prefdata.recipe.schema import Model
@@ -28,15 +29,7 @@ from prefdata.storage.record import Record
 
 TAGS = ("preference", "dpo", "rlhf", "synthetic", "prefdata")
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
-STEMS = {"pairs": ("train", "test"), "candidates": ("rows",), "rejects": ("rows",)}
-"""First part of the names of the files that a config is made of."""
-Contents = Mapping[str, Mapping[str, Content]]
 Facts = dict[str, Any]
-
-
-def split_of(stem: str) -> str:
-    """What the Hub calls the rows of the files of a stem."""
-    return "test" if stem == "test" else "train"
 
 
 def make_card(
@@ -77,7 +70,7 @@ def _metadata(run: FinishedRun, settings: Publish, contents: Contents, tag: str)
         "base_model": list(dict.fromkeys(fact["model"] for fact in models if fact["hub"])),
     }
     return {key: value for key, value in named.items() if value} | {
-        "configs": [_config(name, splits) for name, splits in contents.items()],
+        "configs": [config_of(name, splits) for name, splits in contents.items()],
         "dataset_info": [_info(run, name, splits) for name, splits in contents.items()],
         "prefdata": {
             "version": run.record.get("prefdata", ""),
@@ -88,27 +81,12 @@ def _metadata(run: FinishedRun, settings: Publish, contents: Contents, tag: str)
     }
 
 
-def _config(name: str, splits: Mapping[str, Content]) -> Facts:
-    files = [
-        {"split": split_of(stem), "path": f"{name}/{stem}-*"}
-        for stem in STEMS[name]
-        if split_of(stem) in splits
-    ]
-    return {
-        "config_name": name,
-        "data_files": files,
-        **({"default": True} if name == "pairs" else {}),
-    }
-
-
 def _info(run: FinishedRun, name: str, splits: Mapping[str, Content]) -> Facts:
     """What `push_to_hub` would write: the features, and rows and bytes of every split."""
     features: Any = Features.from_arrow_schema(read_schema(run.folder / name))
-    files = {
-        split_of(stem): sorted((run.folder / name).glob(f"{stem}-*.parquet"))
-        for stem in STEMS[name]
-    }
-    sizes = {split: sum(map(_uncompressed, files[split])) for split in splits}
+    folder = run.folder / name
+    files = {one: [*folder.glob(f"{stem_of(name, one)}-*.parquet")] for one in splits}
+    sizes = {split: sum(map(_uncompressed, found)) for split, found in files.items()}
     return {
         "config_name": name,
         "features": features._to_yaml_list(),
@@ -116,7 +94,7 @@ def _info(run: FinishedRun, name: str, splits: Mapping[str, Content]) -> Facts:
             {"name": split, "num_bytes": sizes[split], "num_examples": content.rows}
             for split, content in splits.items()
         ],
-        "download_size": sum(file.stat().st_size for split in splits for file in files[split]),
+        "download_size": sum(file.stat().st_size for found in files.values() for file in found),
         "dataset_size": sum(sizes.values()),
     }
 

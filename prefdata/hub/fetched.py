@@ -156,21 +156,16 @@ class _Stranger:
             raw.pop(key, None)
         raw["output_dir"] = _parts(self._address)["name"]
         for at, text in texts_in(raw):
-            if at[-1] == "prompt_file" and not self._is_named(at):
-                raise self._refusal(
-                    f"{_dotted(at)}: it names a prompt_file, a file of this machine; a published "
-                    f"recipe holds its prompts. Give {_dotted(at)}=…, or {_BY_HAND}"
+            why = None
+            if _names_a_file(at, text):
+                why = (
+                    "it names a file of this machine; a published recipe holds its prompts and "
+                    "templates"
                 )
-            if at[-1] == "chat_template" and is_file(text) and not self._is_named(at):
-                raise self._refusal(
-                    f"{_dotted(at)}: it names a file of this machine; a published recipe holds its "
-                    f"templates. Give {_dotted(at)}=…, or {_BY_HAND}"
-                )
-            if INTERPOLATION.search(text) and not self._is_named(at):
-                raise self._refusal(
-                    f"{_dotted(at)}: it holds '${{…}}', which would insert environment variables "
-                    f"of this machine; give {_dotted(at)}=…, or {_BY_HAND}"
-                )
+            elif INTERPOLATION.search(text):
+                why = "it holds '${…}', which would insert environment variables of this machine"
+            if why and not self._is_named(at):
+                raise self._refusal(f"{_dotted(at)}: {why}. Give {_dotted(at)}=…, or {_BY_HAND}")
         models = raw.get("models")
         if isinstance(models, list):
             named = enumerate(models)
@@ -291,6 +286,11 @@ class _Stranger:
         return PrefdataError(f"{self._address}: {why}")
 
 
+def _names_a_file(at: At, text: str) -> bool:
+    """Whether loading would read a file for this text of a recipe."""
+    return at[-1] == "prompt_file" or (at[-1] == "chat_template" and is_file(text))
+
+
 def _dotted(at: Sequence[str | int]) -> str:
     return ".".join(map(str, at))
 
@@ -375,7 +375,7 @@ def _tame(raw: dict[str, Any], address: str) -> None:
     raw.pop("publish", None)
     raw.pop("output_path", None)
     for at, text in [*texts_in(raw)]:
-        if at[-1] == "prompt_file" or (at[-1] == "chat_template" and is_file(text)):
+        if _names_a_file(at, text):
             raise PrefdataError(f"{address}: {_dotted(at)} names a file of this machine")
         if "${" in text:
             holder: Any = raw

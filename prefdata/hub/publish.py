@@ -18,14 +18,13 @@ from huggingface_hub.utils.sha import git_hash
 
 from prefdata.errors import PrefdataError, Say
 from prefdata.hub.access import Patience, answers, check_token, refusals
+from prefdata.hub.content import read_back
 from prefdata.hub.fetched import SCHEME, read_pairs
-from prefdata.hub.publishing import Publication, PublishOptions
-from prefdata.hub.read_back import read_back
 from prefdata.hub.upload import FOLDERS, REPORT, TAG, Upload, pack
 from prefdata.pairs.diff import compare_pairs, read_pairs_of
 from prefdata.pairs.readable import add_configs
 from prefdata.recipe.publication import Publish, check_repo_id
-from prefdata.report.page import write_report
+from prefdata.report import make_report
 from prefdata.run.finished import FinishedRun, open_run
 from prefdata.run.public import find_local_paths
 from prefdata.run.stale import report_pairs
@@ -40,6 +39,34 @@ IGNORED = {".gitattributes", "README.md"}
 PATIENCE = Patience()
 Change = CommitOperationAdd | CommitOperationDelete
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class PublishOptions:
+    """What the command line says of a publication; None leaves it to the recipe."""
+
+    repo_id: str | None = None
+    revision: str | None = None
+    private: bool | None = None
+    create_pr: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What has been published where.
+
+    Attributes:
+        commit: 40 hex digits; it is on the Hub and was read back.
+        tag: the commit's name; None in a pull request.
+    """
+
+    repo_id: str
+    revision: str
+    commit: str
+    tag: str | None
+    url: str
+    is_new: bool
+    rows: dict[str, dict[str, int]]
 
 
 def publish_run(
@@ -132,7 +159,7 @@ def _renew_report(run: FinishedRun) -> None:
     """Write the run's page, unless one on these pairs is there."""
     page = run.folder / REPORT
     if report_pairs(page) != identify_pairs(run.folder, run.record):
-        write_report(run.folder, page, is_held=True)
+        make_report(run.folder, page, is_held=True)
 
 
 @dataclass

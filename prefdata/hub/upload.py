@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prefdata.fingerprint import digest
-from prefdata.hub.card import STEMS, Contents, make_card, split_of
-from prefdata.hub.content import measure_content
+from prefdata.hub.card import make_card
+from prefdata.hub.content import Contents, measure_content
+from prefdata.pairs.readable import splits_of, stem_of
 from prefdata.recipe.publication import CONFIGS, Publish
 from prefdata.run.finished import FinishedRun
 from prefdata.run.public import make_public_recipe, make_public_record
@@ -62,9 +63,8 @@ def pack(
     files: dict[str, Path | bytes] = {
         file.relative_to(run.folder).as_posix(): file
         for name, splits in contents.items()
-        for stem in STEMS[name]
-        if split_of(stem) in splits
-        for file in sorted((run.folder / name).glob(f"{stem}-*.parquet"))
+        for split in splits
+        for file in sorted((run.folder / name).glob(f"{stem_of(name, split)}-*.parquet"))
     }
     files["README.md"] = card.encode()
     files["run.json"] = make_public_record(run, facts)
@@ -78,8 +78,8 @@ def pack(
 def _measure(folder: Path, settings: Publish) -> Contents:
     found = {
         name: {
-            split_of(stem): measure_content(read_tables(folder / name, stem=stem))
-            for stem in STEMS[name]
+            split: measure_content(read_tables(folder / name, stem=stem_of(name, split)))
+            for split in splits_of(name)
         }
         for name in settings.configs
     }

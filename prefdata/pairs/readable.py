@@ -9,6 +9,7 @@ import pyarrow as pa
 import yaml
 
 from prefdata.pairs.diff import PairsOfRun, changes_since
+from prefdata.pairs.files import SPLITS
 from prefdata.pairs.mixing import make_pairs, schema_of_pairs
 from prefdata.pairs.outcomes import count_outcomes, count_skipped, settle_reasoning
 from prefdata.pairs.prompts import Background
@@ -73,7 +74,8 @@ def write_readme(out: Path, *, has_test: bool | None = None) -> None:
 
     `has_test`: whether pairs have a test split; None for what is there.
     """
-    head = yaml.safe_dump({"configs": [_config(out, name, has_test) for name in ("pairs", "candidates", "rejects")]}, sort_keys=False)  # fmt: skip  # noqa: E501
+    configs = [_config(out, name, has_test) for name in ("pairs", "candidates", "rejects")]
+    head = yaml.safe_dump({"configs": configs}, sort_keys=False)
     write_own(
         out / README,
         out,
@@ -96,11 +98,23 @@ def add_configs(card: str, out: Path) -> str:
     return f"{_MARK}{head}{_MARK}{prose}"
 
 
-def _config(out: Path, name: str, has_test: bool | None) -> dict[str, Any]:
-    splits = {"train": "train" if name == "pairs" else "rows"}
-    if name == "pairs":
-        is_split = any((out / name).glob("test-*")) if has_test is None else has_test
-        splits |= {"test": "test"} if is_split else {}
-    files = [{"split": split, "path": f"{name}/{stem}-*"} for split, stem in splits.items()]
-    default = {"default": True} if name == "pairs" else {}
-    return {"config_name": name, **default, "data_files": files}
+def splits_of(table: str) -> tuple[str, ...]:
+    """The splits that a table may have."""
+    return SPLITS if table == "pairs" else ("train",)
+
+
+def stem_of(table: str, split: str) -> str:
+    """First part of the names of the files with a split of a table."""
+    return split if table == "pairs" else "rows"
+
+
+def config_of(table: str, splits: Iterable[str]) -> dict[str, Any]:
+    """What tells `load_dataset` which files of a table make which splits."""
+    files = [{"split": one, "path": f"{table}/{stem_of(table, one)}-*"} for one in splits]
+    default = {"default": True} if table == "pairs" else {}
+    return {"config_name": table, "data_files": files, **default}
+
+
+def _config(out: Path, table: str, has_test: bool | None) -> dict[str, Any]:
+    is_split = any((out / "pairs").glob("test-*")) if has_test is None else has_test
+    return config_of(table, [one for one in splits_of(table) if one == "train" or is_split])

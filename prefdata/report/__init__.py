@@ -1,5 +1,5 @@
 """`prefdata report`: a run as one HTML file for people."""
 
-from prefdata.report.page import Report, make_report, write_report
+from prefdata.report.page import Report, make_report
 
-__all__ = ["Report", "make_report", "write_report"]
+__all__ = ["Report", "make_report"]

@@ -75,19 +75,6 @@ class Report:
     warnings: list[str]
 
 
-def write_report(
-    run: Path, out: Path | None = None, *, compare: Path | None = None, is_held: bool = False
-) -> Path:
-    """Write the report of a finished run and say where it is.
-
-    `out`: the file; `report.html` in the run by default.
-
-    Raises:
-        PrefdataError: no finished run is there, or the file cannot be written.
-    """
-    return make_report(run, out, compare=compare, is_held=is_held).file
-
-
 def make_report(
     run: Path,
     out: Path | None = None,
@@ -96,7 +83,14 @@ def make_report(
     is_forced: bool = False,
     is_held: bool = False,
 ) -> Report:
-    """As `write_report`, or in the place of a file of the user's; returns what a user is told."""
+    """Write the report of a finished run, or of two side by side.
+
+    `out`: the file; `report.html` in the run by default. `is_forced`: also in the place of a file
+    of the user's. `is_held`: whether the caller holds the run.
+
+    Raises:
+        PrefdataError: no finished run is there, or the file cannot be written.
+    """
     place = out or run / "report.html"
     if out is not None and place.resolve() != (run / "report.html").resolve():
         check_name(place, run)
