@@ -17,10 +17,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 from waiting import PATIENCE
 
+from prefdata.api.terminal import open_console, print_row, printable
 from prefdata.cli import app
 from prefdata.cli.pager import KEPT, KEYS, Opened, Shelf, open_rows, page_rows
 from prefdata.cli.screens import share_lines
-from prefdata.cli.terminal import open_console, print_row, printable
 from prefdata.pipeline import build
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")

@@ -1,13 +1,17 @@
 """Rows as a notebook shows them, and as text elsewhere."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from prefdata.api.terminal import open_console, print_row
 from prefdata.errors import PrefdataError
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.rows import Row
@@ -32,14 +36,30 @@ class Records:
     rows: tuple[tuple[str, Row], ...]
     requests: tuple[Example, ...] = ()
 
+    def print(self, console: Console) -> None:
+        """All of them in full."""
+        print_examples(console, self.requests)
+        for title, row in self.rows:
+            print_row(console, title, row)
+
     def __repr__(self) -> str:
-        asked = (f"--- {_asks(one)}\n{one.text}" for one in self.requests)
-        shown = (f"--- {title}\n{_lines(row)}" for title, row in self.rows)
-        return "\n".join((*asked, *shown))
+        text = StringIO()
+        self.print(open_console(text))
+        return text.getvalue().rstrip("\n")
 
     def _repr_html_(self) -> str:
-        asked = (_folded(_asks(one), [("", one.text)]) for one in self.requests)
+        asked = (
+            _folded(f"{one.column} asks {one.alias}", [("", one.text)]) for one in self.requests
+        )
         return "".join((*asked, *(_shown(title, row) for title, row in self.rows)))
+
+
+def print_examples(console: Console, examples: Iterable[Example]) -> None:
+    """Requests, as their models will read them."""
+    for one in examples:
+        how = "as the model reads it" if one.is_rendered else "as messages"
+        console.print(f"{one.column} asks {one.alias}, {how}:", style="bold", soft_wrap=True)
+        console.print(one.text, soft_wrap=True)
 
 
 def records_of(run: Path, loaded: LoadedRecipe) -> Records:
@@ -86,23 +106,6 @@ def _numbered(title: str, folder: Path) -> Iterator[tuple[str, Row]]:
         if title == "reject":
             row["row"] = json.loads(row["row"] or "null")
         yield f"{title} {number}", row
-
-
-def _asks(example: Example) -> str:
-    return f"{example.column} asks {example.alias}"
-
-
-def _lines(row: Mapping[str, Any]) -> str:
-    told = ((name, _text(value)) for name, value in row.items() if value is not None)
-    return "\n".join(f"{name}:{_after_colon(text)}" for name, text in told)
-
-
-def _after_colon(text: str) -> str:
-    return "\n  " + text.replace("\n", "\n  ") if "\n" in text else f" {text}"
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _shown(title: str, row: Row) -> str:

@@ -279,7 +279,7 @@ def _show_status(folder: Path, count: int, *, as_json: bool, watch: bool) -> Non
 
     import orjson
 
-    from prefdata.cli.terminal import open_console
+    from prefdata.api.terminal import open_console
     from prefdata.cluster.status import RunStatus, look_at_run, watch_run
 
     console, last = open_console(), ""

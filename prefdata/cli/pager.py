@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 from rich.console import Console
 
+from prefdata.api.terminal import print_row
 from prefdata.cli.screens import print_screen, print_values
-from prefdata.cli.terminal import print_row
 from prefdata.errors import PrefdataError
 from prefdata.pairs.files import pairs_in_order
 from prefdata.rows import Row

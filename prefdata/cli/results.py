@@ -235,8 +235,8 @@ def inspect(
     with exit_codes():
         from itertools import islice
 
+        from prefdata.api.terminal import open_console
         from prefdata.cli.pager import open_rows, page_rows, print_rows
-        from prefdata.cli.terminal import open_console
 
         console, opened = open_console(), open_rows(run_of(run), rejects=rejects)
         if search:

@@ -204,10 +204,10 @@ def _preview(
     loaded: Any, rows: int, gpus: int | None, replicas: int | None, *, rehearse: bool
 ) -> None:
     from prefdata.api.building import preview
-    from prefdata.cli.summary import print_records
+    from prefdata.api.terminal import open_console
 
     records = preview(
         loaded, rows, gpus=gpus, replicas=replicas, rehearse=rehearse, say=say,
         progress=not is_quiet(),
     )  # fmt: skip
-    print_records(records)
+    records.print(open_console())

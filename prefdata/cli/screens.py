@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from prefdata.cli.terminal import STYLES, printable
+from prefdata.api.terminal import STYLES, printable
 from prefdata.recipe.chats import is_chat
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, Row

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from prefdata.cli.terminal import open_console, print_row, printable
+from prefdata.api.records import print_examples
+from prefdata.api.terminal import open_console, printable
 from prefdata.pairs.calibration import tell_calibration
 from prefdata.pairs.diff import tell_changes
 from prefdata.pairs.prompts import tell_of_prompts
@@ -18,7 +19,7 @@ from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.plan import plan_passes
 from prefdata.rows import rows_of
 from prefdata.run.estimate import PARAMETERS, WRITTEN_PER_SECOND, Estimate, estimate_pass
-from prefdata.run.examples import Example, example_requests
+from prefdata.run.examples import example_requests
 from prefdata.run.gold import tell
 from prefdata.run.growth import plan_growth, tell_growth
 from prefdata.run.oddities import find_oddities
@@ -26,7 +27,6 @@ from prefdata.seeds.seeds import seeds_of
 from prefdata.storage.record import Record, first_detail
 
 if TYPE_CHECKING:  # what a build and a plan need none of
-    from prefdata.api.records import Records
     from prefdata.export import Export
     from prefdata.hub.publish import Publication
     from prefdata.report import Report
@@ -225,14 +225,6 @@ def _trained(result: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "held out", f"{asked['prompts']:,} prompts, {asked['samples']} answers each, temperature {asked['temperature']}"  # fmt: skip  # noqa: E501
 
 
-def print_records(records: "Records") -> None:
-    """A request of every column, then every row: candidates or responses, pairs, rejects."""
-    print_examples(records.requests)
-    console = open_console()
-    for title, row in records.rows:
-        print_row(console, title, row)
-
-
 def print_report(report: "Report") -> None:
     """Where a report lies, and what it warns of."""
     console = open_console()
@@ -242,16 +234,6 @@ def print_report(report: "Report") -> None:
     console.print(f"{report.file}: {told}, {size}; open it in a browser")
     for warning in report.warnings:
         console.print(warning, style="yellow")
-
-
-def print_examples(examples: Iterable[Example]) -> None:
-    """Requests, as their models will read them."""
-    console = Console(highlight=False, soft_wrap=True)
-    for example in examples:
-        how = "as the model reads it" if example.is_rendered else "as messages"
-        title = f"{example.column} asks {example.alias}, {how}:"
-        console.print(title, style="bold", markup=False)
-        console.print(example.text, markup=False)
 
 
 def print_plan(
@@ -320,7 +302,7 @@ def print_plan(
     console.print(f"{len(steps)} passes, {len(distinct)} model loads")
     if gpus or price is not None:
         console.print(_bill(hours, gpus or 1, price))
-    print_examples(example_requests(loaded, sample[0]))
+    print_examples(open_console(), example_requests(loaded, sample[0]))
     console.print(
         "Completion tokens, GPU-hours and disk are upper bounds: every text as long as "
         f"max_tokens, at {WRITTEN_PER_SECOND:,} tokens/s of a model of {PARAMETERS / 1e9:.0f}B as "
