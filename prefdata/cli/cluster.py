@@ -1,9 +1,8 @@
 """`slurm`, `k8s`, `sky`: a run on a cluster."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +21,6 @@ from prefdata.cli.program import (
 from prefdata.errors import PrefdataError
 
 if TYPE_CHECKING:  # slow to import, and not for --help
-    from prefdata.cluster.manifests import Engine
     from prefdata.recipe.loader import LoadedRecipe
 
 Nodes = Annotated[
@@ -102,20 +100,13 @@ def slurm(
 ) -> None:
     """Write batch scripts that make a run in shards on a cluster, and join them."""
     with exit_codes():
-        _check_words(recipe, status, as_json, watch)
         if submit and status:
             raise PrefdataError("--status does not submit anything; leave out --submit or --status")
-        loaded = load(recipe, overrides, out)
-        from prefdata.cluster.jobs import shards_submitted
+        look = status, as_json, watch
+        loaded, folder, count = _open(recipe, overrides, out, shards, nodes, rehearse, look)
         from prefdata.cluster.slurm import run_on_slurm
         from prefdata.cluster.slurm_scripts import Cluster
-        from prefdata.run.shards import count_shards
 
-        folder = run_folder(loaded, rehearse).absolute()
-        count = count_shards(folder, shards, default=shards_submitted(folder) or nodes)
-        if status:
-            _show_status(folder, count, as_json=as_json, watch=watch)
-            return
         if submit and loaded.recipe.publish and not (rehearse or no_publish):
             check_hub(loaded.recipe.publish)
         named = {"partition": partition, "time": time, "account": account}
@@ -163,20 +154,23 @@ def k8s(
 ) -> None:
     """Write Kubernetes manifests: an Indexed Job over the shards, and a Job that joins them."""
     with exit_codes():
-        _check_words(recipe, status, as_json, watch)
-        loaded = load(recipe, overrides, out)
-        if not status and image is None:
+        look = status, as_json, watch
+        loaded, folder, count = _open(recipe, overrides, out, shards, nodes, rehearse, look)
+        if image is None:
             raise PrefdataError(
                 "--image is missing: a pod runs prefdata from a container image; give one, such as "
                 "the one that Dockerfile.gpu builds"
             )
-        _write_or_show(
-            "k8s", loaded, [recipe, *(overrides or ())], shards,
-            status=(status, as_json, watch), rehearse=rehearse, force=force, gpus=gpus,
-            image=image, volume=volume, mount=mount, nodes=nodes, cpus=cpus, memory=memory,
+        _check_volume(volume)
+        from prefdata.cluster.manifests import Tasks, write_manifests
+
+        tasks = Tasks(
+            count, gpus, image, volume or "", mount, nodes, cpus=cpus, memory=memory,
             setup=(*(setup or ()),), max_restarts=max_restarts, secret=secret,
             is_published=not no_publish,
         )  # fmt: skip
+        told = [recipe, *(overrides or ())]
+        write_manifests("k8s", loaded, told, folder, tasks, rehearse=rehearse, force=force)
 
 
 def sky(
@@ -209,9 +203,9 @@ def sky(
 ) -> None:
     """Write SkyPilot tasks: a managed job per shard on spot machines, and one that joins them."""
     with exit_codes():
-        _check_words(recipe, status, as_json, watch)
-        loaded = load(recipe, overrides, out)
-        if not status and not (image or setup):
+        look = status, as_json, watch
+        loaded, folder, count = _open(recipe, overrides, out, shards, 1, rehearse, look)
+        if not (image or setup):
             raise PrefdataError(
                 "nothing brings prefdata to the machines: --image and --setup are missing; give a "
                 "container image that has it, or --setup 'pip install …'"
@@ -219,17 +213,33 @@ def sky(
         found = re.fullmatch(r"0|[A-Za-z][\w.-]*(?::([1-9]\d*))?", gpus)
         if found is None:
             raise PrefdataError(f"--gpus {gpus}: give kind and number, as in H100:8, or 0 for none")
-        _write_or_show(
-            "sky", loaded, [recipe, *(overrides or ())], shards,
-            status=(status, as_json, watch), rehearse=rehearse, force=force,
-            gpus=int(found[1] or gpus != "0"), accelerators=gpus if gpus != "0" else None,
-            image=image, volume=volume, mount=mount, cpus=cpus, memory=memory,
+        _check_volume(volume)
+        from prefdata.cluster.manifests import Tasks, write_manifests
+
+        tasks = Tasks(
+            count, int(found[1] or gpus != "0"), image, volume or "", mount,
+            accelerators=gpus if gpus != "0" else None, cpus=cpus, memory=memory,
             setup=(*(setup or ()),), max_restarts=max_restarts, is_spot=not on_demand,
             is_published=not no_publish,
         )  # fmt: skip
+        told = [recipe, *(overrides or ())]
+        write_manifests("sky", loaded, told, folder, tasks, rehearse=rehearse, force=force)
 
 
-def _check_words(recipe: str, status: bool, as_json: bool, watch: bool) -> None:
+def _open(
+    recipe: str,
+    overrides: list[str] | None,
+    out: Path | None,
+    shards: int | None,
+    nodes: int,
+    rehearse: bool,
+    look: tuple[bool, bool, bool],
+) -> "tuple[LoadedRecipe, Path, int]":
+    """The recipe, the run folder and the number of shards; with --status that is shown, and all.
+
+    `look`: --status, --json, --watch.
+    """
+    status, as_json, watch = look
     if recipe.startswith("hf://"):
         raise PrefdataError(
             f"{recipe}: a recipe on the Hub would be downloaded by every node; download "
@@ -237,40 +247,24 @@ def _check_words(recipe: str, status: bool, as_json: bool, watch: bool) -> None:
         )
     if (as_json or watch) and not status:
         raise PrefdataError("--json and --watch are for --status; add it, or leave them out")
-
-
-def _write_or_show(
-    engine: "Engine",
-    loaded: "LoadedRecipe",
-    told: Sequence[str],
-    shards: int | None,
-    *,
-    status: tuple[bool, bool, bool],
-    rehearse: bool,
-    force: bool,
-    volume: str | None,
-    **asked: Any,
-) -> None:
-    """The manifests, or the status of a run that was started by them."""
+    loaded = load(recipe, overrides, out)
     from prefdata.cluster.jobs import shards_submitted
-    from prefdata.cluster.manifests import Tasks, write_manifests
     from prefdata.run.shards import count_shards
 
     folder = run_folder(loaded, rehearse).absolute()
-    count = count_shards(folder, shards, default=shards_submitted(folder) or asked.get("nodes", 1))
-    is_status, as_json, watch = status
-    if is_status:
+    count = count_shards(folder, shards, default=shards_submitted(folder) or nodes)
+    if status:
         _show_status(folder, count, as_json=as_json, watch=watch)
-        return
+        raise typer.Exit
+    return loaded, folder, count
+
+
+def _check_volume(volume: str | None) -> None:
     if volume is None:
         raise PrefdataError(
             "--volume is missing: tasks keep what is finished on a volume that all of them see, "
             "else each would begin anew; give its name"
         )
-    write_manifests(
-        engine, loaded, told, folder, Tasks(count, volume=volume, **asked), rehearse=rehearse,
-        force=force,
-    )  # fmt: skip
 
 
 def _show_status(folder: Path, count: int, *, as_json: bool, watch: bool) -> None:

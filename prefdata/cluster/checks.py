@@ -17,30 +17,20 @@ from prefdata.run.places import check_places
 from prefdata.storage.record import read_record
 from prefdata.workers.machine import Machine
 
-OURS = {
-    "array": "the shards are the array; use --shards and --nodes",
-    "a": "the shards are the array; use --shards and --nodes",
-    "nodes": "a task runs on one node; use --nodes for tasks at the same time",
-    "N": "a task runs on one node; use --nodes for tasks at the same time",
-    "ntasks": "a task is one process; use --shards for more of them",
-    "n": "a task is one process; use --shards for more of them",
-    "ntasks-per-node": "a task is one process; use --shards for more of them",
-    "output": "--status and the script itself read the logs in the run folder",
-    "o": "--status and the script itself read the logs in the run folder",
-    "error": "--status and the script itself read the logs in the run folder",
-    "e": "--status and the script itself read the logs in the run folder",
-    "open-mode": "a task that is started again goes on in its log",
-    "signal": f"a task is told {GRACE_SECONDS} s before its end, so that nothing is lost",
-    "requeue": "a task that is told to end goes back into the queue",
-    "no-requeue": "a task that is told to end goes back into the queue",
-    "dependency": "the merge follows the array",
-    "d": "the merge follows the array",
-    "kill-on-invalid-dep": "the merge follows the array",
-    "chdir": "paths of the recipe are seen from the folder where this command runs",
-    "D": "paths of the recipe are seen from the folder where this command runs",
-    "wrap": "the script has its own command",
-    "export-file": "the script exports its own variables",
+_WHY_OURS = {
+    "the shards are the array; use --shards and --nodes": ("array", "a"),
+    "a task runs on one node; use --nodes for tasks at the same time": ("nodes", "N"),
+    "a task is one process; use --shards for more of them": ("ntasks", "n", "ntasks-per-node"),
+    "--status and the script itself read the logs in the run folder": ("output", "o", "error", "e"),
+    "a task that is started again goes on in its log": ("open-mode",),
+    f"a task is told {GRACE_SECONDS} s before its end, so that nothing is lost": ("signal",),
+    "a task that is told to end goes back into the queue": ("requeue", "no-requeue"),
+    "the merge follows the array": ("dependency", "d", "kill-on-invalid-dep"),
+    "paths of the recipe are seen from the folder where this command runs": ("chdir", "D"),
+    "the script has its own command": ("wrap",),
+    "the script exports its own variables": ("export-file",),
 }
+OURS = {option: why for why, options in _WHY_OURS.items() for option in options}
 """Options of sbatch that the scripts give themselves, and why."""
 _TIME = re.compile(
     r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>[0-5]?\d)(?::(?P<third>[0-5]?\d))?)?"

@@ -77,10 +77,9 @@ def run_on_slurm(
         return jobs
 
 
-def _tasks_in_queue(before: Jobs | None, wanted: Jobs) -> dict[str, set[int]]:
+def _tasks_in_queue(before: Jobs | None, wanted: Jobs) -> dict[str, dict[int, bool]]:
     """Numbers of the shards that are in the queue, by the id of their array."""
-    queued = tasks_in_queue(before) if before is not None else {}
-    if before is None or not queued:
+    if before is None or not (queued := tasks_in_queue(before)):
         return {}
     away = f"cancel them first: scancel {' '.join(queued)}"
     if before.shards != wanted.shards:

@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from prefdata.cluster.slurm_scripts import Scripts
 from prefdata.errors import PrefdataError
 
 
-def submit(scripts: Scripts, out: Path, jobs: Jobs, tasks: Mapping[str, set[int]]) -> Jobs:
+def submit(scripts: Scripts, out: Path, jobs: Jobs, tasks: Mapping[str, Collection[int]]) -> Jobs:
     """Submit the array, if it has tasks, and the merge to follow it.
 
     `jobs`: what is to be kept; the ids are filled in. `tasks`: those of earlier arrays that are
@@ -33,38 +33,20 @@ def submit(scripts: Scripts, out: Path, jobs: Jobs, tasks: Mapping[str, set[int]
     return jobs
 
 
-def tasks_in_queue(jobs: Jobs) -> dict[str, set[int]]:
-    """Numbers of the tasks that are pending or running, by the id of their array.
+def tasks_in_queue(jobs: Jobs) -> dict[str, dict[int, bool]]:
+    """The tasks that are pending or running, and whether they run, by the id of their array.
 
     Raises:
         PrefdataError: Slurm is not here, or refuses.
     """
-    found: dict[str, set[int]] = {}
-    for array, task, _ in _tasks(jobs):
-        found.setdefault(array, set()).add(task)
-    return found
-
-
-def shards_in_queue(jobs: Jobs) -> dict[int, bool]:
-    """Numbers of the tasks that are pending or running, and whether they run.
-
-    Raises:
-        PrefdataError: Slurm is not here, or refuses.
-    """
-    found: dict[int, bool] = {}
-    for _, task, is_running in _tasks(jobs):
-        found[task] = found.get(task, False) or is_running
-    return found
-
-
-def _tasks(jobs: Jobs) -> Iterator[tuple[str, int, bool]]:
-    """(array, task, whether it runs)."""
+    found: dict[str, dict[int, bool]] = {}
     for array in jobs.arrays:
         for line in _queue(array):
             name, _, state = line.partition(" ")
             job, _, task = name.partition("_")
             if task:
-                yield job, int(task), state == "RUNNING"
+                found.setdefault(job, {})[int(task)] = state == "RUNNING"
+    return found
 
 
 def is_in_queue(job: str) -> bool:

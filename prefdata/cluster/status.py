@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.cluster.jobs import Jobs, read_jobs
-from prefdata.cluster.slurm_jobs import is_in_queue, shards_in_queue
+from prefdata.cluster.slurm_jobs import is_in_queue, tasks_in_queue
 from prefdata.errors import PrefdataError
 from prefdata.run.shard_status import STATES, ShardState, look_at_shards
 from prefdata.storage.disk import disk_errors
@@ -182,7 +182,9 @@ def _ask_slurm(
     if jobs is None or not (jobs.arrays or jobs.merge) or shutil.which("squeue") is None:
         return None, []
     try:
-        queue = shards_in_queue(jobs)
+        queue: dict[int, bool] = {}
+        for tasks in tasks_in_queue(jobs).values():
+            queue |= {task: queue.get(task, False) or runs for task, runs in tasks.items()}
         is_last = all(one.state == "done" for one in found)
         if is_last and (jobs.merge is None or not is_in_queue(jobs.merge)):
             return queue, [
@@ -207,11 +209,9 @@ def _told(record: Record, out: Path) -> str:
 def _as_time(seconds: float) -> str:
     if seconds < 60:
         return "less than a minute"
-    return (
-        f"about {seconds / 3600:,.1f} hours"
-        if seconds > 7200
-        else f"about {seconds / 60:,.0f} minutes"
-    )
+    if seconds > 7200:
+        return f"about {seconds / 3600:,.1f} hours"
+    return f"about {seconds / 60:,.0f} minutes"
 
 
 def _log(out: Path, one: ShardState) -> Path:
