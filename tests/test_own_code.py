@@ -416,7 +416,14 @@ def test_a_strategy_that_fails_stops_the_choice_and_is_named(pick):
 
 def test_pairs_are_picked_again_by_a_function_and_by_its_edit(recipe):
     run, _ = build(recipe)
-    first = run.repick("first", strategy=lambda given: [(given[0], given[1])])
+    models = set()
+
+    def best_two(given):
+        models.update(one.model for one in given)
+        return [(given[0], given[1])]
+
+    first = run.repick("first", strategy=best_two)
+    assert models == {model.model for model in run.recipe.models if model.alias != "grader"}
     assert first.recipe.output_projection.strategy == "function"
     assert first.summary["fingerprint"] != run.summary["fingerprint"]
     second = run.repick("second", strategy=lambda given: [(given[0], given[2])])

@@ -57,6 +57,7 @@ def candidates_of(
             turns=one.get("turns"),
             score=total,
             alias=one["alias"],
+            model=one["model"],
             sample=one["sample"],
             finish_reason=one["finish_reason"],
             scores=own,

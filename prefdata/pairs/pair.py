@@ -22,6 +22,7 @@ class Candidate:
         text: verbatim, as it will be trained on.
         score: the higher the better; None, NaN and infinity mean that there is none.
         alias: of the model in the recipe; `delta` reads it.
+        model: its checkpoint.
         sample: index among the alias's samples of this prompt; `delta` reads it.
         finish_reason: `length` means that `max_tokens` cut the text off; None is unknown. What is
             no end, such as `content_filter`, takes part in no pair.
@@ -35,6 +36,7 @@ class Candidate:
     text: str
     score: float | None = None
     alias: str | None = None
+    model: str | None = None
     sample: int = 0
     finish_reason: str | None = None
     scores: Mapping[str, float | None] = field(default_factory=dict)
