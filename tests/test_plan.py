@@ -7,7 +7,7 @@ from conftest import QUICKSTART, ROOT
 from prefdata.engines.checkpoints import active_parameters
 from prefdata.recipe.loader import load_recipe
 from prefdata.recipe.plan import plan_passes
-from prefdata.run.estimate import estimate_pass
+from prefdata.run.estimate import estimate_pass, tokens_of
 
 SEEDS = {"path": "x.jsonl", "fields": ["prompt"]}
 PAIRS = {"type": "preference_pairs", "candidates": "c", "score": "s", "strategy": "best_vs_worst"}
@@ -259,3 +259,19 @@ def test_a_tiny_model_is_not_faster_than_what_is_done_for_each_token_besides(rec
         (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B | {"num_hidden_layers": layers}))
         hours.append(cost(recipe([text("response_a")]), 1000, [], tmp_path).gpu_hours)
     assert hours[0] == hours[1] > 0
+
+
+def test_what_a_checkpoint_writes_is_counted_by_the_lengths_of_all_its_aliases(recipe):
+    short, long = ({"temperature": 0.5, "max_tokens": most} for most in (10, 1000))
+    models = [
+        alias("judge", inference_parameters=short), alias("writer", inference_parameters=long),
+        {"alias": "rm", "model": "org/rm"},
+    ]  # fmt: skip
+    columns = [
+        {"name": "c", "type": "candidates", "model_alias": ["judge", "writer"], "samples": 4, "prompt": "{{ prompt }}"},  # noqa: E501
+        {"name": "s", "type": "reward_model", "model_alias": "rm", "candidates": "c", "prompt": "{{ prompt }}"},  # noqa: E501
+    ]  # fmt: skip
+    found = recipe(columns, models, PAIRS)
+    written, scored = tokens_of(plan_passes(found), found, 100).values()
+    assert written == 100 * 4 * (10 + 1000)
+    assert scored == 100 * 8 * 64

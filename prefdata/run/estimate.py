@@ -1,6 +1,6 @@
 """What a recipe will cost, before it runs: requests, tokens, GPU-hours, disk. Loads no model."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from prefdata.errors import PrefdataError, RowError
 from prefdata.recipe.chats import Chat
 from prefdata.recipe.contract import Asking, Column
 from prefdata.recipe.origins import columns_read
-from prefdata.recipe.plan import Pass
+from prefdata.recipe.plan import Checkpoint, Pass
 from prefdata.recipe.questions import (
     Question,
     SystemPrompt,
@@ -39,6 +39,8 @@ READ_PER_SECOND = 44_900
 """Tokens of chats that a reward model scores, or of prompts."""
 UNKNOWN_TOKENS = 512
 """Of a chat that only the run makes."""
+SCORE_TOKENS = 64
+"""In whose time a chat is scored, roughly."""
 BYTES_PER_TOKEN = 4.5
 """Of text; typical of English under a large vocabulary."""
 COPIES = 3
@@ -119,6 +121,18 @@ def estimate_pass(
         bound = "about "
     tokens = None if prompt is None else round(prompt)
     return Estimate(requests, tokens, completion, parameters, bound)
+
+
+def tokens_of(passes: Sequence[Pass], recipe: Recipe, rows: int) -> dict[str, float]:
+    """Tokens that each checkpoint, by its key, writes at most; a score counts as some."""
+    columns, found = all_columns(recipe), defaultdict[str, float](float)
+    for column in (column for step in passes for column in step.columns):
+        for alias in column.aliases:
+            model = recipe.model(alias)
+            most = model.inference_parameters.max_tokens or SCORE_TOKENS
+            asked = column.requests(columns) * rows / len(column.aliases)
+            found[Checkpoint(column.role_of(alias), model).key] += asked * most
+    return found
 
 
 def _requests_of_a_row(

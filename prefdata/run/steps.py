@@ -40,6 +40,7 @@ from prefdata.recipe.values import META_SUFFIX, SKIPPED_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, rows_of
 from prefdata.run.ahead import Ahead, Way
 from prefdata.run.ending import Ending
+from prefdata.run.estimate import tokens_of
 from prefdata.run.expansion import rows_added, run_expansion
 from prefdata.run.gold import Test, measure, refuse_poor, tell, write_known
 from prefdata.run.merging import add_up
@@ -86,8 +87,6 @@ VERSIONS = ("datasets", "llguidance", "pyarrow", "torch", "transformers")
 """Packages whose version can matter to the rows."""
 PATIENCE = 1800.0
 """Seconds that a shard waits while another one measures a judge, which may have to be loaded."""
-SCORE_TOKENS = 64
-"""Tokens in whose time a chat is scored, roughly."""
 MOST_TURNS = 100
 """Loads of models for one pass, where what one is asked depends on what another has answered."""
 BYTES_PER_TOKEN = 4
@@ -178,7 +177,7 @@ class Building:
             self.measure_judges()
         steps = [*stages.steps]
         if not any(step.expands for step in stages.passes):
-            self.fleet.expect(_expected(stages.passes, self.recipe, len(seeds)))
+            self.fleet.expect(tokens_of(stages.passes, self.recipe, len(seeds)))
         try:
             for number, (step, source, target) in enumerate(steps):
                 self._passes = (number, len(steps))
@@ -606,17 +605,6 @@ def _requests(step: Pass, recipe: Recipe, group: frozenset[str] | None = None) -
         if own:
             asked += column.requests(columns) * len(own) / len(column.aliases)
     return asked
-
-
-def _expected(passes: Sequence[Pass], recipe: Recipe, rows: int) -> dict[str, float]:
-    """Tokens that each checkpoint writes at most; a score counts as some."""
-    found: dict[str, float] = {}
-    for step in passes:
-        for key, checkpoint in step.checkpoints.items():
-            longest = checkpoint.model.inference_parameters.max_tokens or SCORE_TOKENS
-            asked = _requests(step, recipe, frozenset([key])) * rows
-            found[key] = found.get(key, 0) + asked * longest
-    return found
 
 
 def columns_ahead(step: Pass, after: Pass, recipe: Recipe) -> Ordered | None:
