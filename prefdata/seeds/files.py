@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from prefdata.errors import PrefdataError
+from prefdata.fingerprint import digest
 from prefdata.recipe.schema import SeedDataset
-from prefdata.rows import Row, rows_of
+from prefdata.rows import ID, Row, reject, rows_of
 from prefdata.storage.ownership import is_own
 
 if TYPE_CHECKING:  # slow to import, and not needed for files
@@ -43,7 +44,7 @@ MAX_DEPTH = 100
 class Misread(PrefdataError):
     """Lines that cannot be read, told of a key of their source; of the seeds unless `at` says."""
 
-    def __init__(self, key: str, told: str, at: Place = SEEDS) -> None:
+    def __init__(self, told: str, key: str = "path", at: Place = SEEDS) -> None:
         super().__init__(f"{at(key)}: {told}")
         self.key, self.told = key, told
 
@@ -56,6 +57,11 @@ class Line(NamedTuple):
     reason: str = ""
     detail: str = ""
     raw: str = ""
+
+    def reject(self, fields: Row, reason: str, detail: str) -> Row:
+        """Its row of `rejects/`, with these fields."""
+        row = reject(fields, stage="seeds", reason=reason, detail=detail, source=self.source)
+        return {**row, ID: digest(self.source, fields, size=10)}
 
 
 def read_lines(
@@ -72,7 +78,7 @@ def read_lines(
     try:
         yield from _lines(config, path, notes, out, at)
     except Misread as err:
-        raise Misread(err.key, err.told, at) from err
+        raise Misread(err.told, err.key, at) from err
 
 
 def _lines(
@@ -102,15 +108,13 @@ def _lines(
         return (line for f in files for line in _lines_of_file(f, str(f.relative_to(root)), notes))
     if local.is_dir():
         raise Misread(
-            "path",
-            f"the folder {path!r} has no file of a supported type "
-            f"({', '.join(SUFFIXES)}); give another path",
+            f"the folder {path!r} has no file of a supported type ({', '.join(SUFFIXES)}); give "
+            "another path"
         )
     if not may_be_hub_id(path):
         raise Misread(
-            "path",
-            f"file not found: {path!r}; give a file "
-            f"({', '.join(SUFFIXES)}), a folder, a glob or the id of a Hub dataset",
+            f"file not found: {path!r}; give a file ({', '.join(SUFFIXES)}), a folder, a glob or "
+            "the id of a Hub dataset"
         )
     return _lines_of_dataset(_from_hub(config, path), path)
 
@@ -145,7 +149,7 @@ def splits_of(folder: Path, files: Iterable[Path], config: str | None) -> dict[s
     chosen = configs.get(config) if config else _default(configs)
     if configs and chosen is None:
         what = "it has several configurations" if config is None else f"there is no {config!r}"
-        raise Misread("name", f"{what} in {folder}; set it to one of: {', '.join(configs)}")
+        raise Misread(f"{what} in {folder}; set it to one of: {', '.join(configs)}", "name")
     base = folder / str((chosen or {}).get("data_dir", ""))
     told = (chosen or {}).get("data_files")
     found = _named_splits(base) if told is None else _resolved(told, base)
@@ -237,7 +241,7 @@ def _find(local: Path) -> list[Path]:
         found = Path(place.anchor).glob(str(place.relative_to(place.anchor)))
         return sorted(f for f in found if f.is_file())
     except ValueError as err:
-        raise Misread("path", f"{local} is not a valid glob: {err}") from err
+        raise Misread(f"{local} is not a valid glob: {err}") from err
 
 
 def _lines_of_file(file: Path, name: str, notes: list[str]) -> Iterator[Line]:
@@ -247,9 +251,8 @@ def _lines_of_file(file: Path, name: str, notes: list[str]) -> Iterator[Line]:
         return
     if kind not in SUFFIXES:
         raise Misread(
-            "path",
-            f"the type of {file} is not supported; use one of: "
-            f"{', '.join(SUFFIXES)}, packed ({', '.join(PACKED)}) or not",
+            f"the type of {file} is not supported; use one of: {', '.join(SUFFIXES)}, packed "
+            f"({', '.join(PACKED)}) or not"
         )
     try:
         with _open(file, packed) as content:
@@ -260,12 +263,11 @@ def _lines_of_file(file: Path, name: str, notes: list[str]) -> Iterator[Line]:
                     yield from _csv(content, file, name, notes)
                 case _:
                     yield from _jsonl(content, name)
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as err:
-        raise Misread("path", f"{file} is truncated or corrupt: {err}") from err
-    except OSError as err:
-        if not packed or err.errno is not None:
+    except (EOFError, lzma.LZMAError, zlib.error, OSError) as err:
+        # an OSError of what unpacks has no number, unlike one of the file system
+        if isinstance(err, OSError) and (not packed or err.errno is not None):
             raise
-        raise Misread("path", f"{file} is truncated or corrupt: {err}") from err
+        raise Misread(f"{file} is truncated or corrupt: {err}") from err
 
 
 def _open(file: Path, packed: str) -> BinaryIO:
@@ -292,13 +294,15 @@ def _json_line(raw: bytes, source: str) -> Line:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as err:
-        shown = raw.decode("utf-8", "replace").strip()
-        return Line(source, None, "bad_line", f"not valid JSON: {err}", shown)
+        return _bad(source, f"not valid JSON: {err}", raw)
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
-        shown = raw.decode("utf-8", "replace").strip()
         detail = f"lists or objects are nested more than {MAX_DEPTH} deep; flatten the row"
-        return Line(source, None, "bad_line", detail, shown)
+        return _bad(source, detail, raw)
     return _object(value, source)
+
+
+def _bad(source: str, detail: str, raw: bytes = b"") -> Line:
+    return Line(source, None, "bad_line", detail, raw.decode("utf-8", "replace").strip())
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
@@ -311,14 +315,8 @@ def _is_deeper(value: Any, levels: int) -> bool:
 def _object(value: Any, source: str) -> Line:
     if isinstance(value, dict):
         return Line(source, value)
-    shown = orjson.dumps(value).decode()
-    return Line(
-        source,
-        None,
-        "bad_line",
-        f"a row must be a JSON object, but this is {kind_of(value) or 'null'}",
-        shown,
-    )
+    detail = f"a row must be a JSON object, but this is {kind_of(value) or 'null'}"
+    return _bad(source, detail, orjson.dumps(value))
 
 
 def _json(content: BinaryIO, file: Path, name: str) -> Iterator[Line]:
@@ -329,14 +327,12 @@ def _json(content: BinaryIO, file: Path, name: str) -> Iterator[Line]:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as err:
-        raise Misread("path", f"{file} is not valid JSON: {err}; fix it, or use .jsonl") from err
+        raise Misread(f"{file} is not valid JSON: {err}; fix it, or use .jsonl") from err
     if isinstance(value, dict):
         lists = [one for one in value.values() if isinstance(one, list)]
         value = lists[0] if len(lists) == 1 else None
     if not isinstance(value, list):
-        raise Misread(
-            "path", f"{file} must contain a list of objects, or one object with one such list"
-        )
+        raise Misread(f"{file} must contain a list of objects, or one object with one such list")
     for number, one in enumerate(value, start=1):
         yield _object(one, f"{name}:item {number}")
 
@@ -358,7 +354,7 @@ def _csv(content: BinaryIO, file: Path, name: str, notes: list[str]) -> Iterator
             try:
                 row = next(rows, None)
             except csv.Error as err:
-                yield Line(f"{name}:{reader.line_num}", None, "bad_line", f"not valid CSV: {err}")
+                yield _bad(f"{name}:{reader.line_num}", f"not valid CSV: {err}")
                 continue
             if row is None:
                 return
@@ -368,15 +364,12 @@ def _csv(content: BinaryIO, file: Path, name: str, notes: list[str]) -> Iterator
 def _check_header(names: Sequence[str], file: Path, notes: list[str]) -> None:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
-        raise Misread(
-            "path", f"the header of {file} names {', '.join(map(repr, twice))} twice; rename one"
-        )
+        raise Misread(f"the header of {file} names {', '.join(map(repr, twice))} twice; rename one")
     for mark, called in ((";", "semicolons"), ("\t", "tabs")):
         if len(names) == 1 and mark in names[0]:
             raise Misread(
-                "path",
                 f"{file}: the header is one column, {names[0]!r}, as its columns are parted by "
-                f"{called}, and a CSV is read by commas; save it with commas",
+                f"{called}, and a CSV is read by commas; save it with commas"
             )
     if "" in names:
         notes.append(f"{file.name}: the column without a name (an index?) is ignored")
@@ -385,18 +378,13 @@ def _check_header(names: Sequence[str], file: Path, notes: list[str]) -> None:
 def _csv_row(row: dict[str | Any, Any], source: str) -> Line:
     # DictReader's marks: cells beyond the header under None, missing cells with the value None
     if None in row or None in row.values():
-        shown = orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
         header = len(row) - (None in row)
-        return Line(
-            source,
-            None,
-            "bad_line",
-            f"the header has {header} columns, but this line has a different number",
-            shown,
-        )
+        detail = f"the header has {header} columns, but this line has a different number"
+        shown = orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS)
+        return _bad(source, detail, shown)
     if not all(cell.isascii() or _is_utf8(cell) for cell in row.values()):
-        shown = ",".join(row.values()).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        return Line(source, None, "bad_line", "not valid UTF-8; save the file as UTF-8", shown)
+        raw = ",".join(row.values()).encode("utf-8", "surrogateescape")
+        return _bad(source, "not valid UTF-8; save the file as UTF-8", raw)
     return Line(source, {name: cell or None for name, cell in row.items() if name})
 
 
@@ -417,9 +405,7 @@ def _parquet(file: Path, name: str) -> Iterator[Line]:
                     number += 1
                     yield Line(f"{name}:row {number}", row)
     except pa.ArrowInvalid as err:
-        raise Misread(
-            "path", f"{file} is truncated or corrupt, or not a parquet file: {err}"
-        ) from err
+        raise Misread(f"{file} is truncated or corrupt, or not a parquet file: {err}") from err
 
 
 def _lines_of_dataset(dataset: "Dataset | IterableDataset", name: str) -> Iterator[Line]:
@@ -433,9 +419,7 @@ def _saved(config: SeedDataset, folder: Path) -> "Dataset":
     try:
         return _one_split(load_from_disk(str(folder)), config, str(folder))
     except (OSError, ValueError) as err:  # pyarrow's ArrowInvalid is a ValueError
-        raise Misread(
-            "path", f"the saved dataset {folder} is incomplete or corrupt: {err}"
-        ) from err
+        raise Misread(f"the saved dataset {folder} is incomplete or corrupt: {err}") from err
 
 
 def _from_hub(config: SeedDataset, path: str) -> "Dataset | IterableDataset":
@@ -455,14 +439,13 @@ def _from_hub(config: SeedDataset, path: str) -> "Dataset | IterableDataset":
         )
     except DatasetNotFoundError as err:
         raise Misread(
-            "path",
-            f"{path!r} was not found locally or on the Hub (or it is "
-            f"private: log in with `hf auth login`): {err}",
+            f"{path!r} was not found locally or on the Hub (or it is private: log in with `hf auth "
+            f"login`): {err}"
         ) from err
     # what `datasets` and the Hub raise for a network, a name, a script or a split they cannot use
     except (DatasetsError, OSError, ValueError, RuntimeError) as err:
         raise Misread(
-            "path", f"{path!r} was not found locally, and could not be loaded from the Hub: {err}"
+            f"{path!r} was not found locally, and could not be loaded from the Hub: {err}"
         ) from err
     return _one_split(loaded, config, path)
 
@@ -479,7 +462,7 @@ def _one_split(loaded: Any, config: SeedDataset, path: str) -> "Dataset | Iterab
 
 def _refuse_split(split: str | None, path: str, known: Iterable[Any]) -> NoReturn:
     what = f"there is no split {split!r}" if split else "it has several splits"
-    raise Misread("split", f"{what} in {path!r}; set it to one of: {', '.join(map(str, known))}")
+    raise Misread(f"{what} in {path!r}; set it to one of: {', '.join(map(str, known))}", "split")
 
 
 def kind_of(value: Any) -> str | None:

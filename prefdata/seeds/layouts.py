@@ -338,8 +338,6 @@ def _fitting(value: Any, kind: pa.DataType) -> Any:
         return parts if parts and all(isinstance(part, str) for part in parts) else None
     if pa.types.is_floating(kind):
         return float(value) if isinstance(value, float) or is_within(value, 64) else None
-    if not pa.types.is_integer(kind):  # lists and bools: nobody else's file has them as ours are
-        return None
     return value if is_within(value, kind.bit_width) else None
 
 
@@ -349,11 +347,8 @@ def is_within(value: Any, bits: int) -> bool:
 
 
 def _number(value: Any) -> float | None:
+    """A score; without one, pairs drops the candidate and counts it."""
     try:
         return float(value)
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-    ):  # no score: pairs drops the candidate and counts it
+    except (TypeError, ValueError, OverflowError):
         return None

@@ -22,7 +22,7 @@ from prefdata.recipe.reads import columns_made, columns_needed
 from prefdata.recipe.schema import Recipe, SeedDataset
 from prefdata.recipe.tools import read_tools, tools_read
 from prefdata.recipe.values import OWN_ID
-from prefdata.rows import ID, Row, reject, rows_of
+from prefdata.rows import ID, Row, rows_of
 from prefdata.seeds.columns import chat_columns, chunk_table, join_chunks
 from prefdata.seeds.files import SEEDS, Line, Place, kind_of, read_lines
 from prefdata.seeds.identity import says_nothing
@@ -140,7 +140,7 @@ def load_seeds(
         PrefdataError: the file, dataset, split or column does not exist, or no row is usable.
     """
     path = ", ".join(paths)
-    reading = _Reading(config, needed, prompt, chats, tools, check, at)
+    reading = _Reading(config.fields, needed, prompt, frozenset(chats), frozenset(tools), check, at)
     lines = (
         _lines(config, paths, reading.notes, out, at)
         if config.rows is None
@@ -214,28 +214,26 @@ def _inline(rows: Iterable[Row]) -> Iterator[Line]:
     return (Line(f"seed_dataset.rows.{n}", dict(row)) for n, row in enumerate(rows))
 
 
+@dataclass
 class _Reading:
-    """One pass over the lines: what has been seen of the columns, and what was refused."""
+    """One pass over the lines: what has been seen of the columns, and what was refused.
 
-    def __init__(
-        self,
-        config: SeedDataset,
-        needed: Mapping[str, str],
-        prompt: str | None,
-        chats: Collection[str],
-        tools: Collection[str],
-        check: Callable[[Row], None],
-        at: Place,
-    ) -> None:
-        self.at = at
-        self._fields, self._needed, self._prompt = config.fields, needed, prompt
-        self._chats, self._tools = frozenset(chats), frozenset(tools)
-        self._check = check
-        self._offering: set[str] = set()
-        self._is_chat: dict[str, bool] = {}
-        self._kinds: dict[str, str] = {}
-        self.rejects: list[Row] = []
-        self.notes: list[str] = []
+    Attributes:
+        fields: to `at` as of `load_seeds`.
+    """
+
+    fields: Sequence[str] | None
+    needed: Mapping[str, str]
+    prompt: str | None
+    chats: frozenset[str]
+    tools: frozenset[str]
+    check: Callable[[Row], None]
+    at: Place
+    rejects: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    _offering: set[str] = field(default_factory=set)
+    _is_chat: dict[str, bool] = field(default_factory=dict)
+    _kinds: dict[str, str] = field(default_factory=dict)
 
     @property
     def fewer(self) -> str:
@@ -254,14 +252,11 @@ class _Reading:
                 continue
             fields = line.fields if line.fields is not None else {"raw": line.raw}
             kept = {OWN_ID if name == ID else name: value for name, value in fields.items()}
-            row = reject(
-                kept, stage="seeds", reason=problem[0], detail=problem[1], source=line.source
-            )
-            self.rejects.append({**row, ID: digest(line.source, kept, size=10)})
+            self.rejects.append(line.reject(kept, *problem))
 
     def _look_ahead(self, line: Line, rest: Iterator[Line], most: int) -> Iterator[Line]:
         """Tell whether lists are chats by the first one, or by lines to come where it is none."""
-        for name in self._chats - self._is_chat.keys():
+        for name in self.chats - self._is_chat.keys():
             value = (line.fields or {}).get(name)
             if isinstance(value, list):
                 ahead = [] if is_chat(value) else list(islice(rest, min(most, CHUNK)))
@@ -271,15 +266,15 @@ class _Reading:
         return rest
 
     def _selected(self, fields: Row) -> Row:
-        if ID in (fields if self._fields is None else self._fields):
+        if ID in (fields if self.fields is None else self.fields):
             self._rename_id(fields)
-        if self._fields is None:
+        if self.fields is None:
             return fields
-        names = [OWN_ID if name == ID else name for name in self._fields]
+        names = [OWN_ID if name == ID else name for name in self.fields]
         return {name: fields.get(name) for name in names}
 
     def _rename_id(self, fields: Row) -> None:
-        if self._fields is None and OWN_ID in fields:
+        if self.fields is None and OWN_ID in fields:
             raise PrefdataError(
                 f"{self.at('fields')}: the column {ID!r} would be renamed {OWN_ID!r}, as {ID!r} is "
                 f"the row's own key, but the seeds have {OWN_ID!r} too; "
@@ -293,21 +288,21 @@ class _Reading:
     def _problem(self, line: Line) -> tuple[str, str] | None:
         if line.fields is None:
             return line.reason, line.detail
-        self._offering |= self._tools & line.fields.keys()
-        for name in self._needed if self._fields is None else self._fields:
-            renamed = name == OWN_ID and self._fields is None and name not in line.fields
-            if line.fields.get(ID if renamed else name) is None and name not in self._tools:
+        self._offering |= self.tools & line.fields.keys()
+        for name in self.needed if self.fields is None else self.fields:
+            renamed = name == OWN_ID and self.fields is None and name not in line.fields
+            if line.fields.get(ID if renamed else name) is None and name not in self.tools:
                 return "missing_field", self._missing(name, line.fields)
-        asked = line.fields.get(self._prompt or "")
+        asked = line.fields.get(self.prompt or "")
         if asked is not None and says_nothing(asked):
-            return "empty_prompt", f"{self._prompt!r} asks nothing: it is empty or blank"
+            return "empty_prompt", f"{self.prompt!r} asks nothing: it is empty or blank"
         try:
-            self._check(line.fields)
+            self.check(line.fields)
         except RowError as err:
             return err.reason, err.detail
-        for name in line.fields if self._fields is None else self._fields:
+        for name in line.fields if self.fields is None else self.fields:
             value = line.fields.get(name)
-            kind = None if name in self._tools else kind_of(value)
+            kind = None if name in self.tools else kind_of(value)
             if kind is not None and self._kinds.setdefault(name, kind) != kind:
                 return "field_type", f"{name!r} is {kind}, earlier rows have {self._kinds[name]}"
             try:
@@ -319,9 +314,9 @@ class _Reading:
     def _read(self, name: str, value: Any) -> None:
         """Read a field as it will be read later on."""
         is_turns = isinstance(value, list) and self._is_chat.get(name)
-        if name in self._chats and (is_turns or looks_like_chat(value)):
+        if name in self.chats and (is_turns or looks_like_chat(value)):
             read_chat(value)
-        if name in self._tools:
+        if name in self.tools:
             read_tools(value)
 
     def with_tools(self, table: pa.Table, is_whole: bool) -> pa.Table:
@@ -330,10 +325,10 @@ class _Reading:
         Raises:
             PrefdataError: a column is in no line, so it is named wrongly.
         """
-        for name in sorted(self._tools & self._needed.keys() - self._offering):
+        for name in sorted(self.tools & self.needed.keys() - self._offering):
             if is_whole:
                 known = suggest(name, table.column_names)
-                raise PrefdataError(f"{self._needed[name]}: no line has a field {name!r}; {known}")
+                raise PrefdataError(f"{self.needed[name]}: no line has a field {name!r}; {known}")
             if name not in table.column_names:
                 table = table.append_column(name, pa.nulls(table.num_rows))
         return table
@@ -341,7 +336,7 @@ class _Reading:
     def _missing(self, name: str, fields: Row) -> str:
         if name in fields:
             return f"{name!r} is null"
-        where = self._needed.get(OWN_ID if name == ID else name, self.at("fields"))
+        where = self.needed.get(OWN_ID if name == ID else name, self.at("fields"))
         return f"there is no field {name!r}, which {where} needs; {suggest(name, fields)}"
 
 

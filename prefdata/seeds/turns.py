@@ -10,7 +10,7 @@ import pyarrow as pa
 from prefdata.errors import PrefdataError, RowError, suggest
 from prefdata.fingerprint import copy_id, digest
 from prefdata.recipe.layout import Layout, is_optional, plain
-from prefdata.rows import CANDIDATE, ID, JSON_FIELD, TURNS, Row, reject
+from prefdata.rows import CANDIDATE, ID, JSON_FIELD, TURNS, Row
 from prefdata.seeds.files import Line
 from prefdata.seeds.identity import prompt_identity
 from prefdata.seeds.layouts import Given, given, is_within
@@ -47,7 +47,7 @@ class Turns:
         """
         for line in lines:
             if line.fields is None:
-                self._refuse(line.source, {"raw": line.raw}, line.reason, line.detail)
+                self.rejects.append(line.reject({"raw": line.raw}, line.reason, line.detail))
                 continue
             if len(self._first) < SAMPLE:
                 self._first.append(line.fields)
@@ -59,7 +59,7 @@ class Turns:
                 told = given(line.fields, self._layout)
                 self._add(told)
             except RowError as err:
-                self._refuse(line.source, line.fields, err.reason, err.detail)
+                self.rejects.append(line.reject(line.fields, err.reason, err.detail))
                 continue
             if told.is_row and len(self.rows) == limit:
                 return
@@ -164,10 +164,6 @@ class Turns:
             row["candidates"].append(candidate | {"sample": place})
         for name, scores in given.scores.items():
             row[name] += scores
-
-    def _refuse(self, source: str, line: Row, reason: str, detail: str) -> None:
-        row = reject(line, stage="seeds", reason=reason, detail=detail, source=source)
-        self.rejects.append({**row, ID: digest(source, line, size=10)})
 
 
 def _is_plain(prompt: Any) -> bool:
