@@ -51,7 +51,7 @@ def _measure(rows: int, profiler: cProfile.Profile | None) -> float:
     from prefdata.stages import Tools, fields_of, make_stage
     from prefdata.storage.folders import RowsWriter, count_rows
     from prefdata.storage.journal import Journal
-    from prefdata.storage.journaled import JournaledText, Work
+    from prefdata.storage.journaled import Journaled, Opened, Work
     from prefdata.workers.machine import Place
     from prefdata.workers.messages import Order
     from prefdata.workers.pool import Workers
@@ -81,7 +81,7 @@ def _measure(rows: int, profiler: cProfile.Profile | None) -> float:
         workers = Workers(order, [Place()] * REPLICAS, out / "logs", print, program=program)
         while workers.capacity < REPLICAS * 1024:
             time.sleep(0.05)
-        engine = JournaledText(lambda: workers, TextKeys("stub"), journal, work)
+        engine = Journaled(Opened(lambda: workers), TextKeys("stub"), journal, work)
         tools = Tools(0, {"m": model}, {"m": engine}, {}, columns=[column], prompt="prompt")
         levels = [[(column.name, make_stage(column, tools))]]
         room = room_for(REPLICAS, SAMPLES * 512 * 4)
@@ -113,12 +113,15 @@ def _answer(socket: int) -> None:
     rng = random.Random(os.getpid())
     words = "".join(rng.choices("abcdefghij klmnop", k=4 * CHARACTERS))
 
-    async def generate(requests):
-        for index, request in enumerate(requests):
-            at = request.seed % (3 * CHARACTERS)
-            yield index, Completion(words[at : at + CHARACTERS], "stop", 60, 350)
+    class Words:
+        capacity, steps = 1024, 0
 
-    serve(Connection(socket), lambda order: (generate, 1024, lambda: 0))
+        async def ask(self, requests):
+            for index, request in enumerate(requests):
+                at = request.seed % (3 * CHARACTERS)
+                yield index, Completion(words[at : at + CHARACTERS], "stop", 60, 350)
+
+    serve(Connection(socket), lambda order: Words())
 
 
 if __name__ == "__main__":

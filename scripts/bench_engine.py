@@ -260,7 +260,7 @@ def staged(args: Any, engine: Any, steps: Callable[[], int] | None) -> Iterator[
     from prefdata.fingerprint import TextKeys
     from prefdata.inference import Sampling, TextRequest
     from prefdata.storage.journal import Journal
-    from prefdata.storage.journaled import JournaledText, Work
+    from prefdata.storage.journaled import Journaled, Opened, Work
 
     work = Work()
 
@@ -271,14 +271,12 @@ def staged(args: Any, engine: Any, steps: Callable[[], int] | None) -> Iterator[
         )
         before = steps() if steps else 0
         with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
-            journaled = JournaledText(lambda: engine, TextKeys("lm"), journal, work)
+            journaled = Journaled(Opened(lambda: engine), TextKeys("lm"), journal, work)
 
             async def stage(row: dict[str, Any]) -> dict[str, Any]:
                 sampling = Sampling(temperature=0.9, max_tokens=row["length"])
                 chat = ({"role": "user", "content": row["prompt"]},)
-                async for _, completion in journaled.generate(
-                    [TextRequest(chat, sampling, row["n"])]
-                ):
+                async for _, completion in journaled.ask([TextRequest(chat, sampling, row["n"])]):
                     return {"tokens": completion.completion_tokens, "text": completion.text}
                 raise AssertionError("an engine answers every request")
 
@@ -352,7 +350,7 @@ def scored(args: Any, engine: Any) -> Iterator[dict[str, float]]:
 
     async def one(question: str, answer: str) -> int:
         chat = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
-        return len([logits async for _, logits in engine.score([ScoreRequest(chat)])])
+        return len([logits async for _, logits in engine.ask([ScoreRequest(chat)])])
 
     async def every(turn: int) -> int:
         chats = chats_to_score(args.prompts, turn)

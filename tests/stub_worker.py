@@ -14,10 +14,17 @@ from prefdata.errors import PrefdataError
 from prefdata.inference import Completion, Failure
 from prefdata.workers.worker import serve
 
-CAPACITY = 16
+
+class Stub:
+    """Completes chats, or scores them."""
+
+    capacity, steps = 16, 0
+
+    def __init__(self, ask):
+        self.ask = ask
 
 
-async def generate(requests):
+async def complete(requests):
     for index, request in enumerate(requests):
         words = request.messages[0]["content"].split()
         if "poison" in words:
@@ -50,7 +57,7 @@ async def score(requests):
 def open_engine(order):
     print(f"thoughts: {order.model.inference_parameters.max_reasoning_tokens}", flush=True)
     if order.role == "reward":
-        return score, CAPACITY, lambda: 0
+        return Stub(score)
     if order.path == "no such model":
         raise PrefdataError("there is no such model")
     if order.path == "dies":
@@ -60,7 +67,7 @@ def open_engine(order):
         # with so much memory that the system takes a while to end it
         program = "held = b'x' * 2**28; import time; time.sleep(999)"
         subprocess.Popen([sys.executable, "-c", program])
-    return generate, CAPACITY, lambda: 0
+    return Stub(complete)
 
 
 serve(Connection(int(sys.argv[1])), open_engine)

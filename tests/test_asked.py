@@ -6,7 +6,7 @@ import orjson
 import pytest
 from test_stages import SAMPLING, WINNER, column
 
-from prefdata.engines.scripted import ScriptedReward, ScriptedText
+from prefdata.engines.scripted import Scripted
 from prefdata.errors import PrefdataError, RowError
 from prefdata.pipeline import build
 from prefdata.recipe.chats import Roles
@@ -41,8 +41,8 @@ def sent(made, row, columns=(), roles=None, **fields):
     tools = Tools(
         0,
         {"hot": model, "judge": judge},
-        dict.fromkeys(("hot", "judge"), ScriptedText(reply)),
-        dict.fromkeys(("hot", "judge"), ScriptedReward(rate)),
+        dict.fromkeys(("hot", "judge"), Scripted(reply)),
+        dict.fromkeys(("hot", "judge"), Scripted(rate)),
         columns=(*columns, made),
         roles=roles or {},
     )
@@ -183,7 +183,7 @@ def test_a_judge_reads_a_chat_as_turns_or_as_a_transcript():
         return '{"winner": "A"}'
 
     model = Model(alias="hot", model="m", inference_parameters=SAMPLING)
-    tools = Tools(0, {"hot": model}, {"hot": ScriptedText(reply)}, {})
+    tools = Tools(0, {"hot": model}, {"hot": Scripted(reply)}, {})
     asyncio.run(make_stage(judge, tools)({"id": "r0", "prompt": CHAT, "a": "6"}))
     said = "System: Be brief.\nUser: 2+2?\nAssistant: 4\nUser: and 3+3?\nA: 6"
     assert seen[0][0]["content"] == said
@@ -501,7 +501,7 @@ def test_an_answer_under_a_schema_is_asked_for_with_tools():
     made = column(type="llm_structured", model_alias="hot", prompt="{{ prompt }}", output_format=WINNER, max_retries=0, tools=[CLOCK])  # fmt: skip  # noqa: E501
     seen = []
     models = {"hot": Model(alias="hot", model="m", inference_parameters=SAMPLING)}
-    engine = ScriptedText(lambda request: seen.append(request) or '{"winner": "A"}')
+    engine = Scripted(lambda request: seen.append(request) or '{"winner": "A"}')
     stage = make_stage(made, Tools(0, models, {"hot": engine}, {}))
     assert asyncio.run(stage({"id": "r0", "prompt": "q"}))["made"] == {"winner": "A"}
     assert [request.tools for request in seen] == [(CLOCK,)]

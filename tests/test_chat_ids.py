@@ -9,7 +9,7 @@ import pytest
 import scripted_models
 from transformers import AutoTokenizer
 
-from prefdata.engines.scripted import ScriptedReward, ScriptedText
+from prefdata.engines.scripted import Scripted
 from prefdata.engines.template_file import find_roles, read_template
 from prefdata.engines.transformers.model import ChatTokenizer, generation_arguments
 from prefdata.engines.transformers.reward import encode_to_score
@@ -73,8 +73,8 @@ def sent(project, chats):
 
     models = {model.alias: model for model in recipe.models}
     engines = (
-        dict.fromkeys(models, ScriptedText(reply)),
-        dict.fromkeys(models, ScriptedReward(rate)),
+        dict.fromkeys(models, Scripted(reply)),
+        dict.fromkeys(models, Scripted(rate)),
     )
     tools = Tools(0, models, *engines, columns=all_columns(recipe))
     stages = [make_stage(column, tools) for column in recipe.columns]

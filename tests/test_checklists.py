@@ -4,7 +4,7 @@ import re
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from prefdata.engines.scripted import ScriptedText
+from prefdata.engines.scripted import Scripted
 from prefdata.errors import PrefdataError, RowError
 from prefdata.pairs.pair import Candidate
 from prefdata.pairs.picking import pick_pairs
@@ -35,7 +35,7 @@ def run(made, texts, wanted, **row):
         return "5" if word in text else "1"
 
     model = Model(alias="j", model="j", inference_parameters={"temperature": 0.5, "max_tokens": 4})
-    tools = Tools(0, {"j": model}, {"j": ScriptedText(reply)}, {}, columns=(made,))
+    tools = Tools(0, {"j": model}, {"j": Scripted(reply)}, {}, columns=(made,))
     cell = [{"text": text} for text in texts]
     told = asyncio.run(make_stage(made, tools)({"id": "r", "c": cell, "wanted": wanted, **row}))
     return told["met"], told["met__meta"], asked

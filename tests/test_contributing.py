@@ -103,7 +103,7 @@ def shout(column, tools):
 class Echo:
     capacity = 8
 
-    async def generate(self, requests):
+    async def ask(self, requests):
         for number in range(len(requests)):
             yield number, Completion(f"echo {number}", "stop", 1, 1)
 
@@ -127,11 +127,11 @@ def open_text(model, path, adapters):
 
 
 class Parrot:
-    async def generate(self, requests):
+    async def ask(self, requests):
         for number in range(len(requests)):
             yield number, Completion(f"parrot {number}", "stop", 1, 1)
 
-    def open_text(self, model):
+    def open(self, model, role):
         return self
 
     def check(self, model, role):

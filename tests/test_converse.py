@@ -12,7 +12,7 @@ from conftest import ROOT
 from runs import read_lines
 
 import prefdata
-from prefdata.engines.scripted import ScriptedText
+from prefdata.engines.scripted import Scripted
 from prefdata.engines.template_file import TemplateFile
 from prefdata.errors import RowError
 from prefdata.fingerprint import TextKeys
@@ -22,7 +22,7 @@ from prefdata.recipe.schema import Model
 from prefdata.stages import Tools, make_expansion, make_stage
 from prefdata.storage.folders import read_rows
 from prefdata.storage.journal import Journal
-from prefdata.storage.journaled import JournaledText, NotNow, Work
+from prefdata.storage.journaled import Journaled, NotNow, Opened, Work
 
 ROW = {"id": "r", "prompt": "2+2?", "who": "a child"}
 
@@ -38,7 +38,7 @@ def model(alias):
 
 
 def talk(user=told, policy=told, engines=None, row=ROW, **keys):
-    engines = engines or {"user": ScriptedText(user), "policy": ScriptedText(policy)}
+    engines = engines or {"user": Scripted(user), "policy": Scripted(policy)}
     column = Converse(
         name="talk", type="converse", user_alias="user", model_alias="policy",
         **{"prompt": "{{ prompt }}", "turns": 3} | keys,
@@ -214,7 +214,7 @@ def converse_until_killed(folder, turn):
     asked = []
     with closing(Journal(folder / "journal")) as journal:
         engines = {
-            alias: JournaledText(lambda: ScriptedText(reply), TextKeys("m"), journal, Work())
+            alias: Journaled(Opened(lambda: Scripted(reply)), TextKeys("m"), journal, Work())
             for alias in ("user", "policy")
         }
         (folder / "done").write_bytes(orjson.dumps(talk(engines=engines)))
@@ -238,7 +238,7 @@ def test_models_that_do_not_fit_together_are_asked_in_turn(tmp_path, samples):
     with closing(Journal(tmp_path / "journal")) as journal:
         work = Work()
         engines = {
-            alias: JournaledText(ScriptedText, TextKeys(alias), journal, work)
+            alias: Journaled(Opened(Scripted), TextKeys(alias), journal, work)
             for alias in ("user", "policy")
         }
         for alias, other in (("policy", "user"), ("user", "policy")):
@@ -313,7 +313,7 @@ def test_what_stands_before_the_turn_of_the_user_is_sent(made):
         return " What is 2+2? "
 
     column = LlmText(**MAGPIE, messages=[{"role": "system", "content": "About {{ prompt }}"}])
-    engines = {"hot": ScriptedText(reply)}
+    engines = {"hot": Scripted(reply)}
     row = asyncio.run(make_stage(column, Tools(0, {"hot": model("hot")}, engines, {}))(ROW))
     assert row["prompt"] == "What is 2+2?"
     assert seen[0].continues

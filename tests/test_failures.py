@@ -12,7 +12,7 @@ from prefdata.inference import Failure, Sampling, TextRequest
 from prefdata.pipeline import build
 from prefdata.storage.folders import read_rows
 from prefdata.storage.journal import Journal
-from prefdata.storage.journaled import JournaledText, Work
+from prefdata.storage.journaled import Journaled, Opened, Work
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_what_failed_is_asked_again_by_three_runs_or_when_the_model_runs_in_anot
     asked = []
 
     class Engine:
-        async def generate(self, requests):
+        async def ask(self, requests):
             for index, request in enumerate(requests):
                 asked.append(request)
                 yield index, Failure(request.messages[0]["content"], "so it is")
@@ -146,10 +146,10 @@ def test_what_failed_is_asked_again_by_three_runs_or_when_the_model_runs_in_anot
     def ask(reason, way=""):
         request = TextRequest(({"role": "user", "content": reason},), Sampling(0.5, 10), 7)
         with Journal(tmp_path / "journal") as journal:
-            engine = JournaledText(Engine, TextKeys("model"), journal, Work(), way=way)
+            engine = Journaled(Opened(Engine), TextKeys("model"), journal, Work(), way=way)
 
             async def go():
-                return [o async for _, o in engine.generate([request])]
+                return [o async for _, o in engine.ask([request])]
 
             first, second = asyncio.run(go()), asyncio.run(go())
         assert first == second == [Failure(reason, "so it is")]

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from prefdata.engines.scripted import ScriptedText
+from prefdata.engines.scripted import Scripted
 from prefdata.errors import PrefdataError
 from prefdata.inference import Completion
 from prefdata.pipeline import build, build_shard, merge
@@ -42,7 +42,7 @@ def answered(project, column, reply, known=KNOWN):
     folders = project.folder / "known", project.folder / "judged"
     test = write_known(judge, judge.known, loaded, folders[0])
     asked = []
-    engine = ScriptedText(lambda request: asked.append(request) or reply(request))
+    engine = Scripted(lambda request: asked.append(request) or reply(request))
     models = {model.alias: model for model in loaded.recipe.models}
     tools = Tools(0, models, {"hot": engine}, {}, columns=test.loaded.recipe.columns)
     stage = make_stage(test.judge, tools)

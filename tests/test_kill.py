@@ -33,7 +33,7 @@ from prefdata.run.passes import Sweep, run_pass
 from prefdata.stages.asking import answers
 from prefdata.storage.folders import RowsWriter
 from prefdata.storage.journal import Journal
-from prefdata.storage.journaled import JournaledText, Work
+from prefdata.storage.journaled import Journaled, Opened, Work
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart"
@@ -432,7 +432,7 @@ class SteppingEngine:
         self._turns = Turns()
         self._thread = ModelThread("steps", Steps(log, self._turns, most))
 
-    async def generate(self, requests):
+    async def ask(self, requests):
         self._turns.begin()
         jobs = self._thread.stream(
             lambda call: [(index, call) for index in range(len(requests))], len(requests)
@@ -455,7 +455,9 @@ def generate_on_and_on(folder, most):
     with RowsWriter(folder / "seeds", pa.schema({"id": pa.string()})) as writer:
         writer.write(pa.table({"id": [f"r{n}" for n in range(50_000)]}))
     with Journal(folder / "journal") as journal:
-        engine = JournaledText(lambda: SteppingEngine(log, most), TextKeys("m"), journal, Work())
+        engine = Journaled(
+            Opened(lambda: SteppingEngine(log, most)), TextKeys("m"), journal, Work()
+        )
 
         async def stage(row):
             chat = ({"role": "user", "content": row["id"]},)

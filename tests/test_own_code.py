@@ -37,7 +37,7 @@ from prefdata.stages.code import hash_code
 from prefdata.stages.functions import Functions
 from prefdata.storage.folders import read_rows
 from prefdata.storage.journal import Journal
-from prefdata.storage.journaled import JournaledText, NotNow, Work
+from prefdata.storage.journaled import Journaled, NotNow, Opened, Work
 from prefdata.workers.machine import Machine
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -241,7 +241,7 @@ class Answering:
     def __init__(self, may_answer):
         self.may_answer, self.asked = may_answer, 0
 
-    async def generate(self, requests):
+    async def ask(self, requests):
         self.asked += len(requests)
         await self.may_answer.wait()
         for number, request in enumerate(requests):
@@ -269,7 +269,7 @@ def test_what_is_asked_beside_a_model_that_is_not_loaded_is_kept(tmp_path, kind)
         with closing(Journal(tmp_path / "journal")) as journal:
             work = Work()
             engines = {
-                alias: JournaledText(lambda: answering, TextKeys(alias), journal, work)
+                alias: Journaled(Opened(lambda: answering), TextKeys(alias), journal, work)
                 for alias in ("hot", "cold")
             }
             engines["cold"].may_load = False

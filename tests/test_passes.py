@@ -6,7 +6,7 @@ from itertools import count
 import pyarrow as pa
 import pytest
 
-from prefdata.engines.scripted import ScriptedText
+from prefdata.engines.scripted import Scripted
 from prefdata.errors import PrefdataError, RowError
 from prefdata.fingerprint import TextKeys
 from prefdata.inference import Sampling, TextRequest
@@ -15,7 +15,7 @@ from prefdata.run.passes import Sweep, rejects_of, run_pass
 from prefdata.stages.asking import answers
 from prefdata.storage.folders import RowsWriter, read_rows
 from prefdata.storage.journal import Journal
-from prefdata.storage.journaled import JournaledText, Work
+from prefdata.storage.journaled import Journaled, Opened, Work
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
@@ -225,7 +225,7 @@ def test_what_was_answered_before_an_error_is_not_asked_again(tmp_path):
     def attempt():
         work = Work()
         with Journal(tmp_path / "journal") as journal:
-            engine = JournaledText(lambda: ScriptedText(reply), TextKeys("m"), journal, work)
+            engine = Journaled(Opened(lambda: Scripted(reply)), TextKeys("m"), journal, work)
 
             async def stage(row):
                 request = TextRequest(({"role": "user", "content": "q"},), Sampling(1, 9), row["n"])

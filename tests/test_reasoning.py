@@ -30,7 +30,7 @@ def ask(folder, *, reasoning="auto", schema=None, top_logprobs=0, kwargs=None, *
     engine = TransformersTextEngine.load(checkpoint, {}, reasoning=reasoning)
 
     async def first():
-        return [outcome async for _, outcome in engine.generate([request])]
+        return [outcome async for _, outcome in engine.ask([request])]
 
     try:
         [outcome] = asyncio.run(first())

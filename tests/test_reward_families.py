@@ -10,7 +10,7 @@ import torch
 from conftest import QUICKSTART
 from transformers import AutoModelForCausalLM
 
-from prefdata.engines import choose_engine, open_reward_engine
+from prefdata.engines import choose_engine, open_engine
 from prefdata.engines.doctor import PROBES, check_begin, compare
 from prefdata.engines.reward_families import FAMILIES, find_family
 from prefdata.engines.transformers.model import Checkpoint
@@ -97,7 +97,7 @@ def test_on_a_gpu_a_head_that_vllm_cannot_read_goes_to_transformers(tmp_path):
 
 
 async def scores(engine):
-    found = {index: logits async for index, logits in engine.score(PROBES)}
+    found = {index: logits async for index, logits in engine.ask(PROBES)}
     engine.close()
     return [found[index] for index in range(len(PROBES))]
 
@@ -119,7 +119,7 @@ def test_a_gated_head_gives_its_score_and_then_its_attributes(tmp_path, plain):
     }
     (path / "config.json").write_bytes(orjson.dumps(config))
     (path / "modeling_custom.py").write_text(GATED)
-    engine = open_reward_engine(model(trust_remote_code=True), str(path), "transformers")
+    engine = open_engine("reward", model(trust_remote_code=True), str(path), "transformers")
     for mine, reference in zip(asyncio.run(scores(engine)), plain, strict=True):
         assert mine == pytest.approx((reference[0], *[2 * reference[0]] * 3), abs=1e-5)
 
@@ -127,7 +127,7 @@ def test_a_gated_head_gives_its_score_and_then_its_attributes(tmp_path, plain):
 def test_the_first_logit_is_that_of_the_token_after_the_chat(tmp_path):
     path = tmp_path / "tiny-nemotron-reward"
     shutil.copytree(MODELS / "lm", path)
-    engine = open_reward_engine(model(), str(path), "transformers")
+    engine = open_engine("reward", model(), str(path), "transformers")
     chats = engine._chats
     found = asyncio.run(scores(engine))
     lm = AutoModelForCausalLM.from_pretrained(path)

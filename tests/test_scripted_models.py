@@ -21,7 +21,7 @@ def say(path, *messages, samples=1, temperature=0.0, **template):
     requests = [TextRequest(messages, sampling, seed, None, template) for seed in range(samples)]
 
     async def run():
-        return {index: completion async for index, completion in engine.generate(requests)}
+        return {index: completion async for index, completion in engine.ask(requests)}
 
     try:
         found = asyncio.run(run())
@@ -73,7 +73,7 @@ def test_a_reward_model_counts(tmp_path):
     chats = [(HELLO, {"role": "assistant", "content": text}) for text in ("no", "4", "4 44 444")]
 
     async def run():
-        return {n: s async for n, s in engine.score([ScoreRequest(chat) for chat in chats])}
+        return {n: s async for n, s in engine.ask([ScoreRequest(chat) for chat in chats])}
 
     try:
         scores = asyncio.run(run())

@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 from pydantic import TypeAdapter, ValidationError
 from waiting import wait_until
 
-from prefdata.engines.scripted import ScriptedReward, ScriptedText
+from prefdata.engines.scripted import Scripted
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Completion, Failure
 from prefdata.recipe.columns import AnyColumn
@@ -40,12 +40,12 @@ def column(name="made", **fields):
 
 def tools(reply=None, rate=None, models=(), folder="."):
     named = {m.alias: m for m in (model("hot"), model("cool"), model("grader"), *models)}
-    engine = ScriptedText(reply)
+    engine = Scripted(reply)
     return Tools(
         seed=0,
         models=named,
         text=dict.fromkeys(named, engine),
-        reward=dict.fromkeys(named, ScriptedReward(rate)),
+        reward=dict.fromkeys(named, Scripted(rate)),
         folder=folder,
         given={"own:echo": echo},
     )
@@ -180,10 +180,10 @@ def test_a_pool_that_is_too_small_is_refused(fields, message):
 def test_all_samples_of_a_row_reach_their_engine_in_one_call():
     calls = []
 
-    class Counting(ScriptedText):
-        async def generate(self, requests):
+    class Counting(Scripted):
+        async def ask(self, requests):
             calls.append(len(requests))
-            async for answer in super().generate(requests):
+            async for answer in super().ask(requests):
                 yield answer
 
     engine = Counting()

@@ -6,7 +6,7 @@ import orjson
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from prefdata.engines.scripted import ScriptedText
+from prefdata.engines.scripted import Scripted
 from prefdata.errors import PrefdataError, RowError
 from prefdata.fingerprint import TextKeys, digest
 from prefdata.recipe.checks import check_recipe
@@ -21,7 +21,7 @@ from prefdata.stages import Tools, make_stage
 from prefdata.stages.matches import schedule
 from prefdata.stages.strength import Agreement, bradley_terry, panel_says, win_rates
 from prefdata.storage.journal import Journal
-from prefdata.storage.journaled import JournaledText, NotNow, Work
+from prefdata.storage.journaled import Journaled, NotNow, Opened, Work
 
 SAMPLING = {"temperature": 0.5, "max_tokens": 16}
 PROMPT = "A: {{ response_a }} B: {{ response_b }}"
@@ -60,7 +60,7 @@ def run(column, texts, replies=larger, seed=0, **row):
 
     by_alias = replies if isinstance(replies, dict) else dict.fromkeys(column.aliases, replies)
     models = {a: Model(alias=a, model=a, inference_parameters=SAMPLING) for a in column.aliases}
-    engines = {alias: ScriptedText(reply(alias)) for alias in column.aliases}
+    engines = {alias: Scripted(reply(alias)) for alias in column.aliases}
     tools = Tools(seed=seed, models=models, text=engines, reward={}, columns=(column,))
     cell = [text if isinstance(text, dict) else {"text": text} for text in texts]
     made = asyncio.run(make_stage(column, tools)({"id": "r0", "c": cell, **row}))
@@ -125,7 +125,7 @@ def test_a_verdict_that_came_is_not_asked_again_after_a_kill(how, tmp_path):
 
     def once():
         with Journal(tmp_path) as journal:
-            engine = JournaledText(lambda: ScriptedText(reply), TextKeys("j"), journal, Work())
+            engine = Journaled(Opened(lambda: Scripted(reply)), TextKeys("j"), journal, Work())
             model = Model(alias="j", model="j", inference_parameters=SAMPLING)
             tools = Tools(seed=0, models={"j": model}, text={"j": engine}, reward={})
             row = {"id": "r0", "c": [{"text": text} for text in texts]}
@@ -143,12 +143,12 @@ def test_a_panel_that_is_loaded_in_turns_asks_nothing_twice(tmp_path):
     whole, wanted = run(column, texts)
     models = {a: Model(alias=a, model=a, inference_parameters=SAMPLING) for a in column.aliases}
     asked, row = [], {"id": "r0", "c": [{"text": text} for text in texts]}
-    script = ScriptedText(lambda request: asked.append(request) or larger(request))
+    script = Scripted(lambda request: asked.append(request) or larger(request))
     for turn in range(10):
         with Journal(tmp_path) as journal:
             work = Work()
             engines = {
-                alias: JournaledText(lambda: script, TextKeys(alias), journal, work)
+                alias: Journaled(Opened(lambda: script), TextKeys(alias), journal, work)
                 for alias in models
             }
             engines["jk"[(turn + 1) % 2]].may_load = False
@@ -231,7 +231,7 @@ def test_two_texts_asked_under_two_system_prompts_are_shown_what_both_share():
     )
     column = judge({"type": "round_robin"}, judge="pairwise-v1")
     seen = []
-    engine = ScriptedText(lambda r: seen.append(r.messages[-1]["content"]) or '{"winner": "tie"}')
+    engine = Scripted(lambda r: seen.append(r.messages[-1]["content"]) or '{"winner": "tie"}')
     tools = Tools(
         seed=0, models={m["alias"]: Model(**m) for m in models}, text={"j": engine, "k": engine},
         reward={}, columns=(writers, column),

@@ -189,14 +189,14 @@ def complete(engine, *calls):
     """Completions of several concurrent calls, each a list of requests, in their order."""
 
     async def gather():
-        return await asyncio.gather(*(collect(engine.generate(call)) for call in calls))
+        return await asyncio.gather(*(collect(engine.ask(call)) for call in calls))
 
     return [[done for _, done in sorted(results, key=PLACE)] for results in asyncio.run(gather())]
 
 
 def score(engine, *calls):
     async def gather():
-        return await asyncio.gather(*(collect(engine.score(call)) for call in calls))
+        return await asyncio.gather(*(collect(engine.ask(call)) for call in calls))
 
     return [[done for _, done in sorted(results, key=PLACE)] for results in asyncio.run(gather())]
 
@@ -393,7 +393,7 @@ def test_an_error_in_the_thread_reaches_every_caller(random_lm):
     loaded.model.register_forward_pre_hook(fail)
 
     async def three_calls():
-        calls = (collect(engine.generate([request("list", seed)])) for seed in range(3))
+        calls = (collect(engine.ask([request("list", seed)])) for seed in range(3))
         return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)
 
     assert [type(error) for error in asyncio.run(three_calls())] == [torch.OutOfMemoryError] * 3
@@ -407,7 +407,7 @@ def test_close_ends_the_thread_and_fails_what_is_in_flight(random_lm):
     before = threading.active_count()
 
     async def close_early():
-        stream = engine.generate(many_requests(200))
+        stream = engine.ask(many_requests(200))
         await anext(stream)
         engine.close()
         async for _ in stream:  # what was finished before, then the error
@@ -426,12 +426,12 @@ def test_a_call_that_is_left_costs_nothing_more(random_lm):
     loaded.model.register_forward_pre_hook(lambda *_: steps.append(1))
 
     async def leave_after_one():
-        stream = engine.generate(many_requests(400, max_tokens=100))
+        stream = engine.ask(many_requests(400, max_tokens=100))
         async for _ in stream:
             break
         await stream.aclose()
         left_at = len(steps)
-        await collect(engine.generate([request("list", max_tokens=10)]))
+        await collect(engine.ask([request("list", max_tokens=10)]))
         return len(steps) - left_at
 
     assert asyncio.run(leave_after_one()) < 60

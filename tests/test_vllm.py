@@ -54,7 +54,7 @@ def request(question, seed=1, schema=None, **sampling):
 
 
 async def complete(engine, *requests):
-    found = {index: completion async for index, completion in engine.generate(requests)}
+    found = {index: completion async for index, completion in engine.ask(requests)}
     return [found[index] for index in range(len(requests))]
 
 
@@ -174,10 +174,10 @@ def test_samples_of_a_prompt_share_its_prefill(text):
     ids=["unknown", "ours", "impossible"],
 )
 def test_an_option_that_cannot_be_is_told(option, message):
-    from prefdata.engines import open_text_engine
+    from prefdata.engines import open_engine
 
     with pytest.raises(PrefdataError, match=message):
-        open_text_engine(Model(alias="lm", model=LM.model, engine=option), LM.model, "vllm")
+        open_engine("text", Model(alias="lm", model=LM.model, engine=option), LM.model, "vllm")
 
 
 def test_rewards_are_raw_and_those_of_transformers():
@@ -194,7 +194,7 @@ def test_rewards_are_raw_and_those_of_transformers():
 
     async def run(engine):
         async def scores(row):
-            found = {index: logits async for index, logits in engine.score(row)}
+            found = {index: logits async for index, logits in engine.ask(row)}
             return [found[index][0] for index in range(len(row))]
 
         return await asyncio.gather(*map(scores, rows))
@@ -202,7 +202,7 @@ def test_rewards_are_raw_and_those_of_transformers():
     engine = VllmRewardEngine(RM, {})
     mine = asyncio.run(run(engine))
     long = ScoreRequest(({"role": "user", "content": "again " * 2000},))
-    _, failed = asyncio.run(anext(engine.score([long])))
+    _, failed = asyncio.run(anext(engine.ask([long])))
     assert failed.reason == "too_long_to_score"
     assert "the reward model has room for 1024" in failed.detail
     engine.close()
@@ -217,36 +217,36 @@ def test_rewards_are_raw_and_those_of_transformers():
 
 
 def test_a_reward_model_is_examined_before_it_scores():
-    from prefdata.engines import open_reward_engine
+    from prefdata.engines import open_engine
 
-    engine = open_reward_engine(Model(alias="grader", model=RM.model), RM.model, "vllm")
+    engine = open_engine("reward", Model(alias="grader", model=RM.model), RM.model, "vllm")
     assert engine.last_read[0] == engine.bos_token_id
     assert engine.last_read.count(engine.bos_token_id) == 1
     engine.close()
 
 
 def test_what_transformers_reads_is_kept_and_vllm_is_compared_with_it(monkeypatch, tmp_path):
-    from prefdata.engines import open_reward_engine
+    from prefdata.engines import open_engine
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = Model(alias="grader", model=RM.model)
-    open_reward_engine(model, RM.model, "vllm").close()
+    open_engine("reward", model, RM.model, "vllm").close()
     [kept] = (tmp_path / "prefdata" / "reward-checks").glob("*.json")
     scores = orjson.loads(kept.read_bytes())
     kept.write_bytes(orjson.dumps([[value + 1 for value in logits] for logits in scores]))
     with pytest.raises(PrefdataError, match="they differ"):
-        open_reward_engine(model, RM.model, "vllm")
+        open_engine("reward", model, RM.model, "vllm")
 
 
 def test_a_reward_model_that_is_read_wrongly_is_refused(monkeypatch):
-    from prefdata.engines import open_reward_engine, vllm
+    from prefdata.engines import open_engine, vllm
 
     raw = vllm.PoolingParams
     monkeypatch.setattr(
         vllm, "PoolingParams", lambda **more: raw(**more | {"use_activation": True})
     )
     with pytest.raises(PrefdataError, match="differ by more than 0.001 in float32"):
-        open_reward_engine(Model(alias="grader", model=RM.model), RM.model, "vllm")
+        open_engine("reward", Model(alias="grader", model=RM.model), RM.model, "vllm")
 
 
 def test_vllm_reads_the_ids_of_every_chat_as_its_template_writes_them(text):
@@ -268,7 +268,7 @@ def test_vllm_reads_the_ids_of_every_chat_as_its_template_writes_them(text):
     engine = VllmRewardEngine(RM, {})
 
     async def read(chat):
-        async for _ in engine.score([ScoreRequest((*chat, answer))]):
+        async for _ in engine.ask([ScoreRequest((*chat, answer))]):
             pass
         return engine.last_read
 

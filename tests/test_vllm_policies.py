@@ -48,7 +48,7 @@ def ask(model, *requests, adapters=(), template=None, **options):
     engine = VllmTextEngine(checkpoint, {"max_model_len": 2048}, **options)
 
     async def run():
-        return {index: made async for index, made in engine.generate(requests)}
+        return {index: made async for index, made in engine.ask(requests)}
 
     try:
         found = asyncio.run(run())

@@ -30,7 +30,7 @@ def ask_all(folder, *requests, reasoning="auto"):
     )
 
     async def run():
-        return {index: outcome async for index, outcome in engine.generate(requests)}
+        return {index: outcome async for index, outcome in engine.ask(requests)}
 
     try:
         found = asyncio.run(run())

@@ -101,7 +101,7 @@ def drawn(seeds_all):
 
     async def ask(is_seeded):
         requests = [TextRequest(chat, sampling, n, is_seeded=is_seeded) for n in range(8)]
-        found = {index: made.text async for index, made in engine.generate(requests)}
+        found = {index: made.text async for index, made in engine.ask(requests)}
         return [found[index] for index in range(8)]
 
     try:

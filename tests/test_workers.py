@@ -45,7 +45,7 @@ async def ask(engine, text, samples=2):
         TextRequest(({"role": "user", "content": text},), SAMPLING, k) for k in range(samples)
     ]
     found = {}
-    async for index, outcome in engine.generate(requests):
+    async for index, outcome in engine.ask(requests):
         found[index] = outcome if isinstance(outcome, Failure) else outcome.text.split()
     return [found[index] for index in range(samples)]
 

@@ -5,16 +5,10 @@ Which there are says the table in `recipe/providers.py`.
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefdata.engines.options import check_options
-from prefdata.engines.protocols import (
-    Connection,
-    HostedReward,
-    HostedText,
-    RewardEngine,
-    TextEngine,
-)
+from prefdata.engines.protocols import Connection, Engine, Hosted, RewardEngine, TextEngine
 from prefdata.engines.reward_families import find_family
 from prefdata.errors import PrefdataError, install_command
 from prefdata.recipe.contract import Role
@@ -25,9 +19,8 @@ if TYPE_CHECKING:
     from prefdata.engines.chat_template import ChatTemplate
 
 __all__ = [
-    "Connection", "Role", "RewardEngine", "TextEngine", "choose_engine",
-    "connect", "count_gpus", "open_chat_template",
-    "open_reward_engine", "open_text_engine", "prepare_engine",
+    "Connection", "Engine", "Hosted", "Role", "RewardEngine", "TextEngine", "choose_engine",
+    "connect", "count_gpus", "open_chat_template", "open_engine", "prepare_engine",
 ]  # fmt: skip
 
 
@@ -73,27 +66,25 @@ def prepare_engine(engine: str) -> None:
     import_module(ENGINES[engine].module)
 
 
-def open_text_engine(
-    model: Model, path: str, engine: str, adapters: tuple[str, ...] = ()
-) -> HostedText:
-    """Load a checkpoint to complete chats.
+def open_engine(
+    role: Role, model: Model, path: str, engine: str, adapters: tuple[str, ...] = ()
+) -> Hosted[Any, Any]:
+    """Load a checkpoint to complete chats, or to score them.
 
-    `engine`: the one that is to run it, a key of ENGINES.
+    `engine`: the one that is to run it, a key of ENGINES. `adapters`: folders that requests for
+    texts may name.
 
     Raises:
-        PrefdataError: it is not there, or not a chat model, an option is unknown, or an adapter
+        PrefdataError: it is not there, or of another kind, an option is unknown, or an adapter
             does not fit.
     """
-    check_options(model, "text", (engine,))
-    opened: HostedText = import_module(ENGINES[engine].module).open_text(model, path, adapters)
-    return opened
-
-
-def open_reward_engine(model: Model, path: str, engine: str) -> HostedReward:
-    """Load a checkpoint to score chats; arguments and errors as for `open_text_engine`."""
-    check_options(model, "reward", (engine,))
-    family, module = find_family(model, path), import_module(ENGINES[engine].module)
-    opened: HostedReward = module.open_reward(model, path, family)
+    check_options(model, role, (engine,))
+    module = import_module(ENGINES[engine].module)
+    opened: Hosted[Any, Any]
+    if role == "text":
+        opened = module.open_text(model, path, adapters)
+    else:
+        opened = module.open_reward(model, path, find_family(model, path))
     return opened
 
 

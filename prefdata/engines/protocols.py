@@ -1,19 +1,20 @@
-"""What a stage may ask of an engine: two protocols of one method each; and what a host may."""
+"""What a stage may ask of an engine: a protocol of one method; and what a host may."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 from prefdata.recipe.contract import Role
 from prefdata.recipe.schema import Model
 
+Request = TypeVar("Request", contravariant=True)
+Outcome = TypeVar("Outcome", covariant=True)
 
-class TextEngine(Protocol):
-    """Completes chats."""
 
-    def generate(
-        self, requests: Sequence[TextRequest]
-    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
+class Engine(Protocol[Request, Outcome]):
+    """Answers requests with a model: completes chats, or scores finished ones."""
+
+    def ask(self, requests: Sequence[Request], /) -> AsyncIterator[tuple[int, Outcome | Failure]]:
         """Yield (index into `requests`, outcome), each as soon as it is known.
 
         The requests of one call belong to one row: they stay adjacent, so that a common
@@ -30,25 +31,7 @@ class TextEngine(Protocol):
         ...
 
 
-class RewardEngine(Protocol):
-    """Scores finished chats."""
-
-    def score(
-        self, requests: Sequence[ScoreRequest]
-    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
-        """Yield (index into `requests`, raw logits or why there are none), as soon as known.
-
-        Raises:
-            PrefdataError: no request could be served.
-        """
-        ...
-
-    def close(self) -> None:
-        """Free the model; calls in flight fail."""
-        ...
-
-
-class Hosted(Protocol):
+class Hosted(Engine[Request, Outcome], Protocol[Request, Outcome]):
     """An engine with a model of its own, as whoever deals out requests sees it."""
 
     @property
@@ -62,23 +45,15 @@ class Hosted(Protocol):
         ...
 
 
-class HostedText(TextEngine, Hosted, Protocol):
-    """A TextEngine with a model."""
-
-
-class HostedReward(RewardEngine, Hosted, Protocol):
-    """A RewardEngine with a model."""
+TextEngine = Engine[TextRequest, Completion]
+RewardEngine = Engine[ScoreRequest, Logits]
 
 
 class Connection(Protocol):
     """The way to a server, shared by the engines of its models."""
 
-    def open_text(self, model: Model) -> TextEngine:
-        """An engine that completes chats on the server."""
-        ...
-
-    def open_reward(self, model: Model) -> RewardEngine:
-        """An engine that scores chats on the server."""
+    def open(self, model: Model, role: Role) -> Engine[Any, Any]:
+        """An engine that completes chats on the server, or scores them."""
         ...
 
     def check(self, model: Model, role: Role) -> None:

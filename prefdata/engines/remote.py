@@ -8,11 +8,10 @@ import asyncio
 import os
 import re
 import threading
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from json import JSONDecodeError
-from typing import Any, TypeVar
+from typing import Any
 
 from openai import (
     APIConnectionError,
@@ -40,7 +39,6 @@ from prefdata.inference import (
 from prefdata.recipe.contract import Role
 from prefdata.recipe.schema import PARAMETERS, Endpoint, Model
 
-Result = TypeVar("Result")
 TOO_LARGE = 413
 REFUSED_FOR_GOOD = {
     401: "the key was not accepted",
@@ -74,33 +72,52 @@ def connect(endpoint: Endpoint) -> "OpenAIConnection":
     return OpenAIConnection(endpoint)
 
 
-class RemoteText:
-    """Completes chats; at most `max_parallel_requests` are on their way at a time."""
+class RemoteEngine:
+    """One model behind a connection; at most `max_parallel_requests` are on their way at a time.
 
-    def __init__(self, model: Model, connection: Any) -> None:
-        """Ask nothing yet.
+    As a reward model, a server that answers a finished chat with its attributes, as NVIDIA's do:
+    one number per attribute, in the place of log-probabilities (Nemotron-4-340B-Reward) or as
+    `name:number` in the text (Llama-3.1-Nemotron-70B-Reward).
+    """
 
-        `connection`: an `OpenAIConnection`.
-        """
-        self._server = _Server(model, connection)
+    def __init__(self, model: Model, role: Role, connection: "OpenAIConnection") -> None:
+        """Ask nothing yet."""
+        self._make: Callable[[Any], Coroutine[Any, Any, Any]]
+        self._make = self._complete if role == "text" else self._score
+        self._model, self._endpoint, self._connection = model, connection.endpoint, connection
+        self._answered = self._refused = 0
 
-    def generate(
-        self, requests: Sequence[TextRequest]
-    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
-        """As `TextEngine.generate`.
+    async def ask(self, requests: Sequence[Any]) -> AsyncIterator[tuple[int, Any]]:
+        """As `Engine.ask`; what is left when the caller leaves is cancelled.
 
-        A Failure is `refused_by_endpoint` (400, 413, 422), `content_filter` or `no_content`.
+        A Failure is `refused_by_endpoint` (400, 413, 422), `content_filter`, `refusal`,
+        `broken_text` or `no_content`.
 
         Raises:
             PrefdataError: the key or the model is refused, or the server does not come back.
         """
-        return self._server.ask_all([self._complete(request) for request in requests])
+        loop = self._connection.loop
+        futures = [asyncio.run_coroutine_threadsafe(self._make(one), loop) for one in requests]
+        waiting = {asyncio.wrap_future(future): n for n, future in enumerate(futures)}
+        try:
+            while waiting:
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for one in done:
+                    place = waiting.pop(one)
+                    try:
+                        yield place, one.result()
+                    except RowError as err:
+                        yield place, Failure(err.reason, err.detail)
+        finally:
+            for one in waiting:
+                if not one.cancel() and not one.cancelled():
+                    one.exception()  # told by another request already
 
     def close(self) -> None:
-        """As `TextEngine.close`; the connection is closed by whoever made it."""
+        """As `Engine.close`; the connection is closed by whoever made it."""
 
     async def _complete(self, request: TextRequest) -> Completion:
-        answer = await self._server.create(request.messages, **self._parameters(request))
+        answer = await self._create(request.messages, self._parameters(request))
         choice = _only_choice(answer)
         said, reason = choice.message, _ENDS.get(choice.finish_reason, choice.finish_reason)
         thought = _thought(said)
@@ -110,7 +127,7 @@ class RemoteText:
         asked = (usage.prompt_tokens or 0) if usage else 0
         made = (usage.completion_tokens or 0) if usage else 0
         first = _first_logprobs(choice) if request.top_logprobs else None
-        spec = self._server.model.reasoning
+        spec = self._model.reasoning
         read = part_sent(said.content or "", thought, spec, reason)
         read = replace(read, reasoning_tokens=_reasoning_tokens(usage))
         if calls := _calls(said):
@@ -133,7 +150,7 @@ class RemoteText:
             body["stop"] = list(sampling.stop)
         if request.top_logprobs:
             body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
-        if request.schema is not None and self._server.endpoint.structured_outputs:
+        if request.schema is not None and self._endpoint.structured_outputs:
             schema = {"name": "answer", "schema": dict(request.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         # no part of OpenAI's protocol, but of vLLM's and others'
@@ -148,58 +165,98 @@ class RemoteText:
             "continue_final_message": request.continues or None,
         }
         told = {name: value for name, value in extra.items() if value is not None}
-        return {"extra_body": _rename(body | told, self._server.endpoint.parameters)}
-
-
-def _calls(said: Any) -> tuple[ToolCall, ...]:
-    """The calls of a server's answer."""
-    return tuple(
-        {
-            "id": one.id or f"call_{number}",
-            "type": "function",
-            "function": {"name": one.function.name, "arguments": one.function.arguments or "{}"},
-        }
-        for number, one in enumerate(getattr(said, "tool_calls", None) or ())
-    )
-
-
-def _rename(body: dict[str, Any], names: Mapping[Any, str | None]) -> dict[str, Any]:
-    """The parameters under the names that a server knows, without those that it refuses."""
-    called = {name: names.get(name, name) for name in body}
-    return {called: body[name] for name, called in called.items() if called is not None}
-
-
-class RemoteReward:
-    """Scores chats by a server that answers a finished chat with its attributes.
-
-    As NVIDIA's reward models do: one number per attribute, in the place of log-probabilities
-    (Nemotron-4-340B-Reward) or as `name:number` in the text (Llama-3.1-Nemotron-70B-Reward).
-    """
-
-    def __init__(self, model: Model, connection: Any) -> None:
-        self._server = _Server(model, connection)
-
-    def score(
-        self, requests: Sequence[ScoreRequest]
-    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
-        """As `RewardEngine.score`; failures and errors as from `RemoteText.generate`."""
-        return self._server.ask_all([self._score(request) for request in requests])
-
-    def close(self) -> None:
-        """As `RewardEngine.close`; the connection is closed by whoever made it."""
+        return _rename(body | told, self._endpoint.parameters)
 
     async def _score(self, request: ScoreRequest) -> Logits:
-        choice = _only_choice(await self._server.create(request.messages))
+        choice = _only_choice(await self._create(request.messages, {}))
         if choice.logprobs is not None and choice.logprobs.content:
             return tuple(float(one.logprob) for one in choice.logprobs.content)
         numbers = _ATTRIBUTE.findall(choice.message.content or "")
         if not numbers:
             raise PrefdataError(
-                f"model {self._server.model.alias!r} answers a finished chat with "
+                f"model {self._model.alias!r} answers a finished chat with "
                 f"{choice.message.content!r}, which holds no score; use a reward model, or rate "
                 "with a rubric_judge"
             )
         return tuple(map(float, numbers))
+
+    async def _create(self, messages: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
+        """The server's answer to a chat."""
+        extra = {**parameters, **self._endpoint.extra_body}
+        async with self._connection.slots:
+            try:
+                answer = await self._connection.client.chat.completions.create(
+                    model=self._model.model,
+                    messages=[dict(message) for message in messages],
+                    extra_body=extra,
+                    extra_headers=self._connection.headers,
+                )
+            except (OpenAIError, JSONDecodeError) as err:
+                raise self._explain(err, extra) from err
+        if not isinstance(getattr(answer, "choices", None), list):
+            raise PrefdataError(
+                f"{self._where} returned something that is not a chat completion: "
+                f"{self._cut(repr(answer))}; check that the URL includes the version, as in https://host/v1"
+            )
+        self._answered += 1
+        return answer
+
+    def _explain(self, err: OpenAIError | JSONDecodeError, sent: Mapping[str, Any]) -> Exception:
+        """What an error means: for the row, or for the run."""
+        said, where = self._said(err), self._where
+        status = err.status_code if isinstance(err, APIStatusError) else None
+        if isinstance(err, BadRequestError | UnprocessableEntityError) or status == TOO_LARGE:
+            self._refused += 1
+            message = f"{where} returned status {status}: {said}{self._hint(said, sent)}"
+            if self._refused >= ALL_REFUSED and not self._answered:
+                return PrefdataError(f"{message} (for each of the first {ALL_REFUSED} requests)")
+            return RowError("refused_by_endpoint", message)
+        if status in REFUSED_FOR_GOOD:
+            key = self._endpoint.api_key or "none was sent; name its variable with api_key"
+            return PrefdataError(
+                f"{where} returned status {status} for model {self._model.model!r}: "
+                f"{REFUSED_FOR_GOOD[status]} ({said}); key: {key}"
+            )
+        what = f"returned status {status}: {said}" if status else f"could not be reached: {said}"
+        if isinstance(err, APITimeoutError):
+            what = f"took longer than {self._endpoint.timeout:g} s"
+        if not isinstance(err, APIStatusError | APIConnectionError):
+            what = f"returned an answer that could not be read: {said}"
+        return PrefdataError(
+            f"{where} {what}, after up to {self._endpoint.max_retries} retries; finished "
+            "answers are kept, and the same command continues from there"
+        )
+
+    def _hint(self, said: str, sent: Mapping[str, Any]) -> str:
+        """What a recipe can say to a server that refuses a parameter which was sent."""
+        named = [name for name in PARAMETERS if name in sent and re.search(rf"\b{name}\b", said)]
+        if named:
+            is_renamed = named[0] == "max_tokens" and "max_completion_tokens" in said
+            other = "max_completion_tokens" if is_renamed else "null"
+            return (
+                f"; if it does not know {named[0]}, give provider {self._endpoint.name!r} "
+                f"parameters: {{{named[0]}: {other}}}"
+                + ("" if is_renamed else ", or its own name for it")
+            )
+        if "response_format" in sent:
+            return "; if it knows no response_format: structured_outputs: false"
+        return ""
+
+    def _said(self, err: Exception) -> str:
+        cause = (
+            f" ({err.__cause__})" if isinstance(err, APIConnectionError) and err.__cause__ else ""
+        )
+        return self._cut(f"{err}{cause}")
+
+    @property
+    def _where(self) -> str:
+        return f"provider {self._endpoint.name!r} ({self._endpoint.endpoint})"
+
+    def _cut(self, text: str) -> str:
+        text = " ".join(text.split())
+        if self._connection.key:  # a server may repeat it
+            text = text.replace(self._connection.key, "***")
+        return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
 HELLO: Message = {"role": "user", "content": "Hello!"}
@@ -230,29 +287,23 @@ class OpenAIConnection:
         )
         self._thread.start()
 
-    def open_text(self, model: Model) -> "RemoteText":
-        """As `Connection.open_text`."""
-        return RemoteText(model, self)
-
-    def open_reward(self, model: Model) -> "RemoteReward":
-        """As `Connection.open_reward`."""
-        return RemoteReward(model, self)
+    def open(self, model: Model, role: Role) -> RemoteEngine:
+        """As `Connection.open`."""
+        return RemoteEngine(model, role, self)
 
     def check(self, model: Model, role: Role) -> None:
         """As `Connection.check`."""
         asyncio.run(self._check(model, role))
 
     async def _check(self, model: Model, role: Role) -> None:
-        outcomes: AsyncIterator[tuple[int, Completion | Logits | Failure]]
+        request: TextRequest | ScoreRequest
         if role == "text":
             given = model.inference_parameters.model_dump(exclude={"seed"})
             sampling = Sampling(**given | {"max_tokens": min(given["max_tokens"], 16)})
-            asked = TextRequest((HELLO,), sampling, 0, None, model.chat_template_kwargs)
-            outcomes = RemoteText(model, self).generate([asked])
+            request = TextRequest((HELLO,), sampling, 0, None, model.chat_template_kwargs)
         else:
-            chat = ScoreRequest((HELLO, {"role": "assistant", "content": "Hi."}))
-            outcomes = RemoteReward(model, self).score([chat])
-        async for _, outcome in outcomes:
+            request = ScoreRequest((HELLO, {"role": "assistant", "content": "Hi."}))
+        async for _, outcome in self.open(model, role).ask([request]):
             if isinstance(outcome, Failure) and outcome.reason == "refused_by_endpoint":
                 # all rows would share this one's fate
                 raise PrefdataError(f"model {model.alias!r}: {outcome.detail}")
@@ -272,116 +323,22 @@ class OpenAIConnection:
         await self.client.close()
 
 
-class _Server:
-    """One model behind a connection, and what becomes of its errors."""
+def _calls(said: Any) -> tuple[ToolCall, ...]:
+    """The calls of a server's answer."""
+    return tuple(
+        {
+            "id": one.id or f"call_{number}",
+            "type": "function",
+            "function": {"name": one.function.name, "arguments": one.function.arguments or "{}"},
+        }
+        for number, one in enumerate(getattr(said, "tool_calls", None) or ())
+    )
 
-    def __init__(self, model: Model, connection: OpenAIConnection) -> None:
-        self.model, self.endpoint, self._connection = model, connection.endpoint, connection
-        self._key = connection.key
-        self._answered = self._refused = 0
 
-    async def ask_all(
-        self, asks: Sequence[Coroutine[Any, Any, Result]]
-    ) -> AsyncIterator[tuple[int, Result | Failure]]:
-        """(place, outcome) as they arrive; what is left when the caller leaves is cancelled."""
-        futures = [self._submit(ask) for ask in asks]
-        waiting = {asyncio.wrap_future(future): n for n, future in enumerate(futures)}
-        try:
-            while waiting:
-                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for one in done:
-                    place = waiting.pop(one)
-                    try:
-                        outcome: Result | Failure = one.result()
-                    except RowError as err:
-                        outcome = Failure(err.reason, err.detail)
-                    yield place, outcome
-        finally:
-            for one in waiting:
-                if not one.cancel() and not one.cancelled():
-                    one.exception()  # told by another request already
-
-    async def create(self, messages: Sequence[Any], **parameters: Any) -> Any:
-        """The server's answer to a chat."""
-        extra = {**parameters.pop("extra_body", {}), **self.endpoint.extra_body}
-        async with self._connection.slots:
-            try:
-                answer = await self._connection.client.chat.completions.create(
-                    model=self.model.model,
-                    messages=[dict(message) for message in messages],
-                    extra_body=extra,
-                    extra_headers=self._connection.headers,
-                    **parameters,
-                )
-            except (OpenAIError, JSONDecodeError) as err:
-                raise self._explain(err, extra) from err
-        if not isinstance(getattr(answer, "choices", None), list):
-            raise PrefdataError(
-                f"{self._where} returned something that is not a chat completion: "
-                f"{self._cut(repr(answer))}; check that the URL includes the version, as in https://host/v1"
-            )
-        self._answered += 1
-        return answer
-
-    def _submit(self, ask: Coroutine[Any, Any, Result]) -> Future[Result]:
-        return asyncio.run_coroutine_threadsafe(ask, self._connection.loop)
-
-    def _explain(self, err: OpenAIError | JSONDecodeError, sent: Mapping[str, Any]) -> Exception:
-        """What an error means: for the row, or for the run."""
-        said, where = self._said(err), self._where
-        status = err.status_code if isinstance(err, APIStatusError) else None
-        if isinstance(err, BadRequestError | UnprocessableEntityError) or status == TOO_LARGE:
-            self._refused += 1
-            message = f"{where} returned status {status}: {said}{self._hint(said, sent)}"
-            if self._refused >= ALL_REFUSED and not self._answered:
-                return PrefdataError(f"{message} (for each of the first {ALL_REFUSED} requests)")
-            return RowError("refused_by_endpoint", message)
-        if status in REFUSED_FOR_GOOD:
-            key = self.endpoint.api_key or "none was sent; name its variable with api_key"
-            return PrefdataError(
-                f"{where} returned status {status} for model {self.model.model!r}: "
-                f"{REFUSED_FOR_GOOD[status]} ({said}); key: {key}"
-            )
-        what = f"returned status {status}: {said}" if status else f"could not be reached: {said}"
-        if isinstance(err, APITimeoutError):
-            what = f"took longer than {self.endpoint.timeout:g} s"
-        if not isinstance(err, APIStatusError | APIConnectionError):
-            what = f"returned an answer that could not be read: {said}"
-        return PrefdataError(
-            f"{where} {what}, after up to {self.endpoint.max_retries} retries; finished "
-            "answers are kept, and the same command continues from there"
-        )
-
-    def _hint(self, said: str, sent: Mapping[str, Any]) -> str:
-        """What a recipe can say to a server that refuses a parameter which was sent."""
-        named = [name for name in PARAMETERS if name in sent and re.search(rf"\b{name}\b", said)]
-        if named:
-            is_renamed = named[0] == "max_tokens" and "max_completion_tokens" in said
-            other = "max_completion_tokens" if is_renamed else "null"
-            return (
-                f"; if it does not know {named[0]}, give provider {self.endpoint.name!r} "
-                f"parameters: {{{named[0]}: {other}}}"
-                + ("" if is_renamed else ", or its own name for it")
-            )
-        if "response_format" in sent:
-            return "; if it knows no response_format: structured_outputs: false"
-        return ""
-
-    def _said(self, err: Exception) -> str:
-        cause = (
-            f" ({err.__cause__})" if isinstance(err, APIConnectionError) and err.__cause__ else ""
-        )
-        return self._cut(f"{err}{cause}")
-
-    @property
-    def _where(self) -> str:
-        return f"provider {self.endpoint.name!r} ({self.endpoint.endpoint})"
-
-    def _cut(self, text: str) -> str:
-        text = " ".join(text.split())
-        if self._key:  # a server may repeat it
-            text = text.replace(self._key, "***")
-        return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+def _rename(body: dict[str, Any], names: Mapping[Any, str | None]) -> dict[str, Any]:
+    """The parameters under the names that a server knows, without those that it refuses."""
+    called = {name: names.get(name, name) for name in body}
+    return {called: body[name] for name, called in called.items() if called is not None}
 
 
 def _read_key(endpoint: Endpoint) -> str | None:

@@ -1,6 +1,5 @@
 """Engines without a model, for tests and `--rehearse`: the same request gets the same answer."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from random import Random
 from typing import Any
@@ -10,57 +9,29 @@ import orjson
 
 from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
 
-Reply = Callable[[TextRequest], str | Completion | Failure]
-Rate = Callable[[ScoreRequest], float | Logits | Failure]
+Answer = Callable[[Any], str | float | Completion | Logits | Failure]
 
 
-CAPACITY = 64
+class Scripted:
+    """An engine of both kinds that answers by a function of the request."""
 
+    capacity = 64
 
-class ScriptedText:
-    """A TextEngine that answers by a function of the request."""
+    def __init__(self, answer: Answer | None = None) -> None:
+        """Answer with `answer`, by default a short text drawn from the seed, or a number.
 
-    capacity = CAPACITY
-
-    def __init__(self, reply: Reply | None = None, *, seconds: float = 0.0) -> None:
-        """Answer with `reply`, by default a short text drawn from the seed.
-
-        `reply`: text or outcome for a request; an exception it raises reaches the stage.
+        `answer`: a text, a number or an outcome for a request; an exception that it raises reaches
+        the stage.
         """
-        self._reply, self._seconds = reply or _default_reply, seconds
+        self._answer = answer or _rehearse
 
-    async def generate(
-        self, requests: Sequence[TextRequest]
-    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
-        """As `TextEngine.generate`; a word counts as a token."""
-        if self._seconds:
-            await asyncio.sleep(self._seconds)
+    async def ask(self, requests: Sequence[Any]) -> AsyncIterator[tuple[int, Any]]:
+        """As `Engine.ask`; a word counts as a token."""
         for index, request in enumerate(requests):
-            answer = self._reply(request)
-            yield index, _completion(request, answer) if isinstance(answer, str) else answer
-
-    def close(self) -> None:
-        """There is nothing to free."""
-
-
-class ScriptedReward:
-    """A RewardEngine that scores by a function of the request."""
-
-    capacity = CAPACITY
-
-    def __init__(self, rate: Rate | None = None, *, seconds: float = 0.0) -> None:
-        """Score with `rate`, by default a number from -8 to 8 that depends on the chat alone."""
-        self._rate, self._seconds = rate or _default_rate, seconds
-
-    async def score(
-        self, requests: Sequence[ScoreRequest]
-    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
-        """As `RewardEngine.score`."""
-        if self._seconds:
-            await asyncio.sleep(self._seconds)
-        for index, request in enumerate(requests):
-            score = self._rate(request)
-            yield index, (score,) if isinstance(score, int | float) else score
+            answer = self._answer(request)
+            if isinstance(answer, str):
+                answer = _completion(request, answer)
+            yield index, (answer,) if isinstance(answer, int | float) else answer
 
     def close(self) -> None:
         """There is nothing to free."""
@@ -71,14 +42,13 @@ def _completion(request: TextRequest, text: str) -> Completion:
     return Completion(text, "stop", prompt_tokens, len(text.split()))
 
 
-def _default_reply(request: TextRequest) -> str:
+def _rehearse(request: TextRequest | ScoreRequest) -> str | float:
+    """A text drawn from the seed, or a score from -8 to 8 that depends on the chat alone."""
+    if isinstance(request, ScoreRequest):
+        return crc32(orjson.dumps(request.messages)) / 2**28 - 8.0
     if request.schema is not None:
         return orjson.dumps(_instance(request.schema, Random(request.seed))).decode()
     return f"rehearsed answer {request.seed % 100_000} of {1 + request.seed % 7} words"
-
-
-def _default_rate(request: ScoreRequest) -> float:
-    return crc32(orjson.dumps(request.messages)) / 2**28 - 8.0
 
 
 def _instance(schema: Mapping[str, Any], random: Random) -> Any:

@@ -113,10 +113,10 @@ class VllmTextEngine:
         self._chats = ChatTokenizer(checkpoint.model, tokenizer, self.limits.max_model_len)
         self._seeds_all = draws_by_seed(options) if seeds_all is None else seeds_all
 
-    def generate(
+    def ask(
         self, requests: Sequence[TextRequest]
     ) -> AsyncIterator[tuple[int, Completion | Failure]]:
-        """As `TextEngine.generate`; leaving it early lets the rest run unheard.
+        """As `Engine.ask`; leaving it early lets the rest run unheard.
 
         A Failure is `prompt_too_long` or `chat_template_refused`.
 
@@ -126,13 +126,13 @@ class VllmTextEngine:
         return self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
 
     def close(self) -> None:
-        """As `TextEngine.close`; waits for the end of the thread."""
+        """As `Engine.close`; waits for the end of the thread."""
         self._thread.close()
         self._work.shutdown()
 
     @property
     def capacity(self) -> int:
-        """As `TextEngine.capacity`: vLLM's `max_num_seqs`."""
+        """As `Hosted.capacity`: vLLM's `max_num_seqs`."""
         return self.limits.max_num_seqs
 
     @property
@@ -253,20 +253,18 @@ class VllmRewardEngine:
         """The `VllmConfig` that vLLM has made of the options."""
         return self._work.engine.vllm_config
 
-    def score(
-        self, requests: Sequence[ScoreRequest]
-    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
-        """As `RewardEngine.score`; a Failure is `too_long_to_score` or `chat_template_refused`."""
+    def ask(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits | Failure]]:
+        """As `Engine.ask`; a Failure is `too_long_to_score` or `chat_template_refused`."""
         return self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
 
     def close(self) -> None:
-        """As `RewardEngine.close`; waits for the end of the thread."""
+        """As `Engine.close`; waits for the end of the thread."""
         self._thread.close()
         self._work.shutdown()
 
     @property
     def capacity(self) -> int:
-        """As `TextEngine.capacity`: vLLM's `max_num_seqs`."""
+        """As `Hosted.capacity`: vLLM's `max_num_seqs`."""
         return self.limits.max_num_seqs
 
     @property
@@ -373,7 +371,7 @@ def _reference(model: Model, checkpoint: Checkpoint, family: Family) -> list[Log
 
 async def _scores(engine: RewardEngine) -> list[Logits]:
     found: dict[int, Logits] = {}
-    async for index, logits in engine.score(PROBES):
+    async for index, logits in engine.ask(PROBES):
         if isinstance(logits, Failure):
             raise PrefdataError(
                 f"the reward model cannot score a chat of one line: {logits.detail}; fix its "

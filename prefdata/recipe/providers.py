@@ -13,7 +13,7 @@ class LocalEngine:
 
     Attributes:
         module: imported when a model is loaded. It has `open_text(model, path, adapters)`, which
-            returns a `HostedText`, and `open_reward(model, path, family)`, a `HostedReward`.
+            returns a `Hosted` engine of texts, and `open_reward(model, path, family)`, of scores.
         package: what must be installed for it besides what prefdata always needs.
         extra: the extra of prefdata that installs the package.
         for_gpus: whether `auto` prefers it where there are GPUs, or where there are none.

@@ -1,7 +1,7 @@
 """One request of each column, as its model will read it. Asks no model."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -9,7 +9,7 @@ import orjson
 
 from prefdata.engines.template_file import TemplateFile, read_template, roles_of_model
 from prefdata.errors import RowError
-from prefdata.inference import Completion, Logits, ScoreRequest, TextRequest
+from prefdata.inference import ScoreRequest, TextRequest
 from prefdata.recipe.chats import Chat
 from prefdata.recipe.contract import Column
 from prefdata.recipe.loader import LoadedRecipe
@@ -50,21 +50,12 @@ class _Catcher:
     def __init__(self, alias: str) -> None:
         self._alias = alias
 
-    async def generate(
-        self, requests: Sequence[TextRequest]
-    ) -> AsyncIterator[tuple[int, Completion]]:
+    def ask(self, requests: Sequence[TextRequest | ScoreRequest]) -> NoReturn:
         """Raise the first request."""
-        yield self._catch(requests[0].messages)
-
-    async def score(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits]]:
-        """Raise the first request."""
-        yield self._catch(requests[0].messages)
+        raise _Caught(self._alias, requests[0].messages)
 
     def close(self) -> None:
         """There is nothing to free."""
-
-    def _catch(self, chat: Chat) -> NoReturn:
-        raise _Caught(self._alias, chat)
 
 
 def example_requests(loaded: LoadedRecipe, row: Row) -> Iterator[Example]:

@@ -19,7 +19,6 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from prefdata.engines.protocols import RewardEngine, TextEngine
 from prefdata.errors import PrefdataError, Say
 from prefdata.fingerprint import digest, stage_fingerprint
 from prefdata.pairs.diff import read_before
@@ -74,7 +73,7 @@ from prefdata.storage.record import (
     withdraw_record,
     write_record,
 )
-from prefdata.workers.fleet import Fleet
+from prefdata.workers.fleet import Engines, Fleet
 from prefdata.workers.gauges import Gauges
 from prefdata.workers.throughput import Throughput
 
@@ -408,7 +407,7 @@ class Building:
         fleet, step = self.fleet, following[0]
         engines = fleet.go_ahead(*turn, *following)
         levels = [
-            [(column.name, make_stage(column, self._tools(*asked))) for column in level]
+            [(column.name, make_stage(column, self._tools(asked))) for column in level]
             for asked, part in zip(engines, columns, strict=True)
             for level in part
         ]
@@ -530,7 +529,7 @@ class Building:
         write_status(self.out, ShardStatus(*self._passes, rows, of_rows, seconds))
 
     def _sweep(self, step: Pass, group: frozenset[str]) -> Sweep:
-        tools, recipe = self._tools(*self.fleet.engines_of(step, group)), self.recipe
+        tools, recipe = self._tools(self.fleet.engines_of(step, group)), self.recipe
         levels = [[(c.name, make_stage(c, tools)) for c in level] for level in step.levels]
         fields = [field for column in step.columns for field in fields_of(column)]
         gpus = self.fleet.gpus
@@ -538,14 +537,17 @@ class Building:
         reads, window = _reads(step, recipe), window_for(gpus)
         return Sweep(levels, fields, reads, window, room=room, ending=self.ending)
 
-    def _tools(self, text: Mapping[str, TextEngine], reward: Mapping[str, RewardEngine]) -> Tools:
+    def _tools(self, engines: Engines) -> Tools:
         recipe, folder = self.recipe, self.loaded.folder
         models = {model.alias: model for model in recipe.models}
         columns, prompt = all_columns(recipe), recipe.output_projection.prompt_field
         roles = self.fleet.template_roles
-        given = self.loaded.given
+        text, reward = (
+            {alias: engine for (alias, asked), engine in engines.items() if asked == role}
+            for role in ("text", "reward")
+        )
         return Tools(
-            recipe.seed, models, text, reward, folder, columns, prompt, roles, given,
+            recipe.seed, models, text, reward, folder, columns, prompt, roles, self.loaded.given,
             self.loaded.locate, partial(items_of, locate=self.loaded.locate), self.times,
         )  # fmt: skip
 

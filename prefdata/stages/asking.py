@@ -251,7 +251,7 @@ async def outcomes(
 ) -> list[Completion | Failure]:
     """What became of every request of one call, in their order; what was cut is asked again."""
     found: dict[int, Completion | Failure] = {}
-    async for index, outcome in engine.generate(requests):
+    async for index, outcome in engine.ask(requests):
         found[index] = outcome
     if retry is not None:
         cut = [n for n, one in found.items() if isinstance(one, Completion) and is_cut(one)]

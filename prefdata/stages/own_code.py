@@ -124,7 +124,7 @@ class Ask:
         return await self._kept(self._score(alias, ScoreRequest(whole)))
 
     async def _score(self, alias: str, request: ScoreRequest) -> float | tuple[float, ...]:
-        [found] = [one async for _, one in self._tools.reward[alias].score([request])]
+        [found] = [one async for _, one in self._tools.reward[alias].ask([request])]
         if isinstance(found, Failure):
             raise RowError(found.reason, found.detail)
         return float(found[0]) if len(found) == 1 else tuple(found)

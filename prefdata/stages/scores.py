@@ -64,7 +64,7 @@ def reward_model(column: RewardModel, tools: Tools) -> Stage:
         ]
         attributes: list[list[float]] = [[] for _ in texts]
         failures: list[str | None] = [None for _ in texts]
-        async for index, found in engine.score(requests):
+        async for index, found in engine.ask(requests):
             if isinstance(found, Failure):
                 failures[scored[index]] = f"{found.reason}: {found.detail}"
             else:

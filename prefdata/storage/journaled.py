@@ -1,16 +1,17 @@
-"""Engines that ask the journal first. They keep the protocols, so a stage cannot tell."""
+"""Engines that ask the journal first. They keep the protocol, so a stage cannot tell."""
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Self
 
-from prefdata.engines.protocols import RewardEngine, TextEngine
-from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
+from prefdata.engines.protocols import Engine
+from prefdata.fingerprint import ScoreKeys, TextKeys
+from prefdata.inference import Completion, Failure, Logits
 from prefdata.storage.journal import Journal
 
 LASTING = frozenset(("prompt_too_long", "too_long_to_score", "chat_template_refused"))
@@ -75,20 +76,6 @@ limits among them, and versions.
 """
 
 
-Engine = TypeVar("Engine", bound=TextEngine | RewardEngine)
-Request = TypeVar("Request", bound=TextRequest | ScoreRequest)
-Outcome = TypeVar("Outcome", bound=Completion | Logits)
-Asked = TypeVar("Asked", contravariant=True)
-
-
-class Keys(Protocol[Asked]):
-    """Names of requests in the journal."""
-
-    def key(self, request: Asked, /) -> str:
-        """Equal for equal requests to models that answer alike."""
-        ...
-
-
 class NotNow(BaseException):
     """The model does not fit beside those that are loaded; it is asked later.
 
@@ -96,22 +83,27 @@ class NotNow(BaseException):
     """
 
 
-class _Journaled(Generic[Engine, Request]):
-    """Asks an engine what the journal does not know; the model is loaded when first needed."""
+class Journaled:
+    """An engine that never asks twice; the model is loaded when first needed."""
 
     def __init__(
         self,
-        open_engine: Callable[[], Engine],
-        keys: Keys[Request],
+        engine: "Opened",
+        keys: TextKeys | ScoreKeys,
         journal: Journal,
         work: Work,
         *,
         way: str = "",
+        adapter: str | None = None,
     ) -> None:
-        """Open nothing yet; `way` is a hash of how the model runs, for which rows may kill it."""
+        """Open nothing yet.
+
+        `way`: a hash of how the model runs, for which rows may kill it. `adapter`: folder of the
+        LoRA weights that answer, on top of an engine that other aliases may share.
+        """
         self._keys, self._work, self._told = keys, work, work
         self.outcomes = _Outcomes(journal, work, way)
-        self._engine = Opened(open_engine)
+        self._engine, self._adapter = engine, adapter
         self._is_aside = False
         self.may_load = True
 
@@ -121,13 +113,11 @@ class _Journaled(Generic[Engine, Request]):
         other.may_load, other._told, other._is_aside = may_load, Work(), True
         return other
 
-    async def _answer(
-        self,
-        requests: Sequence[Request],
-        ask: Callable[[Engine, Sequence[Request]], AsyncIterator[tuple[int, Outcome | Failure]]],
-        read: Callable[[dict[str, Any]], Outcome],
-    ) -> AsyncIterator[tuple[int, Outcome | Failure]]:
-        """Every outcome, of `ask` or `read` from the journal; equal requests are one."""
+    async def ask(self, requests: Sequence[Any]) -> AsyncIterator[tuple[int, Any]]:
+        """As `Engine.ask`; each new outcome is in the journal before it is yielded.
+
+        Equal requests are one. A logit that is not finite is kept as null and yielded as NaN.
+        """
         places: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             places.setdefault(self._keys.key(request), []).append(index)
@@ -140,7 +130,7 @@ class _Journaled(Generic[Engine, Request]):
             self._told.replayed += not self.outcomes.was_aside(key)
             self._told.answered += len(indices)
             for index in indices:
-                yield index, known if isinstance(known, Failure) else read(known)
+                yield index, known
         if not missing:
             return
         if not self.may_load:
@@ -149,8 +139,10 @@ class _Journaled(Generic[Engine, Request]):
         mine = [key for key in missing if key not in asked]
         try:
             if mine:
-                stream = ask(self._engine.get(), [requests[places[key][0]] for key in mine])
-                async for number, outcome in stream:
+                wanted = [requests[places[key][0]] for key in mine]
+                if self._adapter is not None:
+                    wanted = [replace(request, adapter=self._adapter) for request in wanted]
+                async for number, outcome in self._engine.get().ask(wanted):
                     self.outcomes.keep(mine[number], outcome)
                     self._work.count(outcome)
                     self._told.answered += len(places[mine[number]])
@@ -161,7 +153,7 @@ class _Journaled(Generic[Engine, Request]):
         for key in (key for key in missing if key in asked):
             found = await asyncio.wrap_future(asked[key])
             if found is None:  # the other has given up
-                again = self._answer([requests[places[key][0]]], ask, read)
+                again = self.ask([requests[places[key][0]]])
                 [(_, found)] = [one async for one in again]
             else:
                 self._told.answered += len(places[key])
@@ -173,37 +165,14 @@ class _Journaled(Generic[Engine, Request]):
         self._engine.close()
 
 
-class JournaledText(_Journaled[TextEngine, TextRequest]):
-    """A TextEngine that never asks twice."""
-
-    def generate(
-        self, requests: Sequence[TextRequest]
-    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
-        """As `TextEngine.generate`; each new outcome is in the journal before it is yielded."""
-        return self._answer(requests, lambda engine, asked: engine.generate(asked), _completion)
-
-
-class JournaledReward(_Journaled[RewardEngine, ScoreRequest]):
-    """A RewardEngine that never asks twice."""
-
-    def score(
-        self, requests: Sequence[ScoreRequest]
-    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
-        """As `RewardEngine.score`; each new outcome is in the journal before it is yielded.
-
-        A logit that is not finite is kept as null in the journal and yielded as NaN.
-        """
-        return self._answer(requests, lambda engine, asked: engine.score(asked), _logits)
-
-
-class Opened(Generic[Engine]):
+class Opened:
     """An engine that is opened when it is wanted, by whichever thread; closed, it opens again."""
 
-    def __init__(self, open_engine: Callable[[], Engine]) -> None:
+    def __init__(self, open_engine: Callable[[], Engine[Any, Any]]) -> None:
         self._open, self._lock = open_engine, threading.Lock()
-        self._engine: Engine | None = None
+        self._engine: Engine[Any, Any] | None = None
 
-    def get(self) -> Engine:
+    def get(self) -> Engine[Any, Any]:
         """The engine, open by now."""
         with self._lock:
             if self._engine is None:
@@ -284,13 +253,13 @@ class _Outcomes:
             for key in keys:
                 self._asked.pop(key, None)
 
-    def get(self, key: str) -> Failure | dict[str, Any] | None:
+    def get(self, key: str) -> Completion | Logits | Failure | None:
         """A success of any run; else a failure, unless another try may go better."""
         values = self._journal.get(key)
         failures = []
         for value in values:
             if "failure" not in value:
-                return dict(value)
+                return _read(value)
             if value["failure"] != KILLS or value.get("way") == self._way:
                 failures.append(Failure(value["failure"], value["detail"]))
         if key in self._failed:
@@ -312,12 +281,10 @@ class _Outcomes:
             asked.set_result(outcome)
 
 
-def _completion(value: dict[str, Any]) -> Completion:
-    """A completion as the journal has it; JSON knows no tuples."""
+def _read(value: dict[str, Any]) -> Completion | Logits:
+    """An outcome as the journal has it; JSON knows neither tuples nor NaN."""
+    if "logits" in value:
+        return tuple(float("nan") if x is None else x for x in value["logits"])
     if (marks := value.get("reasoning_marks")) is not None:
         value["reasoning_marks"] = tuple(marks)
     return Completion(**value | {"tool_calls": tuple(value.get("tool_calls", ()))})
-
-
-def _logits(value: dict[str, Any]) -> Logits:
-    return tuple(float("nan") if x is None else x for x in value["logits"])

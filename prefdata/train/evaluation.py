@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from prefdata.engines import open_text_engine
+from prefdata.engines import open_engine
 from prefdata.engines.protocols import TextEngine
 from prefdata.errors import PrefdataError, RowError, Say
 from prefdata.export import Export
@@ -76,7 +76,7 @@ def evaluate(
     Raises:
         PrefdataError: the model does not load, or a prompt does not fit.
     """
-    engine = open_text_engine(model, model.model, "transformers")
+    engine = open_engine("text", model, model.model, "transformers")
     try:
         return asyncio.run(_evaluate(run, model, engine, rows, settings.samples, seed))
     finally:

@@ -6,7 +6,7 @@ Every engine is behind the journal. Knows neither rows nor stages.
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,19 +14,11 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-from prefdata.engines import (
-    Connection,
-    RewardEngine,
-    TextEngine,
-    choose_engine,
-    connect,
-    open_reward_engine,
-    open_text_engine,
-)
+from prefdata.engines import Connection, Engine, choose_engine, connect, open_engine
 from prefdata.engines.adapters import check_peft, find_adapter, identify_adapter
 from prefdata.engines.checkpoints import check_text_model, identify
 from prefdata.engines.options import check_options
-from prefdata.engines.scripted import ScriptedReward, ScriptedText
+from prefdata.engines.scripted import Scripted
 from prefdata.engines.template_file import read_template, roles_of_model
 from prefdata.errors import Say
 from prefdata.fingerprint import ScoreKeys, TextKeys, digest, model_identity
@@ -37,23 +29,19 @@ from prefdata.recipe.plan import Checkpoint, Pass, roles_of
 from prefdata.recipe.providers import ENGINES
 from prefdata.recipe.schema import Endpoint, Model
 from prefdata.storage.journal import Journal
-from prefdata.storage.journaled import JournaledReward, JournaledText, Load, Opened, Work
-from prefdata.workers.adapted import Adapted
+from prefdata.storage.journaled import Journaled, Load, Opened, Work
 from prefdata.workers.devices import Devices
 from prefdata.workers.gauges import Now
 from prefdata.workers.machine import Machine
 from prefdata.workers.messages import Order
 from prefdata.workers.pool import Workers
 
-Engines = tuple[dict[str, JournaledText], dict[str, JournaledReward]]
-"""Text and reward engines by alias."""
+Asked = tuple[str, Role]
+"""An alias, and what it is asked for."""
+Engines = Mapping[Asked, Journaled]
 EAGER_TOKENS = 2**17
 """Tokens a replica below which vLLM starts without compiling: 256 answers of 512 tokens."""
 LIBRARIES = ("torch", "transformers", "vllm")
-
-
-Asked = tuple[str, Role]
-"""An alias, and what it is asked for."""
 
 
 class Fleet:
@@ -85,8 +73,8 @@ class Fleet:
         self._loaded, self._rehearse, self._say = loaded, rehearse, say
         self._out, self._machine, self._is_idle = out, machine or Machine(), machine is None
         self._journal: Journal | None = None
-        self._engines: dict[tuple[str, str | None], JournaledText | JournaledReward] = {}
-        self._bases: dict[str, Opened[TextEngine]] = {}
+        self._engines: dict[tuple[str, str | None], Journaled] = {}
+        self._bases: dict[str, Opened] = {}
         self._devices = Devices()
         self._expected: dict[str, float] = {}
         self._started: list[Workers] = []
@@ -157,7 +145,7 @@ class Fleet:
         return [frozenset([key]) for key in keys]
 
     def engines_of(self, step: Pass, group: frozenset[str]) -> Engines:
-        """Text and reward engines of a pass, by alias; only those of the group may load.
+        """Engines of a pass; only those of the group may load.
 
         What earlier passes and groups have loaded and what has no room beside this is freed.
         """
@@ -171,9 +159,9 @@ class Fleet:
                 engine.close()
                 self._pools.pop(key, None)
         self.refresh_journal()
-        return _by_role({asked: engine for asked, (_, engine) in found.items()})
+        return {asked: engine for asked, (_, engine) in found.items()}
 
-    def _find_engines(self, step: Pass) -> dict[Asked, tuple[str, JournaledText | JournaledReward]]:
+    def _find_engines(self, step: Pass) -> dict[Asked, tuple[str, Journaled]]:
         """Key and engine of every alias and role of a pass; new ones are made, not loaded."""
         found = {}
         for model in self._loaded.recipe.models:
@@ -226,10 +214,11 @@ class Fleet:
                 [self._known[key], *(self._known[k] for k in next_group)]
             ):
                 self._pools[key].dismiss_idle()
-        return tuple(  # type: ignore[return-value]
-            _by_role({a: e.beside(may_load=key in next_group) for a, (key, e) in found.items()})
+        of_first, of_second = (
+            {a: e.beside(may_load=key in next_group) for a, (key, e) in found.items()}
             for found in (first, second)
         )
+        return of_first, of_second
 
     def has_loaded(self, group: frozenset[str]) -> bool:
         """Whether workers of all these models that have been prepared are ready for rows."""
@@ -326,38 +315,27 @@ class Fleet:
         self._adapters[model.alias] = find_adapter(model, self._loaded.locate(model.adapter))
         return digest(identity, identify_adapter(self._adapters[model.alias]))
 
-    def _make(self, checkpoint: Checkpoint) -> JournaledText | JournaledReward:
-        model = checkpoint.model
+    def _make(self, checkpoint: Checkpoint) -> Journaled:
+        role, model = checkpoint.role, checkpoint.model
         identity = model_identity(model, self.checkpoints[model.alias])
-        journal, way = self.journal, digest(model.engine, _versions())
-        if checkpoint.role == "text":
-            base = self._bases.setdefault(checkpoint.key, Opened(lambda: self._open("text", model)))
-            ask = partial(Adapted, base, self._adapters.get(model.alias))
-            return JournaledText(ask, TextKeys(identity), journal, self.work, way=way)
-        keys = ScoreKeys(identity)
-        return JournaledReward(
-            lambda: self._open("reward", model), keys, journal, self.work, way=way
-        )
+        keys = TextKeys(identity) if role == "text" else ScoreKeys(identity)
+        base = self._bases.setdefault(checkpoint.key, Opened(lambda: self._open(role, model)))
+        adapter = self._adapters.get(model.alias) if role == "text" else None
+        way = digest(model.engine, _versions())
+        return Journaled(base, keys, self.journal, self.work, way=way, adapter=adapter)
 
-    def _open(self, role: Role, model: Model) -> Any:
+    def _open(self, role: Role, model: Model) -> Engine[Any, Any]:
         """The engine of a role: a server's, that of workers, or one in this process."""
-        is_text = role == "text"
         endpoint = self._loaded.recipe.endpoint(model)
         if endpoint is not None and not self._rehearse:
-            connection = self._connection(endpoint)
-            return connection.open_text(model) if is_text else connection.open_reward(model)
+            return self._connection(endpoint).open(model, role)
         if not self._is_embedded(role, model):
             return self._workers(role, model)
         load = self._begin_load(model)
-        opened: TextEngine | RewardEngine
-        if self._rehearse:
-            opened = ScriptedText() if is_text else ScriptedReward()
-        else:
-            path, engine = self._loaded.locate(model.model), self._engine(role, model)
-            if is_text:
-                opened = open_text_engine(model, path, engine, self._adapters_on(model))
-            else:
-                opened = open_reward_engine(self._with_adapter(model), path, engine)
+        opened: Engine[Any, Any] = Scripted()
+        if not self._rehearse:
+            order = self._order(role, model)
+            opened = open_engine(role, order.model, order.path, order.engine, order.adapters)
         load.finish()
         return opened
 
@@ -388,13 +366,9 @@ class Fleet:
         return workers
 
     def _start_workers(self, role: Role, model: Model, load: Load) -> Workers:
-        path = self._loaded.locate(model.model)
-        adapters = self._adapters_on(model) if role == "text" else ()
-        engine = self._engine(role, model)
-        order = Order(role, self._told(role, model), path, engine, adapters=adapters)
-        places = self._machine.places(model)
+        order, places = self._order(role, model), self._machine.places(model)
         tokens = self._expected.get(Checkpoint(role, model).key, math.inf) / len(places)
-        if self.gpus and engine == "vllm":
+        if self.gpus and order.engine == "vllm":
             options = launch_options(order.model.engine, tokens)
             order = replace(order, model=order.model.model_copy(update={"engine": options}))
         share = model.engine.get("gpu_memory_utilization")
@@ -411,37 +385,27 @@ class Fleet:
         self._started.append(workers)
         return workers
 
-    def _adapters_on(self, model: Model) -> tuple[str, ...]:
-        """Folders of all adapters that the loaded text model is to answer with."""
-        aliases = [m.alias for m in self._sharing("text", model)]
-        return tuple(dict.fromkeys(self._adapters[a] for a in aliases if a in self._adapters))
+    def _order(self, role: Role, model: Model) -> Order:
+        """What is to be loaded: adapters by their folders on this machine.
 
-    def _sharing(self, role: Role, model: Model) -> list[Model]:
-        """The aliases that one loaded engine serves."""
-        key = Checkpoint(role, model).key
-        return [m for m in self._loaded.recipe.models if Checkpoint(role, m).key == key]
-
-    def _told(self, role: Role, model: Model) -> Model:
-        """The model for its workers, with a bound on thoughts if any of its aliases has one."""
-        asked = [m.inference_parameters for m in self._sharing(role, model)]
+        A text model is loaded with the adapters of all aliases that share it, and with a bound on
+        thoughts if any of them has one.
+        """
+        path, engine = self._loaded.locate(model.model), self._engine(role, model)
+        key, adapters = Checkpoint(role, model).key, self._adapters
+        sharing = [m for m in self._loaded.recipe.models if Checkpoint(role, m).key == key]
+        folders = dict.fromkeys(adapters[m.alias] for m in sharing if m.alias in adapters)
+        asked = [m.inference_parameters for m in sharing]
         bound = next((one for one in asked if one.max_reasoning_tokens), asked[0])
-        return self._with_adapter(model).model_copy(update={"inference_parameters": bound})
-
-    def _with_adapter(self, model: Model) -> Model:
-        """The model with the folder of its adapter as this machine has it."""
-        return model.model_copy(update={"adapter": self._adapters.get(model.alias)})
+        told = {"adapter": adapters.get(model.alias), "inference_parameters": bound}
+        own = model.model_copy(update=told)
+        return Order(role, own, path, engine, adapters=tuple(folders) if role == "text" else ())
 
 
 def launch_options(options: Mapping[str, Any], tokens: float) -> dict[str, Any]:
     """What vLLM is started with to write so many tokens: without compiling where they are few."""
     eager = {"enforce_eager": True} if tokens < EAGER_TOKENS else {}
     return eager | dict(options)
-
-
-def _by_role(engines: Mapping[Asked, JournaledText | JournaledReward]) -> Engines:
-    text = {alias: one for (alias, _), one in engines.items() if isinstance(one, JournaledText)}
-    reward = {alias: one for (alias, _), one in engines.items() if isinstance(one, JournaledReward)}
-    return text, reward
 
 
 @cache

@@ -7,7 +7,7 @@ alone, so that the one that kills is found and nothing else is lost.
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from math import isqrt
@@ -17,7 +17,7 @@ from typing import Any
 
 from prefdata.engines.model_thread import Call
 from prefdata.errors import PrefdataError, Say
-from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
+from prefdata.inference import Completion, Failure, ScoreRequest, TextRequest
 from prefdata.workers.devices import Devices
 from prefdata.workers.gauges import Now
 from prefdata.workers.machine import WORKER, Place
@@ -120,7 +120,7 @@ def _quarantine_size(deaths: int, capacity: int) -> int:
 
 
 class Workers:
-    """A TextEngine or RewardEngine, by its order, over worker processes."""
+    """An engine, by its order, over worker processes."""
 
     def __init__(
         self,
@@ -171,21 +171,23 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def generate(
-        self, requests: Sequence[TextRequest]
-    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
-        """As `TextEngine.generate`; a request with which workers die is a Failure.
+    async def ask(self, requests: Sequence[Any]) -> AsyncGenerator[tuple[int, Any], None]:
+        """As `Engine.ask`; a request with which workers die is a Failure.
 
         Raises:
             PrefdataError: the model does not load, or its workers die whatever they are asked.
         """
-        return self._ask(requests)
-
-    def score(
-        self, requests: Sequence[ScoreRequest]
-    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
-        """As `RewardEngine.score`; errors as for `generate`."""
-        return self._ask(requests)
+        row = _Row(Call(), dict(enumerate(requests)))
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            self._pending.append(row)
+            self._deal()
+        try:
+            for _ in requests:
+                yield await row.call.take()
+        finally:
+            row.call.is_abandoned = True
 
     @property
     def capacity(self) -> int:
@@ -229,19 +231,6 @@ class Workers:
         for thread in self._threads:
             thread.join()
         self._fail_all(_closed())
-
-    async def _ask(self, requests: Sequence[Any]) -> AsyncGenerator[tuple[int, Any], None]:
-        row = _Row(Call(), dict(enumerate(requests)))
-        with self._lock:
-            if self._failure is not None:
-                raise self._failure
-            self._pending.append(row)
-            self._deal()
-        try:
-            for _ in requests:
-                yield await row.call.take()
-        finally:
-            row.call.is_abandoned = True
 
     # ---- under the lock ----------------------------------------------------------------------
 

@@ -11,13 +11,13 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import active_children
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from prefdata.engines import open_reward_engine, open_text_engine, prepare_engine
+from prefdata.engines import Hosted, open_engine, prepare_engine
 from prefdata.engines.checkpoints import read_ahead
 from prefdata.errors import PrefdataError
 from prefdata.workers.messages import (
@@ -32,9 +32,7 @@ from prefdata.workers.messages import (
     send,
 )
 
-Stream = Callable[[Any], AsyncIterator[tuple[int, Any]]]
-Steps = Callable[[], int]
-Opener = Callable[[Order], tuple[Stream, int, Steps]]
+Opener = Callable[[Order], Hosted[Any, Any]]
 Preparer = Callable[[Order, threading.Event], None]
 DIED = 70
 BEAT_SECONDS = 10.0
@@ -43,17 +41,16 @@ BEAT_SECONDS = 10.0
 
 def main() -> None:
     """Serve the socket whose number is the first argument."""
-    serve(Connection(int(sys.argv[1])), open_engine, prepare)
+    serve(Connection(int(sys.argv[1])), _load, prepare)
 
 
 def serve(
-    connection: Connection, open_engine: Opener, prepare: Preparer = lambda order, may_load: None
+    connection: Connection, load: Opener, prepare: Preparer = lambda order, may_load: None
 ) -> None:
     """Load what the order says, tell how it went, answer until there is nothing left to hear.
 
-    `open_engine`: loads a model; returns how to ask it, its capacity, and how to learn the number
-    of steps that its engine has done. `prepare`: does what touches no device, and ends soon once
-    the event is set.
+    `load`: loads a model. `prepare`: does what touches no device, and ends soon once the
+    event is set.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):  # Ctrl-C and an end to come are the run's
         signal.signal(number, signal.SIG_IGN)
@@ -64,13 +61,13 @@ def serve(
     prepare(order, inbox.may_load)
     inbox.may_load.wait()
     try:
-        ask, capacity, steps = open_engine(order)
+        engine = load(order)
     except PrefdataError as err:
         send(connection, CannotLoad(str(err)))
         return
     threading.Thread(target=_mind_children, name="children", daemon=True).start()
-    send(connection, Ready(capacity))
-    asyncio.run(_answer_all(ask, connection, inbox, steps))
+    send(connection, Ready(engine.capacity))
+    asyncio.run(_answer_all(engine, connection, inbox))
 
 
 def prepare(order: Order, may_load: threading.Event) -> None:
@@ -82,13 +79,8 @@ def prepare(order: Order, may_load: threading.Event) -> None:
             read_ahead(order.path, may_load.is_set)
 
 
-def open_engine(order: Order) -> tuple[Stream, int, Steps]:
-    """Load the model; returns how to ask it, its capacity, and its count of steps."""
-    if order.role == "text":
-        text = open_text_engine(order.model, order.path, order.engine, order.adapters)
-        return text.generate, text.capacity, lambda: text.steps
-    reward = open_reward_engine(order.model, order.path, order.engine)
-    return reward.score, reward.capacity, lambda: reward.steps
+def _load(order: Order) -> Hosted[Any, Any]:
+    return open_engine(order.role, order.model, order.path, order.engine, order.adapters)
 
 
 class _Inbox:
@@ -131,7 +123,7 @@ class _Inbox:
         end()
 
 
-async def _answer_all(ask: Stream, connection: Connection, inbox: _Inbox, steps: Steps) -> None:
+async def _answer_all(engine: Hosted[Any, Any], connection: Connection, inbox: _Inbox) -> None:
     """Answer each row in a task of its own; what is finished at one time goes out together."""
     loop, outbox = asyncio.get_running_loop(), list[Answer | Refusal]()
 
@@ -147,16 +139,16 @@ async def _answer_all(ask: Stream, connection: Connection, inbox: _Inbox, steps:
 
     async def answer(row: Ask) -> None:
         try:
-            async for index, result in ask(row.requests):
+            async for index, result in engine.ask(row.requests):
                 post(Answer(row.number, index, result))
         except PrefdataError as err:
             post(Refusal(row.number, str(err)))
 
     async def beat() -> None:
-        seen = steps()
+        seen = engine.steps
         while True:
             await asyncio.sleep(BEAT_SECONDS)
-            if (now := steps()) != seen:
+            if (now := engine.steps) != seen:
                 send(connection, [])
             seen = now
 

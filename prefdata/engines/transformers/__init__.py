@@ -3,12 +3,14 @@
 Importing this package imports no torch; opening an engine does.
 """
 
-from prefdata.engines.protocols import HostedReward, HostedText
+from typing import Any
+
+from prefdata.engines.protocols import Hosted
 from prefdata.engines.reward_families import Family
 from prefdata.recipe.schema import Model
 
 
-def open_text(model: Model, path: str, adapters: tuple[str, ...] = ()) -> HostedText:
+def open_text(model: Model, path: str, adapters: tuple[str, ...] = ()) -> Hosted[Any, Any]:
     """A TextEngine with the checkpoint at `path`, and adapters that requests may name."""
     from prefdata.engines.transformers.model import Checkpoint
     from prefdata.engines.transformers.text import TransformersTextEngine
@@ -19,7 +21,7 @@ def open_text(model: Model, path: str, adapters: tuple[str, ...] = ()) -> Hosted
     )
 
 
-def open_reward(model: Model, path: str, family: Family) -> HostedReward:
+def open_reward(model: Model, path: str, family: Family) -> Hosted[Any, Any]:
     """A RewardEngine with the checkpoint at `path`, read as its family is."""
     from prefdata.engines.transformers.model import Checkpoint
     from prefdata.engines.transformers.reward import TransformersRewardEngine

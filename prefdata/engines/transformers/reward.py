@@ -73,17 +73,15 @@ class TransformersRewardEngine:
         """Batches so far."""
         return self._thread.steps
 
-    def score(
-        self, requests: Sequence[ScoreRequest]
-    ) -> AsyncIterator[tuple[int, Logits | Failure]]:
-        """As `RewardEngine.score`; leaving it early drops what is not scored.
+    def ask(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits | Failure]]:
+        """As `Engine.ask`; leaving it early drops what is not scored.
 
         A Failure is `too_long_to_score` or `chat_template_refused`.
         """
         return self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
 
     def close(self) -> None:
-        """As `RewardEngine.close`; waits for the end of the thread."""
+        """As `Engine.close`; waits for the end of the thread."""
         self._thread.close()
         if torch.cuda.is_available():
             gc.collect()

@@ -102,10 +102,10 @@ class TransformersTextEngine:
         """Batches so far."""
         return self._thread.steps
 
-    def generate(
+    def ask(
         self, requests: Sequence[TextRequest]
     ) -> AsyncIterator[tuple[int, Completion | Failure]]:
-        """As `TextEngine.generate`; leaving it early drops what is not finished.
+        """As `Engine.ask`; leaving it early drops what is not finished.
 
         A Failure is `prompt_too_long` or `chat_template_refused`.
 
@@ -115,7 +115,7 @@ class TransformersTextEngine:
         return self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
 
     def close(self) -> None:
-        """As `TextEngine.close`; waits for the end of the thread."""
+        """As `Engine.close`; waits for the end of the thread."""
         self._thread.close()
         if torch.cuda.is_available():
             gc.collect()
