@@ -316,10 +316,10 @@ def score_by_vllm(args: Any) -> Iterator[dict[str, float]]:
 def score_by_transformers(args: Any) -> Iterator[dict[str, float]]:
     """transformers, batches of similar lengths, through prefdata's engine."""
     from prefdata.engines.transformers.model import Checkpoint
-    from prefdata.engines.transformers.reward import TransformersRewardEngine
+    from prefdata.engines.transformers.reward import load_reward_engine
 
     checkpoint = Checkpoint(str(MODELS / "rm"), None, False)
-    yield from scored(args, TransformersRewardEngine.load(checkpoint, {}))
+    yield from scored(args, load_reward_engine(checkpoint, {}))
 
 
 def score_by_vllm_itself(args: Any) -> Iterator[dict[str, float]]:

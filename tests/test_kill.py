@@ -388,6 +388,9 @@ class Steps:
     def __init__(self, log, turns, most):
         self._log, self._turns, self._left, self._waiting = log, turns, most, []
 
+    def prepare(self, requests, call):
+        return [(index, call) for index in range(len(requests))]
+
     def start(self):
         pass
 
@@ -434,11 +437,8 @@ class SteppingEngine:
 
     async def ask(self, requests):
         self._turns.begin()
-        jobs = self._thread.stream(
-            lambda call: [(index, call) for index in range(len(requests))], len(requests)
-        )
-        async for index, completion in jobs:
-            yield index, completion
+        async for made in self._thread.ask(requests):
+            yield made
 
     def close(self):
         self._thread.close()

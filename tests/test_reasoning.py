@@ -9,7 +9,7 @@ from scripted_models import ANSWER, THOUGHT
 
 from prefdata.engines.reasoning import Tags, part, part_text
 from prefdata.engines.transformers.model import Checkpoint
-from prefdata.engines.transformers.text import TransformersTextEngine
+from prefdata.engines.transformers.text import load_text_engine
 from prefdata.errors import PrefdataError
 from prefdata.inference import Sampling, TextRequest
 from prefdata.recipe.values import ReasoningParser, ReasoningTags
@@ -27,7 +27,7 @@ def ask(folder, *, reasoning="auto", schema=None, top_logprobs=0, kwargs=None, *
     given = Sampling(**{"temperature": 0.0, "max_tokens": 200} | sampling)
     request = TextRequest(asked, given, 1, schema, kwargs or {}, top_logprobs)
     checkpoint = Checkpoint(str(folder), None, False)
-    engine = TransformersTextEngine.load(checkpoint, {}, reasoning=reasoning)
+    engine = load_text_engine(checkpoint, {}, reasoning=reasoning)
 
     async def first():
         return [outcome async for _, outcome in engine.ask([request])]

@@ -14,7 +14,7 @@ from prefdata.engines import choose_engine, open_engine
 from prefdata.engines.doctor import PROBES, check_begin, compare
 from prefdata.engines.reward_families import FAMILIES, find_family
 from prefdata.engines.transformers.model import Checkpoint
-from prefdata.engines.transformers.reward import TransformersRewardEngine
+from prefdata.engines.transformers.reward import load_reward_engine
 from prefdata.errors import PrefdataError
 from prefdata.recipe.schema import Model
 
@@ -104,9 +104,7 @@ async def scores(engine):
 
 @pytest.fixture(scope="module")
 def plain():
-    return asyncio.run(
-        scores(TransformersRewardEngine.load(Checkpoint(str(MODELS / "rm"), None, False), {}))
-    )
+    return asyncio.run(scores(load_reward_engine(Checkpoint(str(MODELS / "rm"), None, False), {})))
 
 
 def test_a_gated_head_gives_its_score_and_then_its_attributes(tmp_path, plain):
@@ -128,7 +126,7 @@ def test_the_first_logit_is_that_of_the_token_after_the_chat(tmp_path):
     path = tmp_path / "tiny-nemotron-reward"
     shutil.copytree(MODELS / "lm", path)
     engine = open_engine("reward", model(), str(path), "transformers")
-    chats = engine._chats
+    chats = engine._work._loaded.chats
     found = asyncio.run(scores(engine))
     lm = AutoModelForCausalLM.from_pretrained(path)
     for request, (reward,) in zip(PROBES, found, strict=True):

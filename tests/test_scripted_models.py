@@ -7,8 +7,8 @@ from scripted_models import ANSWER, CALL, OTHER, THOUGHT, WEATHER
 from transformers import AutoTokenizer
 
 from prefdata.engines.transformers.model import Checkpoint
-from prefdata.engines.transformers.reward import TransformersRewardEngine
-from prefdata.engines.transformers.text import TransformersTextEngine
+from prefdata.engines.transformers.reward import load_reward_engine
+from prefdata.engines.transformers.text import load_text_engine
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
 
 HELLO = {"role": "user", "content": "What is 2 plus 2?"}
@@ -16,7 +16,7 @@ HELLO = {"role": "user", "content": "What is 2 plus 2?"}
 
 def say(path, *messages, samples=1, temperature=0.0, **template):
     checkpoint = Checkpoint(path, None, False)
-    engine = TransformersTextEngine.load(checkpoint, {}, reasoning="none")
+    engine = load_text_engine(checkpoint, {}, reasoning="none")
     sampling = Sampling(temperature, 64)
     requests = [TextRequest(messages, sampling, seed, None, template) for seed in range(samples)]
 
@@ -69,7 +69,7 @@ def test_a_reward_model_counts(tmp_path):
     path = scripted_models.write_reward_model(
         tmp_path, "4", template=scripted_models.read_template("gemma"), bos="<bos>"
     )
-    engine = TransformersRewardEngine.load(Checkpoint(path, None, False), {})
+    engine = load_reward_engine(Checkpoint(path, None, False), {})
     chats = [(HELLO, {"role": "assistant", "content": text}) for text in ("no", "4", "4 44 444")]
 
     async def run():

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from prefdata.engines.tool_calls import as_written, find_parser, members
 from prefdata.engines.transformers.model import Checkpoint
-from prefdata.engines.transformers.reward import TransformersRewardEngine, encode_to_score
+from prefdata.engines.transformers.reward import encode_to_score, load_reward_engine
 from prefdata.errors import PrefdataError, RowError
 from prefdata.export import ExportOptions, export_run
 from prefdata.export.conversation import Conversation
@@ -188,10 +188,10 @@ def test_a_reward_model_reads_the_calls_under_its_template(project, tmp_path):
 
 def test_a_reward_model_s_template_prints_the_tools(tmp_path):
     grader = write_reward_model(tmp_path / "rm", "P", template=read_template("qwen3"))
-    engine = TransformersRewardEngine.load(Checkpoint(grader, None, False), {})
+    engine = load_reward_engine(Checkpoint(grader, None, False), {})
     chat = ({"role": "user", "content": "q"}, {"role": "assistant", "content": "4"})
     try:
-        ids = encode_to_score(engine._chats, ScoreRequest(chat, (WEATHER,)))
+        ids = encode_to_score(engine._work._loaded.chats, ScoreRequest(chat, (WEATHER,)))
     finally:
         engine.close()
     tokenizer = AutoTokenizer.from_pretrained(grader)

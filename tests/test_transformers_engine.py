@@ -30,8 +30,8 @@ from transformers import (
 from prefdata.engines.checkpoints import count_parameters
 from prefdata.engines.transformers.batching import pick_batch
 from prefdata.engines.transformers.model import Checkpoint, load_model
-from prefdata.engines.transformers.reward import TransformersRewardEngine
-from prefdata.engines.transformers.text import TransformersTextEngine
+from prefdata.engines.transformers.reward import load_reward_engine
+from prefdata.engines.transformers.text import load_text_engine, run_text_model
 from prefdata.errors import PrefdataError
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
 
@@ -144,7 +144,7 @@ def load_text():
     engines = []
 
     def load(model, **options):
-        engine = TransformersTextEngine.load(Checkpoint(str(model), None, False), options)
+        engine = load_text_engine(Checkpoint(str(model), None, False), options)
         engines.append(engine)
         return engine
 
@@ -158,7 +158,7 @@ def load_reward():
     engines = []
 
     def load(model, **options):
-        engine = TransformersRewardEngine.load(Checkpoint(str(model), None, False), options)
+        engine = load_reward_engine(Checkpoint(str(model), None, False), options)
         engines.append(engine)
         return engine
 
@@ -365,7 +365,7 @@ def test_a_schema_that_cannot_be_enforced_is_named(random_lm, load_text):
 
 def test_samples_of_a_call_share_one_prefill(random_lm):
     loaded = load_model(AutoModelForCausalLM, Checkpoint(random_lm, None, False), {})
-    engine = TransformersTextEngine(loaded, max_num_seqs=3)
+    engine = run_text_model(loaded, max_num_seqs=3)
     prefilled = []
 
     def count(_module, arguments, keywords):
@@ -381,7 +381,7 @@ def test_samples_of_a_call_share_one_prefill(random_lm):
 
 def loaded_text(folder, **arguments):
     loaded = load_model(AutoModelForCausalLM, Checkpoint(folder, None, False), {})
-    return loaded, TransformersTextEngine(loaded, **{"max_num_seqs": 4, **arguments})
+    return loaded, run_text_model(loaded, **{"max_num_seqs": 4, **arguments})
 
 
 def test_an_error_in_the_thread_reaches_every_caller(random_lm):

@@ -9,8 +9,8 @@ import pytest
 from conftest import QUICKSTART
 
 from prefdata.engines.transformers.model import Checkpoint
-from prefdata.engines.transformers.reward import TransformersRewardEngine
-from prefdata.engines.transformers.text import TransformersTextEngine
+from prefdata.engines.transformers.reward import load_reward_engine
+from prefdata.engines.transformers.text import load_text_engine
 from prefdata.errors import PrefdataError
 from prefdata.inference import Sampling, ScoreRequest, TextRequest
 from prefdata.recipe.schema import Model
@@ -67,7 +67,7 @@ def together(engine, *rows):
 
 def test_greedy_texts_and_their_counts_are_those_of_transformers(text):
     rows = [[request(question, temperature=0.0)] for question in QUESTIONS]
-    reference = TransformersTextEngine.load(LM, {})
+    reference = load_text_engine(LM, {})
     try:
         assert together(text, *rows) == together(reference, *rows)
     finally:
@@ -111,7 +111,7 @@ def test_ratings_are_those_of_transformers(text):
     rows = [
         [replace(request(f"Rate from 1 to 5: {q}", 1, scale), top_logprobs=20)] for q in QUESTIONS
     ]
-    reference = TransformersTextEngine.load(LM, {})
+    reference = load_text_engine(LM, {})
     try:
         expected = [read_rating(c, 1, 5) for [c] in together(reference, *rows)]
     finally:
@@ -206,7 +206,7 @@ def test_rewards_are_raw_and_those_of_transformers():
     assert failed.reason == "too_long_to_score"
     assert "the reward model has room for 1024" in failed.detail
     engine.close()
-    reference = TransformersRewardEngine.load(RM, {})
+    reference = load_reward_engine(RM, {})
     theirs = asyncio.run(run(reference))
     reference.close()
     assert min(min(row) for row in mine) < -1  # no sigmoid

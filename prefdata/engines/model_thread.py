@@ -1,12 +1,11 @@
-"""The thread that runs a model: takes jobs from event loops, hands results back. Knows no model."""
+"""An engine whose model runs in a thread of its own: jobs in, results out. Knows no model."""
 
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 Job = TypeVar("Job")
-JobIn = TypeVar("JobIn", contravariant=True)
 Result = TypeVar("Result")
 
 
@@ -45,28 +44,43 @@ class Call(Generic[Result]):
             self.is_abandoned = True
 
 
-class Work(Protocol[JobIn]):
-    """What a model thread runs, always from that one thread."""
+class Work(Protocol[Job, Result]):
+    """What a model thread runs: `start` and `step` always in that one thread.
+
+    Attributes:
+        capacity: requests that it works on at the same time.
+    """
+
+    capacity: int
+
+    def prepare(self, requests: Sequence[Any], call: Call[Result]) -> Sequence[Job]:
+        """The jobs of a call, made by whoever asks; what needs no model is delivered at once."""
+        ...
 
     def start(self) -> None:
         """Called once, before the first step."""
         ...
 
-    def step(self, arrivals: Sequence[JobIn]) -> bool:
+    def step(self, arrivals: Sequence[Job]) -> bool:
         """Accept new jobs, then do one small piece of work; True while some is left."""
         ...
 
 
 class ModelThread(Generic[Job, Result]):
-    """Runs one `Work` in a thread of its own, from construction to `close`.
+    """A `Hosted` engine: runs one `Work` in a thread of its own, from construction to `close`.
 
     Attributes:
         steps: how many it has done: while it has work and this stands still, it may hang.
     """
 
-    def __init__(self, name: str, work: Work[Job]) -> None:
-        """Start the thread; it sleeps until the first job."""
-        self._work = work
+    def __init__(
+        self, name: str, work: Work[Job, Result], *, free: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start the thread; it sleeps until the first job.
+
+        `free`: called when the thread has ended and its work is gone.
+        """
+        self._work, self._free = work, free
         self._wake = threading.Condition()
         self._inbox: list[Job] = []
         self._calls: set[Call[Result]] = set()
@@ -76,18 +90,30 @@ class ModelThread(Generic[Job, Result]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    async def stream(
-        self, make_jobs: Callable[[Call[Result]], Sequence[Job]], results: int
-    ) -> AsyncGenerator[tuple[int, Result], None]:
-        """Submit jobs made for a new call and yield its `results` results as they arrive.
+    @property
+    def capacity(self) -> int:
+        """As `Hosted.capacity`."""
+        return self._work.capacity
 
-        Leaving the iterator early abandons the call. Whatever ended the thread is raised in
-        every call there is and in every later one.
+    async def ask(self, requests: Sequence[Any]) -> AsyncGenerator[tuple[int, Result], None]:
+        """As `Engine.ask`.
+
+        Leaving the iterator early abandons the call: what is not finished is dropped. Whatever
+        ended the thread is raised in every call there is and in every later one.
         """
         call: Call[Result] = Call()
-        self._submit(call, make_jobs(call))
+        with self._wake:
+            self._check()
+            work = self._work
+        jobs = work.prepare(requests, call)
+        with self._wake:
+            self._check()
+            self._calls.add(call)
+            self._inbox.extend(jobs)
+            self._wake.notify()
+        del work, jobs  # a call that is left open holds no model
         try:
-            for _ in range(results):
+            for _ in requests:
                 yield await call.take()
         finally:
             call.is_abandoned = True
@@ -100,14 +126,11 @@ class ModelThread(Generic[Job, Result]):
             self._is_closing = True
             self._wake.notify()
         self._thread.join()
+        self._free()
 
-    def _submit(self, call: Call[Result], jobs: Sequence[Job]) -> None:
-        with self._wake:
-            if self._failure is not None:
-                raise self._failure
-            self._calls.add(call)
-            self._inbox.extend(jobs)
-            self._wake.notify()
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _run(self) -> None:
         failure: BaseException = RuntimeError("the engine was closed; requests in flight are lost")

@@ -46,7 +46,7 @@ from prefdata.engines.transformers.model import (
     has_same_chat,
     load_tokenizer,
 )
-from prefdata.engines.transformers.reward import TransformersRewardEngine, encode_to_score
+from prefdata.engines.transformers.reward import encode_to_score, load_reward_engine
 from prefdata.engines.vllm_arguments import Task, engine_arguments
 from prefdata.engines.vllm_reasoning import open_vllm_reader
 from prefdata.errors import PrefdataError
@@ -105,7 +105,7 @@ class VllmTextEngine:
         tokenizer = load_tokenizer(checkpoint)
         self._parser = find_parser(tool_parser, tokenizer, prefer_vllm=True)
         self._reader, told = open_vllm_reader(reasoning, checkpoint.model, tokenizer)
-        self._work = _Refill(checkpoint, "text", told | dict(options), self._read)
+        self._work = _Refill(checkpoint, "text", told | dict(options), self._prepare, self._read)
         self._thread: ModelThread[_Job[Completion], Completion | Failure] = ModelThread(
             "vllm", self._work
         )
@@ -123,7 +123,7 @@ class VllmTextEngine:
         Raises:
             PrefdataError: a schema cannot be enforced.
         """
-        return self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
+        return self._thread.ask(requests)
 
     def close(self) -> None:
         """As `Engine.close`; waits for the end of the thread."""
@@ -233,7 +233,7 @@ class VllmRewardEngine:
         """
         tokenizer = load_tokenizer(checkpoint)
         self._task: Task = "token_classify" if reading == "last_token" else "classify"
-        self._work = _Refill(checkpoint, self._task, options, self._read)
+        self._work = _Refill(checkpoint, self._task, options, self._prepare, self._read)
         self._thread: ModelThread[_Job[Logits], Logits | Failure] = ModelThread("vllm", self._work)
         self.limits = self._work.ready.result()
         self._chats = ChatTokenizer(checkpoint.model, tokenizer, self.limits.max_model_len)
@@ -255,7 +255,7 @@ class VllmRewardEngine:
 
     def ask(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits | Failure]]:
         """As `Engine.ask`; a Failure is `too_long_to_score` or `chat_template_refused`."""
-        return self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
+        return self._thread.ask(requests)
 
     def close(self) -> None:
         """As `Engine.close`; waits for the end of the thread."""
@@ -362,7 +362,7 @@ def known_reference(model: Model, checkpoint: Checkpoint, family: Family) -> lis
 
 def _reference(model: Model, checkpoint: Checkpoint, family: Family) -> list[Logits]:
     options = {k: v for k, v in model.engine.items() if k in ("dtype", "max_model_len")}
-    engine = TransformersRewardEngine.load(checkpoint, options, reading=family.reading)
+    engine = load_reward_engine(checkpoint, options, family.reading)
     try:
         return asyncio.run(_scores(engine))
     finally:
@@ -393,11 +393,13 @@ class _Refill(Generic[Result]):
         checkpoint: Checkpoint,
         task: Task,
         options: Mapping[str, Any],
+        prepare: Callable[[Sequence[Any], Call[Result | Failure]], list[_Job[Result]]],
         read: Callable[[_Job[Result], Any], Result],
     ) -> None:
         self.ready: Future[Limits] = Future()
         self.steps = 0
         self._checkpoint, self._task, self._options, self._read = checkpoint, task, options, read
+        self.prepare, self.capacity = prepare, 0
         self._numbers = count()
         self._jobs: dict[str, _Job[Result]] = {}
         self._waiting: list[_Job[Result]] = []
@@ -419,9 +421,8 @@ class _Refill(Generic[Result]):
         except PrefdataError as err:
             self.ready.set_exception(err)
             raise
-        self.ready.set_result(
-            Limits(config.model_config.max_model_len, config.scheduler_config.max_num_seqs)
-        )
+        self.capacity = config.scheduler_config.max_num_seqs
+        self.ready.set_result(Limits(config.model_config.max_model_len, self.capacity))
 
     def step(self, arrivals: Sequence[_Job[Result]]) -> bool:
         """One engine step; every request that it finishes is delivered."""

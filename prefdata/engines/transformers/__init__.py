@@ -11,20 +11,18 @@ from prefdata.recipe.schema import Model
 
 
 def open_text(model: Model, path: str, adapters: tuple[str, ...] = ()) -> Hosted[Any, Any]:
-    """A TextEngine with the checkpoint at `path`, and adapters that requests may name."""
+    """An engine of texts with the checkpoint at `path`, and adapters that requests may name."""
     from prefdata.engines.transformers.model import Checkpoint
-    from prefdata.engines.transformers.text import TransformersTextEngine
+    from prefdata.engines.transformers.text import load_text_engine
 
     checkpoint = Checkpoint.of(model, path, adapters)
-    return TransformersTextEngine.load(
-        checkpoint, model.engine, reasoning=model.reasoning, tool_parser=model.tool_parser
-    )
+    return load_text_engine(checkpoint, model.engine, model.reasoning, model.tool_parser)
 
 
 def open_reward(model: Model, path: str, family: Family) -> Hosted[Any, Any]:
-    """A RewardEngine with the checkpoint at `path`, read as its family is."""
+    """An engine of scores with the checkpoint at `path`, read as its family is."""
     from prefdata.engines.transformers.model import Checkpoint
-    from prefdata.engines.transformers.reward import TransformersRewardEngine
+    from prefdata.engines.transformers.reward import load_reward_engine
 
     checkpoint = Checkpoint.of(model, path, () if model.adapter is None else (model.adapter,))
-    return TransformersRewardEngine.load(checkpoint, model.engine, reading=family.reading)
+    return load_reward_engine(checkpoint, model.engine, family.reading)

@@ -1,4 +1,4 @@
-"""The running batch of the text engine: prefill, decode, refill. Knows tokens, no chats."""
+"""The running batch of the text engine: prefill, decode, refill. Knows no row and no file."""
 
 import math
 from collections import deque
@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from prefdata.engines.model_thread import Call
-from prefdata.engines.reasoning import Reader, Watch
+from prefdata.engines.reasoning import Reader, Watch, prefill_of
 from prefdata.engines.tool_calls import Parser, read_calls
 from prefdata.engines.transformers.batching import pick_batch
 from prefdata.engines.transformers.kv_slots import KVSlots
-from prefdata.engines.transformers.model import LoadedModel
+from prefdata.engines.transformers.model import LoadedModel, encode_to_ask, has_same_chat
 from prefdata.engines.transformers.sampling import Knobs, draw, draw_uniforms
 from prefdata.engines.transformers.schema import SchemaCompiler
 from prefdata.errors import PrefdataError
@@ -29,8 +29,18 @@ LOOKAHEAD = 256
 
 
 @dataclass(slots=True)
+class Prompt:
+    """A prompt and the samples that one call wants of it; `adapter` is a folder or the base."""
+
+    ids: list[int]
+    call: Call[Completion | Failure]
+    adapter: str | None
+    samples: list["Sample"] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Sample:
-    """One completion that is asked for, and its tokens so far.
+    """One completion that is asked for, and its tokens so far: a row of the batch.
 
     Attributes:
         limit: tokens at most, for `max_tokens` and the context.
@@ -39,6 +49,7 @@ class Sample:
         forced: tokens that come next whatever the model says.
     """
 
+    prompt: Prompt
     index: int
     request: TextRequest
     limit: int
@@ -55,6 +66,16 @@ class Sample:
         return self.request.sampling
 
     @property
+    def last(self) -> int:
+        """The newest token."""
+        return self.tokens[-1] if self.tokens else self.prompt.ids[-1]
+
+    @property
+    def uniform(self) -> float:
+        """The number that decides the next token."""
+        return self.uniforms[len(self.tokens)]
+
+    @property
     def is_bound(self) -> bool:
         """Whether the schema has a say in the next token."""
         return self.matcher is not None and self.watch.state != "thinking"
@@ -69,37 +90,11 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Prompt:
-    """A prompt and the samples that one call wants of it; `adapter` is a folder or the base."""
-
-    ids: list[int]
-    call: Call[Completion | Failure]
-    samples: list[Sample] = field(default_factory=list)
-    adapter: str | None = None
-
-
-@dataclass(slots=True)
-class _Row:
-    """A sample in the batch."""
-
-    prompt: Prompt
-    sample: Sample
-
-    @property
-    def last(self) -> int:
-        return self.sample.tokens[-1] if self.sample.tokens else self.prompt.ids[-1]
-
-    @property
-    def uniform(self) -> float:
-        return self.sample.uniforms[len(self.sample.tokens)]
-
-
-@dataclass(slots=True)
 class _Ready:
     """Prefilled prompts whose samples wait for a free row: pairs of cache row and sample."""
 
     cache: DynamicCache
-    rows: deque[tuple[int, _Row]]
+    rows: deque[tuple[int, Sample]]
 
 
 @dataclass(frozen=True)
@@ -134,12 +129,36 @@ class Decoder:
         self._loaded, self._model, self._device = loaded, loaded.model, loaded.device
         self._chats, self._reader, self._rounding = loaded.chats, reader, rounding
         self._parser = parser
-        self._schemas, self._eos_ids, self._max_num_seqs = schemas, eos_ids, max_num_seqs
+        self._schemas, self._eos_ids, self.capacity = schemas, eos_ids, max_num_seqs
         self._slots = KVSlots(max_num_seqs, loaded.device)
         self._waiting: deque[Prompt] = deque()
         self._ready: _Ready | None = None
-        self._rows: list[_Row] = []
+        self._rows: list[Sample] = []
         self._settings: _Settings | None = None
+
+    def prepare(
+        self, requests: Sequence[TextRequest], call: Call[Completion | Failure]
+    ) -> list[Prompt]:
+        """One job per distinct prompt; a Failure is `prompt_too_long` or `chat_template_refused`.
+
+        Raises:
+            PrefdataError: a schema cannot be enforced.
+        """
+        prompts: dict[tuple[Any, ...], Prompt] = {}
+        ids: list[int] | Failure = []
+        for index, request in enumerate(requests):
+            if index == 0 or not has_same_chat(request, requests[index - 1]):
+                ids = encode_to_ask(self._chats, request)
+            if isinstance(ids, Failure):
+                call.deliver(index, ids)
+                continue
+            new = Prompt(ids, call, request.adapter)
+            prompt = prompts.setdefault((request.adapter, *ids), new)
+            limit = min(request.sampling.max_tokens, self._chats.max_model_len - len(ids))
+            matcher = None if request.schema is None else self._schemas.start(request.schema)
+            watch = Watch(self._reader, self._reader.opening(ids, prefill_of(request)))
+            prompt.samples.append(Sample(prompt, index, request, limit, matcher, watch))
+        return list(prompts.values())
 
     def start(self) -> None:
         """Set up the thread that is going to call `step`."""
@@ -166,12 +185,12 @@ class Decoder:
         self._remove([i for i, row in enumerate(self._rows) if row.prompt.call.is_abandoned])
 
     def _refill(self) -> None:
-        while len(self._rows) < self._max_num_seqs:
+        while len(self._rows) < self.capacity:
             if self._ready is None:
                 if not self._waiting:
                     return
                 self._ready = self._prefill()
-            self._join(self._ready, self._max_num_seqs - len(self._rows))
+            self._join(self._ready, self.capacity - len(self._rows))
 
     def _prefill(self) -> _Ready:
         """Keys and values of the oldest prompt and others of its length, without the last token."""
@@ -188,12 +207,12 @@ class Decoder:
             logits_to_keep=1,
             **self._adapters(prompts),
         )
-        rows = ((i, _Row(prompt, s)) for i, prompt in enumerate(prompts) for s in prompt.samples)
+        rows = ((i, sample) for i, prompt in enumerate(prompts) for sample in prompt.samples)
         return _Ready(cache, deque(rows))
 
     def _take_prompts(self) -> list[Prompt]:
         window = list(islice(self._waiting, LOOKAHEAD))
-        goal = max(self._max_num_seqs - len(self._rows), self._max_num_seqs // 4)
+        goal = max(self.capacity - len(self._rows), self.capacity // 4)
         count = samples = 0
         while count < len(window) and samples < goal:
             samples += len(window[count].samples)
@@ -211,7 +230,7 @@ class Decoder:
         if not ready.rows:
             self._ready = None
         for _, row in joining:
-            row.sample.uniforms = draw_uniforms(row.sample.request.seed, row.sample.limit)
+            row.uniforms = draw_uniforms(row.request.seed, row.limit)
         lengths = [len(row.prompt.ids) - 1 for _, row in joining]
         self._slots.join(ready.cache, [pick for pick, _ in joining], lengths)
         self._rows.extend(row for _, row in joining)
@@ -245,10 +264,10 @@ class Decoder:
             rows = settings.constrained
             logits[rows] = logits[rows].masked_fill(~allowed, -torch.inf)
         for i, row in enumerate(self._rows):
-            if row.sample.wants_logprobs:
+            if row.wants_logprobs:
                 alone = logits[i] if rounding is None else self._alone(i, settings, allowed)[0]
-                wanted = row.sample.request.top_logprobs
-                row.sample.first_logprobs = self._likeliest(alone, wanted)
+                wanted = row.request.top_logprobs
+                row.first_logprobs = self._likeliest(alone, wanted)
         uniforms = self._tensor([row.uniform for row in self._rows], torch.float64)
         draws = draw(logits, settings.knobs, uniforms, seen=settings.seen, rounding=rounding)
         tokens: list[int] = draws.tokens.tolist()
@@ -256,8 +275,8 @@ class Decoder:
             for i in draws.is_close.nonzero()[:, 0].tolist():
                 tokens[i] = self._settle(i, settings, allowed)
         for i, row in enumerate(self._rows):
-            if row.sample.forced:
-                tokens[i] = row.sample.forced.popleft()
+            if row.forced:
+                tokens[i] = row.forced.popleft()
         if settings.seen is not None:
             settings.seen[range(len(tokens)), tokens] = True
         self._remove([i for i, token in enumerate(tokens) if self._append(self._rows[i], token)])
@@ -289,7 +308,7 @@ class Decoder:
         row = self._rows[i]
         draws = draw(
             self._alone(i, settings, allowed),
-            Knobs.stack([row.sample.sampling], self._device),
+            Knobs.stack([row.sampling], self._device),
             self._tensor([row.uniform], torch.float64),
             seen=None if settings.seen is None else settings.seen[i : i + 1],
         )
@@ -298,7 +317,7 @@ class Decoder:
     def _alone(self, i: int, settings: _Settings, allowed: Tensor | None) -> Tensor:
         """Logits of a row's next token, computed without the others, (1, vocabulary)."""
         row = self._rows[i]
-        ids = self._tensor([row.prompt.ids + row.sample.tokens])
+        ids = self._tensor([row.prompt.ids + row.tokens])
         output = self._model(ids, use_cache=False, logits_to_keep=1, **self._adapters([row.prompt]))
         logits: Tensor = output.logits[:, -1].float()
         if allowed is not None and i in settings.constrained:
@@ -316,7 +335,7 @@ class Decoder:
 
     def _allowed(self, rows: list[int]) -> Tensor | None:
         """Tokens that the schemas of `rows` allow next, (len(rows), vocabulary)."""
-        samples = [self._rows[i].sample for i in rows]
+        samples = [self._rows[i] for i in rows]
         matchers = [sample.matcher for sample in samples if sample.matcher is not None]
         if not matchers:
             return None
@@ -331,28 +350,27 @@ class Decoder:
         return allowed.to(self._device)
 
     def _make_settings(self) -> _Settings:
-        samples = [row.sample for row in self._rows]
+        samples = self._rows
         knobs = Knobs.stack([sample.sampling for sample in samples], self._device)
         seen = None
         if knobs.penalty is not None:
             shape = (len(samples), self._schemas.vocab_size)
             seen = torch.zeros(shape, dtype=torch.bool, device=self._device)
             for mask, row in zip(seen, self._rows, strict=True):
-                mask[row.prompt.ids + row.sample.tokens] = True
+                mask[row.prompt.ids + row.tokens] = True
         constrained = [i for i, sample in enumerate(samples) if sample.is_bound]
         return _Settings(knobs, seen, constrained)
 
-    def _append(self, row: _Row, token: int) -> bool:
+    def _append(self, sample: Sample, token: int) -> bool:
         """Add a token; deliver and return True if it ends the completion."""
-        sample = row.sample
         sample.tokens.append(token)
         self._follow(sample, token)
         if token in self._eos_ids:
-            self._deliver(row, sample.tokens[:-1], "stop")
+            self._deliver(sample, sample.tokens[:-1], "stop")
         elif self._has_stop(sample):
-            self._deliver(row, sample.tokens, "stop")
+            self._deliver(sample, sample.tokens, "stop")
         elif len(sample.tokens) == sample.limit:
-            self._deliver(row, sample.tokens, "length")
+            self._deliver(sample, sample.tokens, "length")
         else:
             return False
         return True
@@ -391,8 +409,7 @@ class Decoder:
         text = self._chats.decode(sample.tokens)
         return any(stop in text for stop in stops)
 
-    def _deliver(self, row: _Row, tokens: list[int], reason: str) -> None:
-        sample = row.sample
+    def _deliver(self, sample: Sample, tokens: list[int], reason: str) -> None:
         answer = self._reader.read(
             tokens,
             opening=sample.watch.opening,
@@ -401,8 +418,8 @@ class Decoder:
         )
         parser = self._parser if sample.request.schema is None else None
         answer = read_calls(answer, parser, sample.request.tools, reason)
-        counts = len(row.prompt.ids), len(sample.tokens)
-        row.prompt.call.deliver(sample.index, answer.complete(*counts, sample.first_logprobs))
+        counts = len(sample.prompt.ids), len(sample.tokens)
+        sample.prompt.call.deliver(sample.index, answer.complete(*counts, sample.first_logprobs))
 
     def _tensor(self, values: Sequence[object], dtype: torch.dtype = torch.long) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=self._device)

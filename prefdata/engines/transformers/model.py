@@ -1,5 +1,6 @@
 """Loading a checkpoint with transformers, and its chats as tokens. Runs no model."""
 
+import gc
 import json
 import os
 import re
@@ -233,6 +234,13 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, options: Mapping[str, An
     model.eval().to("cuda" if is_cuda else "cpu")
     chats = ChatTokenizer(checkpoint.model, tokenizer, max_model_len)
     return LoadedModel(model, chats, threads=torch.get_num_threads(), adapters=adapters)
+
+
+def free_memory() -> None:
+    """Give back what a model that is gone had on the GPU."""
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _adapt(model: Any, checkpoint: Checkpoint) -> tuple[Any, dict[str, str]]:

@@ -1,7 +1,6 @@
-"""RewardEngine over a transformers classifier in this process. Knows no row and no file."""
+"""Scores by a transformers classifier in this process. Knows no row and no file."""
 
-import gc
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any
@@ -13,7 +12,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from prefdata.engines.model_thread import Call, ModelThread
 from prefdata.engines.reward_families import Reading
 from prefdata.engines.transformers.batching import pick_batch
-from prefdata.engines.transformers.model import ChatTokenizer, Checkpoint, LoadedModel, load_model
+from prefdata.engines.transformers.model import (
+    ChatTokenizer,
+    Checkpoint,
+    LoadedModel,
+    free_memory,
+    load_model,
+)
 from prefdata.errors import RowError
 from prefdata.inference import Failure, Logits, ScoreRequest
 
@@ -30,74 +35,28 @@ FIXED_ROWS, FIXED_STEP = 16, 32
 a matrix product rounds by its shape: a chat's score is then the same to the last bit in any run."""
 
 
-class TransformersRewardEngine:
-    """Scores chats with the raw outputs of a classification head; all labels, no sigmoid.
+def load_reward_engine(
+    checkpoint: Checkpoint, options: Mapping[str, Any], reading: Reading = "labels"
+) -> "ModelThread[_Chat, Logits | Failure]":
+    """Load a checkpoint, onto the GPU if there is one, to score chats: all labels, no sigmoid.
 
     In float32 on a CPU a score depends on its chat alone, bit for bit.
+
+    `checkpoint`: a folder or a Hub id, its revision, whether its own code may run. `options`:
+    `dtype` (default float32 on a CPU, the checkpoint's own on a GPU), `max_model_len` (default
+    all positions the model has), `max_batch_tokens` (default 8192, padding included).
+    `reading`: where the numbers are; see `reward_families`.
+
+    Raises:
+        PrefdataError: no such checkpoint, no trained head, no chat template, or an option
+            that is not known.
     """
-
-    def __init__(
-        self, loaded: LoadedModel, *, max_batch_tokens: int, reading: Reading = "labels"
-    ) -> None:
-        """Run a model that is already loaded; it belongs to the engine from now on."""
-        self.capacity = LOOKAHEAD
-        self._chats = loaded.chats
-        scorer = _Scorer(loaded, max_batch_tokens, reading)
-        self._thread: ModelThread[_Chat, Logits | Failure] = ModelThread("prefdata-reward", scorer)
-
-    @classmethod
-    def load(
-        cls, checkpoint: Checkpoint, options: Mapping[str, Any], *, reading: Reading = "labels"
-    ) -> "TransformersRewardEngine":
-        """Load a checkpoint, onto the GPU if there is one.
-
-        `checkpoint`: a folder or a Hub id, its revision, whether its own code may run. `options`:
-        `dtype` (default float32 on a CPU, the checkpoint's own on a GPU), `max_model_len` (default
-        all positions the model has), `max_batch_tokens` (default 8192, padding included).
-        `reading`: where the numbers are; see `reward_families`.
-
-        Raises:
-            PrefdataError: no such checkpoint, no trained head, no chat template, or an option
-                that is not known.
-        """
-        auto_class = _AUTO_CLASSES[reading]
-        loaded = load_model(auto_class, checkpoint, options)
-        if loaded.adapters:  # one at most, for good
-            whole: Any = loaded.model
-            loaded = replace(loaded, model=whole.merge_and_unload(), adapters={})
-        size = options.get("max_batch_tokens", MAX_BATCH_TOKENS)
-        return cls(loaded, max_batch_tokens=size, reading=reading)
-
-    @property
-    def steps(self) -> int:
-        """Batches so far."""
-        return self._thread.steps
-
-    def ask(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits | Failure]]:
-        """As `Engine.ask`; leaving it early drops what is not scored.
-
-        A Failure is `too_long_to_score` or `chat_template_refused`.
-        """
-        return self._thread.stream(lambda call: self._prepare(requests, call), len(requests))
-
-    def close(self) -> None:
-        """As `Engine.close`; waits for the end of the thread."""
-        self._thread.close()
-        if torch.cuda.is_available():
-            gc.collect()
-            torch.cuda.empty_cache()
-
-    def _prepare(
-        self, requests: Sequence[ScoreRequest], call: Call[Logits | Failure]
-    ) -> list["_Chat"]:
-        chats = []
-        for index, request in enumerate(requests):
-            ids = encode_to_score(self._chats, request)
-            if isinstance(ids, Failure):
-                call.deliver(index, ids)
-            else:
-                chats.append(_Chat(index, ids, call))
-        return chats
+    loaded = load_model(_AUTO_CLASSES[reading], checkpoint, options)
+    if loaded.adapters:  # one at most, for good
+        whole: Any = loaded.model
+        loaded = replace(loaded, model=whole.merge_and_unload(), adapters={})
+    scorer = _Scorer(loaded, options.get("max_batch_tokens", MAX_BATCH_TOKENS), reading)
+    return ModelThread("prefdata-reward", scorer, free=free_memory)
 
 
 def encode_to_score(
@@ -132,6 +91,8 @@ def _width(chat: _Chat) -> int:
 class _Scorer:
     """Scores pending chats batch by batch."""
 
+    capacity = LOOKAHEAD
+
     def __init__(self, loaded: LoadedModel, max_batch_tokens: int, reading: Reading) -> None:
         self._reading = reading
         self._loaded, self._model, self._device = loaded, loaded.model, loaded.device
@@ -139,6 +100,19 @@ class _Scorer:
         self._is_fixed = loaded.model.dtype == torch.float32 and loaded.device.type == "cpu"
         self._pad_id: int | None = loaded.model.config.get_text_config().pad_token_id
         self._waiting: list[_Chat] = []
+
+    def prepare(
+        self, requests: Sequence[ScoreRequest], call: Call[Logits | Failure]
+    ) -> list[_Chat]:
+        """One job per chat; a Failure is `too_long_to_score` or `chat_template_refused`."""
+        chats = []
+        for index, request in enumerate(requests):
+            ids = encode_to_score(self._loaded.chats, request)
+            if isinstance(ids, Failure):
+                call.deliver(index, ids)
+            else:
+                chats.append(_Chat(index, ids, call))
+        return chats
 
     def start(self) -> None:
         """Set up the thread that is going to call `step`."""
