@@ -469,7 +469,7 @@ def test_an_option_that_cannot_be_met_is_refused(options, message, random_lm, lo
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(tmp_path, load_text, load_reward):
-    with pytest.raises(PrefdataError, match="there is no folder of that name"):
+    with pytest.raises(PrefdataError, match="nothing' was not found locally or on the Hub"):
         load_text(tmp_path / "nothing")
     with pytest.raises(PrefdataError, match="was not found locally or on the Hub"):
         load_reward(tmp_path)

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from prefdata.engines.checkpoints import hash_content
+from prefdata.engines.checkpoints import find_file, hash_content
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import digest
 from prefdata.recipe.schema import Model
@@ -25,7 +25,9 @@ def find_adapter(model: Model, path: str) -> str:
     Raises:
         PrefdataError: there is none, or it is not a LoRA adapter.
     """
-    folder = Path(path) if Path(path).is_dir() else _fetch(model, path)
+    folder = find_file(model, path, ADAPTER_CONFIG).parent
+    for name in FILES[1:]:  # one of them is there
+        find_file(model, path, name)
     if not (folder / ADAPTER_CONFIG).is_file():
         raise PrefdataError(
             f"model {model.alias!r}: {folder} contains no {ADAPTER_CONFIG}, so it is not an "
@@ -88,22 +90,3 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{file}: could not be read ({err}); copy or save the adapter again"
         ) from err
     return found
-
-
-def _fetch(model: Model, path: str) -> Path:
-    if path.startswith(("/", ".", "~")) or path.count("/") != 1:
-        raise PrefdataError(
-            f"model {model.alias!r}: folder {path!r} does not exist; give the folder of an "
-            "adapter or a Hub id"
-        )
-    from transformers.utils.hub import cached_file  # slow; local adapters never need it
-
-    try:
-        for name in FILES[1:]:  # one of them is there
-            cached_file(path, name, _raise_exceptions_for_missing_entries=False)
-        return Path(str(cached_file(path, ADAPTER_CONFIG))).parent
-    except (OSError, ValueError) as err:
-        raise PrefdataError(
-            f"model {model.alias!r}: the adapter {path!r} was not found locally or on the "
-            f"Hub: {err}"
-        ) from err

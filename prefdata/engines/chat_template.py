@@ -58,14 +58,16 @@ class ChatTemplate:
         asked = self._apply(prompt, tokenize=True, add_generation_prompt=True, tools=tools)
         return len(asked), whole
 
-    def render(self, prompt: Messages, answer: str) -> tuple[str, str]:
+    def render(
+        self, prompt: Messages, answer: Mapping[str, Any], tools: Messages | None = None
+    ) -> tuple[str, str]:
         """(prompt, answer) as texts with the template's tokens in them; together, the whole chat.
 
         Raises:
             RowError: the template refuses the chat, or the prompt alone renders differently.
         """
-        asked = self._apply(prompt, tokenize=False, add_generation_prompt=True)
-        chat = self._apply([*prompt, {"role": "assistant", "content": answer}], tokenize=False)
+        asked = self._apply(prompt, tokenize=False, add_generation_prompt=True, tools=tools)
+        chat = self._apply([*prompt, answer], tokenize=False, tools=tools)
         if not chat.startswith(asked):
             raise RowError(
                 "template_prefix",
@@ -73,24 +75,6 @@ class ChatTemplate:
                 "than before an answer, so the two cannot be separated",
             )
         return asked, chat[len(asked) :]
-
-    def answer(
-        self, prompt: Messages, message: Mapping[str, Any], tools: Messages | None = None
-    ) -> str:
-        """What follows the prompt, as it is asked, once the answer's message is rendered with it.
-
-        Raises:
-            RowError: as from `render`.
-        """
-        asked = self._apply(prompt, tokenize=False, add_generation_prompt=True, tools=tools)
-        chat = self._apply([*prompt, message], tokenize=False, tools=tools)
-        if not chat.startswith(asked):
-            raise RowError(
-                "template_prefix",
-                f"the chat template of {self._name} renders the prompt alone in another way than "
-                "before an answer",
-            )
-        return str(chat[len(asked) :])
 
     def plain_prompt(self, prompt: Messages, tools: Messages | None = None) -> str | None:
         """The prompt as a text that has the tokens of the chat; None where no text has."""

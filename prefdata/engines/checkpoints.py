@@ -14,6 +14,7 @@ from prefdata.errors import PrefdataError
 from prefdata.recipe.chats import Chat
 from prefdata.recipe.schema import Model
 
+CONFIG = "config.json"
 WHOLE_FILE = 64 * 2**20
 """The hash of a file above this many bytes is remembered on this machine."""
 READ_AHEAD = 16 * 2**20
@@ -32,10 +33,10 @@ def identify(model: Model, path: str) -> str:
     Raises:
         PrefdataError: there is no such checkpoint.
     """
+    read_config(model, path)
     folder = Path(path)
     if not folder.is_dir():
         return _commit(model, path)
-    read_config(model, path)
     has_weights = any(f.suffix in (".safetensors", ".bin") for f in folder.iterdir())
     counted = _COUNTED if has_weights else (*_COUNTED, *_OTHER_WEIGHTS)
     files = sorted(f for f in folder.iterdir() if f.suffix in counted)
@@ -58,7 +59,7 @@ def _commit(model: Model, path: str) -> str:
     """The commit that a Hub id and revision stand for; the local cache answers when offline."""
     from transformers.utils.hub import extract_commit_hash  # slow; local models never need it
 
-    commit = extract_commit_hash(str(config_file(model, path)), None)
+    commit = extract_commit_hash(str(find_file(model, path, CONFIG, model.revision)), None)
     if commit is None:
         raise PrefdataError(
             f"model {model.alias!r}: the Hub cache of {path!r} does not record a commit; set "
@@ -67,23 +68,29 @@ def _commit(model: Model, path: str) -> str:
     return str(commit)
 
 
-def config_file(model: Model, path: str) -> Path:
-    """The config.json of a local folder, or of a Hub repository as cached or fetched."""
+def find_file(model: Model, path: str, name: str, revision: str | None = None) -> Path:
+    """A file, there or not, of a local folder, or of a Hub repository as cached or fetched.
+
+    Raises:
+        PrefdataError: there is neither folder nor repository.
+    """
     if Path(path).is_dir():
-        return Path(path) / "config.json"
+        return Path(path) / name
     if path.startswith((os.sep, ".", "~")) or path.count("/") > 1:
         raise PrefdataError(
-            f"model {model.alias!r}: there is no folder {path!r}; give an existing "
-            "checkpoint or a Hub id"
+            f"model {model.alias!r}: there is no folder {path!r}; give an existing one or a Hub id"
         )
-    from transformers.utils.hub import cached_file
+    from transformers.utils.hub import cached_file  # slow; local models never need it
 
     try:
-        return Path(str(cached_file(path, "config.json", revision=model.revision)))
+        found = cached_file(
+            path, name, revision=revision, _raise_exceptions_for_missing_entries=False
+        )
     except (OSError, ValueError) as err:
         raise PrefdataError(
             f"model {model.alias!r}: {path!r} was not found locally or on the Hub: {err}"
         ) from err
+    return Path(found or f"{path}/{name}")
 
 
 def read_config(model: Model, path: str) -> dict[str, Any]:
@@ -92,7 +99,7 @@ def read_config(model: Model, path: str) -> dict[str, Any]:
     Raises:
         PrefdataError: there is none, or it is damaged.
     """
-    file = config_file(model, path)
+    file = find_file(model, path, CONFIG, model.revision)
     try:
         config = orjson.loads(file.read_bytes())
     except FileNotFoundError as err:

@@ -22,7 +22,7 @@ from prefdata.stages.functions import Functions, brought
 Record = dict[str, Any]
 Side = Literal["chosen", "rejected"]
 SIDES: tuple[Side, Side] = ("chosen", "rejected")
-Render = Callable[[tuple[Message, ...], str], tuple[str, str]]
+Render = Callable[[tuple[Message, ...], Message], tuple[str, str]]
 """(prompt, answer) as texts with the turn tokens of a chat template in them."""
 
 
@@ -162,8 +162,8 @@ def _nemo_aligner(pair: Conversation, shape: Shape) -> list[Record]:
     chosen: Any = _answer(pair, "chosen")
     rejected: Any = _answer(pair, "rejected")
     if shape.render is not None:
-        prompt, chosen = shape.render(pair.prompt, pair.chosen)
-        _, rejected = shape.render(pair.prompt, pair.rejected)
+        prompt, chosen = shape.render(pair.prompt, Message(role="assistant", content=pair.chosen))
+        _, rejected = shape.render(pair.prompt, Message(role="assistant", content=pair.rejected))
     rewards = {"chosen_reward": pair.chosen_score, "rejected_reward": pair.rejected_score}
     return [
         {"prompt": prompt, "chosen_response": chosen, "rejected_response": rejected}

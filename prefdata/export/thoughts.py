@@ -74,7 +74,7 @@ def _carry_side(
         raise _not_carried(side, "what the server wrote around the thought is not known")
     if way != "text":
         message = {"role": "assistant", "content": content, **keys}
-        rendered = template.answer(pair.prompt, message, pair.tool_list)
+        _, rendered = template.render(pair.prompt, message, pair.tool_list)
         if not _is_right(rendered, written, thought, text):
             raise _not_carried(side, f"the chat template makes {rendered[:200]!r} of it")
     return content, keys

@@ -2,13 +2,11 @@
 
 import gc
 import json
-import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -212,7 +210,12 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, options: Mapping[str, An
             no chat template.
     """
     _check_options(options)
-    config = _load_config(checkpoint)
+    try:
+        config = AutoConfig.from_pretrained(**checkpoint.source)
+    except (OSError, ValueError) as err:
+        raise PrefdataError(
+            f"model {checkpoint.model!r} was not found locally or on the Hub: {err}"
+        ) from err
     tokenizer = load_tokenizer(checkpoint)
     max_model_len = _choose_length(checkpoint.model, config, options)
     is_cuda = torch.cuda.is_available()
@@ -280,21 +283,6 @@ def _check_options(options: Mapping[str, Any]) -> None:
             raise PrefdataError(f"engine dtype is {value!r}; give one of {', '.join(DTYPES)}")
         if name != "dtype" and not (type(value) is int and value > 0):
             raise PrefdataError(f"engine {name} is {value!r}; give a whole number of at least 1")
-
-
-def _load_config(checkpoint: Checkpoint) -> Any:
-    name = checkpoint.model
-    looks_local = name.startswith((os.sep, ".", "~")) or name.count("/") > 1
-    # asked for it, the Hub would answer with the rules for repository names
-    if looks_local and not Path(name).is_dir():
-        raise PrefdataError(
-            f"model {name!r}: there is no folder of that name; give an existing checkpoint "
-            "or a Hub id"
-        )
-    try:
-        return AutoConfig.from_pretrained(**checkpoint.source)
-    except (OSError, ValueError) as err:
-        raise PrefdataError(f"model {name!r} was not found locally or on the Hub: {err}") from err
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
