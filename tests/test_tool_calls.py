@@ -17,7 +17,7 @@ from scripted_models import (
 from server_stub import Server, call_tools
 from transformers import AutoTokenizer
 
-from prefdata.engines.tool_calls import as_written, find_parser, members
+from prefdata.engines.tool_calls import as_written, find_parser
 from prefdata.engines.transformers.model import Checkpoint
 from prefdata.engines.transformers.reward import encode_to_score, load_reward_engine
 from prefdata.errors import PrefdataError, RowError
@@ -30,6 +30,7 @@ from prefdata.pipeline import build
 from prefdata.storage.folders import read_rows
 
 ARGUMENTS = '{"city": "Paris", "days":2}'
+OTHER = '{"days": 2, "city":"Paris"}'
 OTHER_CALL = CALL.replace("Paris", "Rome")
 HARMONY_CALL = (
     "<|channel|>analysis<|message|>Look it up.<|end|><|start|>assistant<|channel|>commentary "
@@ -70,9 +71,10 @@ def first_candidate(project):
         ("hermes", f"Sure.\n{CALL}", "Sure."),
         ("hermes", CALL.replace("</tool_call>", ""), ""),
         ("llama3_json", f'{{"name": "weather", "parameters": {ARGUMENTS}}}', ""),
+        ("llama3_json", f'{{"a":{OTHER},"name":"weather","arguments":{ARGUMENTS}}}', ""),
         ("openai", HARMONY_CALL.partition("<|end|>")[2], ""),
     ],
-    ids=["behind a text", "not closed", "json alone", "harmony"],
+    ids=["behind a text", "not closed", "json alone", "beside others", "harmony"],
 )
 def test_arguments_are_kept_exactly_as_written(name, text, left):
     found = find_parser(name, None)(text, [WEATHER])
@@ -85,10 +87,6 @@ def test_arguments_are_kept_exactly_as_written(name, text, left):
 def test_what_is_no_call_stays_text(name, text):
     found = find_parser(name, None)(text, [WEATHER])
     assert (found.text, found.calls) == (text, ())
-
-
-def test_members_of_an_object_are_told_as_they_are_spelled():
-    assert members('{ "a" : 1.50,"b":{"c":[1,  2]} }') == {"a": "1.50", "b": '{"c":[1,  2]}'}
 
 
 def test_arguments_that_a_parser_spelled_anew_are_found_in_the_text():

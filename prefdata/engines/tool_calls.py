@@ -16,7 +16,6 @@ from prefdata.inference import ToolCall
 
 Tools = Sequence[Mapping[str, Any]]
 _DECODER = json.JSONDecoder()
-_SPACE = re.compile(r"[\s,:]*")
 _HERMES = re.compile(r"<tool_call>\s*(\{.*?\})\s*(?:</tool_call>|\Z)", re.DOTALL)
 _CHANNEL = re.compile(
     r"(?P<head>(?:<\|start\|>[^<]*)?<\|channel\|>[^<]*(?:<\|constrain\|>[^<]*)?)<\|message\|>"
@@ -99,30 +98,6 @@ def as_written(text: str, arguments: str) -> str:
     return arguments
 
 
-def members(text: str) -> dict[str, str]:
-    """The members of a JSON object, each value as it is written.
-
-    Raises:
-        json.JSONDecodeError: it is no JSON object.
-    """
-    if not text.startswith("{"):
-        raise json.JSONDecodeError("no object", text, 0)
-    found: dict[str, str] = {}
-    at = _after_space(text, 1)
-    while text[at : at + 1] != "}":
-        name, at = _DECODER.raw_decode(text, at)
-        start = _after_space(text, at)
-        _, at = _DECODER.raw_decode(text, start)
-        found[str(name)] = text[start:at]
-        at = _after_space(text, at)
-    return found
-
-
-def _after_space(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    return at if found is None else found.end()
-
-
 def _hermes(text: str, tools: Tools) -> Found:
     calls = [_named(found[1]) for found in _HERMES.finditer(text)]
     if not calls or None in calls:
@@ -156,11 +131,12 @@ def _openai(text: str, tools: Tools) -> Found:
 def _named(text: str) -> tuple[str, str] | None:
     """Name and arguments of a call that is a JSON object."""
     try:
-        found = members(text)
-        name = json.loads(found["name"])
-    except (json.JSONDecodeError, KeyError):
+        call = json.loads(text)
+        key = "arguments" if "arguments" in call else "parameters"
+        name, arguments = call["name"], json.dumps(call.get(key, {}), ensure_ascii=False)
+    except (json.JSONDecodeError, KeyError, TypeError):
         return None
-    return str(name), found.get("arguments", found.get("parameters", "{}"))
+    return str(name), as_written(text.partition(f'"{key}"')[2], arguments)
 
 
 def _parser_of_vllm(name: str, tokenizer: Any) -> Parser:
