@@ -167,7 +167,7 @@ OWN = "{name: score, type: verifier, method: function, function: 'os:no', candid
     ("key", "value", "message"),
     [
         ("models.0.model", "./none", "there is no folder './none'"),
-        ("models.0.model", "folder", "has no config.json, so it is no checkpoint"),
+        ("models.0.model", "folder", "contains no config.json, so it is not a checkpoint"),
         ("seed_dataset.path", "none.jsonl", "file not found: 'none.jsonl'"),
         ("columns.1", OWN, "'os:no' cannot be imported"),
         ("columns", STAGE, "'os:walk' is not a coroutine function"),

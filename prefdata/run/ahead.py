@@ -6,15 +6,24 @@ a killed run goes on from are the same as if the passes had waited for one anoth
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from prefdata.errors import PrefdataError
+from prefdata.recipe.contract import Column
+from prefdata.recipe.origins import columns_read
+from prefdata.recipe.plan import Pass
+from prefdata.recipe.schema import Recipe
 from prefdata.rows import ID, Row
 from prefdata.run.passes import Levels, run_levels
 from prefdata.storage.journaled import NotNow
+from prefdata.workers.fleet import Fleet
 
+Turn = tuple[Pass, frozenset[str]]
+"""A pass, and the keys of the models that are loaded for it at one time."""
+Ordered = Sequence[Sequence[Sequence[Column]]]
+"""Columns of two passes, by level."""
 SECONDS = 0.2
 """Between two looks at whether the models are ready, or more rows have come so far."""
 
@@ -26,16 +35,11 @@ class Way:
     Attributes:
         levels: of the pass that ends, whose answers are only looked up, and of the next one.
         window: of them in flight at the same time.
-        refresh: lets the journal find what this run has answered.
-        end: called when nothing goes ahead any more.
     """
 
     levels: Levels
     rows: Callable[[], Iterator[Row]]
     window: int
-    is_ready: Callable[[], bool]
-    refresh: Callable[[], None]
-    end: Callable[[], None]
 
 
 class Ahead:
@@ -44,17 +48,18 @@ class Ahead:
     def __init__(
         self,
         total: int,
-        *,
-        is_working: Callable[[], bool],
-        prepare: Callable[[], bool],
+        fleet: Fleet,
+        turn: Turn,
+        following: Turn,
         begin: Callable[[], Way],
     ) -> None:
         """Do nothing yet.
 
-        `prepare`: starts the processes of the next models; False where there are none.
+        `total`: rows of the pass. `begin`: called once, when all of them have begun.
         """
-        self._total, self._is_working = total, is_working
-        self._prepare, self._begin = prepare, begin
+        self._total, self._fleet, self._begin = total, fleet, begin
+        (_, self._group), (self._after, self._next_group) = turn, following
+        self._asked = fleet.work.generated + fleet.work.scored
         self._is_prepared: bool | None = None
         self._finished = 0
         self._over = threading.Event()
@@ -65,7 +70,8 @@ class Ahead:
         """So many rows of the pass have begun and are finished."""
         self._finished = finished
         if self._is_prepared is None and self._is_working():
-            self._is_prepared = self._prepare()
+            checkpoints = self._after.checkpoints
+            self._is_prepared = self._fleet.prepare(self._next_group, checkpoints)
         if self._is_prepared and begun == self._total and self._thread is None:
             way = self._begin()
             self._thread = threading.Thread(
@@ -87,10 +93,15 @@ class Ahead:
             self._thread.join()
             self._thread = None
 
+    def _is_working(self) -> bool:
+        """Whether the pass asks its models, and does not only read the journal."""
+        work = self._fleet.work
+        return self._fleet.is_open(self._group) or work.generated + work.scored > self._asked
+
     async def _go(self, way: Way) -> None:
         self._task = asyncio.current_task()
         try:
-            while not way.is_ready() and not self._over.is_set():
+            while not self._fleet.has_loaded(self._next_group) and not self._over.is_set():
                 await asyncio.sleep(SECONDS)
             seen, through = -1, set[str]()
             while not self._over.is_set():
@@ -98,12 +109,12 @@ class Ahead:
                     await asyncio.sleep(SECONDS)
                     continue
                 seen = self._finished
-                await asyncio.to_thread(way.refresh)
+                await asyncio.to_thread(self._fleet.refresh_journal)
                 await self._sweep(way, through)
         except asyncio.CancelledError:
             pass
         finally:
-            way.end()
+            self._fleet.refresh_journal(is_over=True)
 
     async def _sweep(self, way: Way, through: set[str]) -> None:
         """Send the rows whose answers are there, and note those that are through."""
@@ -129,3 +140,26 @@ class Ahead:
             tasks.add(task := asyncio.create_task(run(row)))
             task.add_done_callback(tasks.discard)
         await asyncio.gather(*tasks)
+
+
+def columns_ahead(step: Pass, after: Pass, recipe: Recipe) -> Ordered | None:
+    """Columns that rows need which go on from one pass to the models of the next, level by level.
+
+    Those of the first pass whose answers are only looked up, and of the next what models answer
+    and what they read. None where that takes a call of the recipe's function, which is made once,
+    or where one filters rows.
+    """
+    passes = [after] if step is after else [step, after]
+    needed, kept = set[str](), set[str]()
+    for number, one in reversed([*enumerate(passes)]):
+        for column in reversed(one.columns):
+            if column.filters:
+                return None
+            is_asking = bool(column.aliases) and number == len(passes) - 1
+            if is_asking or needed & {column.name, *column.makes}:
+                if column.calls:
+                    return None
+                needed |= columns_read(column, recipe)
+                kept.add(column.name)
+    parts = [[[c for c in level if c.name in kept] for level in one.levels] for one in passes]
+    return [*([[]] * (2 - len(parts))), *parts]

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 
+from prefdata.engines.checkpoints import read_config
 from prefdata.errors import PrefdataError
 from prefdata.recipe.filters import Filter
 from prefdata.recipe.loader import LoadedRecipe
@@ -137,20 +138,12 @@ def _benchmarks(loaded: LoadedRecipe) -> Iterator[str]:
 
 def _models(loaded: LoadedRecipe) -> Iterator[str]:
     for model in loaded.recipe.models:
-        place = Path(loaded.locate(model.model))
+        path = loaded.locate(model.model)
         if loaded.recipe.endpoint(model) is not None:
             yield f"model {model.alias}: {model.model} at {model.provider}, not asked"
-        elif place.is_dir():
-            if not (place / "config.json").is_file():
-                raise PrefdataError(
-                    f"model {model.alias!r}: the folder {place} has no config.json, so it is no "
-                    "checkpoint; correct 'model'"
-                )
-            yield f"model {model.alias}: {place}"
-        elif model.model.startswith((".", "/", "~")):
-            raise PrefdataError(
-                f"model {model.alias!r}: there is no folder {model.model!r}; correct 'model'"
-            )
+        elif Path(path).is_dir() or path.startswith((".", "/", "~")):
+            read_config(model, path)
+            yield f"model {model.alias}: {path}"
         else:
             yield f"model {model.alias}: {model.model} on the Hub, not looked up"
         if model.alias not in roles_of(loaded.recipe):

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import threading
 from contextlib import suppress
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 from prefdata.run.ending import Ending, end_soon, interrupt
@@ -50,12 +50,7 @@ class MapLoop:
         """Raise the KeyboardInterrupt that has come while the loop stood still."""
         self._ending.check()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self._is_closing = True  # tasks are let go already; nothing may cut that short
             self._close()

@@ -37,7 +37,7 @@ from prefdata.recipe.reads import all_columns, score_columns
 from prefdata.recipe.schema import Recipe
 from prefdata.recipe.values import META_SUFFIX, SKIPPED_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, rows_of
-from prefdata.run.ahead import Ahead, Way
+from prefdata.run.ahead import Ahead, Ordered, Turn, Way, columns_ahead
 from prefdata.run.ending import Ending
 from prefdata.run.estimate import tokens_of
 from prefdata.run.expansion import rows_added, run_expansion
@@ -78,10 +78,6 @@ from prefdata.workers.gauges import Gauges
 from prefdata.workers.throughput import Throughput
 
 Note = Callable[[int, int], None]
-Turn = tuple[Pass, frozenset[str]]
-"""A pass, and the keys of the models that are loaded for it at one time."""
-Ordered = Sequence[Sequence[Sequence[Column]]]
-"""Columns of two passes, by level."""
 VERSIONS = ("datasets", "llguidance", "pyarrow", "torch", "transformers")
 """Packages whose version can matter to the rows."""
 PATIENCE = 1800.0
@@ -382,18 +378,15 @@ class Building:
     @contextmanager
     def _overlap(self, turn: Turn, following: Turn | None, source: Path) -> Iterator[Note]:
         """While a turn comes to its end, its rows go on to the models of the following turn."""
-        work, fleet, before = self.fleet.work, self.fleet, self._ahead
-        asked = work.generated + work.scored
-        levels = None if following is None else columns_ahead(turn[0], following[0], self.recipe)
+        before, levels = self._ahead, None
+        if following is not None:
+            levels = columns_ahead(turn[0], following[0], self.recipe)
         if following is None or levels is None:
             yield lambda begun, finished: None
         else:
-            ahead = self._ahead = Ahead(
-                count_rows(source),
-                is_working=lambda: fleet.is_open(turn[1]) or work.generated + work.scored > asked,
-                prepare=lambda: fleet.prepare(following[1], following[0].checkpoints),
-                begin=lambda: self._way(turn, following, levels, source),
-            )
+            begin = partial(self._way, turn, following, levels, source)
+            total = count_rows(source)
+            ahead = self._ahead = Ahead(total, self.fleet, turn, following, begin)
             try:
                 yield ahead.note
             except BaseException:
@@ -425,9 +418,6 @@ class Building:
             levels,
             rows,
             max(1, min(window_for(fleet.gpus), limit // max(1, size))),
-            is_ready=lambda: fleet.has_loaded(following[1]),
-            refresh=fleet.refresh_journal,
-            end=lambda: fleet.refresh_journal(is_over=True),
         )
 
     def _ask_in_turns(
@@ -607,29 +597,6 @@ def _requests(step: Pass, recipe: Recipe, group: frozenset[str] | None = None) -
         if own:
             asked += column.requests(columns) * len(own) / len(column.aliases)
     return asked
-
-
-def columns_ahead(step: Pass, after: Pass, recipe: Recipe) -> Ordered | None:
-    """Columns that rows need which go on from one pass to the models of the next, level by level.
-
-    Those of the first pass whose answers are only looked up, and of the next what models answer
-    and what they read. None where that takes a call of the recipe's function, which is made once,
-    or where one filters rows.
-    """
-    passes = [after] if step is after else [step, after]
-    needed, kept = set[str](), set[str]()
-    for number, one in reversed([*enumerate(passes)]):
-        for column in reversed(one.columns):
-            if column.filters:
-                return None
-            is_asking = bool(column.aliases) and number == len(passes) - 1
-            if is_asking or needed & {column.name, *column.makes}:
-                if column.calls:
-                    return None
-                needed |= columns_read(column, recipe)
-                kept.add(column.name)
-    parts = [[[c for c in level if c.name in kept] for level in one.levels] for one in passes]
-    return [*([[]] * (2 - len(parts))), *parts]
 
 
 def _reads(step: Pass, recipe: Recipe) -> frozenset[str] | None:

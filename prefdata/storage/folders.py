@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
@@ -51,14 +50,9 @@ class RowsWriter:
             self._outputs[stem] = _Output(self._temporary, stem, self.schema)
         return self._outputs[stem]
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if err is None:
+            if kind is None:
                 for output in self._outputs.values():
                     output.finish()
                 publish(self._temporary, self.folder)
