@@ -25,7 +25,7 @@ from prefdata.recipe.origins import origin_of
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
 from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.providers import LOCAL_PROVIDERS
-from prefdata.recipe.questions import ASKED, system_prompt_of
+from prefdata.recipe.questions import ASKED
 from prefdata.recipe.reads import projected, score_columns, texts_of_rule
 from prefdata.recipe.schema import Model, Recipe
 from prefdata.recipe.values import ReasoningParser, Retry
@@ -208,7 +208,7 @@ def _check_models_of(column: Column, at: At, scope: Scope, recipe: Recipe) -> It
 def _check_system_prompt(model: Model, number: int, scope: Scope) -> Iterator[Problem]:
     at: At = ("models", number, "system_prompt")
     try:
-        names = system_prompt_of(model).columns
+        names = model.system.columns
     except PrefdataError as err:
         yield Problem(at, str(err))
         return

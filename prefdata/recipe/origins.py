@@ -12,7 +12,6 @@ from prefdata.recipe.questions import (
     SystemPrompt,
     own_question,
     question_of,
-    system_prompt_of,
 )
 from prefdata.recipe.reads import all_columns
 from prefdata.recipe.schema import Model, Recipe
@@ -76,7 +75,7 @@ def origin_of(name: str, columns: Sequence[Column], models: Mapping[str, Model])
         elif isinstance(column, Prompted) and not isinstance(column, Scored):
             if own_question(column) is None:
                 return None
-            systems = {alias: system_prompt_of(models[alias]) for alias in column.writers}
+            systems = {alias: models[alias].system for alias in column.writers}
             tools = getattr(column, "tools", None)
             return Origin(question_of(column), systems, is_part, tools)
         else:
@@ -91,7 +90,7 @@ def columns_read(column: Column, recipe: Recipe) -> frozenset[str]:
     scores were asked with.
     """
     models = {model.alias: model for model in recipe.models}
-    names = {name for a in column.aliases for name in system_prompt_of(models[a]).columns}
+    names = {name for a in column.aliases for name in models[a].system.columns}
     if isinstance(column, Scored) and column.reads_asked:
         for target in column.targets:
             origin = origin_of(target, all_columns(recipe), models)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from prefdata.errors import RowError
 from prefdata.inference import Message
@@ -16,35 +16,12 @@ from prefdata.recipe.chats import (
     with_system,
     without_blank,
 )
+from prefdata.recipe.contract import Asking
 from prefdata.recipe.messages import Turn
 from prefdata.recipe.prompts import Prompt, compile_prompt
 
 ASKED = "asked"
 """The name under which what was asked is known to prompts of judges, functions and projections."""
-
-
-class Asking(Protocol):
-    """A column with a question."""
-
-    @property
-    def prompt(self) -> str | None:
-        """A template of the user's one turn."""
-
-    @property
-    def messages(self) -> tuple[Turn, ...] | None:
-        """A chat."""
-
-
-class Prompted(Protocol):
-    """A model with a system prompt."""
-
-    @property
-    def system_prompt(self) -> str | None:
-        """A template."""
-
-    @property
-    def system_prompt_mode(self) -> SystemPromptMode:
-        """What becomes of it where the chat has a system message of its own."""
 
 
 class Written(NamedTuple):
@@ -174,6 +151,16 @@ class SystemPrompt:
     template: Prompt | None
     mode: SystemPromptMode
 
+    @classmethod
+    def compiled(cls, text: str, mode: SystemPromptMode) -> "SystemPrompt":
+        """One as a model has it; blank where it has none.
+
+        Raises:
+            PrefdataError: the template is wrong.
+        """
+        is_template = any(mark in text for mark in ("{{", "{%", "{#"))
+        return cls(text, compile_prompt(text) if is_template else None, mode)
+
     @property
     def columns(self) -> frozenset[str]:
         """Names of the columns that it reads."""
@@ -183,15 +170,3 @@ class SystemPrompt:
         """The chat under this prompt; RowError where it cannot be rendered."""
         text = self.text if self.template is None else self.template.render(row)
         return with_system(chat, text, self.mode)
-
-
-def system_prompt_of(model: Prompted) -> SystemPrompt:
-    """The compiled system prompt of a model, a blank one where it has none.
-
-    Raises:
-        PrefdataError: the template is wrong.
-    """
-    text = model.system_prompt or ""
-    is_template = any(mark in text for mark in ("{{", "{%", "{#"))
-    template = compile_prompt(text) if is_template else None
-    return SystemPrompt(text, template, model.system_prompt_mode)

@@ -7,7 +7,7 @@ from prefdata.recipe.columns import given_columns
 from prefdata.recipe.contract import Column, Holds, Named, Scored
 from prefdata.recipe.mix import SOURCE, Mix, OutputProjection
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
-from prefdata.recipe.questions import ASKED, system_prompt_of
+from prefdata.recipe.questions import ASKED
 from prefdata.recipe.schema import Recipe
 
 PROJECTED: dict[str, Holds] = {
@@ -47,7 +47,7 @@ def columns_needed(recipe: Recipe) -> dict[str, str]:
             needed.setdefault(name, f"columns.{number}.{key}")
     asking = {alias for column in recipe.columns for alias in column.aliases}
     for number, model in enumerate(recipe.models):
-        names = system_prompt_of(model).columns if model.alias in asking else ()
+        names = model.system.columns if model.alias in asking else ()
         needed = dict.fromkeys(sorted(names), f"models.{number}.system_prompt") | needed
     for key, name, _ in projected(recipe.output_projection):
         needed.setdefault(name, f"output_projection.{key}")

@@ -16,6 +16,7 @@ from prefdata.recipe.layout import Layout
 from prefdata.recipe.mix import OutputProjection
 from prefdata.recipe.providers import CLIENTS, LOCAL_PROVIDERS
 from prefdata.recipe.publication import Publish
+from prefdata.recipe.questions import SystemPrompt
 from prefdata.recipe.sources import Source
 from prefdata.recipe.values import (
     OWN_ID,
@@ -237,6 +238,11 @@ class Model(Frozen):
     """Allow the checkpoint to run Python code that comes with it."""
     skip_health_check: bool = False
     """Skip the check, before work starts, that the checkpoint exists."""
+
+    @property
+    def system(self) -> SystemPrompt:
+        """Its system prompt, compiled; PrefdataError where the template is wrong."""
+        return SystemPrompt.compiled(self.system_prompt or "", self.system_prompt_mode)
 
     @property
     def weights(self) -> str:

@@ -24,7 +24,6 @@ from prefdata.recipe.questions import (
     SystemPrompt,
     own_question,
     question_of,
-    system_prompt_of,
 )
 from prefdata.recipe.reads import all_columns
 from prefdata.recipe.schema import Model, Recipe
@@ -171,7 +170,7 @@ def _prompt_tokens(
         return None
     if not sample or not names <= sample[0].keys():
         return None
-    system, path = system_prompt_of(recipe.model(column.aliases[0])), paths[column.aliases[0]]
+    system, path = recipe.model(column.aliases[0]).system, paths[column.aliases[0]]
     chats = list(_chats(question_of(column), system, sample))
     if not chats or not TokenCounter.is_there(path):  # the Hub could take minutes, offline
         return None

@@ -3,6 +3,7 @@
 Shared by every stage that samples a text model; knows no engine but the protocol.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from prefdata.inference import Completion, Failure, Message, Sampling, TextReque
 from prefdata.recipe.chats import ALL_ROLES, LEADING, Chat, Roles, fit_roles
 from prefdata.recipe.contract import Column
 from prefdata.recipe.filters import Benchmark
-from prefdata.recipe.questions import Question, system_prompt_of
+from prefdata.recipe.questions import Question
 from prefdata.recipe.schema import Model
 from prefdata.recipe.tools import ToolList
 from prefdata.recipe.values import Retry
@@ -66,9 +67,19 @@ class Tools:
         """Where functions are found."""
         return Functions(self.folder, self.given)
 
+    def under_system(self, alias: str) -> Callable[[Chat, Row], Chat]:
+        """A function that puts a chat under a model's system prompt, in roles of its template."""
+        system, roles = self.models[alias].system, self.roles.get(alias, ALL_ROLES)
+        return lambda chat, row: fit_roles(system.over(chat, row), roles)
+
 
 class Asker:
-    """Requests of one alias on behalf of one column."""
+    """Requests of one alias on behalf of one column.
+
+    Attributes:
+        under_system: puts a chat under the model's system prompt, in roles that its template has.
+        columns: names of the columns that the system prompt reads.
+    """
 
     def __init__(
         self,
@@ -84,13 +95,8 @@ class Asker:
         self.engine = tools.text[alias]
         self._seed, self._column, self._schema = tools.seed, column, schema
         self._sampling = _sampling(self.model)
-        self._system = system_prompt_of(self.model)
-        self._roles = tools.roles.get(alias, ALL_ROLES)
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """Names of the columns that the model's system prompt reads."""
-        return self._system.columns
+        self.under_system = tools.under_system(alias)
+        self.columns = self.model.system.columns
 
     def chat(self, question: Question, row: Row) -> Chat:
         """The messages of a row under this model's system prompt, in roles that its template has.
@@ -117,10 +123,6 @@ class Asker:
         """
         asked = () if question is None else question.chat(row)
         return self.under_system((*asked, Message(role="user", content="")), row)
-
-    def under_system(self, chat: Chat, row: Row) -> Chat:
-        """A chat under this model's system prompt, in roles that its template has."""
-        return fit_roles(self._system.over(chat, row), self._roles)
 
     def request(
         self,
@@ -183,6 +185,15 @@ class Said(Generic[Value]):
     completion: Completion
     prompt_tokens: int
     completion_tokens: int
+
+
+def tokens_of(said: Iterable[Said[Any]]) -> Row:
+    """The tokens of all that was asked for several answers."""
+    told = [*said]
+    return {
+        "prompt_tokens": sum(one.prompt_tokens for one in told),
+        "completion_tokens": sum(one.completion_tokens for one in told),
+    }
 
 
 async def ask_until(
@@ -263,6 +274,12 @@ async def outcomes(
             if isinstance(again, Completion):
                 found[number] = again
     return [found[index] for index in range(len(requests))]
+
+
+def commonest(fates: Sequence[tuple[str, str]]) -> RowError:
+    """The first of the commonest reason; each is a reason with a detail."""
+    [(reason, _)] = Counter(reason for reason, _ in fates).most_common(1)
+    return next(RowError(*fate) for fate in fates if fate[0] == reason)
 
 
 def is_cut(completion: Completion) -> bool:

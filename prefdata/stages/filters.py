@@ -1,7 +1,6 @@
 """`filter`: rows that are rejected, candidates that are left out, and why."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from prefdata.recipe.contract import Column, Scored
 from prefdata.recipe.filters import CANDIDATE, TEXT, Decontamination, Filter, Refusals, Tokens
 from prefdata.rows import CONTAMINATED, LEFT_OUT, Row, is_answer
 from prefdata.stages import text_checks
-from prefdata.stages.asking import Tools
+from prefdata.stages.asking import Tools, commonest
 from prefdata.stages.conditions import is_true
 from prefdata.stages.contamination import Items
 from prefdata.stages.function_pool import FunctionPool
@@ -71,8 +70,7 @@ def keep(column: Filter, tools: Tools) -> Stage:
             )
         )
         if verdicts and None not in verdicts:
-            [(reason, _)] = Counter(one[0] for one in verdicts if one).most_common(1)
-            raise next(RowError(*one) for one in verdicts if one and one[0] == reason)
+            raise commonest([*filter(None, verdicts)])
         left = iter(verdicts)
         told = [next(left) if is_answer(one["finish_reason"]) else None for one in candidates]
         return {

@@ -11,9 +11,11 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any
 
 from prefdata.errors import PrefdataError, RowError
+from prefdata.recipe.filters import Filter
+from prefdata.recipe.judges import Verifier
 from prefdata.rows import ID, Row
 from prefdata.stages import function_process
 from prefdata.stages.functions import Functions
@@ -28,30 +30,10 @@ Greeting = tuple[list[str], str | bytes, str]
 """Python's path, the function, and what it is to return."""
 
 
-class Calling(Protocol):
-    """A column that calls a function."""
-
-    @property
-    def name(self) -> str:
-        """Of the column."""
-
-    @property
-    def type(self) -> str:
-        """The reason of rows that the function fails."""
-
-    @property
-    def function(self) -> str | None:
-        """What is called."""
-
-    @property
-    def timeout(self) -> float:
-        """Seconds that one call may take."""
-
-
 class FunctionPool:
     """The processes of one column; started as they are needed, ended with this object."""
 
-    def __init__(self, column: Calling, functions: Functions, wanted: str) -> None:
+    def __init__(self, column: Verifier | Filter, functions: Functions, wanted: str) -> None:
         """Start none yet.
 
         `column`: whose function is called, and how long it may take. `wanted`: what it is to
@@ -116,7 +98,7 @@ class FunctionPool:
         return value
 
 
-def _sendable(column: Calling, functions: Functions) -> str | bytes:
+def _sendable(column: Verifier | Filter, functions: Functions) -> str | bytes:
     """The function as a process can find it."""
     name, where = column.function or "", f"column {column.name!r}"
     function = functions.find(name, where)

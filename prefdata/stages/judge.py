@@ -8,7 +8,7 @@ from prefdata.recipe.questions import question_of
 from prefdata.recipe.swaps import swap_of
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, JUDGE_META, PANEL_META, Row, field_of_schema
-from prefdata.stages.asking import Asker, Tools, ask_until
+from prefdata.stages.asking import Asker, Tools, ask_until, tokens_of
 from prefdata.stages.blind import blinded
 from prefdata.stages.stage import Stage
 from prefdata.stages.strength import WON, panel_says
@@ -47,8 +47,7 @@ def llm_judge(column: LlmJudge, tools: Tools) -> Stage:
         said = await ask_until(asker, row[ID], chats, read, column.max_retries)
         verdicts = [one.value for one in said]
         meta = asker.meta(said[0].request, said[0].completion)
-        meta["prompt_tokens"] = sum(one.prompt_tokens for one in said)
-        meta["completion_tokens"] = sum(one.completion_tokens for one in said)
+        meta |= tokens_of(said)
         told = [spelled(one.completion, one.value, column.output_format) for one in said]
         meta["verdicts"] = [orjson.dumps(verdict).decode() for verdict in told]
         verdict, meta["agreed"] = _settle(verdicts, column.winner_field)

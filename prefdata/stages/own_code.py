@@ -13,9 +13,8 @@ from pydantic import ValidationError
 
 from prefdata.errors import PrefdataError, RowError, suggest
 from prefdata.inference import Completion, Failure, Message, Sampling, ScoreRequest, TextRequest
-from prefdata.recipe.chats import ALL_ROLES, Chat, fit_roles, read_chat
+from prefdata.recipe.chats import Chat, read_chat
 from prefdata.recipe.own_code import Returned, Stage
-from prefdata.recipe.questions import system_prompt_of
 from prefdata.recipe.schema import InferenceParameters
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import (
@@ -118,9 +117,7 @@ class Ask:
         chat = read_chat([*messages])
         if chat[-1]["role"] != "assistant":
             raise RowError("chat", "what is scored must end with a turn of the assistant")
-        system = system_prompt_of(self._tools.models[alias])
-        roles = self._tools.roles.get(alias, ALL_ROLES)
-        whole = (*fit_roles(system.over(chat[:-1], self._row), roles), chat[-1])
+        whole = (*self._tools.under_system(alias)(chat[:-1], self._row), chat[-1])
         return await self._kept(self._score(alias, ScoreRequest(whole)))
 
     async def _score(self, alias: str, request: ScoreRequest) -> float | tuple[float, ...]:

@@ -18,7 +18,7 @@ from prefdata.rows import ID, Row
 from prefdata.stages.asked import Asked
 from prefdata.stages.asking import Asker, Tools, ask_until
 from prefdata.stages.blind import blinded
-from prefdata.stages.scores import as_column, readable_texts, scorable, score_fields
+from prefdata.stages.scores import as_column, per_text, readable_texts, scorable, score_fields
 from prefdata.stages.stage import Stage
 
 TOP_LOGPROBS = 20
@@ -33,11 +33,7 @@ def rubric_fields(column: RubricJudge) -> list[pa.Field]:
     ratings: pa.DataType = pa.list_(pa.float64())
     if not isinstance(column.criteria, str):
         ratings = pa.struct({name: pa.float64() for name in column.criteria})
-    kind = (
-        pa.struct(dict.fromkeys(column.responses, ratings))
-        if column.responses
-        else pa.list_(ratings)
-    )
+    kind = per_text(column, ratings)
     return [*score_fields(column), pa.field(column.name + META_SUFFIX, kind)]
 
 
@@ -54,12 +50,8 @@ def rubric_judge(column: RubricJudge, tools: Tools) -> Stage:
         return read_rating(completion, lowest, highest)
 
     async def stage(row: Row) -> Row:
-        texts, shown, rated = (
-            readable_texts(column, row),
-            blinded(row, names),
-            scorable(column, row),
-        )
-        shown |= {"lowest": lowest, "highest": highest}
+        texts, rated = readable_texts(column, row), scorable(column, row)
+        shown = blinded(row, names) | {"lowest": lowest, "highest": highest}
         known = asked.chats(row) if asked else [None for _ in texts]
         items = _items(column, row)
         places = [(n, item) for n in rated for item in items]

@@ -9,10 +9,9 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError, RowError
 from prefdata.inference import Failure, Message, ScoreRequest
-from prefdata.recipe.chats import ALL_ROLES, Chat, fit_roles
 from prefdata.recipe.contract import Scored
 from prefdata.recipe.judges import RewardModel, Verifier
-from prefdata.recipe.questions import ASKED, own_question, system_prompt_of
+from prefdata.recipe.questions import ASKED, own_question
 from prefdata.recipe.tools import calls_of, with_calls
 from prefdata.recipe.values import FAILURES_SUFFIX, META_SUFFIX
 from prefdata.rows import Row, is_answer
@@ -27,10 +26,13 @@ Check = Callable[[str, Row], float | None]
 
 
 def score_fields(column: Scored) -> list[pa.Field]:
-    """A list parallel to the candidates, or a struct with one number per response."""
-    if column.responses:
-        return [pa.field(column.name, pa.struct({name: pa.float64() for name in column.responses}))]
-    return [pa.field(column.name, pa.list_(pa.float64()))]
+    """A number per text."""
+    return [pa.field(column.name, per_text(column, pa.float64()))]
+
+
+def per_text(column: Scored, kind: pa.DataType) -> pa.DataType:
+    """A list parallel to the candidates, or a struct with a value per response."""
+    return pa.struct(dict.fromkeys(column.responses, kind)) if column.responses else pa.list_(kind)
 
 
 def reward_fields(column: RewardModel) -> list[pa.Field]:
@@ -38,13 +40,8 @@ def reward_fields(column: RewardModel) -> list[pa.Field]:
 
     Attributes are in the model's order.
     """
-
-    def parallel(kind: pa.DataType) -> pa.DataType:
-        names = column.responses
-        return pa.struct(dict.fromkeys(names, kind)) if names else pa.list_(kind)
-
-    attributes = pa.field(column.name + META_SUFFIX, parallel(pa.list_(pa.float64())))
-    failures = pa.field(column.name + FAILURES_SUFFIX, parallel(pa.string()))
+    attributes = pa.field(column.name + META_SUFFIX, per_text(column, pa.list_(pa.float64())))
+    failures = pa.field(column.name + FAILURES_SUFFIX, per_text(column, pa.string()))
     return [*score_fields(column), *([attributes] if column.weights else []), failures]
 
 
@@ -54,11 +51,12 @@ def reward_model(column: RewardModel, tools: Tools) -> Stage:
     Each text is read as the answer to what it was asked, unless the column asks by itself.
     """
     engine, asked = tools.reward[column.model_alias], Asked(column, tools, own_question(column))
-    chats_of = _chats(column, tools, asked)
+    under_system = tools.under_system(column.model_alias)
 
     async def stage(row: Row) -> Row:
         texts, metas = texts_of(column, row), metas_of(column, row)
-        scored, chats, offered = scorable(column, row), chats_of(row), asked.tools(row)
+        chats = [under_system(chat or (), row) for chat in asked.chats(row)]
+        scored, offered = scorable(column, row), asked.tools(row)
         requests = [
             ScoreRequest((*chats[n], _answer(texts[n], metas[n])), offered[n]) for n in scored
         ]
@@ -85,13 +83,6 @@ def _answer(text: str, meta: Mapping[str, Any]) -> Message:
     calls = calls_of(meta)
     message = Message(role="assistant", content=text)
     return Message(**message, tool_calls=list(calls)) if calls else message
-
-
-def _chats(column: RewardModel, tools: Tools, asked: Asked) -> Callable[[Row], Sequence[Chat]]:
-    """A function that tells the chat before each text of a row, as the reward model reads it."""
-    roles = tools.roles.get(column.model_alias, ALL_ROLES)
-    system = system_prompt_of(tools.models[column.model_alias])
-    return lambda row: [fit_roles(system.over(chat or (), row), roles) for chat in asked.chats(row)]
 
 
 def _total(column: RewardModel, attributes: Sequence[float]) -> float | None:

@@ -1,7 +1,6 @@
 """`llm_text`, `candidates`, `llm_structured`: texts by a model, free or under a JSON schema."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,7 +24,16 @@ from prefdata.rows import (
     is_answer,
     is_json,
 )
-from prefdata.stages.asking import Asker, Tools, answers, ask_until, outcomes, whole_text
+from prefdata.stages.asking import (
+    Asker,
+    Tools,
+    answers,
+    ask_until,
+    commonest,
+    outcomes,
+    tokens_of,
+    whole_text,
+)
 from prefdata.stages.stage import Stage
 
 _DECODER = json.JSONDecoder()
@@ -68,7 +76,8 @@ def candidates_fields(column: Candidates) -> list[pa.Field]:
 def candidates(column: Candidates, tools: Tools) -> Stage:
     """`samples` completions of every alias, or of a row's own, ordered by alias and sample.
 
-    All requests of a row that one engine serves go to it in one call, so that they stay adjacent.
+    All requests of a row that one engine serves go to it in one call, so that they stay adjacent. A
+    row is a reject only where none of its candidates has an answer.
     """
     question = question_of(column)
     askers = [Asker(tools, alias, column.name) for alias in column.model_alias]
@@ -87,7 +96,9 @@ def candidates(column: Candidates, tools: Tools) -> Stage:
             mine = [number for number, (asker, _, _) in enumerate(made) if asker.engine is engine]
             requests = [made[number][2] for number in mine]
             found |= dict(zip(mine, await outcomes(engine, requests, column.retry), strict=True))
-        _refuse_none(list(found.values()))
+        fates = [*filter(None, map(_fate, found.values()))]
+        if len(fates) == len(made):
+            raise commonest(fates)
         return {column.name: [_candidate(*made[n], found[n]) for n in range(len(made))]}
 
     return stage
@@ -112,19 +123,6 @@ def tools_of(column: Calling, row: Row) -> ToolList:
         RowError: `tools`; the row holds no list of them.
     """
     return read_tools(row[column.tools] if isinstance(column.tools, str) else column.tools)
-
-
-def _refuse_none(found: list[Completion | Failure]) -> None:
-    """A row is a reject only where none of its candidates has an answer, for the commonest reason.
-
-    Raises:
-        RowError: this row is one.
-    """
-    told = [_fate(outcome) for outcome in found]
-    if all(told):
-        [(reason, _)] = Counter(reason for reason, _ in filter(None, told)).most_common(1)
-        detail = next(detail for one, detail in filter(None, told) if one == reason)
-        raise RowError(reason, detail)
 
 
 def _fate(outcome: Completion | Failure) -> tuple[str, str] | None:
@@ -166,10 +164,7 @@ def llm_structured(column: LlmStructured, tools: Tools) -> Stage:
             column.max_retries,
             tools=tools_of(column, row),
         )
-        meta = asker.meta(said.request, said.completion) | {
-            "prompt_tokens": said.prompt_tokens,
-            "completion_tokens": said.completion_tokens,
-        }
+        meta = asker.meta(said.request, said.completion) | tokens_of([said])
         answer = spelled(said.completion, said.value, column.output_format)
         meta["answer"] = None if answer == said.value else orjson.dumps(answer).decode()
         return {column.name: said.value, column.name + META_SUFFIX: meta}
