@@ -5,7 +5,7 @@ What a column does is in `stages/`; those that judge are in `judges.py`.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -65,15 +65,12 @@ class LlmText(Calling):
     retry: Retry | None = None
     """Asks again what was cut off, and nothing else: `{when: truncated, max_tokens: 4096}`."""
 
+    has_meta = True
     meaning = "text by {aliases}"
 
     @property
     def needs_question(self) -> bool:
         return self.writes == "assistant"
-
-    @property
-    def makes(self) -> tuple[str, ...]:
-        return with_meta(self.name)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -97,11 +94,8 @@ class LlmStructured(Calling):
     rejected.
     """
 
+    has_meta = True
     meaning = "answer by {aliases}, bound to a JSON schema"
-
-    @property
-    def makes(self) -> tuple[str, ...]:
-        return with_meta(self.name)
 
     @property
     def answer_schema(self) -> Mapping[str, Any]:
@@ -135,11 +129,8 @@ class Candidates(Calling):
     it from others (see `one_side`).
     """
 
+    holds_candidates: ClassVar[bool] = True
     meaning = "sampled answers of {aliases}: text, model, sampling, tokens"
-
-    @property
-    def holds_candidates(self) -> bool:
-        return True
 
     @property
     def size(self) -> int:
@@ -252,6 +243,7 @@ class Expand(_Part):
     """Items of a list that become rows, at most."""
 
     expands = True
+    has_meta = True
     meaning = "one item of a list of {source}"
 
     @model_validator(mode="after")
@@ -266,10 +258,6 @@ class Expand(_Part):
             )
         compile_pattern(self.regex or "")
         return self
-
-    @property
-    def makes(self) -> tuple[str, ...]:
-        return with_meta(self.name)
 
     @property
     def texts(self) -> tuple[str, ...]:

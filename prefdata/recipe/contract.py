@@ -10,10 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import AfterValidator, field_validator, model_validator
 
 from prefdata.errors import suggest
-from prefdata.recipe.gold import Gold
 from prefdata.recipe.messages import Messages
 from prefdata.recipe.prompts import compile_prompt
-from prefdata.recipe.sources import Source
+from prefdata.recipe.sources import Gold, Source
 from prefdata.recipe.values import META_SUFFIX, ColumnName, Filled, Frozen, OneOrMore
 
 At = tuple[str | int, ...]
@@ -66,6 +65,8 @@ class Column(Frozen):
     """Whether it rejects rows, so that nothing is asked for them any more."""
     named_by: ClassVar[str] = "name"
     """Key that names the columns made."""
+    has_meta: ClassVar[bool] = False
+    """Whether a column beside it says how its cells came to be."""
     meaning: ClassVar[str]
     """A cell in words, for the dataset card; may name {aliases} and {source}."""
 
@@ -145,7 +146,7 @@ class Column(Frozen):
     @property
     def makes(self) -> tuple[str, ...]:
         """Names of the columns that its stage adds."""
-        return (self.name,)
+        return with_meta(self.name) if self.has_meta else (self.name,)
 
     @property
     def texts(self) -> tuple[str, ...]:

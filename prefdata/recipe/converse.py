@@ -34,6 +34,7 @@ class Converse(Prompted):
 
     may_inherit = True
     asks_in_turns: ClassVar[bool] = True
+    may_ask_less: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _something_to_do(self) -> "Converse":
@@ -78,10 +79,6 @@ class Converse(Prompted):
     @property
     def writers(self) -> tuple[str, ...]:
         return (self.model_alias,)
-
-    @property
-    def may_ask_less(self) -> bool:
-        return True
 
     def requests(self, columns: Sequence[Column]) -> int:
         by_user = self.turns - (self.prompt is not None or self.messages is not None)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from prefdata.recipe.contract import At, Column, Holds, Named, Problem, Scope
-from prefdata.recipe.sources import Source
+from prefdata.recipe.sources import Benchmark, Source
 from prefdata.recipe.values import Filled, Frozen, OneOrMore, Positive, compile_pattern
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -48,26 +48,6 @@ class Tokens(Frozen):
         if not self.min and self.max is None:
             raise ValueError("every length passes; give 'min', 'max' or both")
         return self
-
-
-class Benchmark(Frozen):
-    """Texts that nothing may contain."""
-
-    path: Filled
-    """A file, folder or Hub dataset, as `seed_dataset.path`."""
-    column: Filled
-    """The field with the text; a chat is read turn by turn."""
-    name: str | None = None
-    """Configuration of a Hub dataset."""
-    split: str | None = None
-    """Its split."""
-    revision: str | None = None
-    """Its branch, tag or commit."""
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """What is read, as of other sources."""
-        return (self.path,)
 
 
 class Decontamination(Frozen):

@@ -21,8 +21,8 @@ from prefdata.recipe.contract import (
     path_of,
     with_meta,
 )
-from prefdata.recipe.gold import Gold
 from prefdata.recipe.questions import ASKED, own_question, question_of
+from prefdata.recipe.sources import Gold
 from prefdata.recipe.swaps import swap_of
 from prefdata.recipe.tournament import (
     MOST_LISTED,
@@ -126,6 +126,7 @@ class LlmJudge(Scored, Judge):
     rejected.
     """
 
+    has_meta = True
     meaning = "verdict by {aliases}"
 
     @model_validator(mode="before")
@@ -193,10 +194,6 @@ class LlmJudge(Scored, Judge):
     def says(self) -> Panel:
         """What the verdicts of its judges make together."""
         return self.panel or "majority"
-
-    @property
-    def makes(self) -> tuple[str, ...]:
-        return with_meta(self.name)
 
     @property
     def answer_schema(self) -> Mapping[str, Any] | None:
@@ -383,6 +380,8 @@ class RubricJudge(Scored, Judge):
     max_retries: Retries = 2
     """Retries of a rating that is no digit of the scale, before the row is rejected."""
 
+    has_meta = True
+    rates_items: ClassVar[bool] = True
     meaning = "scores by {aliases} on the rubric's scale, in the order of the texts"
 
     @model_validator(mode="before")
@@ -435,18 +434,10 @@ class RubricJudge(Scored, Judge):
         return _with_prompt(self.meaning, self.judge)
 
     @property
-    def makes(self) -> tuple[str, ...]:
-        return with_meta(self.name)
-
-    @property
     def named(self) -> Sequence[Named]:
         checklist = [Named("criteria", self.criteria)] if isinstance(self.criteria, str) else []
         checks = (Named(f"checks.{n}", name) for n, name in enumerate(self.checks))
         return (*super().named, *checklist, *checks)
-
-    @property
-    def rates_items(self) -> bool:
-        return True
 
     @property
     def may_ask_less(self) -> bool:
@@ -497,6 +488,7 @@ class Verifier(Scored, Asking):
     """Seconds that one call of the function may take; the row is then a reject."""
 
     may_inherit = True
+    needs_asked: ClassVar[bool] = False
     meaning = "scores by a rule, in the order of the texts: 1 right, 0 wrong"
 
     @model_validator(mode="after")
@@ -526,10 +518,6 @@ class Verifier(Scored, Asking):
     @property
     def reads_asked(self) -> bool:
         return self.function is not None and own_question(self) is None
-
-    @property
-    def needs_asked(self) -> bool:
-        return False
 
 
 def _with_prompt(cell: str, name: str | None) -> str:

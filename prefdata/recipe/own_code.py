@@ -1,7 +1,7 @@
 """The column type that is a Python function of the user: a stage."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,7 @@ class Stage(Column):
     `str` with the stage's name if left out.
     """
 
+    asks_in_turns: ClassVar[bool] = True
     meaning = "made by a Python function"
 
     @model_validator(mode="after")
@@ -70,10 +71,6 @@ class Stage(Column):
 
     def role_of(self, alias: str) -> Role:
         return "reward" if alias in (self.reward_alias or ()) else "text"
-
-    @property
-    def asks_in_turns(self) -> bool:
-        return True
 
     def requests(self, columns: Sequence[Column]) -> int:
         """One of each model: how many it asks is known to the function alone."""

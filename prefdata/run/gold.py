@@ -17,11 +17,11 @@ from prefdata.pairs.verdicts import single_verdicts
 from prefdata.recipe.chats import is_chat, read_chat
 from prefdata.recipe.columns import given_columns
 from prefdata.recipe.contract import Column, Scored
-from prefdata.recipe.gold import Gold
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.origins import columns_read
 from prefdata.recipe.plan import Pass, checkpoints_of
 from prefdata.recipe.schema import SeedDataset
+from prefdata.recipe.sources import Gold
 from prefdata.recipe.tournament import Tournament
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, Row, rows_of

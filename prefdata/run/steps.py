@@ -29,12 +29,12 @@ from prefdata.pairs.readable import make_readable, renew_pairs
 from prefdata.pairs.verdicts import count_verdicts
 from prefdata.recipe.chats import ALL_ROLES, Roles
 from prefdata.recipe.contract import Column
-from prefdata.recipe.gold import Gold
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.origins import columns_read
 from prefdata.recipe.plan import Checkpoint, Pass
 from prefdata.recipe.reads import all_columns, score_columns
 from prefdata.recipe.schema import Recipe
+from prefdata.recipe.sources import Gold
 from prefdata.recipe.values import META_SUFFIX, SKIPPED_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, rows_of
 from prefdata.run.ahead import Ahead, Ordered, Turn, Way, columns_ahead

@@ -6,8 +6,9 @@ from prefdata.errors import PrefdataError, suggest
 from prefdata.fingerprint import digest
 from prefdata.recipe.chats import is_chat, read_chat
 from prefdata.recipe.contract import Column
-from prefdata.recipe.filters import Benchmark, Filter
+from prefdata.recipe.filters import Filter
 from prefdata.recipe.schema import SeedDataset
+from prefdata.recipe.sources import Benchmark
 from prefdata.seeds.files import read_lines
 
 

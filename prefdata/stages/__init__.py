@@ -10,7 +10,7 @@ from prefdata.errors import RowError
 from prefdata.recipe.contract import Column
 from prefdata.recipe.values import SKIPPED_SUFFIX
 from prefdata.rows import Row, is_blank
-from prefdata.stages.asking import Tools
+from prefdata.stages.asking import Stage, Tools
 from prefdata.stages.conditions import conditioned, told_of_skips
 from prefdata.stages.converse import converse, converse_fields
 from prefdata.stages.extract import extract, extract_fields
@@ -20,7 +20,6 @@ from prefdata.stages.lists import expand, expand_fields
 from prefdata.stages.own_code import stage, stage_fields
 from prefdata.stages.rubric import rubric_fields, rubric_judge
 from prefdata.stages.scores import reward_fields, reward_model, score_fields, verifier
-from prefdata.stages.stage import Stage
 from prefdata.stages.text import (
     candidates,
     candidates_fields,

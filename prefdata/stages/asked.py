@@ -1,4 +1,7 @@
-"""What the texts of a row were asked, for those who score them. Asks nothing itself."""
+"""What is shown to those who score texts: what these were asked, and not who wrote them."""
+
+from collections.abc import Iterable
+from typing import Any
 
 import orjson
 
@@ -6,7 +9,8 @@ from prefdata.recipe.chats import Chat, read_chat
 from prefdata.recipe.contract import Scored
 from prefdata.recipe.origins import Origin, alias_of, origin_of
 from prefdata.recipe.questions import Question
-from prefdata.recipe.tools import ToolList
+from prefdata.recipe.tools import ToolList, with_calls
+from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import TURNS, Row
 from prefdata.stages.asking import Tools
 
@@ -65,3 +69,15 @@ def _with_turns(chat: Chat | None, candidate: Row) -> Chat | None:
     """What was asked, and what was said since by the conversation that a candidate ends."""
     turns = candidate.get(TURNS.name)
     return chat if chat is None or not turns else (*chat, *read_chat(orjson.loads(turns)))
+
+
+def blinded(row: Row, names: Iterable[str]) -> Row:
+    """The columns named, of candidates only the texts: a judge must not know who wrote what."""
+    return {name: _text_alone(row[name], row.get(name + META_SUFFIX)) for name in names}
+
+
+def _text_alone(value: Any, meta: Any) -> Any:
+    """A value without what tells who wrote it; calls are printed behind their text."""
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "text" in value[0]:
+        return [{"text": with_calls(one["text"], one)} for one in value]
+    return with_calls(value, meta) if isinstance(value, str) and meta else value

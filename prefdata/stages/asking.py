@@ -4,7 +4,7 @@ Shared by every stage that samples a text model; knows no engine but the protoco
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,14 +17,19 @@ from prefdata.fingerprint import sampling_seed
 from prefdata.inference import Completion, Failure, Message, Sampling, TextRequest
 from prefdata.recipe.chats import ALL_ROLES, LEADING, Chat, Roles, fit_roles
 from prefdata.recipe.contract import Column
-from prefdata.recipe.filters import Benchmark
 from prefdata.recipe.questions import Question
 from prefdata.recipe.schema import Model
+from prefdata.recipe.sources import Benchmark
 from prefdata.recipe.tools import ToolList
 from prefdata.recipe.values import Retry
 from prefdata.rows import Row, is_blank
 from prefdata.stages.functions import Functions
 
+Stage = Callable[[Row], Awaitable[Row]]
+"""A coroutine function for `.map`: reads a row, returns the columns it adds.
+
+Raises RowError for a row that cannot go on; anything else it raises stops the run.
+"""
 Value = TypeVar("Value")
 PASSING = frozenset(("no_content", "content_filter", "refusal"))
 """Failures that another draw may not meet."""

@@ -10,9 +10,8 @@ from prefdata.recipe.filters import filters_before
 from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.values import SKIPPED_SUFFIX
 from prefdata.rows import Row, mark_filtered
-from prefdata.stages.asking import Tools
+from prefdata.stages.asking import Stage, Tools
 from prefdata.stages.scores import as_column, texts_of
-from prefdata.stages.stage import Stage
 
 BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
 

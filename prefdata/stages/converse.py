@@ -15,8 +15,7 @@ from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.questions import own_question
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import CANDIDATE, CHAT, ID, TEXT_META, TURNS, Row, is_answer, is_blank
-from prefdata.stages.asking import Asker, Tools, answers
-from prefdata.stages.stage import Stage
+from prefdata.stages.asking import Asker, Stage, Tools, answers
 
 DONE = "[DONE]"
 BEGINNING = "(The conversation begins.)"

@@ -6,9 +6,8 @@ from prefdata.errors import RowError
 from prefdata.recipe.columns import Extract
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import TEXT_META, Row
-from prefdata.stages.asking import Tools
+from prefdata.stages.asking import Stage, Tools
 from prefdata.stages.patterns import Pattern
-from prefdata.stages.stage import Stage
 
 
 def extract_fields(column: Extract) -> list[pa.Field]:

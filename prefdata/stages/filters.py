@@ -13,11 +13,10 @@ from prefdata.recipe.contract import Column, Scored
 from prefdata.recipe.filters import CANDIDATE, TEXT, Decontamination, Filter, Refusals, Tokens
 from prefdata.rows import CONTAMINATED, LEFT_OUT, Row, is_answer
 from prefdata.stages import text_checks
-from prefdata.stages.asking import Tools, commonest
+from prefdata.stages.asking import Stage, Tools, commonest
 from prefdata.stages.conditions import is_true
 from prefdata.stages.contamination import Items
 from prefdata.stages.function_pool import FunctionPool
-from prefdata.stages.stage import Stage
 
 Verdict = tuple[str, str] | None
 """Reason and detail of what is left out; None of what is kept."""

@@ -8,9 +8,8 @@ from prefdata.recipe.questions import question_of
 from prefdata.recipe.swaps import swap_of
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, JUDGE_META, PANEL_META, Row, field_of_schema
-from prefdata.stages.asking import Asker, Tools, ask_until, tokens_of
-from prefdata.stages.blind import blinded
-from prefdata.stages.stage import Stage
+from prefdata.stages.asked import blinded
+from prefdata.stages.asking import Asker, Stage, Tools, ask_until, tokens_of
 from prefdata.stages.strength import WON, panel_says
 from prefdata.stages.text import reader, spelled
 from prefdata.stages.tournament import tournament, tournament_fields

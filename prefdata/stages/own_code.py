@@ -27,8 +27,8 @@ from prefdata.rows import (
     is_blank,
 )
 from prefdata.stages.asking import Asker, Tools, answers, whole_text
+from prefdata.stages.asking import Stage as RowStage
 from prefdata.stages.function_process import raised
-from prefdata.stages.stage import Stage as RowStage
 from prefdata.storage.journaled import NotNow
 
 _TYPES: dict[Returned, pa.DataType] = {

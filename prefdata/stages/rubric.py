@@ -15,11 +15,9 @@ from prefdata.recipe.judges import RubricJudge
 from prefdata.recipe.questions import ASKED, question_of
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, Row
-from prefdata.stages.asked import Asked
-from prefdata.stages.asking import Asker, Tools, ask_until
-from prefdata.stages.blind import blinded
+from prefdata.stages.asked import Asked, blinded
+from prefdata.stages.asking import Asker, Stage, Tools, ask_until
 from prefdata.stages.scores import as_column, per_text, readable_texts, scorable, score_fields
-from prefdata.stages.stage import Stage
 
 TOP_LOGPROBS = 20
 """The number of first tokens that engines return; a scale has at most ten values."""

@@ -16,11 +16,10 @@ from prefdata.recipe.tools import calls_of, with_calls
 from prefdata.recipe.values import FAILURES_SUFFIX, META_SUFFIX
 from prefdata.rows import Row, is_answer
 from prefdata.stages.asked import Asked
-from prefdata.stages.asking import Tools
+from prefdata.stages.asking import Stage, Tools
 from prefdata.stages.function_pool import FunctionPool
 from prefdata.stages.numbers import last_number, read_number
 from prefdata.stages.patterns import Pattern
-from prefdata.stages.stage import Stage
 
 Check = Callable[[str, Row], float | None]
 

@@ -26,6 +26,7 @@ from prefdata.rows import (
 )
 from prefdata.stages.asking import (
     Asker,
+    Stage,
     Tools,
     answers,
     ask_until,
@@ -34,7 +35,6 @@ from prefdata.stages.asking import (
     tokens_of,
     whole_text,
 )
-from prefdata.stages.stage import Stage
 
 _DECODER = json.JSONDecoder()
 

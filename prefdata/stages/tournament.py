@@ -18,12 +18,10 @@ from prefdata.recipe.questions import ASKED, Question, question_of
 from prefdata.recipe.tournament import MOST_LISTED, Tournament, ranking_schema
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, TOURNAMENT_META, Row, is_blank
-from prefdata.stages.asked import Asked
-from prefdata.stages.asking import Asker, Said, Tools, ask_until
-from prefdata.stages.blind import blinded
+from prefdata.stages.asked import Asked, blinded
+from prefdata.stages.asking import Asker, Said, Stage, Tools, ask_until
 from prefdata.stages.matches import Pair, pair_number, schedule
 from prefdata.stages.scores import as_column, readable_texts, scorable, score_fields
-from prefdata.stages.stage import Stage
 from prefdata.stages.strength import WON, bradley_terry, panel_says, win_rates
 from prefdata.stages.text import reader, spelled
 

@@ -10,9 +10,8 @@ from prefdata.fingerprint import sampling_seed
 from prefdata.recipe.columns import Category, Expression
 from prefdata.recipe.prompts import compile_prompt
 from prefdata.rows import ID, Row
-from prefdata.stages.asking import Tools
+from prefdata.stages.asking import Stage, Tools
 from prefdata.stages.conditions import BOOLS
-from prefdata.stages.stage import Stage
 
 _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 _CASTS: dict[str, Callable[[str], Any]] = {
