@@ -9,6 +9,7 @@ from conftest import QUICKSTART
 
 from prefdata.engines.options import vllm_options
 from prefdata.engines.transformers.model import Checkpoint
+from prefdata.errors import PrefdataError
 from prefdata.inference import Sampling, TextRequest
 from prefdata.recipe.schema import Model
 
@@ -89,6 +90,25 @@ def test_thoughts_are_bound_by_the_model_runner_that_can(bound, release, runner)
     parameters = {"temperature": 0.6, "max_tokens": 512, "max_reasoning_tokens": bound}
     model = Model(alias="m", model="m", inference_parameters=parameters)
     assert choose_runner(model, release) == runner
+
+
+@pytest.mark.parametrize("kind", ["text", "reward"])
+def test_a_model_that_does_not_fit_into_the_memory_is_told_in_a_line(monkeypatch, tmp_path, kind):
+    from torch import OutOfMemoryError
+
+    from prefdata.engines import open_reward_engine, open_text_engine
+
+    def refuse(*args, **more):
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 1.96 GiB")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # or its scores may be known
+    monkeypatch.setattr("vllm.v1.engine.llm_engine.LLMEngine.from_engine_args", refuse)
+    monkeypatch.setattr("transformers.PreTrainedModel.to", refuse)
+    name, start = ("lm", open_text_engine) if kind == "text" else ("rm", open_reward_engine)
+    path = str(QUICKSTART / "models" / name)
+    advice = "gpu_memory_utilization" if kind == "text" else "skip_health_check: true"
+    with pytest.raises(PrefdataError, match=f"CUDA out of memory.*{advice}"):
+        start(Model(alias="m", model=path), path, "vllm")
 
 
 def drawn(seeds_all):

@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from torch import OutOfMemoryError
 from vllm import envs
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
@@ -499,7 +500,7 @@ class _Refill(Generic[Result]):
                 return LLMEngine.from_engine_args(
                     EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS
                 )
-        except (OSError, *REFUSALS) as err:
+        except (OSError, OutOfMemoryError, *REFUSALS) as err:
             raise PrefdataError(
                 f"model {self._checkpoint.model!r} could not be loaded by vLLM: {err}; fix "
                 "its 'engine' options (max_model_len, gpu_memory_utilization, dtype), or "

@@ -206,8 +206,8 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, options: Mapping[str, An
     from 1.
 
     Raises:
-        PrefdataError: no such checkpoint, a wrong value of an option, weights that lack a part, or
-            no chat template.
+        PrefdataError: no such checkpoint, a wrong value of an option, weights that lack a part, no
+            chat template, or no room on the GPU.
     """
     _check_options(options)
     try:
@@ -234,7 +234,14 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, options: Mapping[str, An
     kind = type(model).__name__
     model, adapters = _adapt(model, checkpoint)
     _refuse_missing(checkpoint.model, _not_in_adapters(model, report["missing_keys"]), kind)
-    model.eval().to("cuda" if is_cuda else "cpu")
+    try:
+        model.eval().to("cuda" if is_cuda else "cpu")
+    except torch.OutOfMemoryError as err:
+        raise PrefdataError(
+            f"model {checkpoint.model!r}: transformers needs room for all of it on one GPU: {err}; "
+            "where vLLM runs it, set skip_health_check: true, which leaves the comparison out; "
+            "else set provider: vllm, or take a GPU with more memory"
+        ) from err
     chats = ChatTokenizer(checkpoint.model, tokenizer, max_model_len)
     return LoadedModel(model, chats, threads=torch.get_num_threads(), adapters=adapters)
 
