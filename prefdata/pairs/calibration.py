@@ -119,17 +119,23 @@ def _texts(
 def _are_blank(texts: pa.Array, made: pa.StructArray) -> Any:
     """Of every text whether it shows nothing and calls no tool."""
     is_blank = pc.equal(pc.utf8_trim_whitespace(texts), "")
-    calls = pc.is_null(pc.struct_field(made, "tool_calls"))
+    calls = pc.is_null(_part(made, "tool_calls"))
     return pc.fill_null(pc.and_(is_blank, calls), True).to_numpy(zero_copy_only=False)
 
 
 def _tokens(texts: pa.StructArray) -> Floats:
     """NaN where they are unknown, or the text has no end."""
-    thought = pc.fill_null(pc.struct_field(texts, "reasoning_tokens"), 0)
+    thought = pc.fill_null(_part(texts, "reasoning_tokens"), 0)
     counts = pc.subtract(pc.struct_field(texts, "completion_tokens"), thought)
     reasons = pc.struct_field(texts, "finish_reason")
     is_whole = pc.or_(pc.is_null(reasons), pc.is_in(reasons, pa.array(ENDS)))
     return _floats(pc.if_else(is_whole, counts, pa.scalar(None, counts.type)))
+
+
+def _part(texts: pa.StructArray, name: str) -> pa.Array:
+    """Null where the candidates are of a run from before there was such a part."""
+    is_there = texts.type.get_field_index(name) >= 0
+    return pc.struct_field(texts, name) if is_there else pa.nulls(len(texts), pa.int32())
 
 
 def _left_out(table: pa.Table, rule: PreferencePairs, filters: Iterable[str]) -> Any:

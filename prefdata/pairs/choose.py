@@ -263,7 +263,7 @@ def facts_of(pair: Row, rule: SetRules, *, is_turn: bool) -> PairFacts:
 
 
 def _said_on(pair: Row, side: str) -> str:
-    return said(pair[side], pair[f"{side}_tool_calls"], pair.get(f"{side}_turns"))
+    return said(pair[side], pair.get(f"{side}_tool_calls"), pair.get(f"{side}_turns"))
 
 
 def _kept_columns(rule: Projection) -> tuple[str, ...]:

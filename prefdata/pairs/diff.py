@@ -174,7 +174,7 @@ def tell_changes(told: Record) -> Iterator[tuple[str, str]]:
 
 def _said(row: Row, side: str) -> str:
     """What makes two texts two: the answer, its calls and turns, and its thought."""
-    text = said(bare(row[side]), row[f"{side}_tool_calls"], row.get(f"{side}_turns"))
+    text = said(bare(row[side]), row.get(f"{side}_tool_calls"), row.get(f"{side}_turns"))
     thought = row.get(f"{side}_reasoning")
     return text if thought is None else f"{text}\0{bare(thought)}"
 

@@ -104,7 +104,10 @@ def find_parts(
     """
     parts = list(_parts(loaded, checkpoints, seeds, out, count))
     strange = [n for n, part in enumerate(parts) if part.record and not part.is_of_this_recipe]
-    what = "were made from other seeds, another recipe or other models (was an override left out?):"
+    what = (
+        "were made from other seeds, another recipe or other models (was an override left out?), "
+        "or by another version of prefdata:"
+    )
     _refuse(out, count, what, strange)
     missing = [n for n, part in enumerate(parts) if not part.is_finished]
     _refuse(out, count, "are unfinished or damaged:", missing)

@@ -20,7 +20,7 @@ import orjson
 import pyarrow as pa
 
 from prefdata.errors import PrefdataError, Say
-from prefdata.fingerprint import digest, stage_fingerprint
+from prefdata.fingerprint import FORMAT, digest, stage_fingerprint
 from prefdata.pairs.diff import read_before
 from prefdata.pairs.files import copies_of, write_jsonl
 from prefdata.pairs.mixing import make_pairs
@@ -245,6 +245,7 @@ class Building:
         added = _rows_added(stages)
         record = (more or {}) | {
             "prefdata": version("prefdata"),
+            "format": FORMAT,
             "fingerprint": stages.pairs,
             "scored_fingerprint": stages.fingerprint,
             "folder": str(self.loaded.folder),
@@ -314,6 +315,12 @@ class Building:
                 self.say(
                     "the pairs here were chosen by other rules than the recipe's; they are chosen "
                     "again as the recipe says"
+                )
+            elif record and "scored_fingerprint" in record and record["format"] != FORMAT:
+                self.say(
+                    "the run that was finished here is of another version of prefdata, which gave "
+                    "its rows another form; they are made again, and what is asked as it was then "
+                    "comes from the journal"
                 )
             return None
         found, copies = file_sizes(self.out), copies_of(self.recipe)

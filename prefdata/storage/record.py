@@ -38,7 +38,17 @@ def read_record(out: Path, name: str = "run.json") -> Record | None:
         raise Damaged(file, str(err)) from err
     if not isinstance(record, dict):
         raise Damaged(file, "it is not a JSON object")
-    return record
+    return _complete(record) if "seeds" in record else record
+
+
+def _complete(record: Record) -> Record:
+    """A run's record with what earlier versions did not tell, as it was then."""
+    told: Record = {"added": {}, "judges": {}, "lengths": [0, 0]} | record
+    before = {
+        "rows": told["seeds"] + sum(told["added"].values()),
+        "format": 2 if "failures" in told else 1,
+    }
+    return before | told
 
 
 def withdraw_record(out: Path) -> None:
