@@ -172,6 +172,8 @@ def export(
 ) -> None:
     """Write a run's pairs in the formats of trainers, with the lines that make them read them."""
     with exit_codes():
+        import yaml
+
         from prefdata.cli.summary import print_export
         from prefdata.export import ExportOptions, export_run
 
@@ -181,7 +183,7 @@ def export(
                 "out, or give one format"
             )
         options = ExportOptions(
-            _test_size(test_size),
+            yaml.safe_load(test_size) if test_size else None,
             max_tokens,
             tokenizer,
             drop_too_long,
@@ -248,12 +250,3 @@ def inspect(
             if opened.note:
                 say(opened.note)
             print_rows(console, islice(opened.rows(), rows), opened.kind)
-
-
-def _test_size(text: str | None) -> int | float | None:
-    """A count or a fraction, as the rules of pairs have it."""
-    if text is None:
-        return None
-    from prefdata.recipe.loader import load_layout, validate_pair_rules
-
-    return validate_pair_rules(load_layout(None, ()).rules, [f"test_size={text}"]).test_size

@@ -108,7 +108,7 @@ class RunStatus:
         if self.lost:
             yield (
                 f"not in the queue: {count_shards(len(self.lost))}: "
-                f"{_named([one.shard.number for one in self.lost])}; see "
+                f"{_listed([one.shard.number for one in self.lost])}; see "
                 f"{_log(self.out, self.lost[0]).parent}, then submit them again with the same "
                 "command and --submit"
             )
@@ -127,15 +127,11 @@ class RunStatus:
             "pairs": sum(record["pairs"].values()) if record else None,
             "seconds_left": self.seconds_left,
             "failed": [
-                {"shard": o.shard.number, "reason": o.reason, "log": str(_log(self.out, o))}
-                for o in self.shards
-                if o.state == "failed"
+                _named(one) | {"log": str(_log(self.out, one))}
+                for one in self.shards
+                if one.state == "failed"
             ],
-            "errors": [
-                {"shard": o.shard.number, "reason": o.reason}
-                for o in self.shards
-                if o.state == "waiting" and o.reason
-            ],
+            "errors": [_named(o) for o in self.shards if o.state == "waiting" and o.reason],
             "not_in_queue": [one.shard.number for one in self.lost],
             "notes": list(self.notes),
         }
@@ -214,9 +210,13 @@ def _as_time(seconds: float) -> str:
     return f"about {seconds / 60:,.0f} minutes"
 
 
+def _named(one: ShardState) -> dict[str, Any]:
+    return {"shard": one.shard.number, "reason": one.reason}
+
+
 def _log(out: Path, one: ShardState) -> Path:
     return out / "slurm" / "logs" / f"shard-{one.shard.number}.log"
 
 
-def _named(numbers: Sequence[int]) -> str:
+def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:10])) + (" …" if len(numbers) > 10 else "")

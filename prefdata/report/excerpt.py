@@ -4,7 +4,7 @@ A page holds so many rows and so many bytes. Above that it is a sample, drawn by
 row's id, so that the reports of two runs over the same seeds show the same rows.
 """
 
-import heapq
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -122,26 +123,23 @@ def take_candidates(folder: Path, column: str, scores: Sequence[str], pairs: Exc
 def take_excerpt(
     folder: Path, *, most_rows: int = MOST_ROWS, most_bytes: int = MOST_BYTES
 ) -> Excerpt:
-    """Choose what is shown of `pairs/` or `rejects/`; no more is kept than a number a row shown."""
+    """Choose what is shown of `pairs/` or `rejects/`; of each row two numbers are held."""
     names = read_schema(folder).names
     is_pairs = "row_id" in names
-    drawn: list[tuple[int, int]] = []  # smallest first, and that is the largest ticket
-    rows, size, below = 0, 0, 2**64
+    tickets, sizes = array("Q"), array("d")
     for table in read_tables(folder):
-        rows += table.num_rows
-        each = table.nbytes // max(table.num_rows, 1)
-        for name in table["row_id" if is_pairs else ID].to_pylist():
-            ticket = _ticket(name)
-            if ticket >= below:
-                continue
-            heapq.heappush(drawn, (-ticket, each))
-            size += each
-            while drawn and (len(drawn) > most_rows or size > most_bytes):
-                below = -drawn[0][0]
-                while drawn and -drawn[0][0] == below:  # pairs of one row stay or go together
-                    size -= heapq.heappop(drawn)[1]
+        found = table["row_id" if is_pairs else ID].to_pylist()
+        tickets.extend(map(_ticket, found))
+        sizes.extend([table.nbytes // max(table.num_rows, 1)] * len(found))
+    drawn = np.asarray(tickets, np.uint64)
+    order = np.argsort(drawn)
+    too_many = np.cumsum(np.asarray(sizes)[order]) > most_bytes
+    too_many[most_rows:] = True
+    # the first that is too many goes, and so do all pairs of its row
+    below = int(drawn[order][too_many][0]) if too_many.any() else 2**64
+    shown = sum(ticket < below for ticket in tickets)
     fields = (*names, SPLIT) if is_pairs else tuple(names)
-    return Excerpt(folder, rows, len(drawn), fields, below)
+    return Excerpt(folder, len(tickets), shown, fields, below)
 
 
 def _ticket(row: str | None) -> int:
