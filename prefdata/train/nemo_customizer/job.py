@@ -1,16 +1,16 @@
 """The job: submitted once, never twice; watched; cancelled. Knows no file and no deployment."""
 
-from prefdata.errors import PrefdataError, Say
+from prefdata.errors import PrefdataError
 from prefdata.train.nemo_customizer.payloads import Plan, job_body, job_mark
 from prefdata.train.nemo_customizer.platform import Answer, Platform
 from prefdata.train.nemo_customizer.record import COMPLETED, LOST, OVER, Facts, TrainRecord, now
-from prefdata.train.nemo_customizer.settings import CustomizerSettings
 from prefdata.train.nemo_customizer.watch import (
     CONFLICT,
     NOT_FOUND,
-    Clock,
     Failure,
+    Work,
     create_once,
+    if_there,
     wait_for,
 )
 
@@ -19,17 +19,18 @@ LAST_LOGS = 3
 PROGRESS = ("percentage_done", "epochs_completed", "steps_completed", "train_loss", "val_loss")
 
 
-def make_room(platform: Platform, plan: Plan, record: TrainRecord) -> None:
+def make_room(work: Work, plan: Plan) -> None:
     """Let the record be about this plan, unless a job of another one is unfinished.
 
     Raises:
         PrefdataError: it is; which, and what to do.
     """
+    record = work.record
     if record.fingerprint == plan.fingerprint:
         return
     job = record.job
     if job and job.get("status") not in OVER:
-        state = _state_of_other(platform, record)
+        state = _state_of_other(work.platform, record)
         if state is not None and state not in OVER:
             raise PrefdataError(
                 f"{record.file}: job {job['name']} ({job.get('id', 'id not known')}), of other "
@@ -45,42 +46,37 @@ def _state_of_other(platform: Platform, record: TrainRecord) -> str | None:
     if record.data["entity_host"] != platform.settings.entity_host:
         return f"{record.job.get('status', 'meant to run')} on {record.data['entity_host']}"
     job_id = record.job.get("id") or (_find(platform, record) or {}).get("id")
-    try:
-        return _state(platform.job_status(job_id)) if job_id else None
-    except Failure as err:
-        if err.status == NOT_FOUND:
-            return None
-        raise
+    status = if_there(lambda: platform.job_status(job_id)) if job_id else None
+    return None if status is None else _state(status)
 
 
-def submit_job(
-    platform: Platform, plan: Plan, record: TrainRecord, clock: Clock, *, say: Say
-) -> None:
+def submit_job(work: Work, plan: Plan) -> None:
     """Submit the job unless it has been, with or without our knowing.
 
     What is meant is noted before it is sent, so that whoever comes after a kill looks among the
     platform's jobs before submitting.
     """
+    record = work.record
     if record.job.get("status") in LOST:
-        say(f"job {record.job['name']}: {record.job['status']} before; submitting a new one")
+        work.say(f"job {record.job['name']}: {record.job['status']} before; submitting a new one")
         record.forget_job()
     if record.job.get("id"):
         return
-    found = _find(platform, record) if record.job else None
+    found = _find(work.platform, record) if record.job else None
     if not record.job:
         name = plan.job_name(record.attempt)
         record.start("job", name=name, namespace=plan.settings.namespace)
-    made = found or _create(platform, plan, record, clock, say)
+    made = found or _create(work, plan)
     record.note("job", **_facts(made), submitted_at=now())
     how = "found, submitted before" if found else "submitted"
-    say(f"job {record.job['name']} ({record.job['id']}): {how}")
+    work.say(f"job {record.job['name']} ({record.job['id']}): {how}")
 
 
-def _create(platform: Platform, plan: Plan, record: TrainRecord, clock: Clock, say: Say) -> Answer:
-    body = job_body(plan, record.job["name"])
+def _create(work: Work, plan: Plan) -> Answer:
+    platform, body = work.platform, job_body(plan, work.record.job["name"])
     try:
         return create_once(
-            lambda: platform.create_job(body), lambda: _find(platform, record), clock, say=say
+            lambda: platform.create_job(body), lambda: _find(platform, work.record), work
         )
     except Failure as err:
         if err.status == NOT_FOUND:
@@ -115,42 +111,40 @@ def _facts(job: Answer) -> Facts:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def wait_for_job(
-    platform: Platform, record: TrainRecord, settings: CustomizerSettings, clock: Clock, *, say: Say
-) -> bool:
+def wait_for_job(work: Work) -> bool:
     """Watch the job, or look once; whether it has completed.
 
     Raises:
         PrefdataError: it failed or was cancelled, or time is up, or it cannot be watched.
     """
+    record = work.record
     is_over = wait_for(
-        lambda: _look(platform, record, say),
+        lambda: _look(work),
         f"job {record.job['name']} ({record.job['id']})",
-        settings,
-        clock,
+        work,
         limit="timeout_seconds",
         state=lambda: record.job.get("status"),
         ends=", and --cancel ends the job",
-        say=say,
     )
     if not is_over:
         return False
-    if model := platform.job(record.job["id"]).get("output_model"):
+    if model := work.platform.job(record.job["id"]).get("output_model"):
         record.note("job", output_model=model)
     return True
 
 
-def _look(platform: Platform, record: TrainRecord, say: Say) -> bool:
+def _look(work: Work) -> bool:
     """Whether the job has completed."""
-    job, status = record.job, _status(platform, record)
+    record = work.record
+    job, status = record.job, _status(work.platform, record)
     state, done = _state(status), status.get("percentage_done")  # None until an epoch is done
     if (state, done) != (job.get("status"), job.get("percentage_done")):
-        say(f"job {job['name']}: {state}{'' if done is None else f', {done:g} %'}")
+        work.say(f"job {job['name']}: {state}{'' if done is None else f', {done:g} %'}")
     facts = {name: status[name] for name in PROGRESS if status.get(name) is not None}
     ended = {"ended_at": now()} if state in OVER else {}
     record.note("job", status=state, **facts, **ended)
     if state in LOST:
-        raise _lost(platform, record, status)
+        raise _lost(work.platform, record, status)
     return state == COMPLETED
 
 
@@ -182,12 +176,13 @@ def _lost(platform: Platform, record: TrainRecord, status: Answer) -> PrefdataEr
     )
 
 
-def cancel_job(platform: Platform, record: TrainRecord, *, say: Say) -> None:
+def cancel_job(work: Work) -> None:
     """Cancel the record's job, also one of which only the intent is known."""
+    platform, record = work.platform, work.record
     if not record.job.get("id"):
         found = _find(platform, record)
         if found is None:
-            say(f"job {record.job['name']} was never accepted; there is nothing to cancel")
+            work.say(f"job {record.job['name']} was never accepted; there is nothing to cancel")
             record.forget_job()
             return
         record.note("job", **_facts(found))
@@ -201,4 +196,4 @@ def cancel_job(platform: Platform, record: TrainRecord, *, say: Say) -> None:
         if state not in OVER:
             raise
     record.note("job", status=state)
-    say(f"job {job['name']} ({job['id']}): {state}")
+    work.say(f"job {job['name']} ({job['id']}): {state}")

@@ -28,7 +28,7 @@ from prefdata.train.nemo_customizer.record import (
     read_record,
 )
 from prefdata.train.nemo_customizer.settings import CustomizerSettings
-from prefdata.train.nemo_customizer.watch import Clock
+from prefdata.train.nemo_customizer.watch import Clock, Work
 
 if TYPE_CHECKING:
     from prefdata.train.nemo_customizer.platform import Platform
@@ -69,7 +69,7 @@ def train_customizer(
             say(f"job {record.job['name']} ({record.job['id']}) has completed; nothing to do")
             return record.data
         with _platform(settings, say) as platform:
-            _train(platform, plan, record, Clock(clock, sleep), say)
+            _train(Work(platform, record, Clock(clock, sleep), say), plan)
         return record.data
 
 
@@ -85,22 +85,17 @@ def _is_done(record: TrainRecord, plan: Plan) -> bool:
     return all(record.deployment.get(key) == wanted[key] for key in ("name", "config"))
 
 
-def _train(platform: "Platform", plan: Plan, record: TrainRecord, clock: Clock, say: Say) -> None:
+def _train(work: Work, plan: Plan) -> None:
     from prefdata.train.nemo_customizer.deployment import deploy_model
     from prefdata.train.nemo_customizer.job import make_room, submit_job, wait_for_job
     from prefdata.train.nemo_customizer.upload import prepare_dataset
 
-    make_room(platform, plan, record)
-    if not record.job.get("id"):
-        prepare_dataset(platform, plan, record, clock, say=say)
-    submit_job(platform, plan, record, clock, say=say)
-    if not wait_for_job(platform, record, plan.settings, clock, say=say):
-        return
-    if plan.settings.deploy_on_completion and not deploy_model(
-        platform, plan, record, clock, say=say
-    ):
-        return
-    record.finish()
+    make_room(work, plan)
+    if not work.record.job.get("id"):
+        prepare_dataset(work, plan)
+    submit_job(work, plan)
+    if wait_for_job(work) and (not plan.settings.deploy_on_completion or deploy_model(work, plan)):
+        work.record.finish()
 
 
 def cancel_customizer(
@@ -127,7 +122,7 @@ def cancel_customizer(
     with _platform(settings, say) as platform:
         from prefdata.train.nemo_customizer.job import cancel_job
 
-        cancel_job(platform, record, say=say)
+        cancel_job(Work(platform, record, Clock(time.monotonic, time.sleep), say))
     return record.data
 
 

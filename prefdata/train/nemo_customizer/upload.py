@@ -7,11 +7,9 @@ from typing import cast
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from prefdata.errors import Say
 from prefdata.train.nemo_customizer.payloads import Plan, dataset_body, namespace_body
 from prefdata.train.nemo_customizer.platform import Answer, Platform
-from prefdata.train.nemo_customizer.record import TrainRecord
-from prefdata.train.nemo_customizer.watch import CONFLICT, TRIES, Clock, Failure
+from prefdata.train.nemo_customizer.watch import CONFLICT, TRIES, Failure, Work
 
 # the base of all its errors, of whichever HTTP library this release uses
 HTTP_ERROR = cast(type[Exception], HfHubHTTPError.__mro__[1])
@@ -20,10 +18,9 @@ PAUSE = 5.0
 UNPROCESSABLE = 422
 
 
-def prepare_dataset(
-    platform: Platform, plan: Plan, record: TrainRecord, clock: Clock, *, say: Say
-) -> None:
+def prepare_dataset(work: Work, plan: Plan) -> None:
     """Do what has not been done: namespaces, upload, entity; note each as it is done."""
+    platform, record, say = work.platform, work.record, work.say
 
     def ensure(step: str, what: str, create: Callable[[], Answer], *there: int) -> None:
         """Create what the platform must have, unless an answer says that it is there."""
@@ -49,21 +46,21 @@ def prepare_dataset(
             lambda: platform.create_store_namespace(name), CONFLICT, UNPROCESSABLE,
         )  # fmt: skip
     if record.step("upload").get("content") != plan.content:
-        oid = _upload(platform, plan, clock, say)
+        oid = _upload(work, plan)
         record.note_step("upload", repo=plan.repo_id, content=plan.content, commit=oid)
         say(f"uploaded both files to {plan.repo_id} (commit {oid})")
     ensure("dataset", f"dataset {plan.repo_id}", lambda: platform.create_dataset(dataset), CONFLICT)
 
 
-def _upload(platform: Platform, plan: Plan, clock: Clock, say: Say) -> str:
+def _upload(work: Work, plan: Plan) -> str:
     for left in reversed(range(TRIES)):
         try:
-            return _commit(platform, plan)
+            return _commit(work.platform, plan)
         except Failure as err:
             if not err.is_passing or not left:
                 raise
-            say(f"{err} (tried again in {PAUSE:g} s)")
-            clock.sleep(PAUSE)
+            work.say(f"{err} (tried again in {PAUSE:g} s)")
+            work.clock.sleep(PAUSE)
     raise AssertionError("the last try returns or raises")
 
 

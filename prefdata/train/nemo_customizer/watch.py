@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from prefdata.errors import PrefdataError, Say
-from prefdata.train.nemo_customizer.settings import CustomizerSettings
+
+if TYPE_CHECKING:  # the SDK, only when something is sent
+    from prefdata.train.nemo_customizer.platform import Platform
+    from prefdata.train.nemo_customizer.record import TrainRecord
 
 Found = TypeVar("Found")
 CONFLICT, NOT_FOUND = 409, 404
@@ -44,9 +47,27 @@ class Clock:
     sleep: Callable[[float], None]
 
 
-def create_once(
-    create: Callable[[], Found], find: Callable[[], Found | None], clock: Clock, *, say: Say
-) -> Found:
+@dataclass(frozen=True)
+class Work:
+    """A training under way: where it is done, what is noted of it, and who hears of it."""
+
+    platform: "Platform"
+    record: "TrainRecord"
+    clock: Clock
+    say: Say
+
+
+def if_there(ask: Callable[[], Found]) -> Found | None:
+    """What the platform has; None where it has nothing of that name."""
+    try:
+        return ask()
+    except Failure as err:
+        if err.status == NOT_FOUND:
+            return None
+        raise
+
+
+def create_once(create: Callable[[], Found], find: Callable[[], Found | None], work: Work) -> Found:
     """Create what may not be there twice: after a failure, look before creating it again.
 
     Raises:
@@ -59,8 +80,8 @@ def create_once(
             if not err.is_passing and err.status != CONFLICT:
                 raise
             if err.is_passing:
-                say(f"{err} (it may have been accepted; looked up in {SETTLE:g} s)")
-                clock.sleep(SETTLE)
+                work.say(f"{err} (it may have been accepted; looked up in {SETTLE:g} s)")
+                work.clock.sleep(SETTLE)
             if (found := find()) is not None:
                 return found
             if err.status == CONFLICT or not left:
@@ -71,13 +92,11 @@ def create_once(
 def wait_for(
     look: Callable[[], bool],
     what: str,
-    settings: CustomizerSettings,
-    clock: Clock,
+    work: Work,
     *,
     limit: str,
     state: Callable[[], object],
     ends: str = "",
-    say: Say,
 ) -> bool:
     """Look until it is over, or once; whether it is.
 
@@ -88,15 +107,18 @@ def wait_for(
         Failure: one that will not pass, or too many in a row.
         PrefdataError: it was not over in time.
     """
+    settings = work.platform.settings
     if not settings.wait:
         if not (is_over := look()):
-            say(f"{what} continues; the same command looks again, or waits for it with wait=true")
+            work.say(
+                f"{what} continues; the same command looks again, or waits for it with wait=true"
+            )
         return is_over
     seconds: float = getattr(settings, limit)
     try:
-        is_over = _watch(look, settings, clock, seconds, say)
+        is_over = _watch(look, work, seconds)
     except KeyboardInterrupt:
-        say(f"{what} continues; the same command waits for it again{ends}")
+        work.say(f"{what} continues; the same command waits for it again{ends}")
         raise
     if not is_over:
         raise PrefdataError(
@@ -106,10 +128,9 @@ def wait_for(
     return True
 
 
-def _watch(
-    look: Callable[[], bool], settings: CustomizerSettings, clock: Clock, seconds: float, say: Say
-) -> bool:
+def _watch(look: Callable[[], bool], work: Work, seconds: float) -> bool:
     """Look again and again; whether it was over in time."""
+    clock, settings = work.clock, work.platform.settings
     end, failures, most = clock.now() + seconds, 0, settings.max_consecutive_status_failures
     while True:
         try:
@@ -126,7 +147,7 @@ def _watch(
                     "max_consecutive_status_failures allows)",
                     err.status,
                 ) from err
-            say(f"{err} ({failures} of {most} times in a row)")
+            work.say(f"{err} ({failures} of {most} times in a row)")
         if (left := end - clock.now()) <= 0:
             return False
         clock.sleep(min(settings.poll_interval_seconds, left))
