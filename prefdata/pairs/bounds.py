@@ -75,11 +75,10 @@ def judge_pair(
     z_margin = None
     if rule.margin_unit == "z_score" and spread is not None:
         z_margin = 0.0 if is_tie or not spread.sigma else margin / spread.sigma
-    flaw = _is_too_low(chosen, rule) or _score_flaw(rule, high, low, z_margin, is_tie)
-    if flaw is None and rule.agree and not _agree(chosen, rejected, rule):
-        flaw = "disagreement"
-    flaw = flaw or pair_flaw(chosen, rejected, rule)
-    return flaw or Pair(chosen, rejected, margin, z_margin, is_tie)
+    flaw = _score_flaw(rule, high, low, z_margin, is_tie)
+    return _first_flaw(chosen, rejected, rule, flaw) or Pair(
+        chosen, rejected, margin, z_margin, is_tie
+    )
 
 
 def judge_given(
@@ -90,15 +89,21 @@ def judge_given(
     Scores that are there say how much better the chosen is unless `margin` does.
     """
     is_tie = margin is not None and abs(margin) <= slack_of(0)
-    flaw = _is_too_low(chosen, rule)
-    if flaw is None and margin is not None:
+    flaw: Reason | None = "no_score" if rule.min_margin else None
+    if margin is not None:
         flaw = _score_flaw(rule, margin, 0.0, None, is_tie)
-    elif flaw is None and rule.min_margin:
-        flaw = "no_score"
+    return _first_flaw(chosen, rejected, rule, flaw) or Pair(
+        chosen, rejected, margin, is_tie=is_tie
+    )
+
+
+def _first_flaw(
+    chosen: Candidate, rejected: Candidate, rule: PreferencePairs, of_scores: Reason | None
+) -> Reason | None:
+    flaw = _is_too_low(chosen, rule) or of_scores
     if flaw is None and rule.agree and not _agree(chosen, rejected, rule):
-        flaw = "disagreement"
-    flaw = flaw or pair_flaw(chosen, rejected, rule)
-    return flaw or Pair(chosen, rejected, margin, is_tie=is_tie)
+        return "disagreement"
+    return flaw or pair_flaw(chosen, rejected, rule)
 
 
 def _is_too_low(chosen: Candidate, rule: PreferencePairs) -> Reason | None:

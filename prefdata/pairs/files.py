@@ -1,9 +1,10 @@
 """The folder of pairs: what the selection has kept, by split and in order. Picks nothing."""
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import fsum
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def easy_first(table: pa.Table, group: str | None) -> pa.Table:
     sums: dict[str, list[float]] = {}
     for key, margin in zip(told, margins, strict=True):
         sums.setdefault(key, []).append(margin or 0.0)
-    means = {key: fsum(found) / len(found) for key, found in sums.items()}
+    means = {key: fmean(found) for key, found in sums.items()}
     order = sorted(range(len(told)), key=lambda n: (-means[told[n]], told[n], -(margins[n] or 0.0)))
     return reorder(table, np.array(order, dtype=np.int64))
 
@@ -104,15 +105,16 @@ def reject_unselected(scored: Path, kept: Kept, rejects: RowsWriter) -> None:
 
 def mean_scores(pairs: Path, scores: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Mean of each score column over chosen and over rejected, nulls left out."""
-    seen: dict[str, tuple[_Mean, _Mean]] = {name: (_Mean(), _Mean()) for name in scores}
+    seen = {name: (array("d"), array("d")) for name in scores}
     if not seen:
         return {}
     for table in read_tables(pairs, columns=["chosen_scores", "rejected_scores"]):
         for at, column in enumerate(table.columns):
             for row in column.to_pylist():
                 for name, value in (row or {}).items():  # a source may have no scores
-                    seen[name][at].add(value)
-    return {name: (c.mean, r.mean) for name, (c, r) in seen.items() if c.count and r.count}
+                    if value is not None:
+                        seen[name][at].append(value)
+    return {name: (fmean(c), fmean(r)) for name, (c, r) in seen.items() if c and r}
 
 
 def count_lengths(pairs: Path) -> tuple[int, int]:
@@ -123,23 +125,6 @@ def count_lengths(pairs: Path) -> tuple[int, int]:
         longer += pc.sum(pc.greater(chosen, rejected)).as_py() or 0
         shorter += pc.sum(pc.less(chosen, rejected)).as_py() or 0
     return longer, shorter
-
-
-@dataclass
-class _Mean:
-    """A running mean that passes over nulls."""
-
-    total: float = 0.0
-    count: int = 0
-
-    def add(self, value: float | None) -> None:
-        if value is not None:
-            self.total += value
-            self.count += 1
-
-    @property
-    def mean(self) -> float:
-        return self.total / self.count
 
 
 def copies_of(recipe: Recipe) -> dict[str, Path]:

@@ -73,34 +73,35 @@ def _count(scored: Path, column: Column) -> Counts:
 
 def _judged(meta: Row, key: str) -> Iterator[tuple[list[str], bool, bool]]:
     """What was said in each order, whether that agrees, and whether it is a tie."""
-    if "comparisons" not in meta:
-        said = [_winner(text, key) for text in meta["verdicts"]]
-        agreed = bool(meta["agreed"])
-        yield said, agreed, not agreed or said[0] not in ("A", "B")
-        return
-    for one in meta["comparisons"]:
-        for won, texts in zip(one["judges"], one["verdicts"], strict=True):
-            said = [_winner(text, key) for text in texts]
-            agreed = len(said) == 2 and (said[0], said[1]) in _AGREEING
-            yield said, agreed, won == 0.5
+    for said, won in _verdicts(meta, key):
+        if won is None:
+            agreed = bool(meta["agreed"])
+            yield said, agreed, not agreed or said[0] not in ("A", "B")
+        else:
+            yield said, len(said) == 2 and (said[0], said[1]) in _AGREEING, won == 0.5
 
 
 def single_verdicts(meta: Mapping[str, Any], key: str) -> Iterator[tuple[float, str]]:
     """Of each verdict what the first of two has won by it, and the place that it names."""
-    if "comparisons" not in meta:
-        is_turned = meta["agreed"] is not None  # then every second one was asked the other way
-        for number, text in enumerate(meta["verdicts"]):
-            word = _winner(text, key)
+    for said, settled in _verdicts(meta, key):
+        if settled is not None and len(said) != 2:
+            yield from ((settled, word) for word in said)
+            continue
+        # every second one was asked the other way
+        is_turned = settled is not None or meta["agreed"] is not None
+        for number, word in enumerate(said):
             won = WON.get(word, 0.5)
             yield (1 - won if is_turned and number % 2 else won), word
+
+
+def _verdicts(meta: Mapping[str, Any], key: str) -> Iterator[tuple[list[str], float | None]]:
+    """The words of each comparison; of one in a tournament also what its first text has won."""
+    if "comparisons" not in meta:
+        yield [_winner(text, key) for text in meta["verdicts"]], None
         return
     for one in meta["comparisons"]:
-        for settled, texts in zip(one["judges"], one["verdicts"], strict=True):
-            words = [_winner(text, key) for text in texts]
-            told = [settled]
-            if len(words) == 2:
-                told = [WON.get(words[0], 0.5), 1 - WON.get(words[1], 0.5)]
-            yield from zip(told, words, strict=True)
+        for won, texts in zip(one["judges"], one["verdicts"], strict=True):
+            yield [_winner(text, key) for text in texts], won
 
 
 def _ratings(meta: Row) -> Iterator[list[float]]:
