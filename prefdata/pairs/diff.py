@@ -1,21 +1,24 @@
 """What has become of the pairs of one run in another: kept, changed, gone or new, and why.
 
-Of every text only a hash is held: about 100 bytes a pair, 20 a reject. Reads folders, writes none.
+Of every text only a hash is held. Reads folders, writes none.
 """
 
+import math
+import sys
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from prefdata.pairs.files import SPLITS, THOUGHTS
 from prefdata.pairs.pair import said
-from prefdata.pairs.split import Keys, Numbers, as_keys, hash_text, number_keys
+from prefdata.pairs.split import hash_text
 from prefdata.rows import Row, rows_of
 from prefdata.seeds.identity import bare, prompt_identity
 from prefdata.storage.disk import Damaged
@@ -36,8 +39,18 @@ CHANGES = {
     "both": "two other texts",
     "prompt": "the row is asked something else",
 }
-"""How a pair of a prompt that has one in both runs may differ, in the order in which pairs of a
-prompt find each other."""
+"""How a pair of a prompt that has one in both runs may differ."""
+_SAME = ("prompt", "chosen", "rejected")
+RULES = {
+    "kept": (_SAME, _SAME),
+    "swapped": (_SAME, ("prompt", "rejected", "chosen")),
+    "rejected": (("prompt", "chosen"),) * 2,
+    "chosen": (("prompt", "rejected"),) * 2,
+    "both": (("prompt",),) * 2,
+    "prompt": (("row_id",),) * 2,
+}
+"""What of the one run's pairs equals what of the other's, in the order in which they are looked
+for."""
 MORE, FEWER, UNKNOWN, STRANGE = (
     "its prompt has more pairs", "its prompt has fewer pairs", "unknown", "not among the rows",
 )  # fmt: skip
@@ -73,30 +86,17 @@ class Diff:
 
 @dataclass(frozen=True, slots=True)
 class PairsOfRun:
-    """Hashes of the pairs and rejects of a run.
+    """The pairs and rejects of a run as tables (pandas') of hashes.
 
     Attributes:
-        keys: of row ids, prompts, chosen and rejected, of all pairs.
-        is_test: whether each pair is held out.
-        margins: NaN where there is none.
-        rejects: hashes of the rejects' row ids.
-        prompts: of their prompts.
-        reasons: of each reject, its place in `names`.
-        names: `stage: reason`.
+        pairs: HASHED, `is_test`, and `margin`, NaN where there is none.
+        rejects: `row_id`, `prompt`, and `reason`, as in `stage: reason`.
         has_rejects: whether the run tells them.
     """
 
-    keys: dict[str, Keys]
-    is_test: NDArray[np.bool_]
-    margins: NDArray[np.float64]
-    rejects: Keys
-    prompts: Keys
-    reasons: Numbers
-    names: list[str]
+    pairs: Any
+    rejects: Any
     has_rejects: bool
-
-    def __len__(self) -> int:
-        return len(self.margins)
 
 
 def read_pairs_of(run: Path, record: Record) -> PairsOfRun:
@@ -109,37 +109,45 @@ def read_pairs_of(run: Path, record: Record) -> PairsOfRun:
     Raises:
         Damaged: a file is cut short or missing.
     """
-    pairs, known = run / "pairs", set(read_schema(run / "pairs").names)
+    import pandas as pd  # slow to import
+
+    pairs, rejects = run / "pairs", run / "rejects"
+    known = set(read_schema(pairs).names)
     columns = [name for name in READ if name in known]
-    hashes = {name: bytearray() for name in HASHED}
-    splits, margins = list[NDArray[np.bool_]](), list[NDArray[np.float64]]()
+    hashes = {name: array("q") for name in HASHED}
+    is_test, margins = array("b"), array("d")
     for split in SPLITS:
         for table in read_tables(pairs, columns=columns, stem=split):
-            splits.append(np.full(table.num_rows, split == "test"))
-            margins.append(table["margin"].to_numpy().astype(float))
             for row in rows_of(table):
-                hashes["row_id"] += hash_text(row["row_id"])
-                hashes["prompt"] += hash_text(prompt_identity(row["prompt"]))
+                hashes["row_id"].append(_hash(row["row_id"]))
+                hashes["prompt"].append(_hash(prompt_identity(row["prompt"])))
                 for side in SIDES:
-                    hashes[side] += hash_text(_said(row, side))
-    rejects, names = run / "rejects", dict[str, int]()
-    ids, prompts, reasons = bytearray(), bytearray(), list[int]()
+                    hashes[side].append(_hash(_said(row, side)))
+                is_test.append(split == "test")
+                margins.append(math.nan if row["margin"] is None else row["margin"])
+    ids, prompts, reasons = array("q"), array("q"), list[str]()
     name = record.get("prompt_field", "prompt")
     for table in read_tables(rejects, columns=REJECTED) if rejects.is_dir() else ():
         for row, stage, reason, content in zip(*map(pa.ChunkedArray.to_pylist, table), strict=True):
-            ids += hash_text(row)
-            prompts += hash_text(prompt_identity(orjson.loads(content).get(name)))
-            reasons.append(names.setdefault(f"{stage}: {reason}", len(names)))
+            ids.append(_hash(row))
+            prompts.append(_hash(prompt_identity(orjson.loads(content).get(name))))
+            reasons.append(sys.intern(f"{stage}: {reason}"))
+    told = {name: np.asarray(found, np.int64) for name, found in hashes.items()}
     return PairsOfRun(
-        {name: as_keys(found) for name, found in hashes.items()},
-        np.concatenate([np.zeros(0, bool), *splits]),
-        np.concatenate([np.zeros(0), *margins]),
-        as_keys(ids),
-        as_keys(prompts),
-        np.array(reasons, np.int64),
-        list(names),
+        pd.DataFrame(told | {"is_test": np.asarray(is_test, bool), "margin": np.asarray(margins)}),
+        pd.DataFrame(
+            {
+                "row_id": np.asarray(ids, np.int64),
+                "prompt": np.asarray(prompts, np.int64),
+                "reason": pd.Series(reasons, dtype=object),
+            }
+        ),
         rejects.is_dir(),
     )
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hash_text(text)[:8], signed=True)
 
 
 def read_before(run: Path) -> PairsOfRun | None:
@@ -181,112 +189,48 @@ def _said(row: Row, side: str) -> str:
 
 def compare_pairs(one: PairsOfRun, other: PairsOfRun) -> Diff:
     """Find every pair of one run in another: by its prompt first, then by its row."""
-    rows, prompts = (_number(one.keys[name], other.keys[name]) for name in ("row_id", "prompt"))
-    chosen, rejected = _number_sides(one, other)
-    rules = {
-        "kept": _key(prompts, chosen, rejected),
-        "swapped": _key(prompts, (chosen[0], rejected[1]), (rejected[0], chosen[1])),
-        "rejected": _key(prompts, chosen),
-        "chosen": _key(prompts, rejected),
-        "both": prompts,
-        "prompt": rows,
+    left, there = one.pairs, other.pairs
+    found = {}
+    for name, (mine, theirs) in RULES.items():
+        found[name] = _matched(left, mine, there, theirs)
+        left, there = left.drop(found[name].index_x), there.drop(found[name].index_y)
+    kept = found.pop("kept")
+    moved = {
+        "train to test": ~kept.is_test_x & kept.is_test_y,
+        "test to train": kept.is_test_x & ~kept.is_test_y,
     }
-    left, there = np.arange(len(one)), np.arange(len(other))
-    changed, kept = dict[str, int](), (left[:0], there[:0])
-    for name, (a, b) in rules.items():
-        found = _matched(a[left], b[there])
-        if name == "kept":
-            kept = left[found[0]], there[found[1]]
-        elif len(found[0]):
-            changed[name] = len(found[0])
-        left, there = np.delete(left, found[0]), np.delete(there, found[1])
-    before, after = one.is_test[kept[0]], other.is_test[kept[1]]
-    margins = one.margins[kept[0]], other.margins[kept[1]]
-    moved = {"train to test": ~before & after, "test to train": before & ~after}
+    same_margin = np.isclose(kept.margin_x, kept.margin_y, rtol=1e-9, atol=0, equal_nan=True)
     return Diff(
-        (len(one), len(other)),
-        len(kept[0]),
-        {name: count for name, those in moved.items() if (count := int(those.sum()))},
-        int((~np.isclose(*margins, rtol=1e-9, atol=0, equal_nan=True)).sum()),
-        changed,
-        _reasons(one, left, other, np.isin(prompts[0][left], prompts[1]), FEWER),
-        _reasons(other, there, one, np.isin(prompts[1][there], prompts[0]), MORE),
+        pairs=(len(one.pairs), len(other.pairs)),
+        kept=len(kept),
+        moved={name: int(those.sum()) for name, those in moved.items() if those.any()},
+        rescored=int((~same_margin).sum()),
+        changed={name: len(those) for name, those in found.items() if len(those)},
+        gone=_reasons(left, other, FEWER),
+        new=_reasons(there, one, MORE),
     )
 
 
-Two = tuple[Numbers, Numbers]
-"""Of the pairs of one run, and of the other's."""
+def _matched(left: Any, mine: tuple[str, ...], there: Any, theirs: tuple[str, ...]) -> Any:
+    """Pairs that are equal in these columns, the n-th of a key with the n-th."""
+    one, other = (
+        side.assign(turn=side.groupby([*keys], sort=False).cumcount()).reset_index()
+        for side, keys in ((left, mine), (there, theirs))
+    )
+    return one.merge(other, left_on=[*mine, "turn"], right_on=[*theirs, "turn"])
 
 
-def _number(one: Keys, other: Keys) -> Two:
-    """Equal numbers for equal keys."""
-    numbers = number_keys(np.concatenate([one, other]))
-    return numbers[: len(one)], numbers[len(one) :]
-
-
-def _number_sides(one: PairsOfRun, other: PairsOfRun) -> tuple[Two, Two]:
-    """Chosen and rejected in one numbering: a text has one number on whichever side it stands."""
-    keys = [run.keys[side] for side in SIDES for run in (one, other)]
-    ends = np.cumsum([*map(len, keys)])[:-1]
-    a, b, c, d = np.split(number_keys(np.concatenate(keys)), ends)
-    return (a, b), (c, d)
-
-
-def _both(a: Two, b: Two) -> Two:
-    """Equal numbers where both are equal."""
-    return _number(*(np.stack(told, axis=1).astype(np.uint64) for told in zip(a, b, strict=True)))
-
-
-def _key(first: Two, *rest: Two) -> Two:
-    for more in rest:
-        first = _both(first, more)
-    return first
-
-
-def _matched(one: Numbers, other: Numbers) -> Two:
-    """Places of equal keys, the n-th of a key with the n-th."""
-    size = max(len(one), len(other)) + 1
-    _, mine, theirs = np.intersect1d(
-        one * size + _turns(one), other * size + _turns(other),
-        assume_unique=True, return_indices=True,
-    )  # fmt: skip
-    return mine, theirs
-
-
-def _turns(keys: Numbers) -> Numbers:
-    """How many equal ones stand before each."""
-    order = np.argsort(keys, kind="stable")
-    _, counts = np.unique(keys, return_counts=True)
-    turns = np.empty(len(keys), np.int64)
-    turns[order] = np.arange(len(keys)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return turns
-
-
-def _reasons(
-    run: PairsOfRun, left: Numbers, other: PairsOfRun, has_prompt: NDArray[np.bool_], fewer: str
-) -> dict[str, int]:
-    """Why pairs of a run, those that are left, are not in the other, the commonest reason first.
+def _reasons(left: Any, other: PairsOfRun, fewer: str) -> dict[str, int]:
+    """Why the pairs that are left are not in the other run, the commonest reason first.
 
     A row's own reject counts, else one of the same prompt: with another field a seed is another
     row.
     """
-    counts: Counter[str] = Counter()
-    codes = _rejected(run.keys["row_id"][left], other.rejects, other.reasons)
-    is_open = (codes < 0) & ~has_prompt
-    codes[is_open] = _rejected(run.keys["prompt"][left][is_open], other.prompts, other.reasons)
-    counts[fewer] = int(((codes < 0) & has_prompt).sum())
-    counts[STRANGE if other.has_rejects else UNKNOWN] = int(((codes < 0) & ~has_prompt).sum())
-    for code, count in zip(*np.unique(codes[codes >= 0], return_counts=True), strict=True):
-        counts[other.names[code]] += int(count)
-    return {name: count for name, count in counts.most_common() if count}
-
-
-def _rejected(keys: Keys, rejects: Keys, reasons: Numbers) -> Numbers:
-    """The reason of the first reject with each key, -1 where there is none."""
-    mine, theirs = _number(keys, rejects)
-    known, first = np.unique(theirs, return_index=True)
-    places = np.searchsorted(known, mine)
-    is_known = np.isin(mine, known)
-    codes = np.full(len(keys), -1, np.int64)
-    codes[is_known] = reasons[first[places[is_known]]]
-    return codes
+    by_row, by_prompt = (
+        other.rejects.drop_duplicates(name).set_index(name).reason for name in ("row_id", "prompt")
+    )
+    has_prompt = left.prompt.isin(other.pairs.prompt)
+    strange = STRANGE if other.has_rejects else UNKNOWN
+    of_prompt = left.prompt.map(by_prompt).astype(object).fillna(strange).mask(has_prompt, fewer)
+    told = left.row_id.map(by_row).astype(object).fillna(of_prompt)
+    return dict(Counter(told.tolist()).most_common())
