@@ -670,7 +670,7 @@ DANGEROUS = {
     ),
     "code of a model": (
         {"models": [MODEL | {"trust_remote_code": True}], "columns": [TEXT]},
-        "add --trust-remote-code",
+        "--trust-remote-code allows it",
     ),
     "a server": (
         {"models": [MODEL | {"provider": "there"}], "columns": [TEXT],
@@ -695,7 +695,7 @@ DANGEROUS = {
     ),
     "a model's folder": (
         {"models": [MODEL | {"model": "/data/lm"}], "columns": [TEXT]},
-        "'/data/lm' is not the id of a model on the Hub; give models.0.model=",
+        "to decide that yourself, add models.0.model=",
     ),
     "a model in the user's home": (
         {"models": [MODEL | {"model": "~/lm"}], "columns": [TEXT]},

@@ -6,12 +6,12 @@ gives is the user's own.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -32,7 +32,7 @@ from prefdata.recipe.environment import INTERPOLATION, texts_in
 from prefdata.recipe.loader import LoadedRecipe, load_recipe, override_path
 from prefdata.recipe.mix import picks_of
 from prefdata.recipe.publication import CONFIGS
-from prefdata.recipe.schema import Endpoint, Model, Recipe
+from prefdata.recipe.schema import Model, Recipe
 from prefdata.recipe.weights import is_file
 from prefdata.report.compare import recipe_differences
 from prefdata.rows import REJECTS
@@ -67,7 +67,6 @@ _INTERPOLATED = re.compile(r"(?<!\\)((?:\\\\)*)\$\{")
 _FETCHED = ".cache/huggingface"
 """What a download into a folder leaves there."""
 RUN_FILES = ("run.json", "recipe.yaml", "README.md")
-_BY_HAND = "download and read it, then build it from the file"
 
 
 def load_fetched(
@@ -137,6 +136,19 @@ def _parts(address: str) -> re.Match[str]:
     return found
 
 
+class Wish(NamedTuple):
+    """Something that a recipe from elsewhere may have only if the command line says so.
+
+    Attributes:
+        at: the key by which it says so; of a list, with the place in it.
+        value: of the key; `…` where only the user can know it.
+    """
+
+    at: At
+    why: str
+    value: str = "…"
+
+
 class _Stranger:
     """A recipe from elsewhere: what of it counts, and what is refused.
 
@@ -155,135 +167,119 @@ class _Stranger:
         for key in OWN_PLACES:
             raw.pop(key, None)
         raw["output_dir"] = _parts(self._address)["name"]
-        for at, text in texts_in(raw):
-            why = None
-            if _names_a_file(at, text):
-                why = (
-                    "it names a file of this machine; a published recipe holds its prompts and "
-                    "templates"
-                )
-            elif INTERPOLATION.search(text):
-                why = "it holds '${…}', which would insert environment variables of this machine"
-            if why and not self._is_named(at):
-                raise self._refusal(f"{_dotted(at)}: {why}. Give {_dotted(at)}=…, or {_BY_HAND}")
-        models = raw.get("models")
-        if isinstance(models, list):
-            named = enumerate(models)
-            self._adapted = {n for n, m in named if isinstance(m, dict) and "adapter" in m}
-        servers = raw.get("providers")
-        if isinstance(servers, list):
-            self._servers = [str(one.get("name")) for one in servers if isinstance(one, dict)]
+        self._refuse(_texts(raw))
+        self._adapted = {n for n, model in _entries(raw, "models") if "adapter" in model}
+        self._servers = [str(one.get("name")) for _, one in _entries(raw, "providers")]
 
     def check(self, loaded: LoadedRecipe) -> None:
         """Refuse files of this machine, code and servers that the command line does not name."""
-        recipe = loaded.recipe
-        at: At
-        for at, source in recipe.sources:
-            for number, path in enumerate(source.paths):
-                if not self._is_named((*at, "path", number)):
-                    self._check_source(_dotted((*at, "path")), loaded, path)
-            self._check_revision((*at, "revision"), source.revision)
-        for number, column in enumerate(recipe.columns):
-            at = ("columns", number, "function")
-            if column.calls is not None and not self._is_named(at):
-                raise self._refusal(
-                    f"columns.{number}: a {column.type} calls {column.calls!r}, and a recipe from "
-                    f"the Hub may call no Python function; give {_dotted(at)}=…, or {_BY_HAND}"
+        self._refuse(_sources(loaded))
+        self._refuse(_functions(loaded.recipe))
+        self._refuse(self._sent(loaded.recipe))
+        for number, model in enumerate(loaded.recipe.models):
+            if loaded.recipe.endpoint(model) is None:
+                self._refuse(self._run_here(number, model, loaded))
+
+    def _refuse(self, wishes: Iterable[Wish]) -> None:
+        for at, why, value in wishes:
+            if not any(at[: len(key)] == key for key in self.named):
+                key = _dotted(at[:-1] if isinstance(at[-1], int) else at)
+                raise PrefdataError(
+                    f"{self._address}: {key}: {why}; to decide that yourself, add {key}={value}, "
+                    "or download and read the recipe, then build it from the file"
                 )
-        for key, pick in picks_of(recipe.output_projection).items():
-            at = ("output_projection", *key.split("."))
-            if not self._is_named(at):
-                raise self._refusal(
-                    f"output_projection: its pairs are picked by {pick!r}, and a recipe from the "
-                    f"Hub may call no Python function; give {_dotted(at)}=…, or {_BY_HAND}"
-                )
+
+    def _sent(self, recipe: Recipe) -> Iterator[Wish]:
+        """Servers that would get prompts: the recipe's own, and those of the user's environment."""
         for number, server in enumerate(recipe.providers):
-            self._check_server(number, server, recipe)
-        for number, model in enumerate(recipe.models):
-            if recipe.endpoint(model) is None:
-                self._check_model(number, model, loaded)
+            if server.name in self._servers:
+                secret = f" with the key in ${server.api_key}" if server.api_key else ""
+                why = f"prompts would be sent to {server.endpoint}{secret}"
+                yield Wish(("providers", number, "endpoint"), why, server.endpoint)
+                if server.api_key:
+                    yield Wish(("providers", number, "api_key"), why, server.api_key)
+                continue
+            why = f"prompts would be sent to your server {server.name!r}, with your key"
+            for place, model in enumerate(recipe.models):
+                if model.provider == server.name:
+                    yield Wish(("models", place, "provider"), why, server.name)
 
-    def _check_source(self, key: str, loaded: LoadedRecipe, path: str) -> None:
-        is_here = loaded.locate(path) != path
-        if is_here or path.startswith(("/", ".", "~")) or Path(path).is_absolute():
-            raise self._refusal(
-                f"{key}: {path!r} would be read on this machine; to allow that, give {key}=…"
-            )
-        if is_data_file(path) or any(c in path for c in "*?["):
-            raise self._refusal(
-                f"{key}: {path!r} was a file of the author's machine, and is not in the "
-                f"repository; give your own with {key}=…"
-            )
-        if not _HUB_ID.fullmatch(path):
-            raise self._refusal(
-                f"{key}: {path!r} is not the id of a dataset on the Hub; give your own with {key}=…"
-            )
-
-    def _check_model(self, number: int, model: Model, loaded: LoadedRecipe) -> None:
-        wanted: list[tuple[At, str]] = [(("models", number, "model"), model.model)]
+    def _run_here(self, number: int, model: Model, loaded: LoadedRecipe) -> Iterator[Wish]:
+        """What a model would read and run on this machine."""
+        at: At = ("models", number)
+        wanted = [("model", model.model)]
         if model.adapter is not None:
-            wanted.append((("models", number, "adapter"), model.adapter))
-        for at, name in wanted:
             # an adapter that the recipe does not name has been named as the model
-            is_named = self._is_named(at if number in self._adapted else at[:2] + ("model",))
-            is_here = loaded.locate(name) != name
-            if not is_named and (is_here or not _HUB_ID.fullmatch(name)):
-                kind = "a model" if at[2] == "model" else "an adapter"
-                is_no = f"is not the id of {kind} on the Hub"
-                what = "would be read on this machine" if is_here else is_no
-                raise self._refusal(f"{_dotted(at)}: {name!r} {what}; give {_dotted(at)}=…")
-        self._check_revision(("models", number, "revision"), model.revision)
+            wanted.append(("adapter" if number in self._adapted else "model", model.adapter))
+        for key, name in wanted:
+            if loaded.locate(name) != name:
+                yield Wish((*at, key), f"{name!r} would be read on this machine")
+            elif not _HUB_ID.fullmatch(name):
+                kind = "a model" if key == "model" else "an adapter"
+                yield Wish((*at, key), f"{name!r} is not the id of {kind} on the Hub")
+        yield from _revision((*at, "revision"), model.revision)
         for key, value in model.engine.items():
-            at = ("models", number, "engine", key)
             is_plain = isinstance(value, bool | int | float) or bool(_WORD.fullmatch(str(value)))
-            if not self._is_named(at) and not (key in ENGINE and is_plain):
-                raise self._refusal(
-                    f"{_dotted(at)}: this engine option may name files, code or servers; to allow "
-                    f"it, add {_dotted(at)}=… to the command"
-                )
-        at = ("models", number, "trust_remote_code")
-        if model.trust_remote_code and not (self._trust or self._is_named(at)):
-            raise self._refusal(
-                f"{_dotted(at)} is true, so code of {model.model!r} would run here; read that "
-                f"code, then add --trust-remote-code, or {_dotted(at)}=false"
+            if not (key in ENGINE and is_plain):
+                why = "this engine option may name files, code or servers"
+                yield Wish((*at, "engine", key), why)
+        if model.trust_remote_code and not self._trust:
+            why = (
+                f"code of {model.model!r} would run here (--trust-remote-code allows it; read that "
+                "code first)"
             )
+            yield Wish((*at, "trust_remote_code"), why, "false")
 
-    def _check_revision(self, at: At, revision: str | None) -> None:
-        if revision and not self._is_named(at) and not _REVISION.fullmatch(revision):
-            raise self._refusal(
-                f"{_dotted(at)}: {revision!r} is not a branch, a tag or a commit; give "
-                f"{_dotted(at)}=…"
-            )
 
-    def _check_server(self, number: int, server: Endpoint, recipe: Recipe) -> None:
-        if server.name not in self._servers:  # an address of the user's environment
-            self._check_own_server(server, recipe)
-            return
-        wanted = [("providers", number, "endpoint", server.endpoint)]
-        if server.api_key:
-            wanted.append(("providers", number, "api_key", server.api_key))
-        if missing := [one for one in wanted if not self._is_named(one[:3])]:
-            secret = f" with the key in ${server.api_key}" if server.api_key else ""
-            told = " ".join(f"{_dotted(one[:3])}={one[3]}" for one in missing)
-            raise self._refusal(
-                f"prompts would be sent to {server.endpoint}{secret}; if you trust that server, "
-                f"add {told}"
-            )
+def _entries(raw: dict[str, Any], key: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    told = raw.get(key)
+    for number, one in enumerate(told if isinstance(told, list) else ()):
+        if isinstance(one, dict):
+            yield number, one
 
-    def _check_own_server(self, server: Endpoint, recipe: Recipe) -> None:
-        users = [n for n, m in enumerate(recipe.models) if m.provider == server.name]
-        ats: list[At] = [("models", number, "provider") for number in users]
-        if missing := [at for at in ats if not self._is_named(at)]:
-            raise self._refusal(
-                f"{_dotted(missing[0])}: prompts would be sent to your server {server.name!r}, "
-                f"with your key; to allow that, add {_dotted(missing[0])}={server.name}"
-            )
 
-    def _is_named(self, at: At) -> bool:
-        return any(at[: len(key)] == key for key in self.named)
+def _texts(raw: dict[str, Any]) -> Iterator[Wish]:
+    """What loading would insert from this machine."""
+    for at, text in texts_in(raw):
+        if _names_a_file(at, text):
+            yield Wish(at, "it names a file of this machine; a published recipe holds its texts")
+        elif INTERPOLATION.search(text):
+            why = "it holds '${…}', which would insert environment variables of this machine"
+            yield Wish(at, why)
 
-    def _refusal(self, why: str) -> PrefdataError:
-        return PrefdataError(f"{self._address}: {why}")
+
+def _sources(loaded: LoadedRecipe) -> Iterator[Wish]:
+    """Rows that would be read on this machine, or cannot be read at all."""
+    for at, source in loaded.recipe.sources:
+        for number, path in enumerate(source.paths):
+            if why := _why_no_dataset(loaded, path):
+                yield Wish((*at, "path", number), f"{path!r} {why}")
+        yield from _revision((*at, "revision"), source.revision)
+
+
+def _why_no_dataset(loaded: LoadedRecipe, path: str) -> str | None:
+    is_here = loaded.locate(path) != path
+    if is_here or path.startswith(("/", ".", "~")) or Path(path).is_absolute():
+        return "would be read on this machine"
+    if is_data_file(path) or any(c in path for c in "*?["):
+        return "was a file of the author's machine, and is not in the repository"
+    return None if _HUB_ID.fullmatch(path) else "is not the id of a dataset on the Hub"
+
+
+def _revision(at: At, revision: str | None) -> Iterator[Wish]:
+    if revision and not _REVISION.fullmatch(revision):
+        yield Wish(at, f"{revision!r} is not a branch, a tag or a commit")
+
+
+def _functions(recipe: Recipe) -> Iterator[Wish]:
+    """Python that the recipe would call."""
+    no = "and a recipe from the Hub may call no Python function"
+    for number, column in enumerate(recipe.columns):
+        if column.calls is not None:
+            why = f"a {column.type} calls {column.calls!r}, {no}"
+            yield Wish(("columns", number, "function"), why)
+    for key, pick in picks_of(recipe.output_projection).items():
+        yield Wish(("output_projection", *key.split(".")), f"{pick!r} picks the pairs, {no}")
 
 
 def _names_a_file(at: At, text: str) -> bool:
