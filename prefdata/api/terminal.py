@@ -26,6 +26,7 @@ def open_console(stream: TextIO | None = None) -> Console:
         file=stream,
         color_system=None if is_plain else "auto",
         soft_wrap=not stream.isatty(),
+        force_jupyter=False,  # what is written to a stream is no output of a cell
         highlight=False,
         markup=False,
         emoji=False,
