@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from prefdata.pairs.diff import tell_changes
 from prefdata.pairs.prompts import tell_of_prompts
 from prefdata.pairs.verdicts import panels
 from prefdata.recipe.loader import LoadedRecipe
-from prefdata.recipe.plan import plan_passes
+from prefdata.recipe.plan import Pass, plan_passes
+from prefdata.recipe.schema import Recipe
 from prefdata.rows import rows_of
 from prefdata.run.estimate import PARAMETERS, WRITTEN_PER_SECOND, Estimate, estimate_pass
 from prefdata.run.examples import example_requests
@@ -163,12 +165,12 @@ def _judged(name: str, counts: dict[str, float]) -> Iterable[tuple[str, str]]:
 
 def print_export(export: "Export") -> None:
     """Where an export lies, and what the trainer is told."""
-    console = Console(highlight=False, soft_wrap=True)
+    print_line = partial(open_console().print, soft_wrap=True)
     lines = ", ".join(f"{count:,} {split}" for split, count in export.lines.items() if count)
-    console.print(f"{export.format}: {lines} in {export.folder}", style="bold", markup=False)
+    print_line(f"{export.format}: {lines} in {export.folder}", style="bold")
     for name, text in export.configuration.items():
-        console.print(f"{export.folder / name}:", style="dim", markup=False)
-        console.print(text, markup=False)
+        print_line(f"{export.folder / name}:", style="dim")
+        print_line(text)
 
 
 def print_publication(made: "Publication") -> None:
@@ -248,68 +250,73 @@ def print_plan(
     rows: int | None = seeds.table.num_rows
     sample = rows_of(seeds.table.slice(0, SAMPLE))
     paths = {model.alias: loaded.locate(model.model) for model in recipe.models}
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{rows:,} rows, {len(seeds.rejects):,} bad seeds")
-    for line in plan_growth(recipe, Path(recipe.output_dir)):
-        console.print(line, markup=False)
-    for note in (*seeds.notes, *loaded.notes):
-        console.print(note, markup=False)
+    print_line = partial(open_console().print, soft_wrap=True)
+    print_line(f"{rows:,} rows, {len(seeds.rejects):,} bad seeds")
+    for line in (*plan_growth(recipe, Path(recipe.output_dir)), *seeds.notes, *loaded.notes):
+        print_line(line)
     steps = plan_passes(recipe)
     hours: list[float | None] = []
     for number, step in enumerate(steps, start=1):
         if step.expands:
             most = step.expands.most_rows
             rows = rows * most if rows and most else None
-            console.print(f"pass {number}: {step.name}", style="bold", markup=False)
-            console.print(
-                f"  makes        at most {most or '?'} rows per row, {_count(rows)} in all"
-            )
-            continue
-        models = [checkpoint.model for checkpoint in step.checkpoints.values()]
-        loads = [model.model for model in models if recipe.endpoint(model) is None]
-        aliases = {alias for column in step.columns for alias in column.aliases}
-        adapted = [m.adapter for m in recipe.models if m.alias in aliases and m.adapter]
-        loads += [f"adapter {adapter}" for adapter in adapted]
-        asks = [f"{m.model} at {m.provider}" for m in models if recipe.endpoint(m) is not None]
-        columns = ", then ".join(
-            " + ".join(column.name for column in level) for level in step.levels
-        )
-        console.print(f"pass {number}: {columns}", style="bold", markup=False)
-        console.print(f"  loads        {', '.join(loads) or 'nothing'}", markup=False)
-        for column in step.columns:
-            if column.skip_when is not None:
-                told = f"  skips        {column.name}: nothing is asked where {column.skip_when}"
-                console.print(told, markup=False)
-        if asks:
-            console.print(f"  asks         {', '.join(asks)}", markup=False)
-        estimate = None if rows is None else estimate_pass(step, recipe, rows, sample, paths)
-        if loads:
-            hours.append(estimate.gpu_hours if estimate is not None else None)
-        for name, value in _costs(estimate):
-            console.print(f"  {name:12} {value}")
-        for own in (one.name for one in step.columns if one.calls and one.aliases):
-            console.print(
-                f"  a guess      {own} counts as one request of each of its models a row; how many "
-                "it makes is known to its function alone",
-                markup=False,
-            )
+            title = step.name
+            told = [("makes", f"at most {most or '?'} rows per row, {_count(rows)} in all")]
+        else:
+            estimate = None if rows is None else estimate_pass(step, recipe, rows, sample, paths)
+            if _loads(step, recipe):
+                hours.append(estimate.gpu_hours if estimate is not None else None)
+            levels = (" + ".join(column.name for column in level) for level in step.levels)
+            title, told = ", then ".join(levels), [*_work(step, recipe, estimate)]
+        print_line(f"pass {number}: {title}", style="bold")
+        for name, value in told:
+            print_line(f"  {name:12} {value}")
     distinct = {
         key
         for step in steps
         for key, checkpoint in step.checkpoints.items()
         if recipe.endpoint(checkpoint.model) is None
     }
-    console.print(f"{len(steps)} passes, {len(distinct)} model loads")
+    print_line(f"{len(steps)} passes, {len(distinct)} model loads")
     if gpus or price is not None:
-        console.print(_bill(hours, gpus or 1, price))
+        print_line(_bill(hours, gpus or 1, price))
     print_examples(open_console(), example_requests(loaded, sample[0]))
-    console.print(
+    print_line(
         "Completion tokens, GPU-hours and disk are upper bounds: every text as long as "
         f"max_tokens, at {WRITTEN_PER_SECOND:,} tokens/s of a model of {PARAMETERS / 1e9:.0f}B as "
         "measured in bf16 on one H200, less for a larger one. '?' is known only after "
         "the run, or needs a checkpoint that is not on this machine.",
         style="dim",
     )
+
+
+def _loads(step: Pass, recipe: Recipe) -> list[str]:
+    """What a pass loads on this machine."""
+    models = [checkpoint.model for checkpoint in step.checkpoints.values()]
+    aliases = {alias for column in step.columns for alias in column.aliases}
+    adapted = [m.adapter for m in recipe.models if m.alias in aliases and m.adapter]
+    here = [model.model for model in models if recipe.endpoint(model) is None]
+    return [*here, *(f"adapter {adapter}" for adapter in adapted)]
+
+
+def _work(step: Pass, recipe: Recipe, estimate: Estimate | None) -> Iterable[tuple[str, str]]:
+    """What a pass loads, skips, asks and costs."""
+    yield "loads", ", ".join(_loads(step, recipe)) or "nothing"
+    for column in step.columns:
+        if column.skip_when is not None:
+            yield "skips", f"{column.name}: nothing is asked where {column.skip_when}"
+    models = [checkpoint.model for checkpoint in step.checkpoints.values()]
+    asks = [f"{m.model} at {m.provider}" for m in models if recipe.endpoint(m) is not None]
+    if asks:
+        yield "asks", ", ".join(asks)
+    yield from _costs(estimate)
+    for column in step.columns:
+        if column.calls and column.aliases:
+            yield (
+                "a guess",
+                f"{column.name} counts as one request of each of its models a row; how many it "
+                "makes is known to its function alone",
+            )
 
 
 def _bill(hours: Sequence[float | None], gpus: int, price: float | None) -> str:
