@@ -346,10 +346,9 @@ from pathlib import Path
 from prefdata.errors import PrefdataError
 from prefdata.hub.publish import publish_run
 from prefdata.hub.access import Patience
-from prefdata.hub.publish import PublishOptions
 try:
     patience = Patience(tries=3, first_wait=0.05, longest_wait=5)
-    publish_run(Path({run!r}), PublishOptions({name!r}), patience=patience, say=lambda line: None)
+    publish_run(Path({run!r}), repo_id={name!r}, patience=patience, say=lambda line: None)
 except PrefdataError as err:
     value = str(err)
 """

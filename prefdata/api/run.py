@@ -23,7 +23,7 @@ from prefdata.api.records import Records, figures_of, pairs_or_rejects, table
 from prefdata.errors import PrefdataError, Say, suggest
 from prefdata.export import Export, ExportOptions, Lines, export_run
 from prefdata.hub.fetched import compare_runs, fetch_run
-from prefdata.hub.publish import Publication, PublishOptions, publish_run
+from prefdata.hub.publish import Publication, publish_run
 from prefdata.pairs.files import SPLITS
 from prefdata.pairs.repick import pairs_of_run
 from prefdata.recipe.loader import RecipeSource, give_name, load_recipe, strategy_of
@@ -218,8 +218,14 @@ class Run:
         Raises:
             PrefdataError: no right to publish it, or the Hub does not have it as it was sent.
         """
-        options = PublishOptions(repo_id, revision, private, create_pr)
-        return publish_run(self.folder, options, say=say)
+        return publish_run(
+            self.folder,
+            repo_id=repo_id,
+            revision=revision,
+            private=private,
+            create_pr=create_pr,
+            say=say,
+        )
 
     def preview(self, n: int = 2) -> Records:
         """The first `n` pairs in full, or rejects where there are no pairs; for a cell."""

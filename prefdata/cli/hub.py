@@ -30,7 +30,8 @@ def publish(
 ) -> None:
     """Bring a finished run to the Hub with its card, load it back, compare; twice does nothing."""
     with exit_codes():
-        _publish(run_of(run), repo_id, revision, private, create_pr)
+        options = {"repo_id": repo_id, "revision": revision, "private": private}
+        _publish(run_of(run), create_pr=create_pr, **options)
 
 
 def check_hub(settings: Any) -> None:
@@ -55,9 +56,9 @@ def publish_built(run: Path, settings: Any) -> None:
         ) from err
 
 
-def _publish(run: Path, *options: Any, settings: Any = None) -> None:
+def _publish(run: Path, **options: Any) -> None:
     from prefdata.cli.summary import print_publication
-    from prefdata.hub.publish import PublishOptions, publish_run
+    from prefdata.hub.publish import publish_run
 
-    print_publication(publish_run(run, PublishOptions(*options), settings=settings, say=say))
+    print_publication(publish_run(run, say=say, **options))
     tell_stale(run)

@@ -49,7 +49,12 @@ def make_card(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False,
         keep_trailing_newline=True,
     )  # fmt: skip
-    kinds.filters |= {"cell": _cell, "count": _count, "number": _number, "share": _share}
+    kinds.filters |= {
+        "cell": lambda value: str(value).replace("|", "\\|").replace("\n", " "),
+        "count": "{:,}".format,
+        "number": lambda value: f"{value:,.3f}" if abs(value) < 100 else f"{value:,.0f}",
+        "share": "{:.1%}".format,
+    }
     prose = kinds.from_string(template).render(**_facts(run, settings, contents, tag, changes))
     metadata = yaml.safe_dump(
         _metadata(run, settings, contents, tag), sort_keys=False, allow_unicode=True
@@ -58,14 +63,14 @@ def make_card(
 
 
 def _metadata(run: FinishedRun, settings: Publish, contents: Contents, tag: str) -> Facts:
-    models = _models(run)
-    source = _source(run)
+    models, source = _models(run), _source(run)
+    pairs = sum(content.rows for content in contents["pairs"].values())
     named: Facts = {
         "license": settings.license,
         "language": [*settings.languages],
         "pretty_name": settings.pretty_name,
         "tags": list(dict.fromkeys((*TAGS, *settings.tags))),
-        "size_categories": [_size_category(_pairs(contents))],
+        "size_categories": [_size_category(pairs)],
         "source_datasets": [source["id"]] if source and source["id"] else None,
         "base_model": list(dict.fromkeys(fact["model"] for fact in models if fact["hub"])),
     }
@@ -236,10 +241,6 @@ def _repick_command(run: FinishedRun) -> str:
     return " ".join(map(shlex.quote, words))
 
 
-def _pairs(contents: Contents) -> int:
-    return sum(content.rows for content in contents["pairs"].values())
-
-
 def _size_category(rows: int) -> str:
     thousands = len(str(rows)) - len("1000")
     return "n<1K" if thousands < 0 else f"{SIZES[thousands]}<n<{SIZES[thousands + 1]}"
@@ -248,19 +249,3 @@ def _size_category(rows: int) -> str:
 def _fence(text: str) -> str:
     """More backticks than stand together anywhere in the text."""
     return "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _count(value: int) -> str:
-    return f"{value:,}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.0f}"
-
-
-def _share(value: float) -> str:
-    return f"{value:.1%}"

@@ -42,16 +42,6 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
-class PublishOptions:
-    """What the command line says of a publication; None leaves it to the recipe."""
-
-    repo_id: str | None = None
-    revision: str | None = None
-    private: bool | None = None
-    create_pr: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Publication:
     """What has been published where.
 
@@ -71,8 +61,11 @@ class Publication:
 
 def publish_run(
     run: Path,
-    options: PublishOptions = PublishOptions(),  # noqa: B008  frozen
     *,
+    repo_id: str | None = None,
+    revision: str | None = None,
+    private: bool | None = None,
+    create_pr: bool = False,
     settings: Publish | None = None,
     patience: Patience = PATIENCE,
     say: Say = print,
@@ -80,18 +73,20 @@ def publish_run(
     """Bring a run to the Hub, load it back, compare, tag it. Does nothing twice.
 
     `run`: folder of a finished run; gets README.md and report.html, and is not changed otherwise.
-    `settings`: the recipe's `publish`; the run's own by default. `say`: is called with what
-    happens, a line at a time.
+    `repo_id`, `revision`, `private`: None leaves it to the recipe. `create_pr`: open a pull request
+    instead. `settings`: the recipe's `publish`; the run's own by default. `say`: is called with
+    what happens, a line at a time.
 
     Raises:
         PrefdataError: there is no run, no right to publish it, or the Hub does not have it as it
             was sent.
     """
     finished = open_run(run)
-    settings = _settle(finished, settings, options)
+    given = {"repo_id": repo_id, "revision": revision, "private": private}
+    settings = _settle(finished, settings, {k: v for k, v in given.items() if v is not None})
     _check_run(finished)
     check_file(run / "README.md", run)
-    place = _Place(settings, options.create_pr, patience, say)
+    place = _Place(settings, create_pr, patience, say)
     with refusals(settings.repo_id), disk_errors(run), hold_run(run):
         place.open()
         _renew_report(finished)
@@ -122,24 +117,23 @@ def check_publishing(settings: Publish, *, say: Say = print) -> None:
         _Place(settings, False, PATIENCE, say).look()
 
 
-def _settle(run: FinishedRun, settings: Publish | None, options: PublishOptions) -> Publish:
+def _settle(run: FinishedRun, settings: Publish | None, given: dict[str, Any]) -> Publish:
     """The recipe's settings with the command line's on top."""
     if settings is None and run.recipe is not None:
         settings = run.recipe.publish
-    if options.repo_id is not None:
+    if "repo_id" in given:
         try:
-            check_repo_id(options.repo_id)
+            check_repo_id(given["repo_id"])
         except ValueError as err:
             raise PrefdataError(f"--repo-id: {err}") from err
     if settings is None:
-        if options.repo_id is None:
+        if "repo_id" not in given:
             raise PrefdataError(
                 f"{run.folder}: the recipe does not say where to publish; name the dataset with "
                 "--repo-id owner/name, or add publish: {repo_id: owner/name} to the recipe"
             )
-        settings = Publish(repo_id=options.repo_id)
-    given = {"repo_id": options.repo_id, "revision": options.revision, "private": options.private}
-    return settings.model_copy(update={k: v for k, v in given.items() if v is not None})
+        settings = Publish(repo_id=given["repo_id"])
+    return settings.model_copy(update=given)
 
 
 def _check_run(run: FinishedRun) -> None:

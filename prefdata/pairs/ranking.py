@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from prefdata.pairs.bounds import spread_of
+from prefdata.pairs.pair import is_score
 from prefdata.recipe.projection import Combine
 
 Scores = Mapping[int, float]
@@ -28,7 +29,7 @@ def combine_scores(
     `rated`: the scores of every text of one prompt, by column; None where there is none. `weights`:
     of the columns, none of them 0.
     """
-    complete = [n for n, scores in enumerate(rated) if all(_is_told(scores[c]) for c in weights)]
+    complete = [n for n, scores in enumerate(rated) if all(is_score(scores[c]) for c in weights)]
     told: dict[int, list[tuple[float, float]]] = {n: [] for n in complete}
     scale = _SCALES[how]
     for column, weight in weights.items():
@@ -45,10 +46,6 @@ def combine_scores(
 def _mean(parts: Sequence[tuple[float, float]]) -> float:
     total = math.fsum(weight for weight, _ in parts)
     return sum(weight / total * score for weight, score in parts)
-
-
-def _is_told(score: float | None) -> bool:
-    return score is not None and math.isfinite(score)
 
 
 def _ranks(scores: Scores) -> dict[int, float]:

@@ -168,7 +168,11 @@ def pairs_of_file(
         "add --layout {}",
         is_scored=rule.score is not None,
     )  # fmt: skip
-    for note in [*notes, *(_told(bad) for bad in groups.rejects[:5]), *groups.notes()]:
+    bad = [
+        f"{one['source']}: {one['reason']}: {one['detail']}; it goes to rejects"
+        for one in groups.rejects[:5]
+    ]
+    for note in [*notes, *bad, *groups.notes()]:
         say(note)
     table = groups.table()
     check_columns(table.schema, rule)
@@ -202,10 +206,6 @@ def pairs_of_file(
 
 _OPTIONS = ("group_by", "prompt", "text", "score")
 """Keys of a layout that are options of their own."""
-
-
-def _told(bad: Row) -> str:
-    return f"{bad['source']}: {bad['reason']}: {bad['detail']}; it goes to rejects"
 
 
 @contextmanager

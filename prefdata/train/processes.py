@@ -8,6 +8,7 @@ DeepSpeed) is accelerate's configuration.
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def _work(job: Mapping[str, Any]) -> None:
     out, place = Path(job["out"]), Path(job["place"])
     trainer = dpo.make_trainer(model, settings, files, out / "checkpoints")
     is_first = trainer.accelerator.is_main_process
-    say = _print if is_first else _say_nothing
+    # the command that has started this hears it
+    say = partial(print, flush=True) if is_first else lambda line: None
     figures = dpo.run(trainer, dpo.last_checkpoint(out / "checkpoints"), say)
     trainer.save_model(str(place))
     if is_first:
@@ -101,14 +103,6 @@ def _work(job: Mapping[str, Any]) -> None:
         write_text(out / FIGURES, orjson.dumps(figures).decode())
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)  # the command that has started this hears it
-
-
-def _say_nothing(line: str) -> None:
-    pass
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ def train_trl(
     _check_place(out)
     check_training(run, finished.record, out, is_forced=force)
     model = _start(finished, settings)
-    data = export_run(run, "trl", _data_options(model, settings), out / "data", say=say)
+    options = ExportOptions(max_tokens=settings.max_length, tokenizer=model, drop_too_long=True)
+    data = export_run(run, "trl", options, out / "data", say=say)
     with disk_errors(out), hold(out):
         result = _begin(out, settings, model, data)
         _save(out, result)  # which says whose folder it is
@@ -161,10 +162,6 @@ def _start(run: FinishedRun, settings: TrlSettings) -> Model:
 def _sampled(model: Model, settings: TrlSettings) -> InferenceParameters:
     told = settings.evaluation.model_dump(include={"temperature", "max_tokens"}, exclude_none=True)
     return model.inference_parameters.model_copy(update=told)
-
-
-def _data_options(model: Model, settings: TrlSettings) -> ExportOptions:
-    return ExportOptions(max_tokens=settings.max_length, tokenizer=model, drop_too_long=True)
 
 
 def _begin(out: Path, settings: TrlSettings, model: Model, data: Export) -> Result:
