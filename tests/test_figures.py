@@ -14,7 +14,7 @@ from prefdata.report.figures import (
     scores_by_writer,
     slowest_rows,
 )
-from prefdata.report.sides import Lengths, Wins
+from prefdata.report.sides import count_wins, measure_lengths, read_sides
 from prefdata.report.spreads import finite, grid_of, grid_over, spread_of, wilson
 from prefdata.rows import CANDIDATE
 
@@ -40,17 +40,24 @@ def listed(*rows):
     )
 
 
-def paired(*rows):
-    """A table of pairs from (chosen, rejected, margin)."""
-    return pa.table(
-        {
-            "chosen": [row[0] for row in rows],
-            "rejected": [row[1] for row in rows],
-            "margin": pa.array([row[2] for row in rows], pa.float64()),
-            "chosen_completion_tokens": pa.array([len(row[0]) for row in rows], pa.int32()),
-            "rejected_completion_tokens": pa.array([len(row[1]) for row in rows], pa.int32()),
+def paired(*rows, by=(None, None), tied=False):
+    """Tables of pairs from (chosen, rejected, margin)."""
+    made = {
+        "chosen": [row[0] for row in rows],
+        "rejected": [row[1] for row in rows],
+        "margin": pa.array([row[2] for row in rows], pa.float64()),
+        "is_tie": [tied] * len(rows),
+    }
+    for side, writer in zip(("chosen", "rejected"), by, strict=True):
+        alias, temperature = writer or (None, None)
+        made |= {
+            f"{side}_completion_tokens": pa.array(map(len, made[side]), pa.int32()),
+            f"{side}_score": pa.nulls(len(rows), pa.float64()),
+            f"{side}_alias": [alias] * len(rows),
+            f"{side}_model": pa.nulls(len(rows), pa.string()),
+            f"{side}_temperature": [temperature] * len(rows),
         }
-    )
+    return pa.table(made)
 
 
 # the funnel
@@ -161,8 +168,12 @@ def test_wilson_gives_the_published_interval():
 
 def test_wins_count_both_sides_and_leave_ties_out():
     hot, cool = ("hot", 0.9), ("cool", 0.3)
-    wins = Wins()
-    wins.add([hot, cool, cool, hot], [cool, hot, cool, cool], [False, False, False, True])
+    one = ("a", "b", None)
+    tables = [
+        paired(one, by=(hot, cool)), paired(one, by=(cool, hot)), paired(one, by=(cool, cool)),
+        paired(one, by=(hot, cool), tied=True),
+    ]  # fmt: skip
+    wins = count_wins(read_sides(tables))
     assert wins.ties == 1
     assert wins.share(cool)[0] == pytest.approx(2 / 4)
     assert wins.share(hot)[0] == pytest.approx(1 / 2)
@@ -172,14 +183,12 @@ def test_wins_count_both_sides_and_leave_ties_out():
 def test_lengths_tell_who_is_longer_and_how_margin_follows_length():
     drawn = random.Random(2)
     rows = [("x" * drawn.randint(1, 90), "x" * drawn.randint(1, 90), drawn.random()) for _ in range(200)]  # fmt: skip  # noqa: E501
-    lengths = Lengths()
-    lengths.add(paired(*rows[:50]))
-    lengths.add(paired(*rows[50:]))
+    lengths = measure_lengths(read_sides([paired(*rows[:50]), paired(*rows[50:])]))
     longer = sum(len(c) > len(r) for c, r, _ in rows)
     shorter = sum(len(c) < len(r) for c, r, _ in rows)
     assert (lengths.longer, lengths.shorter) == (longer, shorter)
     assert lengths.share[0] == pytest.approx(longer / (longer + shorter))
-    assert lengths.chosen_tokens == sum(len(c) for c, _, _ in rows)
+    assert lengths.tokens[0] == pytest.approx(sum(len(c) for c, _, _ in rows) / 200)
     ratios = [math.log2(len(c) / len(r)) for c, r, _ in rows]
     expected = np.corrcoef(ratios, [margin for *_, margin in rows])[0, 1]
     assert lengths.correlation == pytest.approx(expected)
@@ -187,15 +196,14 @@ def test_lengths_tell_who_is_longer_and_how_margin_follows_length():
 
 
 def test_pairs_without_scores_have_no_correlation():
-    lengths = Lengths()
-    lengths.add(paired(("aa", "b", None), ("a", "bbb", None), ("a", "b", None)))
+    tables = [paired(("aa", "b", None), ("a", "bbb", None), ("a", "b", None))]
+    lengths = measure_lengths(read_sides(tables))
     assert lengths.correlation is None
     assert lengths.pairs == 3
 
 
 def test_letters_count_and_not_their_bytes():
-    lengths = Lengths()
-    lengths.add(paired(("äöü", "abcd", 1.0)))
+    lengths = measure_lengths(read_sides([paired(("äöü", "abcd", 1.0))]))
     assert (lengths.longer, lengths.shorter) == (0, 1)
 
 

@@ -1,17 +1,26 @@
 """The figures of a dataset card, counted as the report counts them. Writes no text."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from prefdata.report.sides import UNKNOWN, Group, Lengths, Wins, sides_of
-from prefdata.report.spreads import Spread, Values, grid_over, numbers, spread_of
+from prefdata.report.sides import (
+    SIDES,
+    UNKNOWN,
+    Group,
+    Lengths,
+    count_wins,
+    measure_lengths,
+    read_sides,
+)
+from prefdata.report.spreads import Spread, grid_over, spread_of
 
 SCORES = {"chosen": "chosen_score", "rejected": "rejected_score", "margin": "margin"}
-TOKENS = {f"{side}, tokens": f"{side}_completion_tokens" for side in ("chosen", "rejected")}
+SIZES = {f"{side}, characters": side for side in SIDES} | {
+    f"{side}, tokens": f"{side}_tokens" for side in SIDES
+}
 
 
 @dataclass(frozen=True)
@@ -35,27 +44,23 @@ class PairFigures:
 
 def measure_pairs(tables: Iterable[pa.Table]) -> PairFigures:
     """Look at every pair once."""
-    wins, lengths, found = Wins(), Lengths(), dict[str, list[Values]]()
-    for table in tables:
-        sides = sides_of(table, "chosen"), sides_of(table, "rejected")
-        wins.add(*sides, table["is_tie"].to_pylist())
-        lengths.add(table)
-        for side in ("chosen", "rejected"):
-            letters = numbers(pc.utf8_length(table[side]))
-            found.setdefault(f"{side}, characters", []).append(letters)
-        for told, name in (TOKENS | SCORES).items():
-            found.setdefault(told, []).append(numbers(table[name]))
-    spreads = {told: spread for told, parts in found.items() if (spread := _spread(parts))}
+    sides = read_sides(tables)
+    wins = count_wins(sides)
     known = sorted((g for g in wins.groups if g[0] != UNKNOWN), key=lambda g: (g[0], g[1] or 0.0))
     return PairFigures(
-        {told: spread for told, spread in spreads.items() if told in SCORES},
-        {told: spread for told, spread in spreads.items() if told not in SCORES},
-        {group: (wins.chosen[group], wins.rejected[group]) for group in known},
-        lengths,
+        _spreads(sides, SCORES),
+        _spreads(sides, SIZES),
+        {group: wins.count(group) for group in known},
+        measure_lengths(sides),
         wins.ties,
     )
 
 
-def _spread(parts: list[Values]) -> Spread | None:
-    grid = grid_over(parts)
-    return None if grid is None else spread_of(np.concatenate(parts), grid)
+def _spreads(sides: Any, names: Mapping[str, str]) -> dict[str, Spread]:
+    columns = {told: sides[name].to_numpy() for told, name in names.items()}
+    grids = {told: grid_over([values]) for told, values in columns.items()}
+    return {
+        told: spread
+        for told, grid in grids.items()
+        if grid is not None and (spread := spread_of(columns[told], grid))
+    }

@@ -58,7 +58,7 @@ def wins_cell(run: Numbers) -> Cell:
         won, lost = wins.duels(group)
         rows.append(
             (
-                label(group), f"{wins.chosen[group]:,}", f"{wins.rejected[group]:,}",
+                label(group), *(f"{count:,}" for count in wins.count(group)),
                 percent(share), f"{percent(low)} – {percent(high)}", f"{won:,} : {lost:,}",
             )
         )  # fmt: skip
@@ -71,7 +71,7 @@ def length_cell(run: Numbers) -> Cell:
     found = run.lengths
     if not found.pairs:
         return Cell("This run has no pair.", is_empty=True)
-    chosen, rejected = found.chosen / found.pairs, found.rejected / found.pairs
+    chosen, rejected = found.chosen, found.rejected
     share, low, high = found.share
     summary = (
         f"Chosen has {chosen:,.0f} characters on average, rejected {rejected:,.0f}. The longer one "
@@ -83,8 +83,8 @@ def length_cell(run: Numbers) -> Cell:
     chart = Chart("columns", "Pairs by length", _ratio_names(), [("pairs", found.ratios.tolist())], "length of chosen : rejected", "pairs")  # fmt: skip  # noqa: E501
     rows = [(name, f"{count:,}") for name, count in zip(_ratio_names(), found.ratios, strict=True)]
     sides = [("characters, mean", f"{chosen:,.1f}", f"{rejected:,.1f}")]
-    if found.counted_tokens:
-        tokens = (found.chosen_tokens / found.counted_tokens, found.rejected_tokens / found.counted_tokens)  # fmt: skip  # noqa: E501
+    if found.tokens:
+        tokens = found.tokens
         sides.append(("tokens, mean", f"{tokens[0]:,.1f}", f"{tokens[1]:,.1f}"))
     sides.append(("the longer one, pairs", f"{found.longer:,}", f"{found.shorter:,}"))
     calibrated = list(tell_calibration(run.record).items())

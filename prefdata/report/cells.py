@@ -3,15 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefdata.report.figures import Sized, Step
 from prefdata.report.sides import Group, Lengths, Wins
 from prefdata.report.spreads import Grid, Spread
 from prefdata.run.oddities import find_oddities
-
-if TYPE_CHECKING:
-    from prefdata.report.breakdown import Breakdown
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ class Numbers:
     largest: list[Sized]
     largest_by: str
     excerpts: dict[str, str] = field(default_factory=dict)
-    breakdowns: "Sequence[Breakdown]" = ()
+    breakdown: Cell = Cell("", is_empty=True)
     matches: Sequence[tuple[str, str]] = ()
 
     @property

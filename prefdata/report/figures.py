@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefdata.recipe.values import META_SUFFIX
-from prefdata.report.sides import UNKNOWN, Group
+from prefdata.report.sides import WRITER, Group, writers_of
 from prefdata.report.spreads import Values, numbers
 from prefdata.rows import CONTAMINATED, ID
 
@@ -144,18 +144,11 @@ def scores_by_writer(
 
 def groups_of(meta: pa.Array) -> list[Group]:
     """Who wrote each text, from a struct array."""
-    names = {meta.type.field(n).name for n in range(meta.type.num_fields)}
-
-    def part(name: str) -> list[Any]:
-        present = name in names
-        return pc.struct_field(meta, name).to_pylist() if present else [None] * len(meta)
-
-    return [
-        (alias or model or UNKNOWN, temperature)
-        for alias, model, temperature in zip(
-            part("alias"), part("model"), part("temperature"), strict=True
-        )
-    ]
+    present = {meta.type.field(n).name for n in range(meta.type.num_fields)}
+    unknown = pa.nulls(len(meta))
+    return writers_of(
+        *(pc.struct_field(meta, name) if name in present else unknown for name in WRITER)
+    )
 
 
 # rows

@@ -26,7 +26,7 @@ from prefdata.recipe.mix import first_projection
 from prefdata.recipe.projection import DpoPreference
 from prefdata.recipe.questions import ASKED
 from prefdata.recipe.reads import score_columns
-from prefdata.report.breakdown import plan_breakdowns
+from prefdata.report.breakdown import breakdown_cell, can_be_told
 from prefdata.report.cells import Figure, Numbers, Panel
 from prefdata.report.compare import delta, recipe_differences
 from prefdata.report.excerpt import Candidates, Excerpt, embed, take_candidates, take_excerpt
@@ -40,7 +40,7 @@ from prefdata.report.figures import (
     slowest_rows,
 )
 from prefdata.report.panels import EXCERPT, key_figures, make_panels, verdict
-from prefdata.report.sides import Group, Lengths, Wins, sides_of
+from prefdata.report.sides import WRITER, Group, count_wins, measure_lengths, read_sides
 from prefdata.report.spreads import Spread, grid_over, numbers, spread_of
 from prefdata.rows import ID, rows_of
 from prefdata.run.finished import FinishedRun, open_run
@@ -57,7 +57,6 @@ LICENCES = ("vendor/chart.LICENSE.md", "vendor/diff.LICENSE")
 REJECT_BYTES = 16 * 2**20
 MOST_READ = 2**30
 """Bytes of candidates above which the page has only those that are in pairs."""
-WRITER = ("alias", "model", "temperature")
 
 
 @dataclass(frozen=True)
@@ -187,16 +186,8 @@ def _count_run(
     scores: dict[str, dict[Group, Spread]],
     margins: Spread | None,
 ) -> Numbers:
-    wins, lengths = Wins(), Lengths()
     kept = _kept(run)
-    breakdowns = plan_breakdowns(read_tables(run.folder / "pairs", columns=kept), kept)
-    for table in read_tables(run.folder / "pairs"):
-        for breakdown in breakdowns:
-            breakdown.add(table)
-        lengths.add(table)
-        wins.add(
-            sides_of(table, "chosen"), sides_of(table, "rejected"), table["is_tie"].to_pylist()
-        )
+    sides = read_sides(read_tables(run.folder / "pairs"), kept)
     largest, unit = _largest(run, source)
     wanted = {row.id for row in (*largest, *slowest_rows(run.record))}
     return Numbers(
@@ -205,12 +196,12 @@ def _count_run(
         steps=funnel(run.record, source.stages),
         scores=scores,
         margins=margins,
-        wins=wins,
-        lengths=lengths,
+        wins=count_wins(sides),
+        lengths=measure_lengths(sides),
         largest=largest,
         largest_by=unit,
         excerpts=_excerpts(run, source, wanted),
-        breakdowns=breakdowns,
+        breakdown=breakdown_cell(sides, kept),
         matches=_matches(run),
     )
 
@@ -223,13 +214,13 @@ def _matches(run: FinishedRun) -> list[tuple[str, str]]:
 
 
 def _kept(run: FinishedRun) -> list[str]:
-    """Columns of the seeds that the pairs keep."""
+    """Columns of the seeds that the pairs keep, and whose values can be told apart."""
     rule = run.record.get("projection", {})
     if run.recipe:
         rule = first_projection(run.recipe.output_projection).model_dump()
     names = [*(rule.get("keep") or ()), rule.get("order_group")]
-    present = read_schema(run.folder / "pairs").names
-    return [name for name in dict.fromkeys(names) if name in present]
+    known = {one.name for one in read_schema(run.folder / "pairs") if can_be_told(one.type)}
+    return [name for name in dict.fromkeys(names) if name in known]
 
 
 def _largest(run: FinishedRun, source: Sources) -> tuple[list[Sized], str]:

@@ -5,7 +5,6 @@ from typing import Any
 
 from prefdata.pairs.prompts import tell_of_prompts
 from prefdata.report.biases import judges_cell, length_cell, margins_cell, wins_cell
-from prefdata.report.breakdown import breakdown_cell
 from prefdata.report.cells import (
     Cell,
     Chart,
@@ -59,7 +58,7 @@ def make_panels(runs: Sequence[Numbers]) -> list[Panel]:
                 "breakdown",
                 "By seed column",
                 "The pairs by the values of columns that they keep.",
-                lambda run: breakdown_cell(run.breakdowns),
+                lambda run: run.breakdown,
             ),
             ("rows", "Slowest and largest rows", "What took or holds the most.", _rows),
         )
