@@ -139,9 +139,11 @@ def _run(step: str, job: dict, more: dict | None = None) -> dict:
         )  # fmt: skip
         try:
             printed, _ = process.communicate(timeout=job["limit"])
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt) as err:
             os.killpg(process.pid, signal.SIGKILL)  # vLLM's engine may be a process of its own
             printed, _ = process.communicate()
+            if isinstance(err, KeyboardInterrupt):
+                raise
     told = [line for line in printed.splitlines() if line.startswith("RESULT ")]
     if process.returncode or not told:
         print(printed[-3000:], file=sys.stderr, flush=True)
