@@ -4,7 +4,7 @@ Knows no file and no line.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prefdata.errors import PrefdataError, suggest
@@ -18,6 +18,7 @@ from prefdata.recipe.contract import (
     Scored,
     path_of,
 )
+from prefdata.recipe.environment import leaves
 from prefdata.recipe.filters import Filter
 from prefdata.recipe.judges import verdicts
 from prefdata.recipe.mix import OutputProjection, projections_of
@@ -31,19 +32,14 @@ from prefdata.recipe.schema import Model, Recipe
 from prefdata.recipe.values import ReasoningParser, Retry
 
 
-def find_unwritable(value: Any, at: At = ()) -> Problem | None:
+def find_unwritable(raw: Any) -> Problem | None:
     """The first value that no file, no key and no engine can hold, wherever it stands."""
-    parts: Iterable[tuple[str | int, Any]] = ()
-    if isinstance(value, Mapping):
-        parts = ((str(key), part) for key, part in value.items())
-    elif isinstance(value, list):
-        parts = enumerate(value)
-    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return Problem(at, f"{value} needs more than 64 bits; give a smaller number")
-    elif isinstance(value, str) and "\0" in value:
-        return Problem(at, "the text contains a NUL character; remove it")
-    found = (find_unwritable(part, (*at, key)) for key, part in parts)
-    return next(filter(None, found), None)
+    for at, value in leaves(raw):
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            return Problem(at, f"{value} needs more than 64 bits; give a smaller number")
+        if isinstance(value, str) and "\0" in value:
+            return Problem(at, "the text contains a NUL character; remove it")
+    return None
 
 
 def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Problem]:

@@ -3,6 +3,7 @@
 A new kind overrides what differs; nothing outside its class and its stage asks which kind it is.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -427,8 +428,9 @@ def dotted(at: At) -> str:
 
 
 def path_of(key: str) -> At:
-    """The YAML path of a key such as `messages.0.content`."""
-    return tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+    """The YAML path of a key such as `messages.0.content`, or `messages[0].content`."""
+    parts = re.sub(r"\[(\w+)\]", r".\1", key).split(".")
+    return tuple(int(p) if p.isascii() and p.isdigit() else p for p in parts if p)
 
 
 def no_chat(name: str) -> str:

@@ -7,12 +7,14 @@ interpolation. Reads no file.
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from prefdata.recipe.contract import At
+from prefdata.errors import PrefdataError
+from prefdata.recipe.contract import At, dotted
 
 INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 """What OmegaConf would replace; a backslash before it makes it a plain text."""
@@ -38,12 +40,12 @@ def find_kept(config: DictConfig, raw: Mapping[str, Any]) -> dict[At, str]:
     written: Any = OmegaConf.to_container(config, resolve=False)
     live = {at: text for at, text in texts_in(written) if INTERPOLATION.search(text)}
     own = {at: text for at, text in live.items() if "oc.env" in text}
-    secrets = {value for at in own for _, value in _leaves(_at(raw, at)) if value}
-    others = {at: text for at, text in live.items() if at not in own}
+    found = {at: [str(v) for _, v in leaves(_at(raw, at)) if v is not None] for at in live}
+    secrets = {value for at in own for value in found[at] if value}
     return own | {
         at: text
-        for at, text in others.items()
-        if any(secret in found for _, found in _leaves(_at(raw, at)) for secret in secrets)
+        for at, text in live.items()
+        if at not in own and any(secret in value for value in found[at] for secret in secrets)
     }
 
 
@@ -56,7 +58,7 @@ def values_told(kept: Mapping[At, str], raw: Mapping[str, Any]) -> dict[str, str
 def kept_in_rows(kept: Mapping[At, str]) -> Iterator[str]:
     """A sentence where values of the environment go into prompts or rows; nothing elsewhere."""
     seen = {at: text for at, text in kept.items() if any(_is_in(at, key) for key in _IN_ROWS)}
-    named = {".".join(map(str, at)): text for at, text in seen.items()}
+    named = {dotted(at): text for at, text in seen.items()}
     if named:
         variables = sorted({name for text in named.values() for name in _NAMES.findall(text)})
         told = " and ".join(f"${name}" for name in variables) or "the environment"
@@ -93,21 +95,28 @@ def mask(message: str, text: str) -> str:
     return message
 
 
+@contextmanager
+def masked(*texts: str) -> Iterator[None]:
+    """Errors without the values of the variables that a recipe's texts name."""
+    try:
+        yield
+    except PrefdataError as err:
+        raise PrefdataError(mask(str(err), "\n".join(texts))) from err
+
+
 def texts_in(written: Mapping[Any, Any]) -> Iterator[tuple[At, str]]:
     """(path, text) of every value of a recipe that is not resolved."""
-    yield from _leaves({str(key): value for key, value in written.items()})
+    whole = {str(key): value for key, value in written.items()}
+    return ((at, str(value)) for at, value in leaves(whole) if value is not None)
 
 
-def _leaves(value: Any, at: At = ()) -> Iterator[tuple[At, str]]:
-    """(path, text) of every value; a key is never one."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _leaves(part, (*at, key))
-    elif isinstance(value, list):
-        for number, part in enumerate(value):
-            yield from _leaves(part, (*at, number))
-    elif value is not None:
-        yield at, str(value)
+def leaves(value: Any, at: At = ()) -> Iterator[tuple[At, Any]]:
+    """(path, value) of all that is no mapping and no list."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(part, (*at, key))
+    else:
+        yield at, value
 
 
 def _at(raw: Any, at: At) -> Any:

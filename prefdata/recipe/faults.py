@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from prefdata.errors import PrefdataError, suggest
-from prefdata.recipe.contract import At
+from prefdata.recipe.contract import At, dotted
 
 Part = TypeVar("Part", bound=BaseModel)
 LONGEST = 80
@@ -37,15 +37,15 @@ class Lines:
 
     def place(self, at: At) -> str:
         """`file:line: path`, with the line of the nearest key that the file has."""
-        dotted = ".".join(map(str, at))
+        told = dotted(at)
         line = self._line(at)
         if line is None and any(key[: len(at)] == at for key in self.overridden):
-            return f"command line: {dotted}"
+            return f"command line: {told}"
         if self._root is None or any(at[: len(key)] == key for key in self.overridden):
-            return f"command line: {dotted}"
+            return f"command line: {told}"
         while line is None:
             line = self._line(at := at[:-1])
-        return f"{self._path}:{line}: {dotted}" if dotted else f"{self._path}"
+        return f"{self._path}:{line}: {told}" if told else f"{self._path}"
 
     def _line(self, at: At) -> int | None:
         """The line of a path, from 1, or None where the file does not have it."""

@@ -18,13 +18,13 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from prefdata.errors import PrefdataError, suggest
 from prefdata.recipe.chance import tell_of_chance
 from prefdata.recipe.checks import check_recipe, environment_name, find_unwritable
-from prefdata.recipe.contract import At
+from prefdata.recipe.contract import At, dotted, path_of
 from prefdata.recipe.environment import (
     INTERPOLATION,
     find_kept,
     kept_in_rows,
     let_stand,
-    mask,
+    masked,
     texts_in,
     values_told,
     variables_in,
@@ -36,7 +36,7 @@ from prefdata.recipe.providers import LOCAL_PROVIDERS
 from prefdata.recipe.schema import Recipe
 from prefdata.recipe.shipped import shipped
 from prefdata.recipe.values import SettingsModel
-from prefdata.recipe.weights import read_model_files, templates_of
+from prefdata.recipe.weights import read_model_files
 
 Settings = TypeVar("Settings", bound=SettingsModel)
 RecipeSource = Path | str | Mapping[str, Any] | Recipe
@@ -129,7 +129,7 @@ def load_recipe(
     """
     given: dict[str, Callable[..., Any]] = {}
     path, text = _written(source, given)
-    try:
+    with masked(text, *overrides):
         config, lines = _parse(path or Path(UNNAMED), text)
         if prepare is not None:
             written: Any = OmegaConf.to_container(config, resolve=False)
@@ -141,8 +141,6 @@ def load_recipe(
             let_stand(config)
         loaded = _check(config, lines, path.absolute() if path else None)
         return replace(loaded, given=given)
-    except PrefdataError as err:
-        raise PrefdataError(mask(str(err), "\n".join((text, *overrides)))) from err
 
 
 def read_written(source: Path, overrides: Sequence[str]) -> Written:
@@ -152,7 +150,7 @@ def read_written(source: Path, overrides: Sequence[str]) -> Written:
     for override in overrides:
         _override(config, override, is_located=False)
     plain: Any = OmegaConf.to_container(config, resolve=False)
-    told = ((".".join(map(str, at)), text) for at, text in texts_in(_resolve(config, lines)))
+    told = ((dotted(at), text) for at, text in texts_in(_resolve(config, lines)))
     paths = {key: str(_home(text)) for key, text in told if _names_file(key)}
     return Written(paths, variables_in(plain))
 
@@ -225,10 +223,10 @@ def _check(config: DictConfig, lines: Lines, file: Path | None) -> LoadedRecipe:
     kept = find_kept(config, raw)
     told = values_told(kept, raw)
     files = (*([file] if file else []), *_read_prompts(raw, folder, lines))
-    files += tuple(Path(_locate(name, folder)) for name in templates_of(raw))
-    for at, target in read_model_files(raw, lambda file: _locate(file, folder), lines):
-        if (interpolation := kept.pop(at, None)) is not None and target is not None:
-            kept[target] = interpolation
+    for one in read_model_files(raw, lambda file: _locate(file, folder), lines):
+        files += (one.file,) if one.file else ()
+        if (interpolation := kept.pop(one.at, None)) is not None and one.target is not None:
+            kept[one.target] = interpolation
     _use_layout(raw, lines)
     for at, interpolation, value in _add_providers(raw):
         kept[at], told[value] = interpolation, interpolation
@@ -289,23 +287,16 @@ def load_settings(kind: type[Settings], file: Path | None, overrides: Sequence[s
         PrefdataError: one message per problem, as for a recipe.
     """
     text = _read(file, "settings") if file else ""
-    try:
-        return _load_settings(kind, file, text, overrides)
-    except PrefdataError as err:
-        raise PrefdataError(mask(str(err), "\n".join((text, *overrides)))) from err
-
-
-def _load_settings(
-    kind: type[Settings], file: Path | None, text: str, overrides: Sequence[str]
-) -> Settings:
-    config, lines = _parse(file, text, "settings") if file else (DictConfig({}), Lines(None, None))
-    beside = (file or Path()).parent.absolute()
-    for key in kind.paths:
-        if isinstance(path := OmegaConf.select(config, key), str):
-            OmegaConf.update(config, key, _locate(path, beside))
-    for override in overrides:
-        lines.overridden.append(_override(config, override))
-    return validate(kind, _resolve(config, lines), lines)
+    nothing = DictConfig({}), Lines(None, None)
+    with masked(text, *overrides):
+        config, lines = _parse(file, text, "settings") if file else nothing
+        beside = (file or Path()).parent.absolute()
+        for key in kind.paths:
+            if isinstance(path := OmegaConf.select(config, key), str):
+                OmegaConf.update(config, key, _locate(path, beside))
+        for override in overrides:
+            lines.overridden.append(_override(config, override))
+        return validate(kind, _resolve(config, lines), lines)
 
 
 def _locate(path: str, beside: Path) -> str:
@@ -406,7 +397,7 @@ def _parse(path: Path, text: str, what: str = "recipe") -> tuple[DictConfig, "Li
         line = f":{mark.line + 1}" if mark else ""
         raise PrefdataError(f"{path}{line}: not valid YAML: {_yaml_problem(err)}") from err
     except OmegaConfBaseException as err:
-        place = Lines(path, root).place(_path(_dotted(err)))
+        place = Lines(path, root).place(path_of(err.full_key or ""))
         raise PrefdataError(f"{place}: {_first_line(err)}; {_ABOUT_INTERPOLATION}") from err
 
 
@@ -418,19 +409,14 @@ def _first_line(err: Exception) -> str:
     return (str(err).splitlines() or [type(err).__name__])[0]
 
 
-def _dotted(err: OmegaConfBaseException) -> str:
-    return re.sub(r"\[(\w+)\]", r".\1", err.full_key or "").lstrip(".")
-
-
 def _resolve(config: DictConfig, lines: "Lines") -> dict[str, Any]:
     try:
         raw = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as err:
-        place = lines.place(_path(_dotted(err)))
-        raise PrefdataError(f"{place}: '???' marks a value that you must give; set it") from err
     except OmegaConfBaseException as err:
-        place = lines.place(_path(_dotted(err)))
-        raise PrefdataError(f"{place}: {_first_line(err)}; {_ABOUT_INTERPOLATION}") from err
+        why = f"{_first_line(err)}; {_ABOUT_INTERPOLATION}"
+        if isinstance(err, MissingMandatoryValue):
+            why = "'???' marks a value that you must give; set it"
+        raise PrefdataError(f"{lines.place(path_of(err.full_key or ''))}: {why}") from err
     if fault := find_unwritable(raw):
         raise PrefdataError(f"{lines.place(fault.at)}: {fault.message}")
     return {str(key): value for key, value in raw.items()} if isinstance(raw, dict) else {}
@@ -479,7 +465,7 @@ def _override(config: DictConfig, override: str, *, is_located: bool = True) -> 
     except OmegaConfBaseException as err:
         why = f"{_first_line(err)}; {_ABOUT_INTERPOLATION}"
         raise PrefdataError(f"override {override!r}: {why}") from err
-    return _path(key)
+    return path_of(key)
 
 
 def override_of_out(out: Path | str) -> str:
@@ -494,7 +480,7 @@ def override_path(override: str) -> At:
     Raises:
         PrefdataError: the text is not an override.
     """
-    return _path(_split(override)[0])
+    return path_of(_split(override)[0])
 
 
 def _split(override: str) -> tuple[str, str]:
@@ -518,10 +504,6 @@ def _yaml_value(text: str) -> Any:
     # OmegaConf's YAML, as in the file: 1e-3 is a number, a date is a text
     holder: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
     return holder["value"]
-
-
-def _path(key: str) -> At:
-    return tuple(int(p) if p.isascii() and p.isdigit() else p for p in key.split(".") if p)
 
 
 def _home(path: str) -> Path:

@@ -7,19 +7,33 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefdata.errors import PrefdataError
 from prefdata.recipe.contract import At
 from prefdata.recipe.faults import Lines
 
 Locate = Callable[[str], str]
+
+
+class Gone(NamedTuple):
+    """A value of the recipe that has become another one.
+
+    Attributes:
+        at: its YAML path.
+        target: where it is now, if anywhere.
+        file: that was read in its place.
+    """
+
+    at: At
+    target: At | None = None
+    file: Path | None = None
+
+
 ADAPTER_CONFIG = "adapter_config.json"
 
 
-def read_model_files(
-    raw: dict[str, Any], locate: Locate, lines: Lines
-) -> list[tuple[At, At | None]]:
+def read_model_files(raw: dict[str, Any], locate: Locate, lines: Lines) -> list[Gone]:
     """Turn the paths of adapters and templates in `models` into what they stand for.
 
     A `model` that is a folder with LoRA weights becomes the base that it names, with the folder as
@@ -29,13 +43,10 @@ def read_model_files(
     `raw`: the recipe as resolved; changed in place. `locate`: a path of the recipe as an existing
     one, or unchanged.
 
-    Returns:
-        YAML paths whose values have gone, with where they have gone to, if anywhere.
-
     Raises:
         PrefdataError: an adapter names no base, or a template's file cannot be read.
     """
-    gone: list[tuple[At, At | None]] = []
+    gone: list[Gone] = []
     models = raw.get("models")
     for number, entry in enumerate(models if isinstance(models, list) else ()):
         if not isinstance(entry, dict):
@@ -44,20 +55,14 @@ def read_model_files(
         if isinstance(entry.get("model"), str) and "adapter" not in entry:
             _name_base(entry, locate, lines.place((*at, "model")))
             if "adapter" in entry:
-                gone.append(((*at, "model"), (*at, "adapter")))
+                gone.append(Gone((*at, "model"), (*at, "adapter")))
         if is_file(entry.get("chat_template")):
-            _read_template(entry, locate, lines.place((*at, "chat_template")))
-            gone.append(((*at, "chat_template"), None))
+            file = Path(locate(entry["chat_template"]))
+            _read_template(entry, file, lines.place((*at, "chat_template")))
+            gone.append(Gone((*at, "chat_template"), file=file))
         elif isinstance(entry.get("adapter"), str) and "chat_template" not in entry:
             _keep_template(entry, locate)
     return gone
-
-
-def templates_of(raw: dict[str, Any]) -> list[str]:
-    """Files of chat templates, as `models` name them."""
-    models = raw.get("models")
-    entries = [one for one in models if isinstance(one, dict)] if isinstance(models, list) else []
-    return [entry["chat_template"] for entry in entries if is_file(entry.get("chat_template"))]
 
 
 def is_file(template: Any) -> bool:
@@ -96,14 +101,13 @@ def _name_base(entry: dict[str, Any], locate: Locate, place: str) -> None:
         entry.setdefault("revision", config["revision"])
 
 
-def _read_template(entry: dict[str, Any], locate: Locate, place: str) -> None:
-    told = entry["chat_template"]
+def _read_template(entry: dict[str, Any], file: Path, place: str) -> None:
     try:
-        entry["chat_template"] = Path(locate(told)).read_text(encoding="utf-8-sig")
+        entry["chat_template"] = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:
         raise PrefdataError(
-            f"{place}: {told!r} is neither a chat template in Jinja nor a file that can be read "
-            f"({err}); relative paths are looked up beside the recipe"
+            f"{place}: {entry['chat_template']!r} is neither a chat template in Jinja nor a file "
+            f"that can be read ({err}); relative paths are looked up beside the recipe"
         ) from err
 
 

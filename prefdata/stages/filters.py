@@ -61,23 +61,16 @@ def keep(column: Filter, tools: Tools) -> Stage:
             return {}
         candidates = row[column.candidates] or []
         seen = [_beside(row, number, column, tools) for number in range(len(candidates))]
+        places = [n for n, one in enumerate(candidates) if is_answer(one["finish_reason"])]
         verdicts = await asyncio.gather(
-            *(
-                judge(one["text"], one, view)
-                for one, view in zip(candidates, seen, strict=True)
-                if is_answer(one["finish_reason"])
-            )
+            *(judge(candidates[n]["text"], candidates[n], seen[n]) for n in places)
         )
         if verdicts and None not in verdicts:
             raise commonest([*filter(None, verdicts)])
-        left = iter(verdicts)
-        told = [next(left) if is_answer(one["finish_reason"]) else None for one in candidates]
-        return {
-            column.name: [
-                None if one is None else dict(zip(("reason", "detail"), one, strict=True))
-                for one in told
-            ]
-        }
+        told: list[Row | None] = [None] * len(candidates)
+        for place, verdict in zip(places, verdicts, strict=True):
+            told[place] = verdict and {"reason": verdict[0], "detail": verdict[1]}
+        return {column.name: told}
 
     return run
 
