@@ -452,7 +452,7 @@ def test_several_problems_between_the_parts_are_reported_together(complaint):
         ("name: drafts", "name: drafts__meta", "r.yaml:18: columns.0.name: the name 'drafts__meta' is reserved"),
         ("name: drafts", "name: prompt", "r.yaml:18: columns.0.name: there are two columns 'prompt'"),
         ("name: reward", "name: drafts", "r.yaml:23: columns.1.name: there are two columns 'drafts'"),
-        ("alias: cool", "alias: hot", "r.yaml:13: models.1.alias: alias 'hot' is already used by models.0"),
+        ("alias: cool", "alias: hot", "r.yaml:13: models.1.alias: models.0 is called 'hot', too"),
         ("num_records: 100", "num_records: 0", "r.yaml:3: num_records: "),
         ("num_records: 100", "min_yield: 1.5", "r.yaml:3: min_yield: "),
         ("num_records: 100", f"seed: {2**64}", "r.yaml:3: seed: "),

@@ -17,11 +17,13 @@ class Item:
     Attributes:
         weight: above 0; RLCF's are from 0 to 100.
         check: the column that rates it, in the place of a model.
+        description: what the recipe says of a criterion that it names.
     """
 
     text: str
     weight: float = 1.0
     check: str | None = None
+    description: str = ""
 
 
 def read_checklist(value: Any, checks: Sequence[str], most: int) -> list[Item]:

@@ -47,7 +47,11 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
 
     `seed_fields`: names of the seed columns, or None if they are not known yet.
     """
-    problems = [*_check_aliases(recipe), *_check_providers(recipe)]
+    problems = [
+        *_check_names([model.alias for model in recipe.models], ("models", "alias")),
+        *_check_names([one.name for one in recipe.providers], ("providers", "name")),
+        *_check_providers(recipe),
+    ]
     layout = recipe.seed_dataset.candidates
     given = given_columns(layout.score_columns) if layout else ()
     scope = Scope(seed_fields, {column.name: column for column in given})
@@ -66,24 +70,16 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
     return list(dict.fromkeys(problems))
 
 
-def _check_aliases(recipe: Recipe) -> Iterator[Problem]:
-    seen: dict[str, int] = {}
-    for number, model in enumerate(recipe.models):
-        if model.alias in seen:
-            message = (
-                f"alias {model.alias!r} is already used by models.{seen[model.alias]}; rename one"
-            )
-            yield Problem(("models", number, "alias"), message)
-        seen[model.alias] = number
+def _check_names(names: Sequence[str], keys: tuple[str, str]) -> Iterator[Problem]:
+    """Of a list in which each entry has a name of its own, under the second of the keys."""
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            message = f"{keys[0]}.{names.index(name)} is called {name!r}, too; rename one"
+            yield Problem((keys[0], number, keys[1]), message)
 
 
 def _check_providers(recipe: Recipe) -> Iterator[Problem]:
-    names = [one.name for one in recipe.providers]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            message = f"there are two providers {name!r}; rename one"
-            yield Problem(("providers", number, "name"), message)
-    known = (*LOCAL_PROVIDERS, *names)
+    known = (*LOCAL_PROVIDERS, *(one.name for one in recipe.providers))
     for number, model in enumerate(recipe.models):
         at: At = ("models", number)
         if model.provider not in known:

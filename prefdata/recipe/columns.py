@@ -4,7 +4,7 @@ What a column does is in `stages/`; those that judge are in `judges.py`.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -13,10 +13,7 @@ from prefdata.recipe.contract import (
     Aliases,
     Column,
     Named,
-    Problem,
     Prompted,
-    Scope,
-    check_is_object,
     with_meta,
 )
 from prefdata.recipe.converse import Converse
@@ -28,7 +25,7 @@ from prefdata.recipe.values import (
     META_SUFFIX,
     NAME,
     Filled,
-    JsonSchema,
+    JsonObject,
     Positive,
     Retries,
     Retry,
@@ -87,7 +84,7 @@ class LlmStructured(Calling):
     type: Literal["llm_structured"]
     model_alias: Filled
     """Who answers."""
-    output_format: JsonSchema
+    output_format: JsonObject
     """The JSON schema of the answer, an object."""
     max_retries: Retries = 2
     """Retries, with fresh seeds, of an answer that does not match the schema, before the row is
@@ -100,9 +97,6 @@ class LlmStructured(Calling):
     @property
     def answer_schema(self) -> Mapping[str, Any]:
         return self.output_format
-
-    def problems(self, scope: Scope) -> Iterator[Problem]:
-        return check_is_object(self.output_format)
 
 
 class Candidates(Calling):

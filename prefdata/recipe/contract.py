@@ -442,12 +442,3 @@ def no_chat(name: str) -> str:
 def with_meta(*names: str) -> tuple[str, ...]:
     """Names of text columns, then of the columns that tell how the texts were made."""
     return (*names, *(name + META_SUFFIX for name in names))
-
-
-def check_is_object(schema: Mapping[str, Any]) -> Iterator[Problem]:
-    """The answer becomes a dict, so its schema must be one of objects."""
-    if schema.get("type") != "object":
-        message = (
-            "the answer is read as a dict, so the schema needs 'type: object' at its top level"
-        )
-        yield Problem(("output_format",), message)

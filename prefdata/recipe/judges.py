@@ -17,7 +17,6 @@ from prefdata.recipe.contract import (
     Role,
     Scope,
     Scored,
-    check_is_object,
     path_of,
     with_meta,
 )
@@ -37,7 +36,7 @@ from prefdata.recipe.values import (
     META_SUFFIX,
     ColumnName,
     Filled,
-    JsonSchema,
+    JsonObject,
     Positive,
     Retries,
     compile_pattern,
@@ -92,6 +91,16 @@ class Judge(Prompted):
     def known(self) -> Gold | None:
         return self.gold
 
+    def problems(self, scope: Scope) -> Iterator[Problem]:
+        """It must not see which model wrote what."""
+        for key, name in self.references:
+            if name.endswith(META_SUFFIX) and key not in self.conditions:
+                message = (
+                    f"a judge must not see which model wrote a text, and {name!r} contains that; "
+                    "remove it from the prompt"
+                )
+                yield Problem(path_of(key), message)
+
 
 class LlmJudge(Scored, Judge):
     """A verdict as a dict that satisfies a JSON schema, or a score of each of many texts.
@@ -109,7 +118,7 @@ class LlmJudge(Scored, Judge):
     """
     tournament: Tournament | None = None
     """How many texts are compared; the column is then a score of each of them, like a reward."""
-    output_format: JsonSchema
+    output_format: JsonObject
     """The JSON schema of the verdict, an object; A, B or tie in a tournament that has none."""
     compare: tuple[str, str] | None = None
     """The two text columns compared; if left out, the two `llm_text` columns that the prompt
@@ -243,8 +252,7 @@ class LlmJudge(Scored, Judge):
         return {"A", "B"} <= verdicts(self.output_format, self.winner_field)
 
     def problems(self, scope: Scope) -> Iterator[Problem]:
-        yield from check_is_object(self.output_format)
-        yield from check_blindness(self)
+        yield from super().problems(scope)
         read = question_of(self).columns
         if self.tournament is not None:
             yield from self._problems_of_a_tournament(self.tournament, read, scope)
@@ -448,7 +456,7 @@ class RubricJudge(Scored, Judge):
         return self.texts_scored(columns) * items
 
     def problems(self, scope: Scope) -> Iterator[Problem]:
-        yield from check_blindness(self)
+        yield from super().problems(scope)
         if self.gold is not None and self.checks:
             message = "nothing checks the texts of known preferences; remove 'gold', or 'checks'"
             yield Problem(("gold",), message)
@@ -529,14 +537,3 @@ def verdicts(schema: Mapping[str, Any], key: str) -> set[str]:
     """The values that a schema allows for a key of the verdict, in capitals; empty if any."""
     words = schema.get("properties", {}).get(key, {}).get("enum", ())
     return {str(word).upper() for word in words}
-
-
-def check_blindness(judge: Prompted) -> Iterator[Problem]:
-    """A judge must not see which model wrote what."""
-    for key, name in judge.references:
-        if name.endswith(META_SUFFIX) and key not in judge.conditions:
-            message = (
-                f"a judge must not see which model wrote a text, and {name!r} contains that; "
-                "remove it from the prompt"
-            )
-            yield Problem(path_of(key), message)

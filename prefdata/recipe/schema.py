@@ -72,6 +72,10 @@ class SeedDataset(Frozen):
     def _one_source(self) -> "SeedDataset":
         if (self.path is None) == (self.rows is None):
             raise ValueError("give either 'path' or 'rows', not both")
+        if self.candidates is not None and self.fields is not None:
+            raise ValueError(
+                "with 'candidates' the fields to read are already known; remove 'fields'"
+            )
         return self
 
     @field_validator("fields")
@@ -83,14 +87,6 @@ class SeedDataset(Frozen):
                 "one of them"
             )
         return value
-
-    @model_validator(mode="after")
-    def _candidates_make_the_columns(self) -> "SeedDataset":
-        if self.candidates is not None and self.fields is not None:
-            raise ValueError(
-                "with 'candidates' the fields to read are already known; remove 'fields'"
-            )
-        return self
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -132,6 +132,18 @@ JsonSchema = Annotated[dict[str, Any], AfterValidator(_check_whole), AfterValida
 """A JSON schema. Objects that list properties have no others, unless `additionalProperties`."""
 
 
+def _check_object(schema: dict[str, Any]) -> dict[str, Any]:
+    if schema.get("type") != "object":
+        raise ValueError(
+            "the answer is read as a dict, so the schema needs 'type: object' at its top level"
+        )
+    return schema
+
+
+JsonObject = Annotated[JsonSchema, AfterValidator(_check_object)]
+"""The JSON schema of a dict."""
+
+
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """A regular expression, in which `.` matches line ends too.
 

@@ -7,12 +7,8 @@ from prefdata.errors import RowError, suggest
 from prefdata.recipe.layout import Layout
 from prefdata.rows import Row
 
-
-class Missing:
-    """What a path that leads nowhere has: null is a value."""
-
-
-MISSING = Missing()
+MISSING = object()
+"""What a path that leads nowhere has: null is a value."""
 
 
 def find(line: Any, path: str) -> Any:

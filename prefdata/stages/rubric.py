@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -77,19 +76,12 @@ def rubric_judge(column: RubricJudge, tools: Tools) -> Stage:
     return stage
 
 
-@dataclass(frozen=True, slots=True)
-class _Criterion(Item):
-    """An item with the description of a criterion that the recipe names."""
-
-    description: str = ""
-
-
 def _items(column: RubricJudge, row: Row) -> Sequence[Item]:
     if isinstance(column.criteria, str):
         return read_checklist(row[column.criteria], column.checks, column.max_items)
     weights = column.weights or dict.fromkeys(column.criteria, 1.0)
     return [
-        _Criterion(name, weights[name], description=description)
+        Item(name, weights[name], description=description)
         for name, description in column.criteria.items()
     ]
 
@@ -103,8 +95,7 @@ def _checked(column: RubricJudge, row: Row, check: str, place: int) -> float | N
 
 
 def _rated(text: str, chat: Chat | None, item: Item) -> Row:
-    description = item.description if isinstance(item, _Criterion) else ""
-    told = {"response": text, "criterion": item.text, "description": description}
+    told = {"response": text, "criterion": item.text, "description": item.description}
     return told if chat is None else told | {ASKED: [*chat]}
 
 
