@@ -42,10 +42,13 @@ def find_unwritable(raw: Any) -> Problem | None:
     return None
 
 
-def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Problem]:
+def check_recipe(
+    recipe: Recipe, seed_fields: frozenset[str] | None, chats: frozenset[str] | None = None
+) -> list[Problem]:
     """Everything wrong between the parts, in the order of the file; empty if all is well.
 
-    `seed_fields`: names of the seed columns, or None if they are not known yet.
+    `seed_fields`: names of the seed columns, or None if they are not known yet. `chats`: those that
+    hold chats, likewise.
     """
     problems = [
         *_check_names([model.alias for model in recipe.models], ("models", "alias")),
@@ -54,7 +57,7 @@ def check_recipe(recipe: Recipe, seed_fields: frozenset[str] | None) -> list[Pro
     ]
     layout = recipe.seed_dataset.candidates
     given = given_columns(layout.score_columns) if layout else ()
-    scope = Scope(seed_fields, {column.name: column for column in given})
+    scope = Scope(seed_fields, {column.name: column for column in given}, chats)
     for number, column in enumerate(recipe.columns):
         at: At = ("columns", number)
         scope.later = frozenset(n for c in recipe.columns[number:] for n in c.makes)
@@ -126,11 +129,13 @@ def _check_column(column: Column, at: At, scope: Scope, recipe: Recipe) -> Itera
     yield from _check_models_of(column, at, scope, recipe)
     for key, template in {**column.templates, **column.conditions}.items():
         try:
-            is_constant = not compile_prompt(template).columns
+            prompt = compile_prompt(template)
         except PrefdataError as err:
             yield Problem((*at, *path_of(key)), str(err))
             return
-        if (column.filters or key in column.conditions) and is_constant:
+        if key != "prompt" or prompt.bare is None:  # a bare chat is sent as one
+            yield from scope.check_printed(prompt, (*at, *path_of(key)))
+        if (column.filters or key in column.conditions) and not prompt.columns:
             message = f"{template!r} names no column, so it is the same for all rows; write it as in '{{{{ score > 3 }}}}'"  # fmt: skip  # noqa: E501
             yield Problem((*at, key), message)
     if column.skip_when is not None and column.expands:
@@ -200,13 +205,15 @@ def _check_models_of(column: Column, at: At, scope: Scope, recipe: Recipe) -> It
 def _check_system_prompt(model: Model, number: int, scope: Scope) -> Iterator[Problem]:
     at: At = ("models", number, "system_prompt")
     try:
-        names = model.system.columns
+        template = model.system.template
     except PrefdataError as err:
         yield Problem(at, str(err))
         return
-    for name in sorted(names):
-        if not scope.has(name):
-            yield Problem(at, scope.missing(name))
+    if template is not None:
+        yield from scope.check_printed(template, at)
+        yield from (
+            Problem(at, scope.missing(n)) for n in sorted(template.columns) if not scope.has(n)
+        )
 
 
 def _check_sampling(model: Model, number: int) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, field_validator, model_validator
 
 from prefdata.errors import suggest
 from prefdata.recipe.messages import Messages
-from prefdata.recipe.prompts import compile_prompt
+from prefdata.recipe.prompts import Prompt, compile_prompt
 from prefdata.recipe.sources import Gold, Source
 from prefdata.recipe.values import META_SUFFIX, ColumnName, Filled, Frozen, OneOrMore
 
@@ -368,10 +368,12 @@ class Scope:
 
     Attributes:
         made: by every name that a column makes, its meta column's too.
+        chats: seed columns that hold chats, or None if they are not known yet.
     """
 
     seed_fields: frozenset[str] | None
     made: dict[str, Column] = field(default_factory=dict)
+    chats: frozenset[str] | None = None
     later: frozenset[str] = frozenset()
     own: frozenset[str] = frozenset()
 
@@ -390,6 +392,21 @@ class Scope:
             return name not in self.later
         return name in self.seed_fields
 
+    def holds_chat(self, name: str) -> bool:
+        """Whether the column is known to hold chats."""
+        return name in (self.chats or ()) or (name in self.made and self.made[name].holds_chat)
+
+    def check_printed(self, prompt: Prompt, at: At) -> Iterator[Problem]:
+        """A template must not print a chat."""
+        for name in filter(self.holds_chat, sorted(prompt.printed)):
+            message = (
+                f"column {name!r} holds chats, and this template would print one as JSON into a "
+                f"single turn; to send it turn by turn write 'messages: {name}', or "
+                f"'{{chat: {name}}}' among other turns of 'messages'; to print it as a text write "
+                f"{{{{ {name} | transcript }}}}"
+            )
+            yield Problem(at, message)
+
     def check(self, one: Named) -> Iterator[Problem]:
         """Whether a column is there and holds what it must; of seed columns only rows tell that."""
         name, made = one.column, self.made.get(one.column.removesuffix(META_SUFFIX))
@@ -405,8 +422,16 @@ class Scope:
         elif one.holds == "text" and made is not None and name not in made.texts:
             message = f"column {name!r} contains no text; name a column of type 'llm_text'"
             yield Problem(path_of(one.key), message)
-        elif one.holds == "chat" and made is not None and not made.holds_chat:
-            yield Problem(path_of(one.key), no_chat(name))
+        elif one.holds in ("text", "value") and self.holds_chat(name):
+            message = (
+                f"column {name!r} contains chats, but a text is needed; make a text from one with "
+                f"an expression column, say {{{{ {name}[-1].content }}}}"
+            )
+            yield Problem(path_of(one.key), message)
+        elif one.holds == "chat" and not self.holds_chat(name) and (made or self.chats is not None):
+            turn = f"{{role: user, content: '{{{{ {name} }}}}'}}"
+            message = f"column {name!r} contains no chats; write a turn {turn} to send its text"
+            yield Problem(path_of(one.key), message)
 
     def missing(self, name: str) -> str:
         """Why a column cannot be read here."""
@@ -431,12 +456,6 @@ def path_of(key: str) -> At:
     """The YAML path of a key such as `messages.0.content`, or `messages[0].content`."""
     parts = re.sub(r"\[(\w+)\]", r".\1", key).split(".")
     return tuple(int(p) if p.isascii() and p.isdigit() else p for p in parts if p)
-
-
-def no_chat(name: str) -> str:
-    """The message about a column that was to hold chats."""
-    turn = f"{{role: user, content: '{{{{ {name} }}}}'}}"
-    return f"column {name!r} contains no chats; write a turn {turn} to send its text"
 
 
 def with_meta(*names: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from prefdata.recipe.columns import given_columns
 from prefdata.recipe.contract import Column, Holds, Named, Scored
 from prefdata.recipe.mix import SOURCE, Mix, OutputProjection
 from prefdata.recipe.projection import DpoPreference, PreferencePairs
+from prefdata.recipe.prompts import compile_prompt
 from prefdata.recipe.questions import ASKED
 from prefdata.recipe.schema import Recipe
 
@@ -69,6 +70,16 @@ def projected(projection: OutputProjection) -> Iterator[Named]:
             names = [value] if isinstance(value, str) else value or ()
             if (key, value) not in (("prompt_field", ASKED), ("select_group", SOURCE)):
                 yield from (Named(prefix + key, name, holds) for name in names)
+
+
+def chats_read(recipe: Recipe) -> frozenset[str]:
+    """Columns that are sent as chats, should their values be chats."""
+    names = {recipe.output_projection.prompt_field}
+    for column in recipe.columns:
+        bare = compile_prompt(column.templates.get("prompt", "")).bare
+        names |= {bare} if bare is not None else set()
+        names |= {one.column for one in column.named if one.key.endswith(".chat")}
+    return frozenset(names)
 
 
 def texts_of_rule(projection: OutputProjection) -> tuple[str, ...]:

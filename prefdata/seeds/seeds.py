@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError, RowError, suggest
 from prefdata.fingerprint import copy_id, digest, row_id, sampling_seed
-from prefdata.recipe.chat_checks import chats_read, check_chats
 from prefdata.recipe.chats import is_chat, looks_like_chat, read_chat
+from prefdata.recipe.checks import check_recipe
 from prefdata.recipe.contract import At, dotted
-from prefdata.recipe.reads import columns_made, columns_needed
+from prefdata.recipe.reads import chats_read, columns_made, columns_needed
 from prefdata.recipe.schema import Recipe, SeedDataset
 from prefdata.recipe.tools import read_tools, tools_read
 from prefdata.recipe.values import OWN_ID
@@ -79,8 +79,7 @@ def seeds_of(
         out=out or Path(recipe.output_dir),
     )
     chats = chat_columns(seeds.table)
-    problems = check_chats(recipe, chats, frozenset(seeds.table.column_names) - chats)
-    if problems:
+    if problems := check_recipe(recipe, frozenset(seeds.table.column_names), chats):
         raise PrefdataError("\n".join(f"{place(p.at)}: {p.message}" for p in problems))
     if config.candidates is None:
         seeds.notes.extend(_answered(seeds.table, sorted(chats & chats_read(recipe))))
