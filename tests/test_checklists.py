@@ -9,11 +9,11 @@ from prefdata.errors import PrefdataError, RowError
 from prefdata.pairs.pair import Candidate
 from prefdata.pairs.picking import pick_pairs
 from prefdata.pipeline import build
-from prefdata.recipe.checklists import Item, read_checklist
 from prefdata.recipe.columns import AnyColumn
 from prefdata.recipe.projection import PreferencePairs
 from prefdata.recipe.schema import Model
 from prefdata.stages import Tools, make_stage
+from prefdata.stages.rubric import Item, read_checklist
 
 MET = {
     "name": "met", "type": "rubric_judge", "model_alias": "j", "candidates": "c", "scale": [1, 5],

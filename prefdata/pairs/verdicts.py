@@ -11,7 +11,7 @@ from prefdata.recipe.contract import Column
 from prefdata.recipe.schema import Recipe
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import Row
-from prefdata.stages.strength import WON, Agreement
+from prefdata.stages.strength import WON, Agreement, word_of
 from prefdata.storage.folders import read_schema, read_tables
 
 Counts = dict[str, float]
@@ -113,4 +113,4 @@ def _ratings(meta: Row) -> Iterator[list[float]]:
 
 
 def _winner(verdict: str, key: str) -> str:
-    return str(orjson.loads(verdict).get(key)).strip().upper()
+    return word_of(orjson.loads(verdict), key)

@@ -7,12 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from prefdata.stages.near import shingles
+from prefdata.stages.near import UNSPACED, shingles
 
 SHORTEST = 5
 """Words of an item that is looked for inside of longer texts; a shorter one must be all of it."""
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 _INSIDE = re.compile(r"(?<=\w)['\u2019`](?=\w)|(?<=\d),(?=\d{3})")
 """What stands within a word or a number, and may be left out."""
 

@@ -10,7 +10,7 @@ from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import ID, JUDGE_META, PANEL_META, Row, field_of_schema
 from prefdata.stages.asked import blinded
 from prefdata.stages.asking import Asker, Stage, Tools, ask_until, tokens_of
-from prefdata.stages.strength import WON, panel_says
+from prefdata.stages.strength import WON, panel_says, word_of
 from prefdata.stages.text import reader, spelled
 from prefdata.stages.tournament import tournament, tournament_fields
 
@@ -63,7 +63,7 @@ def llm_judge(column: LlmJudge, tools: Tools) -> Stage:
 def _panel(column: LlmJudge, made: list[tuple[Row, Row]]) -> tuple[Row, Row]:
     """What several judges say together: the verdict of the first who says it, or a tie."""
     key, verdicts, metas = column.winner_field, [v for v, _ in made], [m for _, m in made]
-    words = [str(verdict.get(key)).strip().upper() for verdict in verdicts]
+    words = [word_of(verdict, key) for verdict in verdicts]
     won = panel_says([WON.get(word, 0.5) for word in words], column.says)
     winner = "A" if won > 0.5 else "B" if won < 0.5 else TIE.upper()
     agreeing = [v for v, word in zip(verdicts, words, strict=True) if word == winner]
@@ -80,7 +80,7 @@ def _settle(verdicts: list[Row], key: str) -> tuple[Row, bool | None]:
     """One verdict in terms of the first order, and whether both orders say the same."""
     if len(verdicts) == 1:
         return verdicts[0], None
-    first, second = (str(verdict.get(key)).strip().upper() for verdict in verdicts)
+    first, second = (word_of(verdict, key) for verdict in verdicts)
     if first == _SWAPPED.get(second, second):
         return verdicts[0], True
     return {**verdicts[0], key: TIE}, False

@@ -1,7 +1,8 @@
 """What verdicts about pairs of texts say of each text, and how far judges agree. Knows no judge."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,11 @@ _STEP, _ENOUGH, _MOST = 2.0, 1e-9, 100
 
 Won = tuple[int, int, float]
 """Two places, and what the first has won of the second: 1, 0, or between."""
+
+
+def word_of(verdict: Mapping[str, Any], key: str) -> str:
+    """Which of the two a verdict names, in capitals."""
+    return str(verdict.get(key)).strip().upper()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from prefdata.stages.asked import Asked, blinded
 from prefdata.stages.asking import Asker, Said, Stage, Tools, ask_until
 from prefdata.stages.matches import Pair, pair_number, schedule
 from prefdata.stages.scores import as_column, readable_texts, scorable, score_fields
-from prefdata.stages.strength import WON, bradley_terry, panel_says, win_rates
+from prefdata.stages.strength import WON, bradley_terry, panel_says, win_rates, word_of
 from prefdata.stages.text import reader, spelled
 
 Read = Callable[[Completion], Row]
@@ -110,7 +110,7 @@ class _Bench:
             said = await self._ask(judge, chats, self.read, numbers)
             values: dict[Pair, list[tuple[float, str]]] = {pair: [] for pair in told}
             for order, one in zip(orders, said, strict=True):
-                won = WON.get(str(one.value.get(key)).strip().upper(), 0.5)
+                won = WON.get(word_of(one.value, key), 0.5)
                 pair = min(order), max(order)
                 answer = spelled(one.completion, one.value, self.column.output_format)
                 won = won if order == pair else 1 - won
