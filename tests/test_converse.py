@@ -16,9 +16,10 @@ from prefdata.engines.scripted import Scripted
 from prefdata.engines.template_file import TemplateFile
 from prefdata.errors import RowError
 from prefdata.fingerprint import TextKeys
+from prefdata.recipe.checks import check_recipe
 from prefdata.recipe.columns import Expand, LlmText
 from prefdata.recipe.converse import Converse
-from prefdata.recipe.schema import Model
+from prefdata.recipe.schema import Model, Recipe
 from prefdata.stages import Tools, make_expansion, make_stage
 from prefdata.storage.folders import read_rows
 from prefdata.storage.journal import Journal
@@ -320,3 +321,30 @@ def test_what_stands_before_the_turn_of_the_user_is_sent(made):
     assert [(one["role"], one["content"]) for one in seen[0].messages] == [
         ("system", "About 2+2?"), ("user", ""),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "key"),
+    [
+        ({"type": "expression", "expression": "{{ talk }}"}, "expression"),
+        ({"type": "llm_text", "model_alias": "m", "prompt": "Sum up: {{ talk }}"}, "prompt"),
+        ({"type": "extract", "column": "talk", "pattern": "(?P<a>.)"}, "column"),
+    ],
+    ids=["expression", "prompt", "extract"],
+)
+def test_a_conversation_is_no_text_to_print_or_to_search(column, key):
+    parameters = {"temperature": 1, "max_tokens": 8}
+    talk = {"type": "converse", "model_alias": "m", "user_alias": "m", "turns": 2, "prompt": "hi"}
+    recipe = Recipe.model_validate({
+        "output_dir": "o", "seed_dataset": {"rows": [{"q": "x"}]},
+        "models": [{"alias": "m", "model": "m", "inference_parameters": parameters}],
+        "columns": [{"name": "talk", **talk}, {"name": "made", **column}],
+        "output_projection": {
+            "type": "preference_pairs", "responses": ["q", "q2"], "strategy": "given",
+        },
+    })  # fmt: skip
+    told = {problem.at: problem.message for problem in check_recipe(recipe, recipe.seed_fields)}
+    assert "talk" in told["columns", 1, key]
+    sent = recipe.columns[0].model_copy(update={"name": "again", "prompt": "{{ talk }}"})
+    bare = recipe.model_copy(update={"columns": (recipe.columns[0], sent)})
+    assert not [p for p in check_recipe(bare, bare.seed_fields) if p.at[0] == "columns"]
