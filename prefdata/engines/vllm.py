@@ -8,7 +8,7 @@ import asyncio
 import json
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -73,16 +73,22 @@ class _Job(Generic[Result]):
     request: TextRequest | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a loaded engine can hold: tokens of one sequence, sequences of one step."""
+class VllmEngine(ModelThread[_Job[Result], Result | Failure]):
+    """One model in its thread; what arrives while other requests run joins them at the next step.
 
-    max_model_len: int
-    max_num_seqs: int
+    Attributes:
+        config: the `VllmConfig` that vLLM has made of the options.
+    """
+
+    def __init__(self, work: "_Refill[Result]") -> None:
+        """Load, and wait until it is ready."""
+        super().__init__("vllm", work, free=work.shutdown)
+        self.config: Any = work.ready.result()
+        self._max_model_len: int = self.config.model_config.max_model_len
 
 
-class VllmTextEngine:
-    """Completes chats; what arrives while others run joins them at the next step."""
+class VllmTextEngine(VllmEngine[Completion]):
+    """Completes chats; a Failure is `prompt_too_long` or `chat_template_refused`."""
 
     def __init__(
         self,
@@ -106,45 +112,11 @@ class VllmTextEngine:
         tokenizer = load_tokenizer(checkpoint)
         self._parser = find_parser(tool_parser, tokenizer, prefer_vllm=True)
         self._reader, told = open_vllm_reader(reasoning, checkpoint.model, tokenizer)
-        self._work = _Refill(checkpoint, "text", told | dict(options), self._prepare, self._read)
-        self._thread: ModelThread[_Job[Completion], Completion | Failure] = ModelThread(
-            "vllm", self._work
+        super().__init__(
+            _Refill(checkpoint, "text", told | dict(options), self._prepare, self._read)
         )
-        self.limits = self._work.ready.result()
-        self._chats = ChatTokenizer(checkpoint.model, tokenizer, self.limits.max_model_len)
+        self._chats = ChatTokenizer(checkpoint.model, tokenizer, self._max_model_len)
         self._seeds_all = draws_by_seed(options) if seeds_all is None else seeds_all
-
-    def ask(
-        self, requests: Sequence[TextRequest]
-    ) -> AsyncIterator[tuple[int, Completion | Failure]]:
-        """As `Engine.ask`; leaving it early lets the rest run unheard.
-
-        A Failure is `prompt_too_long` or `chat_template_refused`.
-
-        Raises:
-            PrefdataError: a schema cannot be enforced.
-        """
-        return self._thread.ask(requests)
-
-    def close(self) -> None:
-        """As `Engine.close`; waits for the end of the thread."""
-        self._thread.close()
-        self._work.shutdown()
-
-    @property
-    def capacity(self) -> int:
-        """As `Hosted.capacity`: vLLM's `max_num_seqs`."""
-        return self.limits.max_num_seqs
-
-    @property
-    def config(self) -> Any:
-        """The `VllmConfig` that vLLM has made of the options."""
-        return self._work.engine.vllm_config
-
-    @property
-    def steps(self) -> int:
-        """Engine steps so far."""
-        return self._work.steps
 
     def _prepare(
         self, requests: Sequence[TextRequest], call: Call[Completion | Failure]
@@ -173,7 +145,7 @@ class VllmTextEngine:
             top_k=sampling.top_k,
             min_p=sampling.min_p,
             repetition_penalty=sampling.repetition_penalty,
-            max_tokens=min(sampling.max_tokens, self.limits.max_model_len - prompt_tokens),
+            max_tokens=min(sampling.max_tokens, self._max_model_len - prompt_tokens),
             stop=list(sampling.stop),
             seed=request.seed if self._seeds_all or request.is_seeded else None,
             structured_outputs=schema,
@@ -211,8 +183,10 @@ class VllmTextEngine:
         return found
 
 
-class VllmRewardEngine:
+class VllmRewardEngine(VllmEngine[Logits]):
     """Scores chats with the raw outputs of a classification head; all labels, no activation.
+
+    A Failure is `too_long_to_score` or `chat_template_refused`.
 
     Attributes:
         last_read: token ids of the last chat that vLLM has scored, as it read them.
@@ -234,10 +208,8 @@ class VllmRewardEngine:
         """
         tokenizer = load_tokenizer(checkpoint)
         self._task: Task = "token_classify" if reading == "last_token" else "classify"
-        self._work = _Refill(checkpoint, self._task, options, self._prepare, self._read)
-        self._thread: ModelThread[_Job[Logits], Logits | Failure] = ModelThread("vllm", self._work)
-        self.limits = self._work.ready.result()
-        self._chats = ChatTokenizer(checkpoint.model, tokenizer, self.limits.max_model_len)
+        super().__init__(_Refill(checkpoint, self._task, options, self._prepare, self._read))
+        self._chats = ChatTokenizer(checkpoint.model, tokenizer, self._max_model_len)
         self.last_read: list[int] = []
         self._ending = (
             [] if appends is None else [int(getattr(self.config.model_config.hf_config, appends))]
@@ -248,30 +220,6 @@ class VllmRewardEngine:
         """The begin token of the model's chats, if it has one."""
         bos: int | None = self._chats.tokenizer.bos_token_id
         return bos
-
-    @property
-    def config(self) -> Any:
-        """The `VllmConfig` that vLLM has made of the options."""
-        return self._work.engine.vllm_config
-
-    def ask(self, requests: Sequence[ScoreRequest]) -> AsyncIterator[tuple[int, Logits | Failure]]:
-        """As `Engine.ask`; a Failure is `too_long_to_score` or `chat_template_refused`."""
-        return self._thread.ask(requests)
-
-    def close(self) -> None:
-        """As `Engine.close`; waits for the end of the thread."""
-        self._thread.close()
-        self._work.shutdown()
-
-    @property
-    def capacity(self) -> int:
-        """As `Hosted.capacity`: vLLM's `max_num_seqs`."""
-        return self.limits.max_num_seqs
-
-    @property
-    def steps(self) -> int:
-        """Engine steps so far."""
-        return self._work.steps
 
     def _prepare(
         self, requests: Sequence[ScoreRequest], call: Call[Logits | Failure]
@@ -397,8 +345,7 @@ class _Refill(Generic[Result]):
         prepare: Callable[[Sequence[Any], Call[Result | Failure]], list[_Job[Result]]],
         read: Callable[[_Job[Result], Any], Result],
     ) -> None:
-        self.ready: Future[Limits] = Future()
-        self.steps = 0
+        self.ready: Future[Any] = Future()
         self._checkpoint, self._task, self._options, self._read = checkpoint, task, options, read
         self.prepare, self.capacity = prepare, 0
         self._numbers = count()
@@ -413,17 +360,13 @@ class _Refill(Generic[Result]):
         """Load, and tell whoever waits for it how that went."""
         try:
             self.engine = self._load()
+            config = self.engine.vllm_config
+            self._load_adapters(config)
         except BaseException as err:
             self.ready.set_exception(err)
             raise
-        config = self.engine.vllm_config
-        try:
-            self._load_adapters(config)
-        except PrefdataError as err:
-            self.ready.set_exception(err)
-            raise
         self.capacity = config.scheduler_config.max_num_seqs
-        self.ready.set_result(Limits(config.model_config.max_model_len, self.capacity))
+        self.ready.set_result(config)
 
     def step(self, arrivals: Sequence[_Job[Result]]) -> bool:
         """One engine step; every request that it finishes is delivered."""
@@ -432,7 +375,6 @@ class _Refill(Generic[Result]):
             self._add(job)
         if not self._jobs:
             return bool(self._waiting)
-        self.steps += 1
         for output in self.engine.step():
             if output.finished:
                 job = self._jobs.pop(output.request_id)

@@ -26,7 +26,7 @@ from prefdata.seeds.files import configs_of, may_be_hub_id, read_lines, seed_fil
 from prefdata.seeds.turns import Turns
 from prefdata.stages.functions import Functions
 from prefdata.storage.disk import disk_errors
-from prefdata.storage.folders import RowsWriter, link_folder, read_schema, read_tables
+from prefdata.storage.folders import RowsWriter, link_parts, read_schema, read_tables
 from prefdata.storage.ownership import Input, check_file, check_folder, hold_run, write_own
 from prefdata.storage.record import (
     CUT_SHORT,
@@ -91,7 +91,7 @@ def pairs_of_run(
     with disk_errors(out), hold_run(out):
         if not is_same:
             withdraw_record(out)
-            link_folder(run / "candidates", out / "candidates")
+            link_parts([run / "candidates"], out / "candidates")
         background = Background(
             score_columns(loaded.recipe), seed, loaded.recipe, roles_of_record(record), functions
         )
@@ -119,7 +119,7 @@ def _again_from_file(
     with disk_errors(out), hold_run(out):
         if not is_same:
             withdraw_record(out)
-            link_folder(scored, out / "candidates")
+            link_parts([scored], out / "candidates")
         with _record_away(out) if is_same else nullcontext():
             background = Background(layout.score_columns, record["seed"])
             changed = _choose(scored, out, kept, rule, background)

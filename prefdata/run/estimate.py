@@ -124,14 +124,21 @@ def estimate_pass(
 
 def tokens_of(passes: Sequence[Pass], recipe: Recipe, rows: int) -> dict[str, float]:
     """Tokens that each checkpoint, by its key, writes at most; a score counts as some."""
-    columns, found = all_columns(recipe), defaultdict[str, float](float)
-    for column in (column for step in passes for column in step.columns):
-        for alias in column.aliases:
-            model = recipe.model(alias)
-            most = model.inference_parameters.max_tokens or SCORE_TOKENS
-            asked = column.requests(columns) * rows / len(column.aliases)
-            found[Checkpoint(column.role_of(alias), model).key] += asked * most
+    found = defaultdict[str, float](float)
+    for step in passes:
+        for one, asked in requests_of(step, recipe):
+            most = one.model.inference_parameters.max_tokens or SCORE_TOKENS
+            found[one.key] += asked * rows * most
     return found
+
+
+def requests_of(step: Pass, recipe: Recipe) -> Iterator[tuple[Checkpoint, float]]:
+    """How many requests a row has in a pass for the checkpoint of each alias, in the mean."""
+    columns = all_columns(recipe)
+    for column in step.columns:
+        for alias in column.aliases:
+            checkpoint = Checkpoint(column.role_of(alias), recipe.model(alias))
+            yield checkpoint, column.requests(columns) / len(column.aliases)
 
 
 def _requests_of_a_row(

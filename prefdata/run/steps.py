@@ -31,7 +31,7 @@ from prefdata.recipe.chats import ALL_ROLES, Roles
 from prefdata.recipe.contract import Column
 from prefdata.recipe.loader import LoadedRecipe
 from prefdata.recipe.origins import columns_read
-from prefdata.recipe.plan import Checkpoint, Pass
+from prefdata.recipe.plan import Pass
 from prefdata.recipe.reads import all_columns, score_columns
 from prefdata.recipe.schema import Recipe
 from prefdata.recipe.sources import Gold
@@ -39,7 +39,7 @@ from prefdata.recipe.values import META_SUFFIX, SKIPPED_SUFFIX
 from prefdata.rows import ID, REJECTS, Row, rows_of
 from prefdata.run.ahead import Ahead, Ordered, Turn, Way, columns_ahead
 from prefdata.run.ending import Ending
-from prefdata.run.estimate import tokens_of
+from prefdata.run.estimate import requests_of, tokens_of
 from prefdata.run.expansion import rows_added, run_expansion
 from prefdata.run.gold import Test, measure, refuse_poor, tell, write_known
 from prefdata.run.merging import add_up
@@ -58,7 +58,7 @@ from prefdata.storage.disk import Damaged, hold_file, temporary_name, write_text
 from prefdata.storage.folders import (
     RowsWriter,
     count_rows,
-    link_folder,
+    link_parts,
     read_schema,
     read_tables,
     row_bytes,
@@ -460,7 +460,7 @@ class Building:
         before = read_before(self.out)
         withdraw_record(self.out)
         with self._timed("pairs"):
-            link_folder(scored, self.out / "candidates")
+            link_parts([scored], self.out / "candidates")
             refused = (table for one in folders for table in read_tables(rejects_of(one)))
             made = renew_pairs(scored, self.out, refused, rule, self._background(), before)
             for split, place in copies_of(self.recipe).items():
@@ -583,27 +583,16 @@ def _rows_added(stages: StageFolders) -> dict[str, int]:
 
 def _row_bytes(step: Pass, recipe: Recipe) -> int:
     """What a row makes in a pass if every answer is as long as it may be; some have no bound."""
-    columns = all_columns(recipe)
-    longest = {m.alias: m.inference_parameters.max_tokens or 0 for m in recipe.models}
     return sum(
-        column.requests(columns) * BYTES_PER_TOKEN * max(map(longest.__getitem__, column.aliases))
-        for column in step.columns
-        if column.aliases
+        round(count * BYTES_PER_TOKEN * (one.model.inference_parameters.max_tokens or 0))
+        for one, count in requests_of(step, recipe)
     )
 
 
 def _requests(step: Pass, recipe: Recipe, group: frozenset[str] | None = None) -> float:
     """What one row asks of models in a pass, or of those of a group, which share a column."""
-    columns, asked = all_columns(recipe), 0.0
-    for column in step.columns:
-        own = [
-            alias
-            for alias in column.aliases
-            if group is None or Checkpoint(column.role_of(alias), recipe.model(alias)).key in group
-        ]
-        if own:
-            asked += column.requests(columns) * len(own) / len(column.aliases)
-    return asked
+    asked = requests_of(step, recipe)
+    return sum(count for one, count in asked if group is None or one.key in group)
 
 
 def _reads(step: Pass, recipe: Recipe) -> frozenset[str] | None:

@@ -110,18 +110,8 @@ class _Output:
         self._writer = None
 
 
-def link_folder(source: Path, target: Path) -> None:
-    """Show a finished folder under a second name, without a second copy where links work."""
-    temporary = temporary_name(target)
-    try:
-        shutil.copytree(source, temporary, copy_function=_hard_link)
-        publish(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def link_parts(sources: Sequence[Path], target: Path) -> None:
-    """Show several folders, one after another, as one folder of the same rows in this order.
+    """Show folders, one after another, as one folder of the same rows; no copy where links work.
 
     `sources`: whole folders of one schema, with files of one stem. `target`: what the new folder is
     called; appears at the end.

@@ -2,7 +2,7 @@
 
 import copyreg
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection
 from operator import attrgetter
@@ -51,10 +51,10 @@ class CannotLoad:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The requests of one row, under a number that the answers repeat."""
+    """The requests of one row, by their index, under a number that the answers repeat."""
 
     number: int
-    requests: Sequence[TextRequest | ScoreRequest]
+    requests: Mapping[int, TextRequest | ScoreRequest]
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,14 +58,6 @@ class _Row:
         return "\0".join(message["content"] for message in asked)
 
 
-@dataclass(frozen=True, slots=True)
-class _Lease:
-    """A row that a worker has, and which of its requests: the worker counts them from 0."""
-
-    row: _Row
-    indices: Sequence[int]
-
-
 @dataclass(eq=False)
 class _Slot:
     """A place and whoever works there now.
@@ -76,6 +68,7 @@ class _Slot:
         fruitless: workers that died here one after another without a result and without showing
             which row it was.
         convicted: rows found here one after another that kill, without a result in between.
+        leases: rows that the worker has, by the number under which it was asked.
         heard: when the worker told something last, or was given the first of its rows.
         failed_loads: workers that died here one after another before they were ready.
         quarantine: rows that saw a death here; nothing else is dealt until they are through.
@@ -93,7 +86,7 @@ class _Slot:
     convicted: int = 0
     heard: float = 0.0
     failed_loads: int = 0
-    leases: dict[int, _Lease] = field(default_factory=dict)
+    leases: dict[int, _Row] = field(default_factory=dict)
     quarantine: deque[_Row] = field(default_factory=deque)
     has_quarantined: bool = False
 
@@ -105,12 +98,12 @@ class _Slot:
             return False
         deaths = row.deaths
         if self.has_quarantined:
-            deaths = max(deaths, *(lease.row.deaths for lease in self.leases.values()))
+            deaths = max(deaths, *(other.deaths for other in self.leases.values()))
         return len(self.leases) < _quarantine_size(deaths, self.capacity)
 
     def release(self, number: int) -> None:
         """The row is through, or gone."""
-        self.load -= len(self.leases.pop(number).row.requests)
+        self.load -= len(self.leases.pop(number).requests)
         self.has_quarantined &= bool(self.leases)
 
 
@@ -272,10 +265,10 @@ class Workers:
         number = next(self._numbers)
         if not slot.leases:
             slot.heard = monotonic()
-        slot.leases[number] = _Lease(row, tuple(row.requests))
+        slot.leases[number] = row
         slot.load += len(row.requests)
         slot.has_quarantined |= row.deaths > 0
-        slot.replica.tell(Ask(number, tuple(row.requests.values())))
+        slot.replica.tell(Ask(number, row.requests))
 
     # ---- in the thread of a slot -------------------------------------------------------------
 
@@ -347,27 +340,25 @@ class Workers:
             self._deal()
 
     def _settle(self, part: Answer | Refusal, slot: _Slot) -> None:
-        lease = slot.leases.get(part.number)
-        if lease is None:  # another request of this row was refused
+        row = slot.leases.get(part.number)
+        if row is None:  # another request of this row was refused
             return
-        call = lease.row.call
         if isinstance(part, Refusal):
             slot.release(part.number)
-            call.fail(PrefdataError(part.message))
+            row.call.fail(PrefdataError(part.message))
             return
-        index = lease.indices[part.index]
-        call.deliver(index, part.result)
-        del lease.row.requests[index]
+        row.call.deliver(part.index, part.result)
+        del row.requests[part.index]
         slot.answered += 1
         if isinstance(part.result, Completion):
             slot.tokens += part.result.completion_tokens
         slot.load -= 1
-        if not lease.row.requests:
+        if not row.requests:
             slot.release(part.number)
 
     def _vacate(self, slot: _Slot) -> list[_Row]:
         """Take the dead worker's rows back."""
-        rows = [lease.row for lease in slot.leases.values()]
+        rows = [*slot.leases.values()]
         slot.leases.clear()
         slot.replica, slot.capacity, slot.load = None, 0, 0
         slot.has_quarantined = False

@@ -139,8 +139,9 @@ async def _answer_all(engine: Hosted[Any, Any], connection: Connection, inbox: _
 
     async def answer(row: Ask) -> None:
         try:
-            async for index, result in engine.ask(row.requests):
-                post(Answer(row.number, index, result))
+            indices = [*row.requests]
+            async for place, result in engine.ask([*row.requests.values()]):
+                post(Answer(row.number, indices[place], result))
         except PrefdataError as err:
             post(Refusal(row.number, str(err)))
 
