@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from prefdata.engines.cache import hash_files
 from prefdata.engines.checkpoints import WHOLE_FILE, identify
-from prefdata.engines.file_hashes import hash_files
 from prefdata.recipe.schema import Model
 
 MIDDLE = WHOLE_FILE // 2 + 12_345

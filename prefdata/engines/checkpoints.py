@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from prefdata.engines.file_hashes import hash_files
+from prefdata.engines.cache import hash_files
 from prefdata.errors import PrefdataError
 from prefdata.recipe.chats import Chat
 from prefdata.recipe.schema import Model

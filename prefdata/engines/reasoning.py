@@ -6,7 +6,7 @@ Knows tokens and texts, no model and no row. Every engine reads its completions 
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from prefdata.errors import PrefdataError
@@ -21,6 +21,11 @@ class Tags:
     begin: str
     end: str
 
+    @property
+    def closing(self) -> str:
+        """The text after which the thought is over."""
+        return self.end
+
 
 @dataclass(frozen=True, slots=True)
 class Harmony:
@@ -28,6 +33,7 @@ class Harmony:
 
     begin = "<|channel|>analysis<|message|>"
     end = "<|end|><|start|>assistant<|channel|>final<|message|>"
+    closing = "<|channel|>final<|message|>"
 
 
 Form = Tags | Harmony
@@ -343,13 +349,8 @@ class Watch:
         reader = self._reader
         if isinstance(reader.form, Tags) and len(reader.end_ids) == 1:
             return tokens[-1] == reader.end_ids[0]
-        end = reader.form.end if reader.form else ""
         tail = reader.decode(tokens[-len(reader.end_ids) - 2 :], is_raw=True)
-        return "<|channel|>final<|message|>" in tail if _is_harmony(reader) else end in tail
-
-
-def _is_harmony(reader: Reader) -> bool:
-    return isinstance(reader.form, Harmony)
+        return reader.form is not None and reader.form.closing in tail
 
 
 def _channel(message: re.Match[str]) -> str:
@@ -377,4 +378,4 @@ def _with(answer: Answer, *, tokens: int, text: str | None = None) -> Answer:
     reason = answer.finish_reason
     if reason not in ("truncated", "empty") and not text.strip():
         reason = "empty"
-    return Answer(text, reason, answer.reasoning, tokens, marks, answer.rest)
+    return replace(answer, text=text, finish_reason=reason, reasoning_tokens=tokens, marks=marks)

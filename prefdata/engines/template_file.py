@@ -15,7 +15,6 @@ from prefdata.recipe.schema import Model
 Messages = Sequence[Mapping[str, Any]]
 FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 """Where transformers looks, the later file winning."""
-_MARK = "f6c1 these words are looked for"
 _HELLO = {"role": "user", "content": "Hello!"}
 _ANSWER = {"role": "assistant", "content": "Hi."}
 

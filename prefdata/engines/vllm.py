@@ -31,11 +31,10 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.version import __version__ as vllm_version
 from vllm.version import __version_tuple__ as vllm_release
 
+from prefdata.engines.cache import cache_folder, once, remember
 from prefdata.engines.checkpoints import identify
 from prefdata.engines.doctor import PROBES, check_begin, compare
-from prefdata.engines.file_hashes import cache_folder
 from prefdata.engines.model_thread import Call, ModelThread
-from prefdata.engines.once import once, remember
 from prefdata.engines.protocols import RewardEngine
 from prefdata.engines.reasoning import Opening, prefill_of
 from prefdata.engines.reward_families import Family, Reading

@@ -120,7 +120,7 @@ def _open_parser(parser: str, name: str, tokenizer: Any) -> Reader:
 def _parser_of(reader: Reader) -> type[VllmParser]:
     """A parser for vLLM's engine, which asks it where thoughts end and for the marks."""
     form = reader.form
-    end = "<|channel|>final<|message|>" if isinstance(form, Harmony) else form.end if form else ""
+    closing = form.closing if form else ""
     reach = len(reader.end_ids) + 2
 
     class Parser(VllmParser):  # type: ignore[misc, unused-ignore]
@@ -146,7 +146,7 @@ def _parser_of(reader: Reader) -> type[VllmParser]:
             new = list(delta_ids)
             if len(reader.end_ids) == 1:
                 return reader.end_ids[0] in new
-            return end in reader.decode(input_ids[-reach - len(new) :], is_raw=True)
+            return closing in reader.decode(input_ids[-reach - len(new) :], is_raw=True)
 
         def extract_content_ids(self, input_ids: list[int]) -> list[int]:
             raise NotImplementedError("completions are parted by prefdata")

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from prefdata.engines.once import once, remember
+from prefdata.engines.cache import once, remember
 
 
 def test_of_many_who_want_it_one_makes_it_and_the_others_wait(tmp_path):
