@@ -61,11 +61,11 @@ def spoil(copy):
     [
         ({"config": None}, "contains no config.json, so it is not a checkpoint"),
         ({"config": "{"}, "config.json cannot be used"),
-        ({"config": "[]"}, "it does not describe a model"),
-        ({"config": '{"architectures": "x"}'}, "it does not describe a model"),
+        ({"config": "[]"}, "it holds no JSON object"),
+        ({"config": '{"architectures": "x"}'}, "its 'architectures' are no list"),
         ({"tokenizer": "{"}, "its tokenizer could not be loaded"),
         ({"tokenizer": "{}"}, "its tokenizer could not be loaded"),
-        ({"tokenizer_config": "{"}, "its tokenizer could not be loaded"),
+        ({"tokenizer_config": "{"}, "tokenizer_config.json cannot be used"),
     ],
     ids=lambda value: next(iter(value.items())) if isinstance(value, dict) else "",
 )

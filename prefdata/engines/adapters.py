@@ -2,11 +2,8 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import orjson
-
-from prefdata.engines.checkpoints import find_file, hash_content
+from prefdata.engines.checkpoints import find_file, hash_content, read_json
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import digest
 from prefdata.recipe.schema import Model
@@ -33,7 +30,7 @@ def find_adapter(model: Model, path: str) -> str:
             f"model {model.alias!r}: {folder} contains no {ADAPTER_CONFIG}, so it is not an "
             "adapter; give the folder that peft's save_pretrained wrote"
         )
-    kind = _config(folder).get("peft_type")
+    kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
     if kind != "LORA":
         raise PrefdataError(
             f"model {model.alias!r}: {folder} is a {kind} adapter, and only LORA ones can be run "
@@ -44,7 +41,8 @@ def find_adapter(model: Model, path: str) -> str:
 
 def identify_adapter(folder: str) -> str:
     """Content hash of an adapter's weights and configuration, wherever its base lies."""
-    config = {k: v for k, v in _config(Path(folder)).items() if k not in _PLACES}
+    told = read_json(Path(folder) / ADAPTER_CONFIG)
+    config = {k: v for k, v in told.items() if k not in _PLACES}
     weights = [Path(folder) / name for name in FILES[1:] if (Path(folder) / name).is_file()]
     return digest(config, hash_content(weights))
 
@@ -68,7 +66,7 @@ def choose_rank(folders: tuple[str, ...]) -> int:
     Raises:
         PrefdataError: one is larger than vLLM can hold.
     """
-    configs = {folder: _config(Path(folder)) for folder in folders}
+    configs = {folder: read_json(Path(folder) / ADAPTER_CONFIG) for folder in folders}
     ranks = {f: max([c.get("r", 0), *(c.get("rank_pattern") or {}).values()])
              for f, c in configs.items()}  # fmt: skip
     largest = max(ranks, key=lambda folder: ranks[folder])
@@ -79,14 +77,3 @@ def choose_rank(folders: tuple[str, ...]) -> int:
             "set provider: transformers, or merge it into its base"
         )
     return fitting[0]
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    file = folder / ADAPTER_CONFIG
-    try:
-        found: dict[str, Any] = orjson.loads(file.read_bytes())
-    except (OSError, ValueError) as err:
-        raise PrefdataError(
-            f"{file}: could not be read ({err}); copy or save the adapter again"
-        ) from err
-    return found

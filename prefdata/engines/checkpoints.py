@@ -100,24 +100,36 @@ def read_config(model: Model, path: str) -> dict[str, Any]:
         PrefdataError: there is none, or it is damaged.
     """
     file = find_file(model, path, CONFIG, model.revision)
-    try:
-        config = orjson.loads(file.read_bytes())
-    except FileNotFoundError as err:
+    if not file.is_file():
         raise PrefdataError(
             f"model {model.alias!r}: {file.parent} contains no config.json, so it is not a "
             "checkpoint; give the folder that save_pretrained wrote, or a Hub id"
-        ) from err
-    except (OSError, orjson.JSONDecodeError) as err:
-        raise PrefdataError(_damaged(model, file, str(err))) from err
-    if not isinstance(config, dict) or not isinstance(config.get("architectures") or [], list):
-        raise PrefdataError(_damaged(model, file, "it does not describe a model"))
+        )
+    config = read_json(file)
+    if not isinstance(config.get("architectures") or [], list):
+        raise _damaged(file, "its 'architectures' are no list")
     return config
 
 
-def _damaged(model: Model, file: Path, why: str) -> str:
-    return (
-        f"model {model.alias!r}: {file} cannot be used ({why}); fetch the checkpoint again, or "
-        "save it anew with save_pretrained"
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint.
+
+    Raises:
+        PrefdataError: it is damaged.
+    """
+    try:
+        told = orjson.loads(file.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as err:
+        raise _damaged(file, str(err)) from err
+    if not isinstance(told, dict):
+        raise _damaged(file, "it holds no JSON object")
+    return told
+
+
+def _damaged(file: Path, why: str) -> PrefdataError:
+    return PrefdataError(
+        f"{file} cannot be used ({why}); fetch the checkpoint again, or save it anew with "
+        "save_pretrained"
     )
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import orjson
 
-from prefdata.errors import PrefdataError, RowError
+from prefdata.engines.checkpoints import read_json
+from prefdata.errors import RowError
 from prefdata.recipe.chats import ALL_ROLES, Roles
 from prefdata.recipe.schema import Model
 
@@ -104,22 +104,11 @@ def read_template(model: Model, path: str, *, fetch: bool = False) -> TemplateFi
         if name.endswith(".jinja"):
             text = file.read_text(encoding="utf-8")
             continue
-        told = _read_json(path, file)
+        told = read_json(file)
         tokens |= {key: _token(told[key]) for key in told if key.endswith("_token") and told[key]}
         text = _default(told.get("chat_template")) or text
     text = model.chat_template or text
     return None if text is None else TemplateFile(path, text, tokens, model.chat_template_kwargs)
-
-
-def _read_json(path: str, file: Path) -> dict[str, Any]:
-    try:
-        told = orjson.loads(file.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as err:
-        raise PrefdataError(
-            f"model {path!r}: its tokenizer could not be loaded ({file}: {err}); check that its "
-            "files are complete, or fetch the checkpoint again"
-        ) from err
-    return told if isinstance(told, dict) else {}
 
 
 def roles_of_model(model: Model, template: TemplateFile | None, *, is_finished: bool) -> Roles:
