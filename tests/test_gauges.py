@@ -1,10 +1,11 @@
 """What is told of replicas and their GPUs; NVIDIA's library is a stand-in at the edge."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import orjson
 
-from prefdata.workers.gauges import Gauges, Now, Nvml
+from prefdata.workers.gauges import Gauges, Now, measure_gpu
 
 
 class NvmlError(Exception):
@@ -21,7 +22,6 @@ def nvml(busy):
 
     return SimpleNamespace(
         NVMLError=NvmlError,
-        nvmlInit=lambda: None,
         nvmlDeviceGetHandleByIndex=handle,
         nvmlDeviceGetHandleByUUID=handle,
         nvmlDeviceGetUtilizationRates=lambda gpu: SimpleNamespace(gpu=busy[gpu]),
@@ -37,7 +37,8 @@ def test_the_record_has_rates_means_and_peaks_of_each_replica(tmp_path):
             [Now("lm-0", ("0", "GPU-1"), 30, 5000, 0, 0)],
         ]
     )
-    gauges = Gauges(lambda: next(looks), Nvml(nvml({0: 100, "GPU-1": 50})), tmp_path / "task")
+    meter = partial(measure_gpu, nvml({0: 100, "GPU-1": 50}))
+    gauges = Gauges(lambda: next(looks), meter, tmp_path / "task")
     gauges.look(100.0)
     gauges.look(110.0)
     assert gauges.told() == {
@@ -56,7 +57,7 @@ def test_the_record_has_rates_means_and_peaks_of_each_replica(tmp_path):
 
 
 def test_a_gpu_that_tells_nothing_and_none_at_all_are_no_errors():
-    assert Nvml(nvml({})).read("7") == (0.0, 0.0, 0.0)
+    assert measure_gpu(nvml({}), "7") == (0.0, 0.0, 0.0)
     gauges = Gauges(lambda: [Now("lm-0", (), 1, 1, 0, 0)], None, None)
     gauges.look(0.0)
     assert "power_watts" not in gauges.told()["lm-0"]

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -43,12 +44,8 @@ class Now:
     is_there: bool = True
 
 
-class Meter(Protocol):
-    """What tells how busy GPUs are."""
-
-    def read(self, gpu: str) -> tuple[float, float, float]:
-        """Utilisation in percent, memory in use in MiB, power in watts, of one GPU."""
-        ...
+Meter = Callable[[str], tuple[float, float, float]]
+"""Utilisation in percent, memory in use in MiB, power in watts, of one GPU."""
 
 
 @dataclass
@@ -119,7 +116,7 @@ class Gauges:
     def _measure(self, gpus: Sequence[str]) -> tuple[float, float, float] | None:
         if self._meter is None or not gpus:
             return None
-        used, memory, watts = zip(*map(self._meter.read, gpus), strict=True)
+        used, memory, watts = zip(*map(self._meter, gpus), strict=True)
         return sum(used) / len(used), sum(memory), sum(watts)
 
 
@@ -159,37 +156,26 @@ def watch(gauges: Gauges, *, seconds: float = SECONDS) -> Iterator[Gauges]:
         gauges.look(time.time())
 
 
-class Nvml:
-    """A meter by NVIDIA's library, of the package nvidia-ml-py."""
-
-    def __init__(self, library: Any) -> None:
-        """Start it.
-
-        `library`: the module `pynvml`.
-        """
-        self._library = library
-        library.nvmlInit()
-
-    def read(self, gpu: str) -> tuple[float, float, float]:
-        """As `Meter.read`; what a GPU does not tell counts as 0."""
-        nvml = self._library
-        by = nvml.nvmlDeviceGetHandleByIndex if gpu.isdigit() else nvml.nvmlDeviceGetHandleByUUID
-        found = [0.0, 0.0, 0.0]
-        with suppress(nvml.NVMLError):
-            handle = by(int(gpu) if gpu.isdigit() else gpu)
-            found[0] = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
-            found[1] = nvml.nvmlDeviceGetMemoryInfo(handle).used / 2**20
-            found[2] = nvml.nvmlDeviceGetPowerUsage(handle) / 1000
-        return found[0], found[1], found[2]
-
-
 def find_meter() -> Meter | None:
-    """NVIDIA's, where the package and the driver are there."""
+    """NVIDIA's, of the package nvidia-ml-py, where it and the driver are there."""
     try:
         import pynvml
     except ImportError:
         return None
     try:
-        return Nvml(pynvml)
+        pynvml.nvmlInit()
     except pynvml.NVMLError:
         return None
+    return partial(measure_gpu, pynvml)
+
+
+def measure_gpu(nvml: Any, gpu: str) -> tuple[float, float, float]:
+    """What the module `pynvml` tells as a `Meter`; what a GPU does not tell counts as 0."""
+    by = nvml.nvmlDeviceGetHandleByIndex if gpu.isdigit() else nvml.nvmlDeviceGetHandleByUUID
+    found = [0.0, 0.0, 0.0]
+    with suppress(nvml.NVMLError):
+        handle = by(int(gpu) if gpu.isdigit() else gpu)
+        found[0] = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
+        found[1] = nvml.nvmlDeviceGetMemoryInfo(handle).used / 2**20
+        found[2] = nvml.nvmlDeviceGetPowerUsage(handle) / 1000
+    return found[0], found[1], found[2]
