@@ -11,8 +11,7 @@ from transformers import AutoTokenizer
 
 from prefdata.engines.scripted import Scripted
 from prefdata.engines.template_file import find_roles, read_template
-from prefdata.engines.transformers.model import ChatTokenizer, generation_arguments
-from prefdata.engines.transformers.reward import encode_to_score
+from prefdata.engines.transformers.model import ChatTokenizer, encode_request, template_arguments
 from prefdata.pipeline import build
 from prefdata.recipe.chats import Roles
 from prefdata.recipe.loader import load_recipe
@@ -99,12 +98,12 @@ def test_the_ids_sent_are_those_of_the_chat_and_of_the_chat_with_its_answer(
     read = [[with_objects(turn) for turn in chat] for chat in chats] if kind == "gpt_oss" else chats
     answer = {"role": "assistant", "content": ANSWER}
     equal = [
-        encoder.encode(request.messages, generation_arguments(request))
+        encoder.encode(request.messages, template_arguments(request))
         == tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
         for chat, request in zip(read, texts, strict=True)
     ]
     scored = [
-        encode_to_score(encoder, request)
+        encode_request(encoder, request)
         == tokenizer.apply_chat_template([*chat, answer], return_dict=False)
         for chat, request in zip(read, scores, strict=True)
     ]

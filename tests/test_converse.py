@@ -262,7 +262,7 @@ def test_a_model_writes_the_turn_of_the_user_from_the_prefix_of_its_template(qui
     from prefdata.engines.transformers.model import (
         ChatTokenizer,
         Checkpoint,
-        encode_to_ask,
+        encode_request,
         load_tokenizer,
     )
     from prefdata.inference import Sampling, TextRequest
@@ -274,7 +274,7 @@ def test_a_model_writes_the_turn_of_the_user_from_the_prefix_of_its_template(qui
     )
     chat = ({"role": "system", "content": "Sums."}, {"role": "user", "content": ""})
     request = TextRequest(chat, Sampling(1.0, 9), 0, continues=True)
-    ids = encode_to_ask(ChatTokenizer("lm", tokenizer, 512), request)
+    ids = encode_request(ChatTokenizer("lm", tokenizer, 512), request)
     wanted = "<|system|>\nSums.<|end|>\n<|user|>\n"
     assert ids == tokenizer(wanted, add_special_tokens=False)["input_ids"]
 

@@ -18,8 +18,8 @@ from server_stub import Server, call_tools
 from transformers import AutoTokenizer
 
 from prefdata.engines.tool_calls import as_written, find_parser
-from prefdata.engines.transformers.model import Checkpoint
-from prefdata.engines.transformers.reward import encode_to_score, load_reward_engine
+from prefdata.engines.transformers.model import Checkpoint, encode_request
+from prefdata.engines.transformers.reward import load_reward_engine
 from prefdata.errors import PrefdataError, RowError
 from prefdata.export import ExportOptions, export_run
 from prefdata.export.conversation import Conversation
@@ -189,7 +189,7 @@ def test_a_reward_model_s_template_prints_the_tools(tmp_path):
     engine = load_reward_engine(Checkpoint(grader, None, False), {})
     chat = ({"role": "user", "content": "q"}, {"role": "assistant", "content": "4"})
     try:
-        ids = encode_to_score(engine._work._loaded.chats, ScoreRequest(chat, (WEATHER,)))
+        ids = encode_request(engine._work._loaded.chats, ScoreRequest(chat, (WEATHER,)))
     finally:
         engine.close()
     tokenizer = AutoTokenizer.from_pretrained(grader)

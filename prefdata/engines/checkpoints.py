@@ -68,8 +68,12 @@ def _commit(model: Model, path: str) -> str:
     return str(commit)
 
 
-def find_file(model: Model, path: str, name: str, revision: str | None = None) -> Path:
+def find_file(
+    model: Model, path: str, name: str, revision: str | None = None, *, fetch: bool = True
+) -> Path:
     """A file, there or not, of a local folder, or of a Hub repository as cached or fetched.
+
+    `fetch`: whether the Hub may be asked for it; else only files on this machine count.
 
     Raises:
         PrefdataError: there is neither folder nor repository.
@@ -84,8 +88,9 @@ def find_file(model: Model, path: str, name: str, revision: str | None = None) -
 
     try:
         found = cached_file(
-            path, name, revision=revision, _raise_exceptions_for_missing_entries=False
-        )
+            path, name, revision=revision, local_files_only=not fetch,
+            _raise_exceptions_for_missing_entries=False,
+        )  # fmt: skip
     except (OSError, ValueError) as err:
         raise PrefdataError(
             f"model {model.alias!r}: {path!r} was not found locally or on the Hub: {err}"

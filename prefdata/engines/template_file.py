@@ -1,20 +1,22 @@
 """The chat template in a checkpoint's files: read and rendered without a tokenizer."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from prefdata.engines.checkpoints import read_json
-from prefdata.errors import RowError
+from prefdata.engines.checkpoints import find_file, read_json
+from prefdata.errors import PrefdataError, RowError
 from prefdata.recipe.chats import ALL_ROLES, Roles
 from prefdata.recipe.schema import Model
 
 Messages = Sequence[Mapping[str, Any]]
 FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 """Where transformers looks, the later file winning."""
+_MARK = "\ue000END\ue000"
 _HELLO = {"role": "user", "content": "Hello!"}
 _ANSWER = {"role": "assistant", "content": "Hi."}
 
@@ -61,9 +63,6 @@ class TemplateFile:
             raise RowError("chat_template_refused", why) from err
         text = str(rendered[0][0])
         return cut_at_mark(text, self.name) if opens else text
-
-
-_MARK = "\ue000END\ue000"
 
 
 def mark_end(messages: Messages) -> list[dict[str, Any]]:
@@ -139,21 +138,10 @@ def _shows(template: TemplateFile, messages: list[dict[str, str]], is_finished: 
 
 
 def _find(model: Model, path: str, name: str, *, fetch: bool) -> Path | None:
-    if Path(path).is_dir():
-        file = Path(path) / name
+    with suppress(PrefdataError):
+        file = find_file(model, path, name, model.revision, fetch=fetch)
         return file if file.is_file() else None
-    from transformers.utils.hub import cached_file  # slow; local models never need it
-
-    found = cached_file(
-        path,
-        name,
-        revision=model.revision,
-        local_files_only=not fetch,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
-    return None if found is None else Path(found)
+    return None
 
 
 def _token(told: Any) -> str:

@@ -42,11 +42,10 @@ from prefdata.engines.tool_calls import find_parser, read_calls
 from prefdata.engines.transformers.model import (
     ChatTokenizer,
     Checkpoint,
-    encode_to_ask,
-    has_same_chat,
+    encode_each,
     load_tokenizer,
 )
-from prefdata.engines.transformers.reward import encode_to_score, load_reward_engine
+from prefdata.engines.transformers.reward import load_reward_engine
 from prefdata.engines.vllm_arguments import Task, engine_arguments
 from prefdata.engines.vllm_reasoning import open_vllm_reader
 from prefdata.errors import PrefdataError
@@ -121,13 +120,7 @@ class VllmTextEngine(VllmEngine[Completion]):
         self, requests: Sequence[TextRequest], call: Call[Completion | Failure]
     ) -> list[_Job[Completion]]:
         jobs: list[_Job[Completion]] = []
-        ids: list[int] | Failure = []
-        for index, request in enumerate(requests):
-            is_known = index > 0 and has_same_chat(request, requests[index - 1])
-            ids = ids if is_known else encode_to_ask(self._chats, request)
-            if isinstance(ids, Failure):
-                call.deliver(index, ids)
-                continue
+        for index, request, ids in encode_each(self._chats, requests, call):
             opening = self._reader.opening(ids, prefill_of(request))
             params = self._params(request, len(ids))
             jobs.append(_Job(index, ids, params, call, opening, request))
@@ -223,16 +216,11 @@ class VllmRewardEngine(VllmEngine[Logits]):
     def _prepare(
         self, requests: Sequence[ScoreRequest], call: Call[Logits | Failure]
     ) -> list[_Job[Logits]]:
-        jobs = []
-        for index, request in enumerate(requests):
-            ids = encode_to_score(self._chats, request, self._ending)
-            if isinstance(ids, Failure):
-                call.deliver(index, ids)
-                continue
+        return [
             # the default activation is a sigmoid: above 17.4 it is 1.0 for every chat
-            params = PoolingParams(task=self._task, use_activation=False)
-            jobs.append(_Job(index, ids, params, call))
-        return jobs
+            _Job(index, ids, PoolingParams(task=self._task, use_activation=False), call)
+            for index, _, ids in encode_each(self._chats, requests, call, self._ending)
+        ]
 
     def _read(self, job: _Job[Logits], output: Any) -> Logits:
         self.last_read = list(output.prompt_token_ids)

@@ -17,7 +17,7 @@ from prefdata.engines.reasoning import Reader, Watch, prefill_of
 from prefdata.engines.tool_calls import Parser, read_calls
 from prefdata.engines.transformers.batching import pick_batch
 from prefdata.engines.transformers.kv_slots import KVSlots
-from prefdata.engines.transformers.model import LoadedModel, encode_to_ask, has_same_chat
+from prefdata.engines.transformers.model import LoadedModel, encode_each
 from prefdata.engines.transformers.sampling import Knobs, draw, draw_uniforms
 from prefdata.engines.transformers.schema import SchemaCompiler
 from prefdata.errors import PrefdataError
@@ -145,13 +145,7 @@ class Decoder:
             PrefdataError: a schema cannot be enforced.
         """
         prompts: dict[tuple[Any, ...], Prompt] = {}
-        ids: list[int] | Failure = []
-        for index, request in enumerate(requests):
-            if index == 0 or not has_same_chat(request, requests[index - 1]):
-                ids = encode_to_ask(self._chats, request)
-            if isinstance(ids, Failure):
-                call.deliver(index, ids)
-                continue
+        for index, request, ids in encode_each(self._chats, requests, call):
             new = Prompt(ids, call, request.adapter)
             prompt = prompts.setdefault((request.adapter, *ids), new)
             limit = min(request.sampling.max_tokens, self._chats.max_model_len - len(ids))

@@ -4,10 +4,10 @@ import gc
 import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 import torch
@@ -15,11 +15,13 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from prefdata.engines.model_thread import Call
 from prefdata.engines.template_file import cut_at_mark, mark_end
 from prefdata.errors import PrefdataError, RowError
-from prefdata.inference import Failure, Message, TextRequest
+from prefdata.inference import Failure, Message, ScoreRequest, TextRequest
 from prefdata.recipe.schema import Model
 
+Request = TypeVar("Request", TextRequest, ScoreRequest)
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 _PRINTED = re.compile(r"arguments\s*\|\s*tojson")
 _TEXTS = re.compile(r"arguments\s+is\s+(not\s+)?(string|mapping)")
@@ -100,32 +102,58 @@ class ChatTokenizer:
         )
 
 
-def generation_arguments(request: TextRequest) -> dict[str, Any]:
-    """What the chat template is told of a request, besides its messages."""
-    begin = {"add_generation_prompt": not request.continues}
-    go_on = {"continue_final_message": True} if request.continues else {}
-    tools = {"tools": [dict(tool) for tool in request.tools]} if request.tools else {}
-    return {**begin, **go_on, **tools, **request.chat_template_kwargs}
+def encode_each(
+    chats: ChatTokenizer,
+    requests: Sequence[Request],
+    call: Call[Any],
+    ending: Sequence[int] = (),
+) -> Iterator[tuple[int, Request, list[int]]]:
+    """(index, request, token ids) of those that the model has room for; others are delivered.
+
+    Equal chats that follow one another are encoded once. `ending`: tokens that every chat must end
+    with.
+    """
+    before: tuple[Any, ...] = ()
+    ids: list[int] | Failure = []
+    for index, request in enumerate(requests):
+        asked = request.messages, template_arguments(request)
+        if asked != before:
+            ids, before = encode_request(chats, request, ending), asked
+        if isinstance(ids, Failure):
+            call.deliver(index, ids)
+        else:
+            yield index, request, ids
 
 
-def encode_to_ask(chats: ChatTokenizer, request: TextRequest) -> list[int] | Failure:
-    """Token ids of a prompt, if there is room for an answer."""
+def encode_request(
+    chats: ChatTokenizer, request: TextRequest | ScoreRequest, ending: Sequence[int] = ()
+) -> list[int] | Failure:
+    """Token ids of a prompt, if there is room for an answer, or of a finished chat.
+
+    A Failure is `prompt_too_long`, `too_long_to_score` or `chat_template_refused`.
+    """
     try:
-        ids = chats.encode(request.messages, generation_arguments(request))
+        ids = [*chats.encode(request.messages, template_arguments(request)), *ending]
     except RowError as err:
         return Failure(err.reason, err.detail)
-    room = chats.max_model_len
-    if len(ids) >= room:
-        detail = f"the prompt has {len(ids)} tokens, but the context has room for {room}"
+    room, length = chats.max_model_len, len(ids)
+    if isinstance(request, TextRequest) and length >= room:
+        detail = f"the prompt has {length} tokens, but the context has room for {room}"
         return Failure("prompt_too_long", detail)
+    if length > room:
+        detail = f"the chat has {length} tokens, but the reward model has room for {room}"
+        return Failure("too_long_to_score", detail)
     return ids
 
 
-def has_same_chat(one: TextRequest, other: TextRequest) -> bool:
-    """Whether two requests are rendered alike."""
-    return one.messages == other.messages and generation_arguments(one) == generation_arguments(
-        other
-    )
+def template_arguments(request: TextRequest | ScoreRequest) -> dict[str, Any]:
+    """What the chat template is told of a request, besides its messages."""
+    tools = {"tools": [dict(tool) for tool in request.tools]} if request.tools else {}
+    if isinstance(request, ScoreRequest):
+        return {"add_generation_prompt": False, **tools}
+    begin = {"add_generation_prompt": not request.continues}
+    go_on = {"continue_final_message": True} if request.continues else {}
+    return {**begin, **go_on, **tools, **request.chat_template_kwargs}
 
 
 def apply_template(

@@ -13,13 +13,12 @@ from prefdata.engines.model_thread import Call, ModelThread
 from prefdata.engines.reward_families import Reading
 from prefdata.engines.transformers.batching import pick_batch
 from prefdata.engines.transformers.model import (
-    ChatTokenizer,
     Checkpoint,
     LoadedModel,
+    encode_each,
     free_memory,
     load_model,
 )
-from prefdata.errors import RowError
 from prefdata.inference import Failure, Logits, ScoreRequest
 
 _AUTO_CLASSES: dict[Reading, Any] = {
@@ -59,23 +58,6 @@ def load_reward_engine(
     return ModelThread("prefdata-reward", scorer, free=free_memory)
 
 
-def encode_to_score(
-    chats: ChatTokenizer, request: ScoreRequest, ending: Sequence[int] = ()
-) -> list[int] | Failure:
-    """Token ids of a finished chat with what a model wants at its end, if it has room for them."""
-    try:
-        told = {"tools": [dict(tool) for tool in request.tools]} if request.tools else {}
-        options = {"add_generation_prompt": False, **told}
-        ids = [*chats.encode(request.messages, options), *ending]
-    except RowError as err:
-        return Failure(err.reason, err.detail)
-    room = chats.max_model_len
-    if len(ids) > room:
-        detail = f"the chat has {len(ids)} tokens, but the reward model has room for {room}"
-        return Failure("too_long_to_score", detail)
-    return ids
-
-
 @dataclass(frozen=True, slots=True)
 class _Chat:
     index: int
@@ -105,14 +87,8 @@ class _Scorer:
         self, requests: Sequence[ScoreRequest], call: Call[Logits | Failure]
     ) -> list[_Chat]:
         """One job per chat; a Failure is `too_long_to_score` or `chat_template_refused`."""
-        chats = []
-        for index, request in enumerate(requests):
-            ids = encode_to_score(self._loaded.chats, request)
-            if isinstance(ids, Failure):
-                call.deliver(index, ids)
-            else:
-                chats.append(_Chat(index, ids, call))
-        return chats
+        encoded = encode_each(self._loaded.chats, requests, call)
+        return [_Chat(index, ids, call) for index, _, ids in encoded]
 
     def start(self) -> None:
         """Set up the thread that is going to call `step`."""
