@@ -185,8 +185,7 @@ class Fleet:
             if self._is_embedded(checkpoint.role, model):
                 continue
             if key not in self._prepared and key not in self._pools:
-                load = self._load(model)
-                self._prepared[key] = self._start_workers(checkpoint.role, model, load), load
+                self._prepared[key] = self._start_workers(checkpoint.role, model)
         return any(key in self._prepared for key in group)
 
     def go_ahead(
@@ -325,7 +324,7 @@ class Fleet:
             return self._connection(endpoint).open(model, role)
         if not self._is_embedded(role, model):
             return self._workers(role, model)
-        load = self._begin_load(model)
+        self.work.loads.append(load := self._load(model))
         opened: Engine[Any, Any] = Scripted()
         if not self._rehearse:
             order = self._order(role, model)
@@ -333,13 +332,8 @@ class Fleet:
         load.finish()
         return opened
 
-    def _begin_load(self, model: Model) -> Load:
-        """Note that a model begins to load, for whoever waits for it."""
-        load = self._load(model)
-        self.work.loads.append(load)
-        return load
-
     def _load(self, model: Model) -> Load:
+        """That a model begins to load, for whoever waits for it."""
         gpus, replicas = self.gpus, self._machine.replicas
         where = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "the CPU"
         if not gpus and replicas > 1:
@@ -349,17 +343,17 @@ class Fleet:
     def _workers(self, role: Role, model: Model) -> Workers:
         """Workers of a model, prepared before or started now."""
         key = Checkpoint(role, model).key
-        if key in self._prepared:
-            workers, load = self._prepared.pop(key)
-            if load.end is None:  # for whoever waits it begins now
-                load.start = monotonic()
-            self.work.loads.append(load)
-        else:
-            workers = self._start_workers(role, model, self._begin_load(model))
+        if key not in self._prepared:
+            self._prepared[key] = self._start_workers(role, model)
+        workers, load = self._prepared.pop(key)
+        if load.end is None:  # for whoever waits it begins now
+            load.start = monotonic()
+        self.work.loads.append(load)
         self._pools[key] = workers
         return workers
 
-    def _start_workers(self, role: Role, model: Model, load: Load) -> Workers:
+    def _start_workers(self, role: Role, model: Model) -> tuple[Workers, Load]:
+        load = self._load(model)
         order, places = self._order(role, model), self._machine.places(model)
         tokens = self._expected.get(Checkpoint(role, model).key, math.inf) / len(places)
         if self.gpus and order.engine == "vllm":
@@ -377,7 +371,7 @@ class Fleet:
             share=min(1.0, share) if isinstance(share, int | float) else 1.0,
         )
         self._started.append(workers)
-        return workers
+        return workers, load
 
     def _order(self, role: Role, model: Model) -> Order:
         """What is to be loaded: adapters by their folders on this machine.
