@@ -12,7 +12,7 @@ from typing import Any
 
 from prefdata.engines.reasoning import Answer
 from prefdata.errors import PrefdataError, suggest
-from prefdata.inference import ToolCall
+from prefdata.inference import TextRequest, ToolCall
 
 Tools = Sequence[Mapping[str, Any]]
 _DECODER = json.JSONDecoder()
@@ -59,15 +59,16 @@ def find_parser(name: str | None, tokenizer: Any, *, prefer_vllm: bool = False) 
     return _parser_of_vllm(name, tokenizer)
 
 
-def read_calls(answer: Answer, parser: Parser | None, tools: Tools, reason: str) -> Answer:
+def read_calls(answer: Answer, parser: Parser | None, request: TextRequest, reason: str) -> Answer:
     """The answer with its calls taken out of the text.
 
-    `parser`: None leaves the text as it is. `tools`: what the request offered; without any nothing
-    is called. `reason`: why the completion ended, `stop` or `length`.
+    `parser`: None leaves the text as it is. `request`: whether it offers tools, and binds the
+    answer to no schema, so that something may be called. `reason`: why the completion ended, `stop`
+    or `length`.
     """
-    if parser is None or not tools or not answer.rest:
+    if parser is None or not request.tools or request.schema is not None or not answer.rest:
         return answer
-    found = parser(answer.rest, tools)
+    found = parser(answer.rest, request.tools)
     if not found.calls:
         return answer
     calls = tuple(make_call(n, *call) for n, call in enumerate(found.calls))

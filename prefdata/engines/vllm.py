@@ -161,8 +161,7 @@ class VllmTextEngine(VllmEngine[Completion]):
             ids = ids[:-1]
         answer = self._reader.read(ids, opening=job.opening, finish_reason=reason, stops=stops)
         if job.request is not None:
-            parser = self._parser if job.request.schema is None else None
-            answer = read_calls(answer, parser, job.request.tools, reason)
+            answer = read_calls(answer, self._parser, job.request, reason)
         told = made.logprobs[answer.reasoning_tokens :] if made.logprobs else []
         first = self._first_logprobs(told[0]) if told else None
         return answer.complete(len(job.ids), len(made.token_ids), first or None)

@@ -410,8 +410,7 @@ class Decoder:
             finish_reason=reason,
             stops=sample.sampling.stop,
         )
-        parser = self._parser if sample.request.schema is None else None
-        answer = read_calls(answer, parser, sample.request.tools, reason)
+        answer = read_calls(answer, self._parser, sample.request, reason)
         counts = len(sample.prompt.ids), len(sample.tokens)
         sample.prompt.call.deliver(sample.index, answer.complete(*counts, sample.first_logprobs))
 
