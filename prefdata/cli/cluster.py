@@ -165,12 +165,12 @@ def k8s(
         from prefdata.cluster.manifests import Tasks, write_manifests
 
         tasks = Tasks(
-            count, gpus, image, volume or "", mount, nodes, cpus=cpus, memory=memory,
+            "k8s", count, gpus, image, volume or "", mount, nodes, cpus=cpus, memory=memory,
             setup=(*(setup or ()),), max_restarts=max_restarts, secret=secret,
             is_published=not no_publish,
         )  # fmt: skip
         told = [recipe, *(overrides or ())]
-        write_manifests("k8s", loaded, told, folder, tasks, rehearse=rehearse, force=force)
+        write_manifests(loaded, told, folder, tasks, rehearse=rehearse, force=force)
 
 
 def sky(
@@ -217,13 +217,13 @@ def sky(
         from prefdata.cluster.manifests import Tasks, write_manifests
 
         tasks = Tasks(
-            count, int(found[1] or gpus != "0"), image, volume or "", mount,
+            "sky", count, int(found[1] or gpus != "0"), image, volume or "", mount,
             accelerators=gpus if gpus != "0" else None, cpus=cpus, memory=memory,
             setup=(*(setup or ()),), max_restarts=max_restarts, is_spot=not on_demand,
             is_published=not no_publish,
         )  # fmt: skip
         told = [recipe, *(overrides or ())]
-        write_manifests("sky", loaded, told, folder, tasks, rehearse=rehearse, force=force)
+        write_manifests(loaded, told, folder, tasks, rehearse=rehearse, force=force)
 
 
 def _open(

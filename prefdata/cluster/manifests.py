@@ -64,6 +64,7 @@ class Tasks:
     """What is asked of Kubernetes or SkyPilot.
 
     Attributes:
+        engine: who is to run them.
         shards: tasks.
         nodes: tasks at the same time; SkyPilot starts all.
         gpus: of each task; 0 runs on CPUs.
@@ -79,6 +80,7 @@ class Tasks:
         is_published: whether the merge publishes, where the recipe says so.
     """
 
+    engine: Engine
     shards: int
     gpus: int
     image: str | None
@@ -99,9 +101,12 @@ class Tasks:
         """Whether the volume is a bucket."""
         return "://" in self.volume
 
+    def line(self, text: str) -> str:
+        """Shell as it stands in the file: Kubernetes puts variables of its own for $(NAME)."""
+        return text.replace("$", "$$") if self.engine == "k8s" else text
+
 
 def write_manifests(
-    engine: Engine,
     loaded: LoadedRecipe,
     told: Sequence[str],
     out: Path,
@@ -114,7 +119,6 @@ def write_manifests(
     """Write `shards.yaml` and `merge.yaml` into `out/k8s` or `out/sky`; say what starts them.
 
     Args:
-        engine: who is to run them.
         loaded: the recipe; it and all that it reads lie in the working directory, which is what
             tasks see: Kubernetes' as the root of the volume, SkyPilot's as its `workdir`.
         told: its file, or the name of one that ships, and the overrides.
@@ -127,11 +131,11 @@ def write_manifests(
     Raises:
         PrefdataError: the recipe cannot run so, or a file was edited.
     """
-    check_words(engine, told, out, tasks)
+    check_words(told, out, tasks)
     _check_inputs(loaded, told, out, tasks)
-    seen_out = str(_out_of_tasks(engine, loaded, tasks))
+    engine, seen_out = tasks.engine, str(_out_of_tasks(loaded, tasks))
     written = read_written(Path(told[0]), [*told[1:], override_of_out(seen_out)])
-    _check_paths(engine, written, tasks)
+    _check_paths(written, tasks)
     secrets = _secrets(loaded, written)
     with disk_errors(out):
         found = check_run(loaded, out, tasks.shards, tasks.gpus, rehearse=rehearse, say=say)
@@ -140,21 +144,22 @@ def write_manifests(
         shards, merge = (out / engine / f"{name}.yaml" for name in ("shards", "merge"))
         place = str(Path(tasks.mount) / _seen(out, tasks.mount))
         name = job_name(f"{tasks.volume}{place}")
-        words = _words(engine, loaded, told, tasks) + ["--rehearse"] * rehearse
-        unpublished = ["--no-publish"] * (not tasks.is_published)
+        recipe = _seen(Path(told[0]), tasks.mount) if Path(told[0]).is_file() else told[0]
+        words = shlex.join([recipe, *told[1:], "--out", seen_out, *["--rehearse"] * rehearse])
+        unpublished = "" if tasks.is_published else " --no-publish"
         values = {
             "rank": RANK[engine],
             "out": place,
             "tasks": tasks,
             "secrets": secrets,
-            "setup": [_line(engine, line) for line in tasks.setup],
+            "setup": [tasks.line(line) for line in tasks.setup],
             "grace": 3 * LAST_SECONDS,
         }
-        build = _shell("build", [*words, "--gpus", str(tasks.gpus)])
-        join = _shell("merge", [*words, *unpublished])
+        build = tasks.line(f"prefdata build {words} --gpus {tasks.gpus}")
+        join = tasks.line(f"prefdata merge {words}{unpublished}")
         files = {
-            shards: {"name": name, "is_merge": False, "command": _line(engine, build)},
-            merge: {"name": f"{name}-merge", "is_merge": True, "command": _line(engine, join)},
+            shards: {"name": name, "is_merge": False, "command": build},
+            merge: {"name": f"{name}-merge", "is_merge": True, "command": join},
         }
         write_files(
             {file: (f"{engine}.yaml.j2", values | more) for file, more in files.items()},
@@ -164,15 +169,15 @@ def write_manifests(
         keep_jobs(wanted, out, engine)
     say(f"{count_shards(tasks.shards)}: {len(found.shards)} done here")
     say(f"wrote {shards} and {merge}")
-    for line in _how_to_start(engine, name, shards, merge, tasks, secrets):
+    for line in _how_to_start(name, shards, merge, tasks, secrets):
         say(line)
 
 
 def _how_to_start(
-    engine: Engine, name: str, shards: Path, merge: Path, tasks: Tasks, secrets: Sequence[str]
+    name: str, shards: Path, merge: Path, tasks: Tasks, secrets: Sequence[str]
 ) -> tuple[str, ...]:
     first, last = (shlex.quote(str(file)) for file in (shards, merge))
-    if engine == "k8s":
+    if tasks.engine == "k8s":
         return (
             f"pods read {', '.join(secrets)} from the Secret {tasks.secret}",
             "look at them, then start the shards:",
@@ -190,11 +195,11 @@ def _how_to_start(
     )
 
 
-def check_words(engine: Engine, told: Sequence[str], out: Path, tasks: Tasks) -> None:
+def check_words(told: Sequence[str], out: Path, tasks: Tasks) -> None:
     """See that what is given comes to the engine and the tasks as it is."""
     for (name, of), (form, what) in _FORMS.items():
         value = getattr(tasks, name)
-        if of in (None, engine) and value is not None and not re.fullmatch(form, value):
+        if of in (None, tasks.engine) and value is not None and not re.fullmatch(form, value):
             option = "mem" if name == "memory" else name
             raise PrefdataError(f"--{option} {value!r}: it is no {what}")
     for text in (*told, *tasks.setup, str(out), str(Path.cwd())):
@@ -227,9 +232,9 @@ def _files(loaded: LoadedRecipe, told: Sequence[str], out: Path) -> Iterator[Pat
             yield from one.path.rglob("*") if one.is_whole else seed_files(one.path, out)
 
 
-def _check_paths(engine: Engine, written: Written, tasks: Tasks) -> None:
+def _check_paths(written: Written, tasks: Tasks) -> None:
     """See that what is written names on the volume what it names here."""
-    start = tasks.mount if engine == "k8s" else "~/sky_workdir"
+    start = tasks.mount if tasks.engine == "k8s" else "~/sky_workdir"
     for key, path in written.paths.items():
         is_on_volume = Path(os.path.normpath(Path(start) / path)).is_relative_to(tasks.mount)
         if key == "output_path" and not is_on_volume:
@@ -246,18 +251,10 @@ def _check_paths(engine: Engine, written: Written, tasks: Tasks) -> None:
             )
 
 
-def _words(engine: Engine, loaded: LoadedRecipe, told: Sequence[str], tasks: Tasks) -> list[str]:
-    """Recipe, overrides and run folder as a task sees them."""
-    recipe, *overrides = told
-    if Path(recipe).is_file():  # else it ships
-        recipe = _seen(Path(recipe), tasks.mount)
-    return [recipe, *overrides, "--out", str(_out_of_tasks(engine, loaded, tasks))]
-
-
-def _out_of_tasks(engine: Engine, loaded: LoadedRecipe, tasks: Tasks) -> Path:
+def _out_of_tasks(loaded: LoadedRecipe, tasks: Tasks) -> Path:
     """The recipe's `output_dir` of tasks, on the volume."""
     out = Path(_seen(Path(loaded.recipe.output_dir), tasks.mount))
-    return out if engine == "k8s" else tasks.mount / out
+    return out if tasks.engine == "k8s" else tasks.mount / out
 
 
 def _seen(path: Path, mount: str) -> str:
@@ -281,15 +278,6 @@ def _seen(path: Path, mount: str) -> str:
         if is_kept and link.exists():  # no circle
             _seen(target, mount)
     return str(place.relative_to(here))
-
-
-def _shell(verb: str, words: Sequence[str]) -> str:
-    return f"prefdata {verb} {shlex.join(words)}"
-
-
-def _line(engine: Engine, text: str) -> str:
-    """Shell as it stands in the file: Kubernetes would put variables of its own for $(NAME)."""
-    return text.replace("$", "$$") if engine == "k8s" else text
 
 
 def _secrets(loaded: LoadedRecipe, written: Written) -> list[str]:
