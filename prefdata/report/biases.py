@@ -18,13 +18,9 @@ def margins_cell(run: Numbers) -> Cell:
         f"The median margin is {middle}; 10% of the margins are below {low}, 10% above {high}."
     )
     chart = histogram("Pairs by margin", spread.grid, [("pairs", spread.counts)], "margin", "pairs")
-    bins = [
-        (f"{number(low)} to {number(high)}", f"{count:,}")
-        for low, high, count in zip(
-            spread.grid.edges, spread.grid.edges[1:], spread.counts, strict=False
-        )
-        if count
-    ]
+    edges = [number(edge) for edge in spread.grid.edges]
+    told = zip(edges, edges[1:], spread.counts, strict=False)
+    bins = [(f"{low} to {high}", count) for low, high, count in told if count]
     return Cell(summary, [chart], [("Numbers", Table(("margin", "pairs"), bins))])
 
 
@@ -58,7 +54,7 @@ def wins_cell(run: Numbers) -> Cell:
         won, lost = wins.duels(group)
         rows.append(
             (
-                label(group), *(f"{count:,}" for count in wins.count(group)),
+                label(group), *wins.count(group),
                 percent(share), f"{percent(low)} – {percent(high)}", f"{won:,} : {lost:,}",
             )
         )  # fmt: skip
@@ -81,12 +77,14 @@ def length_cell(run: Numbers) -> Cell:
     if (correlation := found.correlation) is not None:
         summary += f" Length and margin correlate with {correlation:.2f}."
     chart = Chart("columns", "Pairs by length", _ratio_names(), [("pairs", found.ratios.tolist())], "length of chosen : rejected", "pairs")  # fmt: skip  # noqa: E501
-    rows = [(name, f"{count:,}") for name, count in zip(_ratio_names(), found.ratios, strict=True)]
-    sides = [("characters, mean", f"{chosen:,.1f}", f"{rejected:,.1f}")]
+    rows = [*zip(_ratio_names(), found.ratios.tolist(), strict=True)]
+    means = {"characters, mean": (chosen, rejected)}
     if found.tokens:
-        tokens = found.tokens
-        sides.append(("tokens, mean", f"{tokens[0]:,.1f}", f"{tokens[1]:,.1f}"))
-    sides.append(("the longer one, pairs", f"{found.longer:,}", f"{found.shorter:,}"))
+        means["tokens, mean"] = found.tokens
+    sides: list[tuple[str | int, ...]] = [
+        *((name, f"{one:,.1f}", f"{other:,.1f}") for name, (one, other) in means.items()),
+        ("the longer one, pairs", found.longer, found.shorter),
+    ]
     calibrated = list(tell_calibration(run.record).items())
     tables = [
         ("Chosen and rejected", Table(("", "chosen", "rejected"), sides)),
@@ -129,8 +127,8 @@ def judges_cell(run: Numbers) -> Cell:
             series.append(100 * place / max(sum(places), 1))
         rows.append(
             (
-                name, f"{counts['rows']:,}", percent(agreed), percent(ties),
-                *(f"{place:,}" for place in places), f"{percent(low)} – {percent(high)}",
+                name, counts["rows"], percent(agreed), percent(ties), *places,
+                f"{percent(low)} – {percent(high)}",
             )
         )  # fmt: skip
     chart = Chart(
@@ -147,7 +145,7 @@ def _gold_tables(run: Numbers) -> list[tuple[str, Table]]:
     found = run.record.get("gold", {})
     lines = [(name, *line) for name, counts in found.items() for line in tell(counts)]
     bins = [
-        (name, percent(one["confidence"]), f"{one['rows']:,}", percent(one["accuracy"]))
+        (name, percent(one["confidence"]), one["rows"], percent(one["accuracy"]))
         for name, counts in found.items()
         for one in counts["calibration"]
     ]

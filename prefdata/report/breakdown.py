@@ -37,9 +37,9 @@ def breakdown_cell(sides: Any, columns: Sequence[str]) -> Cell:
     return Cell(" ".join(told), charts, tables)
 
 
-def _row(sides: Any) -> Iterator[str]:
+def _row(sides: Any) -> Iterator[str | int]:
     found, wins = measure_lengths(sides), count_wins(sides)
-    yield f"{found.pairs:,}"
+    yield found.pairs
     yield number(sides.margin.mean()) if sides.margin.notna().any() else "–"
     yield percent(found.share[0])
     yield f"{found.chosen:,.0f} : {found.rejected:,.0f}"

@@ -46,10 +46,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of a row is its heading, a cell of `rows` may be a row's id."""
+    """A table; the first cell of a row is its heading, which may be a row's id; counts are ints."""
 
     heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | int]]
     has_ids: bool = False
     is_open: bool = False
 

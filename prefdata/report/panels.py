@@ -112,49 +112,37 @@ def _funnel(run: Numbers) -> Cell:
     kept = percent(record["prompts"] / record["rows"]) if record["rows"] else "–"
     summary = f"{record['prompts']:,} of {record['rows']:,} rows ({kept}) have a pair."
     going = [step.rows - step.lost for step in steps]
-    chart = Chart(
-        "bars",
-        "Rows at each step",
-        [step.name for step in steps],
-        [("go on", going), ("rejected here", [step.lost for step in steps])],
-        "rows",
-        "",
-    )
-    table = Table(
-        ("step", "rows that come", "rejected here"),
-        [(step.name, f"{step.rows:,}", f"{step.lost:,}") for step in steps],
-    )
-    tables = [("Numbers", table)]
-    if record["rejects"]:
-        rows = [(reason, f"{count:,}") for reason, count in record["rejects"].items()]
-        tables.append(("Rejected rows by reason", Table(("reason", "rows"), rows)))
-    if record["drops"]:
-        drops = sorted(record["drops"].items(), key=lambda item: -item[1])
-        rows = [(reason, f"{count:,}") for reason, count in drops]
-        tables.append(
-            (
-                "Candidates and pairs left out, also where the row has a pair",
-                Table(("reason", "left out"), rows),
-            )
-        )
+    names, lost = [step.name for step in steps], [step.lost for step in steps]
+    series = [("go on", going), ("rejected here", lost)]
+    chart = Chart("bars", "Rows at each step", names, series, "rows", "")
+    drops = sorted(record["drops"].items(), key=lambda item: -item[1])
     ended = [
-        (name, alias, reason, f"{count:,}")
+        (name, alias, reason, count)
         for name, aliases in record.get("outcomes", {}).items()
         for alias, counts in aliases.items()
         for reason, count in counts.items()
     ]
-    if ended:
-        columns = ("column", "alias", "finish reason", "texts")
-        tables.append(("How texts came to their end", Table(columns, ended)))
-    if run.matches:
-        heads = ("row", "item of a benchmark, overlap")
-        tables.append(("Texts with items of benchmarks", Table(heads, [*run.matches])))
-    if skipped := record.get("skipped"):
-        rows = [(name, f"{count:,}") for name, count in skipped.items()]
-        tables.append(("Rows for which a column asked nothing", Table(("column", "rows"), rows)))
+    tables: dict[str, tuple[tuple[str, ...], Iterable[Sequence[str | int]]]] = {
+        "Numbers": (
+            ("step", "rows that come", "rejected here"),
+            [(step.name, step.rows, step.lost) for step in steps],
+        ),
+        "Rejected rows by reason": (("reason", "rows"), record["rejects"].items()),
+        "Candidates and pairs left out, also where the row has a pair": (
+            ("reason", "left out"),
+            drops,
+        ),
+        "How texts came to their end": (("column", "alias", "finish reason", "texts"), ended),
+        "Texts with items of benchmarks": (("row", "item of a benchmark, overlap"), run.matches),
+        "Rows for which a column asked nothing": (
+            ("column", "rows"),
+            record.get("skipped", {}).items(),
+        ),
+    }
+    filled = [(name, Table(heads, [*rows])) for name, (heads, rows) in tables.items() if rows]
     asked = tell_of_prompts(record)
     warnings = [f"{asked[0].upper()}{asked[1:]}."] if asked else []
-    return Cell(summary, [chart], tables, warnings)
+    return Cell(summary, [chart], filled, warnings)
 
 
 def _scores(run: Numbers) -> Cell:
@@ -185,12 +173,9 @@ def _spreads(name: str, groups: Mapping[Group, Spread]) -> Chart:
 def _spread_table(spreads: Mapping[str, Spread]) -> Table:
     heads = ("", "texts", "mean", "deviation", "lowest", "10%", "median", "90%", "highest")
     rows = [
-        (
-            name, f"{s.count:,}",
-            *(number(v) for v in (s.mean, s.deviation, s.low, *s.quantiles, s.high)),
-        )
+        (name, f"{s.count:,}", *map(number, (s.mean, s.deviation, s.low, *s.quantiles, s.high)))
         for name, s in spreads.items()
-    ]  # fmt: skip
+    ]
     return Table(heads, rows)
 
 
