@@ -22,7 +22,7 @@ from prefdata.engines.transformers.model import Checkpoint, encode_request
 from prefdata.engines.transformers.reward import load_reward_engine
 from prefdata.errors import PrefdataError, RowError
 from prefdata.export import ExportOptions, export_run
-from prefdata.export.conversation import Conversation
+from prefdata.export.conversation import Answer, Conversation
 from prefdata.export.formats import FORMATS, Shape
 from prefdata.inference import ScoreRequest
 from prefdata.pairs.pair import said
@@ -272,10 +272,9 @@ def arguments(message):
 )
 def test_a_call_that_a_layout_cannot_say_stays_behind(said, reason):
     function = {"name": "weather", "arguments": said.get("arguments", ARGUMENTS)}
-    pair = Conversation(
-        "p", ({"role": "user", "content": "q"},), said.get("content", ""), "no",
-        chosen_calls=({"type": "function", "function": function},),
-    )  # fmt: skip
+    call = {"type": "function", "function": function}
+    sides = {"chosen": Answer(said.get("content", ""), calls=(call,)), "rejected": Answer("no")}
+    pair = Conversation("p", ({"role": "user", "content": "q"},), sides)
     with pytest.raises(RowError, match=reason):
         FORMATS["llama_factory"].make(pair, Shape(has_tools=True))
 

@@ -13,6 +13,8 @@ from prefdata.recipe.tools import calls_of, is_tools, readable
 from prefdata.rows import ID, Row, is_blank
 
 Message = dict[str, Any]
+Side = Literal["chosen", "rejected"]
+SIDES: tuple[Side, Side] = ("chosen", "rejected")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _TOKENS = (
     r"<\|[a-z][a-z_]{1,40}\|>",  # <|im_end|>, <|eot_id|>, <|endoftext|>
@@ -43,60 +45,95 @@ class Thought:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """A side of a pair.
+
+    Attributes:
+        score: raw; None where the pair was judged and not scored.
+        keys: of its message, besides role and content.
+        calls: of tools.
+        turns: messages between the prompt and the answer that the other side lacks or has
+            otherwise.
+    """
+
+    text: str
+    score: float | None = None
+    thought: Thought | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    calls: tuple[Message, ...] = ()
+    turns: tuple[Message, ...] = ()
+
+    @property
+    def message(self) -> Message:
+        """As a turn of the assistant."""
+        made = {"tool_calls": list(self.calls)} if self.calls else {}
+        return {"role": "assistant", "content": self.text, **self.keys, **made}
+
+    @property
+    def said(self) -> tuple[str, str]:
+        """Text and calls, the calls without their ids."""
+        return (self.text or "").strip(), readable(self.calls)
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """One pair.
 
     Attributes:
         prompt: at least one message; the last is the user's or a tool's.
-        chosen_score: raw score, None where the pair was judged and not scored.
-        margin: of the scores, None as above.
-        chosen_keys: of the message of chosen, besides role and content.
+        margin: of the scores, None where there are none.
         plain_prompt: the prompt rendered, for answers that are not to be rendered either.
-        chosen_calls: calls of tools in the answer, and so `rejected_calls`.
         tools: what the model might call, as JSON.
-        chosen_turns: messages between the prompt and chosen that rejected lacks or has otherwise,
-            and so `rejected_turns`.
     """
 
     id: str
     prompt: tuple[Message, ...]
-    chosen: str
-    rejected: str
-    chosen_score: float | None = None
-    rejected_score: float | None = None
+    sides: Mapping[Side, Answer]
     margin: float | None = None
     is_tie: bool = False
-    chosen_thought: Thought | None = None
-    rejected_thought: Thought | None = None
-    chosen_keys: Mapping[str, str] = field(default_factory=dict)
-    rejected_keys: Mapping[str, str] = field(default_factory=dict)
     plain_prompt: str | None = None
-    chosen_calls: tuple[Message, ...] = ()
-    rejected_calls: tuple[Message, ...] = ()
     tools: str | None = None
-    chosen_turns: tuple[Message, ...] = ()
-    rejected_turns: tuple[Message, ...] = ()
+
+    @property
+    def chosen(self) -> str:
+        """The text of the preferred answer."""
+        return self.sides["chosen"].text
+
+    @property
+    def rejected(self) -> str:
+        """The text of the other one."""
+        return self.sides["rejected"].text
+
+    @property
+    def chosen_score(self) -> float | None:
+        """Of the preferred answer."""
+        return self.sides["chosen"].score
+
+    @property
+    def rejected_score(self) -> float | None:
+        """Of the other one."""
+        return self.sides["rejected"].score
 
     @property
     def turns(self) -> tuple[Message, ...]:
         """All messages but the two last answers."""
-        return (*self.prompt, *self.chosen_turns, *self.rejected_turns)
+        return (*self.prompt, *(turn for one in self.sides.values() for turn in one.turns))
 
     @property
     def has_turns(self) -> bool:
         """Whether a side is more than one message."""
-        return bool(self.chosen_turns or self.rejected_turns)
+        return any(one.turns for one in self.sides.values())
 
     @property
     def has_tools(self) -> bool:
         """Whether an answer holds calls, or the model was told of tools."""
-        return bool(self.chosen_calls or self.rejected_calls or self.tools)
+        return bool(self.tools) or any(one.calls for one in self.sides.values())
 
     @property
     def has_calls(self) -> bool:
         """Whether a turn calls a tool."""
         asked = any(message.get("tool_calls") for message in self.prompt)
-        return bool(asked or self.chosen_calls or self.rejected_calls)
+        return asked or any(one.calls for one in self.sides.values())
 
     @property
     def tool_list(self) -> list[Message] | None:
@@ -112,18 +149,12 @@ class Conversation:
     def texts(self) -> list[str]:
         """Every text of every turn."""
         asked = [message["content"] for message in self.turns if message.get("content")]
-        thoughts = [one.text for one in (self.chosen_thought, self.rejected_thought) if one]
+        thoughts = [one.thought.text for one in self.sides.values() if one.thought]
         return [*asked, self.chosen, self.rejected, *thoughts]
 
-    def answer(self, side: Literal["chosen", "rejected"]) -> Message:
-        """One of the answers as a turn of the assistant."""
-        keys, calls = getattr(self, f"{side}_keys"), getattr(self, f"{side}_calls")
-        made = {"tool_calls": list(calls)} if calls else {}
-        return {"role": "assistant", "content": getattr(self, side), **keys, **made}
-
-    def completion(self, side: Literal["chosen", "rejected"]) -> list[Message]:
+    def completion(self, side: Side) -> list[Message]:
         """All messages of a side behind the prompt."""
-        return [*getattr(self, f"{side}_turns"), self.answer(side)]
+        return [*self.sides[side].turns, self.sides[side].message]
 
 
 def read_conversation(row: Row) -> Conversation:
@@ -137,19 +168,10 @@ def read_conversation(row: Row) -> Conversation:
     conversation = Conversation(
         id=row[ID],
         prompt=tuple(_read_message(one) for one in messages or () if not _is_silent(one)),
-        chosen=row["chosen"],
-        rejected=row["rejected"],
-        chosen_score=row["chosen_score"],
-        rejected_score=row["rejected_score"],
+        sides={side: _read_side(row, side) for side in SIDES},
         margin=row["margin"],
         is_tie=bool(row["is_tie"]),
-        chosen_thought=_read_thought(row, "chosen"),
-        rejected_thought=_read_thought(row, "rejected"),
-        chosen_calls=calls_of({"tool_calls": row.get("chosen_tool_calls")}),
-        rejected_calls=calls_of({"tool_calls": row.get("rejected_tool_calls")}),
         tools=_tools(row.get("tools")),
-        chosen_turns=_read_turns(row, "chosen"),
-        rejected_turns=_read_turns(row, "rejected"),
     )
     _check(conversation)
     return conversation
@@ -184,21 +206,23 @@ def _is_silent(message: Message) -> bool:
     return message.get("role") in LEADING and isinstance(content, str) and is_blank(content)
 
 
-def _read_thought(row: Row, side: str) -> Thought | None:
-    text, marks = row.get(f"{side}_reasoning"), row.get(f"{side}_reasoning_marks")
-    return None if text is None else Thought(text, (marks[0], marks[1]) if marks else None)
-
-
-def _read_turns(row: Row, side: str) -> tuple[Message, ...]:
-    text = row.get(f"{side}_turns")
-    return tuple(orjson.loads(text)) if text else ()
+def _read_side(row: Row, side: Side) -> Answer:
+    thought, marks = row.get(f"{side}_reasoning"), row.get(f"{side}_reasoning_marks")
+    turns = row.get(f"{side}_turns")
+    return Answer(
+        row[side],
+        row[f"{side}_score"],
+        None if thought is None else Thought(thought, (marks[0], marks[1]) if marks else None),
+        calls=calls_of({"tool_calls": row.get(f"{side}_tool_calls")}),
+        turns=tuple(orjson.loads(turns)) if turns else (),
+    )
 
 
 def _check(conversation: Conversation) -> None:
     if not conversation.prompt:
         raise RowError("empty_prompt", "the prompt has no message")
-    for turns in (conversation.chosen_turns, conversation.rejected_turns):
-        for place, message in enumerate((*conversation.prompt, *turns)):
+    for one in conversation.sides.values():
+        for place, message in enumerate((*conversation.prompt, *one.turns)):
             _check_message(place, message)
     last = conversation.prompt[-1]["role"]
     if last not in ("user", "tool"):
@@ -206,18 +230,12 @@ def _check(conversation: Conversation) -> None:
             "last_role",
             f"the prompt ends with a message of role {last}, so there is nothing to answer",
         )
-    sides = [_said(conversation, side) for side in ("chosen", "rejected")]
-    for side, (text, calls) in zip(("chosen", "rejected"), sides, strict=True):
-        if not text and not calls:
+    for side, one in conversation.sides.items():
+        if not any(one.said):
             raise RowError("empty_answer", f"{side} has no text")
-    if sides[0] == sides[1] and conversation.chosen_turns == conversation.rejected_turns:
+    chosen, rejected = conversation.sides["chosen"], conversation.sides["rejected"]
+    if chosen.said == rejected.said and chosen.turns == rejected.turns:
         raise RowError("identical", "chosen and rejected are the same text")
-
-
-def _said(conversation: Conversation, side: str) -> tuple[str, str]:
-    """Text and calls of a side, the calls without their ids."""
-    text, calls = getattr(conversation, side) or "", getattr(conversation, f"{side}_calls")
-    return text.strip(), readable(calls)
 
 
 def _tools(told: Any) -> str | None:

@@ -16,8 +16,8 @@ import orjson
 from prefdata.engines import open_chat_template
 from prefdata.errors import PrefdataError, RowError, Say
 from prefdata.export.configurations import Place
-from prefdata.export.conversation import Conversation, read_conversation
-from prefdata.export.formats import SIDES, Format, Lines, Record, Shape, find_format
+from prefdata.export.conversation import SIDES, Conversation, read_conversation
+from prefdata.export.formats import Format, Lines, Record, Shape, find_format
 from prefdata.export.survey import Survey, Wanted, answer_key, survey
 from prefdata.export.thoughts import Way, carry, choose_way
 from prefdata.pairs.files import SPLITS, pairs_in_order
@@ -324,7 +324,7 @@ def _first_way(
     for _, row in pairs_in_order(run.folder / "pairs"):
         with suppress(RowError):
             pair = read_conversation(row)
-            if pair.chosen_thought and pair.rejected_thought:
+            if all(one.thought for one in pair.sides.values()):
                 why = "rendered by the chat template, they are not what the model has written"
                 return why, choose_way(pair, template, ways)
     return "no pair has them on both sides", None

@@ -8,20 +8,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
 from prefdata.errors import PrefdataError, RowError, suggest
 from prefdata.export import configurations
-from prefdata.export.conversation import Conversation, Message
+from prefdata.export.conversation import SIDES, Conversation, Message, Side
 from prefdata.export.thoughts import KEYS, Carry, Way
 from prefdata.stages.function_process import raised
 from prefdata.stages.functions import Functions, brought
 
 Record = dict[str, Any]
-Side = Literal["chosen", "rejected"]
-SIDES: tuple[Side, Side] = ("chosen", "rejected")
 Render = Callable[[tuple[Message, ...], Message], tuple[str, str]]
 """(prompt, answer) as texts with the turn tokens of a chat template in them."""
 
@@ -193,8 +191,8 @@ def _llama_factory(pair: Conversation, shape: Shape) -> list[Record]:
     return [
         {
             "conversations": [_sharegpt(message) for message in pair.prompt],
-            "chosen": _sharegpt(pair.answer("chosen")),
-            "rejected": _sharegpt(pair.answer("rejected")),
+            "chosen": _sharegpt(pair.sides["chosen"].message),
+            "rejected": _sharegpt(pair.sides["rejected"].message),
             **({"tools": pair.tools or ""} if shape.has_tools else {}),
         }
     ]
@@ -247,7 +245,7 @@ def _nemo_customizer_sft(pair: Conversation, shape: Shape) -> list[Record]:
 
 
 def _openai(pair: Conversation, shape: Shape) -> list[Record]:
-    return [{"messages": [*pair.prompt, pair.answer("chosen")], **_tool_list(pair)}]
+    return [{"messages": [*pair.prompt, pair.sides["chosen"].message], **_tool_list(pair)}]
 
 
 def _openai_preference(pair: Conversation, shape: Shape) -> list[Record]:
@@ -282,7 +280,7 @@ def _prompt(pair: Conversation, shape: Shape) -> Any:
 
 def _answer(pair: Conversation, side: Side, shape: Shape | None = None) -> Record:
     """A turn of the assistant; with the keys of the prompt's where both share a list."""
-    said = pair.answer(side)
+    said = pair.sides[side].message
     if shape is None:
         return said
     keys = dict.fromkeys((*shape.keys, *(("tool_calls",) if shape.has_tools else ())))

@@ -11,8 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefdata.errors import PrefdataError, RowError
-from prefdata.export.conversation import Conversation, check_tokens, read_conversation
-from prefdata.export.formats import SIDES, Format, Shape, Side
+from prefdata.export.conversation import (
+    SIDES,
+    Conversation,
+    Side,
+    check_tokens,
+    read_conversation,
+)
+from prefdata.export.formats import Format, Shape
 from prefdata.pairs.files import pairs_in_order
 from prefdata.pairs.selection import VERDICTS, PairFacts, select
 from prefdata.pairs.split import as_keys, hash_prompt, hash_text, is_held_out, number_keys
@@ -151,7 +157,7 @@ class _Look:
             prompt = root_identity([*pair.prompt])
         self._prompts += hash_prompt(prompt, self.wanted.seed)
         self._keys |= dict.fromkeys(key for message in pair.turns for key in message)
-        self._keys |= dict.fromkeys((*pair.chosen_keys, *pair.rejected_keys))
+        self._keys |= dict.fromkeys(key for one in pair.sides.values() for key in one.keys)
         self._is_single_turn &= pair.is_single_turn
         self._has_tools |= pair.has_tools
         self._has_margin &= pair.margin is not None
@@ -200,10 +206,9 @@ class _Look:
 
 def answer_key(pair: Conversation, side: Side) -> bytes:
     """16 bytes that stand for an answer to this prompt, its calls of tools included."""
-    calls = pair.chosen_calls if side == "chosen" else pair.rejected_calls
-    turns = [*pair.prompt, *pair.completion(side)[:-1]]
-    key = f"{prompt_identity(turns)}\0{getattr(pair, side)}"
-    return hash_text(f"{key}\0{readable(calls)}" if calls else key)
+    one = pair.sides[side]
+    key = f"{prompt_identity([*pair.prompt, *one.turns])}\0{one.text}"
+    return hash_text(f"{key}\0{readable(one.calls)}" if one.calls else key)
 
 
 def _written_prompt(pair: Conversation, shape: Shape) -> str:

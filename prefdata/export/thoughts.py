@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from prefdata.errors import RowError
-from prefdata.export.conversation import Conversation, Thought
+from prefdata.export.conversation import Answer, Conversation, Side, Thought
 
 if TYPE_CHECKING:  # torch, only when needed
     from prefdata.engines.chat_template import ChatTemplate
@@ -42,27 +42,17 @@ def carry(pair: Conversation, template: "ChatTemplate", way: Way) -> Conversatio
     Raises:
         RowError: rendered, it would not be what the policy has written, or there is no thought.
     """
-    chosen, chosen_keys = _carry_side(pair, "chosen", template, way)
-    rejected, rejected_keys = _carry_side(pair, "rejected", template, way)
+    sides = {side: _carry_side(pair, side, one, template, way) for side, one in pair.sides.items()}
     prompt = None
     if way == "text" and (prompt := template.plain_prompt(pair.prompt, pair.tool_list)) is None:
         raise _not_carried("the prompt", "as a text it has other tokens than as a chat")
-    return replace(
-        pair,
-        chosen=chosen,
-        rejected=rejected,
-        chosen_keys=chosen_keys,
-        rejected_keys=rejected_keys,
-        plain_prompt=prompt,
-    )
+    return replace(pair, sides=sides, plain_prompt=prompt)
 
 
 def _carry_side(
-    pair: Conversation, side: Literal["chosen", "rejected"], template: "ChatTemplate", way: Way
-) -> tuple[str, dict[str, str]]:
-    """Content of an answer's message, and its further keys."""
-    thought = pair.chosen_thought if side == "chosen" else pair.rejected_thought
-    text = pair.chosen if side == "chosen" else pair.rejected
+    pair: Conversation, side: Side, one: Answer, template: "ChatTemplate", way: Way
+) -> Answer:
+    thought, text = one.thought, one.text
     if thought is None:
         raise RowError("no_reasoning", f"{side} has no thought, and the others have theirs")
     written = thought.written(text)
@@ -77,7 +67,7 @@ def _carry_side(
         _, rendered = template.render(pair.prompt, message, pair.tool_list)
         if not _is_right(rendered, written, thought, text):
             raise _not_carried(side, f"the chat template makes {rendered[:200]!r} of it")
-    return content, keys
+    return replace(one, text=content, keys=keys)
 
 
 def _is_right(rendered: str, written: str | None, thought: Thought, text: str) -> bool:
