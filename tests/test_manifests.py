@@ -263,9 +263,7 @@ FORMS = {
 
 @pytest.mark.parametrize(("engine", "name"), FORMS)
 def test_an_option_that_the_engine_would_not_take_is_refused(engine, name):
-    asked = Tasks(
-        engine="k8s", shards=1, gpus=0, image="lab/prefdata:1", volume="runs", mount="/work"
-    )
+    asked = Tasks(engine, 1, 0, image="lab/prefdata:1", volume="runs", mount="/work")
     for value in FORMS[engine, name]:
         with pytest.raises(PrefdataError) as err:
             check_words([], Path("run"), replace(asked, **{name: value}))
