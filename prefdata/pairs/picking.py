@@ -7,7 +7,8 @@ inclusive, with a tolerance of 1e-9 plus 1e-9 of the larger magnitude, so 0.9 - 
 `min_margin` of 0.1.
 
 Best, worst, mean and deviation are taken over the valid candidates: those with text, a score and an
-end (unless `truncated_rejected`), each text once. Higher scores come first, then candidate order.
+end (unless `truncated_rejected`), each text once. Higher scores come first; among equal ones the
+order is drawn by seed and text, so that no alias is chosen for standing first in the recipe.
 """
 
 import math
@@ -99,9 +100,9 @@ def pick_pairs(
     own; `one_side` asks for exactly one text of an alias. Margins stay those of `score`.
     And `given` takes the first candidate over the second: a pair that somebody else has made.
 
-    `candidates`: all of this prompt; an order that means nothing still decides between equals.
-    `seed`: of this prompt (recipe seed and row id), for draws among equals and at random. `margin`:
-    `given`: how much better the first is, where it is known.
+    `candidates`: all of this prompt; of copies of one text the first stands for it. `seed`: of this
+    prompt (recipe seed and row id), for draws among equals and at random. `margin`: `given`: how
+    much better the first is, where it is known.
 
     Raises:
         PrefdataError: that function fails, or offers what it was not given.
@@ -124,7 +125,7 @@ def pick_pairs(
     elif is_given:
         found = _pick_given(valid, rule, seed, margin)
     elif own is not None:
-        found = _pick_own(valid, rule, own, drops)
+        found = _pick_own(valid, rule, own, seed, drops)
     else:
         found = _pick_ranked(valid, rule, seed, drops)
     return _picked(found, candidates, drops)
@@ -208,11 +209,11 @@ def _pick_given(
 
 
 def _pick_own(
-    valid: list[Candidate], rule: PreferencePairs, own: Pick, drops: Counter[str]
+    valid: list[Candidate], rule: PreferencePairs, own: Pick, seed: int, drops: Counter[str]
 ) -> list[Pair]:
     """The pairs that the user's function offers, as far as the rule lets them pass."""
     if rule.score is not None:
-        valid.sort(key=attrgetter("score"), reverse=True)
+        _rank(valid, seed)
     known = {id(one) for one in valid}
     offers: list[tuple[Candidate, Candidate]] = []
     try:
@@ -257,9 +258,7 @@ def _usable(
 def _pick_ranked(
     ranked: list[Candidate], rule: PreferencePairs, seed: int, drops: Counter[str]
 ) -> list[Pair]:
-    if rule.ties == "keep":
-        ranked.sort(key=lambda candidate: _tie_order(candidate, seed))
-    ranked.sort(key=attrgetter("score"), reverse=True)
+    _rank(ranked, seed)
     if rule.strategy in ("exhaustive", "top_k_bottom_k"):
         offers = list(_offers(ranked, rule))
         _count(drops, "no_partner", not offers)
@@ -380,6 +379,12 @@ def _take_all(
     kept = pairs[: rule.max_pairs_per_prompt]
     _count(drops, "over_max_pairs_per_prompt", len(pairs) - len(kept))
     return kept
+
+
+def _rank(candidates: list[Candidate], seed: int) -> None:
+    """Best first; equals in a drawn order."""
+    candidates.sort(key=lambda candidate: _tie_order(candidate, seed))
+    candidates.sort(key=attrgetter("score"), reverse=True)
 
 
 def _tie_order(candidate: Candidate, seed: int) -> tuple[bool, bytes]:
