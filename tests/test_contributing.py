@@ -134,9 +134,6 @@ class Parrot:
     def open(self, model, role):
         return self
 
-    def check(self, model, role):
-        pass
-
     def close(self):
         pass
 

@@ -56,14 +56,6 @@ class Connection(Protocol):
         """An engine that completes chats on the server, or scores them."""
         ...
 
-    def check(self, model: Model, role: Role) -> None:
-        """Ask for one short answer, or one score, with this alias's parameters.
-
-        Raises:
-            PrefdataError: the server, the key, the model or a parameter is refused.
-        """
-        ...
-
     def close(self) -> None:
         """Drop what is on its way."""
         ...

@@ -30,8 +30,6 @@ from prefdata.inference import (
     Completion,
     Failure,
     Logits,
-    Message,
-    Sampling,
     ScoreRequest,
     TextRequest,
     ToolCall,
@@ -259,9 +257,6 @@ class RemoteEngine:
         return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
-HELLO: Message = {"role": "user", "content": "Hello!"}
-
-
 class OpenAIConnection:
     """The client of one endpoint, its thread and its limit of parallel requests."""
 
@@ -290,23 +285,6 @@ class OpenAIConnection:
     def open(self, model: Model, role: Role) -> RemoteEngine:
         """As `Connection.open`."""
         return RemoteEngine(model, role, self)
-
-    def check(self, model: Model, role: Role) -> None:
-        """As `Connection.check`."""
-        asyncio.run(self._check(model, role))
-
-    async def _check(self, model: Model, role: Role) -> None:
-        request: TextRequest | ScoreRequest
-        if role == "text":
-            given = model.inference_parameters.model_dump(exclude={"seed"})
-            sampling = Sampling(**given | {"max_tokens": min(given["max_tokens"], 16)})
-            request = TextRequest((HELLO,), sampling, 0, None, model.chat_template_kwargs)
-        else:
-            request = ScoreRequest((HELLO, {"role": "assistant", "content": "Hi."}))
-        async for _, outcome in self.open(model, role).ask([request]):
-            if isinstance(outcome, Failure) and outcome.reason == "refused_by_endpoint":
-                # all rows would share this one's fate
-                raise PrefdataError(f"model {model.alias!r}: {outcome.detail}")
 
     def close(self) -> None:
         """Drop what is on its way, end the thread."""

@@ -3,6 +3,7 @@
 Every engine is behind the journal. Knows neither rows nor stages.
 """
 
+import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,8 +20,9 @@ from prefdata.engines.checkpoints import check_text_model, identify
 from prefdata.engines.options import check_options
 from prefdata.engines.scripted import Scripted
 from prefdata.engines.template_file import read_template, roles_of_model
-from prefdata.errors import Say
+from prefdata.errors import PrefdataError, Say
 from prefdata.fingerprint import ScoreKeys, TextKeys, digest, model_identity
+from prefdata.inference import Failure, Message, Sampling, ScoreRequest, TextRequest
 from prefdata.recipe.chats import Roles as ChatRoles
 from prefdata.recipe.contract import Role
 from prefdata.recipe.loader import LoadedRecipe
@@ -259,7 +261,8 @@ class Fleet:
         for model in self._loaded.recipe.models:
             endpoint = self._loaded.recipe.endpoint(model)
             if endpoint is not None and model.alias in self._roles and not model.skip_health_check:
-                self._connection(endpoint).check(model, self._roles[model.alias])
+                role = self._roles[model.alias]
+                asyncio.run(_greet(self._connection(endpoint).open(model, role), model, role))
 
     def _connection(self, endpoint: Endpoint) -> Connection:
         """The one way to a server, which all its models share with its limit of requests."""
@@ -388,6 +391,26 @@ class Fleet:
         told = {"adapter": adapters.get(model.alias), "inference_parameters": bound}
         own = model.model_copy(update=told)
         return Order(role, own, path, engine, adapters=tuple(folders) if role == "text" else ())
+
+
+async def _greet(engine: Engine[Any, Any], model: Model, role: Role) -> None:
+    """Ask for one short answer, or one score, with this alias's parameters.
+
+    Raises:
+        PrefdataError: the server, the key, the model or a parameter is refused.
+    """
+    hello: Message = {"role": "user", "content": "Hello!"}
+    request: TextRequest | ScoreRequest = ScoreRequest(
+        (hello, {"role": "assistant", "content": "Hi."})
+    )
+    if role == "text":
+        given = model.inference_parameters.model_dump(exclude={"seed"})
+        sampling = Sampling(**given | {"max_tokens": min(given["max_tokens"], 16)})
+        request = TextRequest((hello,), sampling, 0, None, model.chat_template_kwargs)
+    async for _, outcome in engine.ask([request]):
+        if isinstance(outcome, Failure) and outcome.reason == "refused_by_endpoint":
+            # all rows would share this one's fate
+            raise PrefdataError(f"model {model.alias!r}: {outcome.detail}")
 
 
 def launch_options(options: Mapping[str, Any], tokens: float) -> dict[str, Any]:
