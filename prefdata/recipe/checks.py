@@ -4,7 +4,7 @@ Knows no file and no line.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prefdata.errors import PrefdataError, suggest
@@ -153,22 +153,23 @@ def _check_column(column: Column, at: At, scope: Scope, recipe: Recipe) -> Itera
 
 def _check_asked(column: Scored, at: At, scope: Scope, recipe: Recipe) -> Iterator[Problem]:
     """It must be known what the texts that a column scores were asked."""
+    key = "candidates" if column.candidates else "responses"
+    for _, why in _not_asked(column.targets, scope, recipe):
+        message = f"{why}, so its question is not known; give it with 'prompt' or 'messages'"
+        yield Problem((*at, key), message)
+
+
+def _not_asked(names: Iterable[str], scope: Scope, recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(column, why) for those whose texts are no whole answers to a known question."""
     models = {model.alias: model for model in recipe.models}
     if any(alias not in models for one in scope.columns for alias in one.aliases):
         return  # told elsewhere
-    key = "candidates" if column.candidates else "responses"
-    for name in column.targets:
-        if scope.has(name) and (why := _not_asked(name, scope, models)):
-            message = f"{why}, so its question is not known; give it with 'prompt' or 'messages'"  # fmt: skip  # noqa: E501
-            yield Problem((*at, key), message)
-
-
-def _not_asked(name: str, scope: Scope, models: Mapping[str, Model]) -> str | None:
-    """Why the texts of a column are no whole answers to a known question."""
-    origin = origin_of(name, scope.columns, models)
-    if origin is None:
-        return f"no model was asked for column {name!r}"
-    return f"column {name!r} is part of an answer to another prompt" if origin.is_part else None
+    for name in filter(scope.has, names):
+        origin = origin_of(name, scope.columns, models)
+        if origin is None:
+            yield name, f"no model was asked for column {name!r}"
+        elif origin.is_part:
+            yield name, f"column {name!r} is part of an answer to another prompt"
 
 
 def _check_models_of(column: Column, at: At, scope: Scope, recipe: Recipe) -> Iterator[Problem]:
@@ -244,18 +245,14 @@ def _check_projection(recipe: Recipe, scope: Scope) -> Iterator[Problem]:
 def _check_prompt_asked(
     projection: OutputProjection, at: At, scope: Scope, recipe: Recipe
 ) -> Iterator[Problem]:
-    models = {model.alias: model for model in recipe.models}
     if ASKED in scope.made or ASKED in (scope.seed_fields or ()):
         message = f"it stands for what was asked, but there is a column {ASKED!r}; rename the column"  # fmt: skip  # noqa: E501
         yield Problem(at, message)
-    if any(alias not in models for one in scope.columns for alias in one.aliases):
-        return
-    for name in texts_of_rule(projection):
-        why = _not_asked(name, scope, models)
-        if name in scope.made and not scope.made[name].aliases and why is None:
-            why = f"column {name!r} comes from the seeds"
-        if scope.has(name) and why:
-            yield Problem(at, f"{why}; name the column with its prompt instead")
+    texts = texts_of_rule(projection)
+    given = [name for name in texts if name in scope.made and not scope.made[name].aliases]
+    told = {name: f"column {name!r} comes from the seeds" for name in given}
+    for why in (told | dict(_not_asked(texts, scope, recipe))).values():
+        yield Problem(at, f"{why}; name the column with its prompt instead")
 
 
 def _check_verdict(projection: DpoPreference, at: At, scope: Scope) -> Iterator[Problem]:

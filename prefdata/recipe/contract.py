@@ -66,6 +66,8 @@ class Column(Frozen):
     """Whether it rejects rows, so that nothing is asked for them any more."""
     named_by: ClassVar[str] = "name"
     """Key that names the columns made."""
+    rates_items: ClassVar[bool] = False
+    """Whether what it keeps beside the scores are ratings by item."""
     has_meta: ClassVar[bool] = False
     """Whether a column beside it says how its cells came to be."""
     meaning: ClassVar[str]
@@ -224,11 +226,6 @@ class Column(Frozen):
     @property
     def wants_both_orders(self) -> bool:
         """Whether it is to ask in both orders."""
-        return False
-
-    @property
-    def rates_items(self) -> bool:
-        """Whether what it keeps beside the scores are ratings by item."""
         return False
 
     @property

@@ -389,7 +389,7 @@ class RubricJudge(Scored, Judge):
     """Retries of a rating that is no digit of the scale, before the row is rejected."""
 
     has_meta = True
-    rates_items: ClassVar[bool] = True
+    rates_items = True
     meaning = "scores by {aliases} on the rubric's scale, in the order of the texts"
 
     @model_validator(mode="before")

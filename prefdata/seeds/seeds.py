@@ -140,11 +140,10 @@ def load_seeds(
     """
     path = ", ".join(paths)
     reading = _Reading(config.fields, needed, prompt, frozenset(chats), frozenset(tools), check, at)
-    lines = (
-        _lines(config, paths, reading.notes, out, at)
-        if config.rows is None
-        else _inline(config.rows)
-    )
+    if config.rows is None:
+        lines = _lines(config, paths, reading.notes, out, at)
+    else:
+        lines = (Line(f"seed_dataset.rows.{n}", dict(row)) for n, row in enumerate(config.rows))
     bounds = [bound for bound in (config.limit, num_records) if bound is not None]
     stop_early = min(bounds, default=None) if config.strategy == "ordered" else None
     if config.candidates is None:
@@ -207,10 +206,6 @@ def _lines(
         for line in read_lines(config, path, notes, out, at):
             place = f"{Path(path).parent.name}/{line.source}" if is_shared else line.source
             yield line._replace(source=place)
-
-
-def _inline(rows: Iterable[Row]) -> Iterator[Line]:
-    return (Line(f"seed_dataset.rows.{n}", dict(row)) for n, row in enumerate(rows))
 
 
 @dataclass
