@@ -37,6 +37,10 @@ PACKED = (".gz", ".xz", ".zst")
 Place = Callable[[str], str]
 """Where a key of a source stands, as messages call it."""
 SEEDS: Place = "seed_dataset.{}".format
+_KINDS = {
+    bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list",
+    dict: "an object",
+}  # fmt: skip
 MAX_DEPTH = 100
 """Levels of lists and objects in a row; deeper ones are more than parquet and orjson take."""
 
@@ -467,18 +471,4 @@ def _refuse_split(split: str | None, path: str, known: Iterable[Any]) -> NoRetur
 
 def kind_of(value: Any) -> str | None:
     """The type of a JSON-like value in words; None for null."""
-    match value:
-        case None:
-            return None
-        case bool():
-            return "true or false"
-        case int() | float():
-            return "a number"
-        case str():
-            return "text"
-        case list():
-            return "a list"
-        case dict():
-            return "an object"
-        case _:
-            return type(value).__name__
+    return None if value is None else _KINDS.get(type(value), type(value).__name__)

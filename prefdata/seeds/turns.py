@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from prefdata.errors import PrefdataError, RowError, suggest
@@ -16,6 +15,7 @@ from prefdata.seeds.identity import prompt_identity
 from prefdata.seeds.layouts import Given, given, is_within
 from prefdata.seeds.paths import is_there
 from prefdata.seeds.recognition import recognise
+from prefdata.seeds.transcripts import as_json
 
 CHUNK = 10_000
 SAMPLE = 20
@@ -172,10 +172,6 @@ def _is_plain(prompt: Any) -> bool:
     )
 
 
-def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
-
-
 def _same(value: Any) -> Any:
     return value
 
@@ -187,7 +183,7 @@ def _prompt_field(prompts: list[Any]) -> tuple[pa.Field, Code]:
     if all(_is_plain(_as_chat(prompt)) for prompt in prompts):
         turn = pa.struct({"role": pa.string(), "content": pa.string()})
         return pa.field("prompt", pa.list_(turn)), _as_chat
-    return pa.field("prompt", pa.string(), metadata=JSON_FIELD), lambda p: _json(_as_chat(p))
+    return pa.field("prompt", pa.string(), metadata=JSON_FIELD), lambda p: as_json(_as_chat(p))
 
 
 def _as_chat(prompt: Any) -> Any:
@@ -202,4 +198,4 @@ def _group_field(name: str, values: list[Any]) -> tuple[pa.Field, Code]:
         return pa.field(name, pa.int64()), _same
     return pa.field(
         name, pa.string()
-    ), lambda value: value if isinstance(value, str) else _json(value)
+    ), lambda value: value if isinstance(value, str) else as_json(value)
