@@ -75,42 +75,34 @@ OWN_ID = "source_id"
 """The new name of a seed column called `id`, since `id` is the row's own key."""
 
 
-def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
+def _check_parts(schema: dict[str, Any]) -> None:
     """Refuse schemas that no engine accepts, and values that YAML misreads without quotes."""
     properties, required = schema.get("properties", {}), schema.get("required", [])
-    if not isinstance(properties, dict) or not all(
-        isinstance(p, dict) for p in properties.values()
-    ):
+    if not all(isinstance(part, dict) for part in properties.values()):
         raise ValueError("'properties' must map each key of the answer to its own schema")
-    is_list = isinstance(required, list) and all(isinstance(name, str) for name in required)
-    if not is_list or (properties and set(required) - properties.keys()):
+    if properties and set(required) - properties.keys():
         raise ValueError(f"'required' is {required!r}; list only keys that 'properties' has")
-    if not isinstance(schema.get("enum", []), list):
-        raise ValueError(f"'enum' is {schema['enum']!r}; give a list of values")
-    if schema.get("type") == "string" and not all(
-        isinstance(v, str) for v in schema.get("enum", [])
-    ):
+    words = schema.get("enum", []) if schema.get("type") == "string" else []
+    if not all(isinstance(word, str) for word in words):
         raise ValueError(
-            f"'enum' has values that are not strings: {schema['enum']!r}; put them in quotes "
-            "(YAML reads yes, no, on and off as true and false)"
+            f"'enum' has values that are not strings: {words!r}; put them in quotes (YAML reads "
+            "yes, no, on and off as true and false)"
         )
-    for part in properties.values():
-        _check_schema(part)
-    if isinstance(schema.get("items"), dict):
-        _check_schema(schema["items"])
-    return schema
+    for part in (*properties.values(), schema.get("items")):
+        if isinstance(part, dict):
+            _check_parts(part)
 
 
-def _check_whole(schema: dict[str, Any]) -> dict[str, Any]:
+def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import Draft202012Validator, validator_for
 
-    _check_schema(schema)
     try:
         validator_for(schema, Draft202012Validator).check_schema(schema)
     except SchemaError as err:
         at = ".".join(map(str, err.absolute_path)) or "its top level"
         raise ValueError(f"this is not a valid JSON schema: {at}: {err.message}") from err
+    _check_parts(schema)
     return schema
 
 
@@ -128,7 +120,7 @@ def _close(schema: dict[str, Any]) -> dict[str, Any]:
     return closed
 
 
-JsonSchema = Annotated[dict[str, Any], AfterValidator(_check_whole), AfterValidator(_close)]
+JsonSchema = Annotated[dict[str, Any], AfterValidator(_check_schema), AfterValidator(_close)]
 """A JSON schema. Objects that list properties have no others, unless `additionalProperties`."""
 
 

@@ -102,8 +102,17 @@ def _judges(column: Filter, tools: Tools) -> Iterator[Judge]:
         yield _condition(column.expression)
     if column.verifier is not None:
         yield _verified(column.verifier, column)
-    for name, check in _checks(column, tools):
-        yield _checked(name, check)
+    if column.refusals is not None:
+        own = column.refusals if isinstance(column.refusals, Refusals) else Refusals()
+        yield _checked("refusal", text_checks.refusal(column.name, own.patterns, own.within))
+    if column.special_tokens is not None:
+        yield _checked("special_token", text_checks.special_token(_special_tokens(column, tools)))
+    if column.repetition:
+        yield _checked("repetition", text_checks.repetition)
+    if column.languages is not None:
+        yield _checked("language", text_checks.language(column.languages))
+    if column.decontaminate is not None:
+        yield _checked(CONTAMINATED, _contaminated(column.decontaminate, tools))
     if column.tokens is not None:
         yield _measured(column.tokens, tools)
     if column.function is not None:
@@ -125,21 +134,6 @@ def _verified(name: str, column: Filter) -> Judge:
         return FILTERED, f"{name} is {row[name]!r}"
 
     return judge
-
-
-def _checks(column: Filter, tools: Tools) -> Iterator[tuple[str, text_checks.Check]]:
-    """(reason, check)."""
-    if column.refusals is not None:
-        own = column.refusals if isinstance(column.refusals, Refusals) else Refusals()
-        yield "refusal", text_checks.refusal(column.name, own.patterns, own.within)
-    if column.special_tokens is not None:
-        yield "special_token", text_checks.special_token(_special_tokens(column, tools))
-    if column.repetition:
-        yield "repetition", text_checks.repetition
-    if column.languages is not None:
-        yield "language", text_checks.language(column.languages)
-    if column.decontaminate is not None:
-        yield CONTAMINATED, _contaminated(column.decontaminate, tools)
 
 
 def _checked(reason: str, check: text_checks.Check) -> Judge:

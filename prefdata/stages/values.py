@@ -13,23 +13,22 @@ from prefdata.rows import ID, Row
 from prefdata.stages.asking import Stage, Tools
 from prefdata.stages.conditions import BOOLS
 
-_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-_CASTS: dict[str, Callable[[str], Any]] = {
-    "str": str,
-    "int": int,
-    "float": float,
-    "bool": lambda text: BOOLS[text.strip().lower()],
+_KINDS: dict[str, tuple[pa.DataType, Callable[[str], Any]]] = {
+    "str": (pa.string(), str),
+    "int": (pa.int64(), int),
+    "float": (pa.float64(), float),
+    "bool": (pa.bool_(), lambda text: BOOLS[text.strip().lower()]),
 }
 
 
 def expression_fields(column: Expression) -> list[pa.Field]:
     """One value of the stated type."""
-    return [pa.field(column.name, _TYPES[column.dtype])]
+    return [pa.field(column.name, _KINDS[column.dtype][0])]
 
 
 def expression(column: Expression, tools: Tools) -> Stage:
     """The rendered template, cast to the stated type."""
-    template, cast = compile_prompt(column.expression), _CASTS[column.dtype]
+    template, cast = compile_prompt(column.expression), _KINDS[column.dtype][1]
 
     async def stage(row: Row) -> Row:
         text = template.render(row)
