@@ -132,23 +132,29 @@ def _run(step: str, job: dict, more: dict | None = None) -> dict:
     if job["cpu"]:
         environment |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "CUDA_VISIBLE_DEVICES": ""}
     with _Watch(is_there=not job["cpu"]) as watch:
-        process = subprocess.Popen(
-            [sys.executable, __file__, "--step", step, json.dumps(job)], start_new_session=True,
-            env=environment | (more or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace",
-        )  # fmt: skip
-        try:
-            printed, _ = process.communicate(timeout=job["limit"])
-        except (subprocess.TimeoutExpired, KeyboardInterrupt) as err:
-            os.killpg(process.pid, signal.SIGKILL)  # vLLM's engine may be a process of its own
-            printed, _ = process.communicate()
-            if isinstance(err, KeyboardInterrupt):
-                raise
+        command = [sys.executable, __file__, "--step", step, json.dumps(job)]
+        code, printed = _call(command, job["limit"], environment | (more or {}))
     told = [line for line in printed.splitlines() if line.startswith("RESULT ")]
-    if process.returncode or not told:
+    if code or not told:
         print(printed[-3000:], file=sys.stderr, flush=True)
-        return {"failed": f"exit code {process.returncode}"}
+        return {"failed": f"exit code {code}"}
     return json.loads(told[-1][7:]) | watch.told()
+
+
+def _call(command: list, limit: float, environment: dict) -> tuple[int, str]:
+    """Exit code and output; what takes longer than so many seconds is killed."""
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, text=True, errors="replace",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        printed, _ = process.communicate(timeout=limit)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as err:
+        os.killpg(process.pid, signal.SIGKILL)  # vLLM's engine may be a process of its own
+        printed, _ = process.communicate()
+        if isinstance(err, KeyboardInterrupt):
+            raise
+    return process.returncode, printed
 
 
 class _Watch:
@@ -383,13 +389,10 @@ def _quickstart(job: dict) -> None:
     for turn in ("first", "again"):
         run, start = Path(job["runs"]) / f"quickstart-{turn}", time.time()
         command = [sys.executable, "-m", "prefdata", "quickstart", "--out", str(run), *gpus]
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=job["limit"],
-        )  # fmt: skip
-        if done.returncode:
-            print(done.stdout[-3000:], file=sys.stderr)
-            print(f"| {turn} | exit code {done.returncode} | | | | |", flush=True)
+        code, printed = _call(command, job["limit"], dict(os.environ))
+        if code:
+            print(printed[-3000:], file=sys.stderr, flush=True)
+            print(f"| {turn} | exit code {code} | | | | |", flush=True)
             continue
         whole = time.time() - start
         told = json.loads((run / "run.json").read_text())["throughput"]

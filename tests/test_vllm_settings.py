@@ -92,6 +92,15 @@ def test_thoughts_are_bound_by_the_model_runner_that_can(bound, release, runner)
     assert choose_runner(model, release) == runner
 
 
+def test_vllm_looks_at_a_class_that_is_new_to_it_before_the_model_may_load(monkeypatch, tmp_path):
+    from prefdata.engines import look_at_model
+
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
+    path = str(QUICKSTART / "models" / "rm")
+    look_at_model("reward", Model(alias="rm", model=path), path, "vllm")
+    assert [*(tmp_path / "modelinfos").iterdir()]
+
+
 @pytest.mark.parametrize("kind", ["text", "reward"])
 def test_a_model_that_does_not_fit_into_the_memory_is_told_in_a_line(monkeypatch, tmp_path, kind):
     from torch import OutOfMemoryError

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Connection", "Engine", "Hosted", "Role", "RewardEngine", "TextEngine", "choose_engine",
-    "connect", "count_gpus", "open_chat_template", "open_engine", "prepare_engine",
+    "connect", "count_gpus", "look_at_model", "open_chat_template", "open_engine", "prepare_engine",
 ]  # fmt: skip
 
 
@@ -64,6 +64,12 @@ def count_gpus() -> int:
 def prepare_engine(engine: str) -> None:
     """Import what an engine needs, which takes seconds; no device is touched."""
     import_module(ENGINES[engine].module)
+
+
+def look_at_model(role: Role, model: Model, path: str, engine: str) -> None:
+    """What is slow about a load for all processes of this machine and needs no device."""
+    if ENGINES[engine].looks:
+        import_module(ENGINES[engine].module).look_at(role, model, path)
 
 
 def open_engine(

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import count
@@ -51,6 +51,7 @@ from prefdata.engines.vllm_reasoning import open_vllm_reader
 from prefdata.errors import PrefdataError
 from prefdata.fingerprint import digest
 from prefdata.inference import Completion, Failure, Logits, ScoreRequest, TextRequest
+from prefdata.recipe.contract import Role
 from prefdata.recipe.schema import Model
 from prefdata.recipe.values import Reasoning
 
@@ -235,6 +236,17 @@ def draws_by_seed(options: Mapping[str, Any]) -> bool:
     """
     is_exact = current_platform.is_cpu() or envs.VLLM_BATCH_INVARIANT
     return bool(is_exact or "seed" in options)
+
+
+def look_at(role: Role, model: Model, path: str) -> None:
+    """Let vLLM look at the model's config and class, and keep what it finds for all processes.
+
+    For a class that is new to it, it imports itself in yet another process.
+    """
+    task: Task = "text" if role == "text" else "classify"
+    arguments = engine_arguments(Checkpoint.of(model, path), task, model.engine)
+    with suppress(*REFUSALS, OSError):  # they are told when it is loaded
+        EngineArgs(**arguments).create_model_config()
 
 
 def choose_runner(model: Model, release: tuple[int | str, ...]) -> dict[str, str]:

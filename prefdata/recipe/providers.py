@@ -18,6 +18,8 @@ class LocalEngine:
         extra: the extra of prefdata that installs the package.
         for_gpus: whether `auto` prefers it where there are GPUs, or where there are none.
         is_embeddable: whether it may share the process of the run on a machine without GPUs.
+        looks: whether the module has `look_at(role, model, path)`, too: what is slow about a load
+            for all processes and needs no device, done while another model is on it.
     """
 
     module: str
@@ -25,6 +27,7 @@ class LocalEngine:
     extra: str | None = None
     for_gpus: bool = False
     is_embeddable: bool = False
+    looks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,9 @@ class Client:
 
 ENGINES = {
     "transformers": LocalEngine("prefdata.engines.transformers", is_embeddable=True),
-    "vllm": LocalEngine("prefdata.engines.vllm", package="vllm", extra="vllm", for_gpus=True),
+    "vllm": LocalEngine(
+        "prefdata.engines.vllm", package="vllm", extra="vllm", for_gpus=True, looks=True
+    ),
 }
 """By the word that recipes use."""
 

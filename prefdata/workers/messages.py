@@ -18,7 +18,7 @@ class Order:
     """The first thing a worker hears: which model to prepare; `Go` follows when it may load it.
 
     Attributes:
-        reads_ahead: it reads the weights until then, so that they come from memory.
+        reads_ahead: until then it looks at the model and reads the weights, for all replicas.
     """
 
     role: Role

@@ -17,7 +17,7 @@ from multiprocessing import active_children
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from prefdata.engines import Hosted, open_engine, prepare_engine
+from prefdata.engines import Hosted, look_at_model, open_engine, prepare_engine
 from prefdata.engines.checkpoints import read_ahead
 from prefdata.errors import PrefdataError
 from prefdata.workers.messages import (
@@ -71,11 +71,12 @@ def serve(
 
 
 def prepare(order: Order, may_load: threading.Event) -> None:
-    """Import the engine and read the checkpoint's files, while the place may be another model's."""
+    """Import the engine, look at the model and read its files; the place may be another's."""
     # whatever is wrong is found again, and told, when the model is loaded
     with suppress(PrefdataError, ImportError, OSError):
         prepare_engine(order.engine)
-        if order.reads_ahead:
+        if order.reads_ahead and not may_load.is_set():
+            look_at_model(order.role, order.model, order.path, order.engine)
             read_ahead(order.path, may_load.is_set)
 
 
