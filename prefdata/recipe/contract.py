@@ -413,7 +413,7 @@ class Scope:
         elif one.holds == "candidates" and not holds_candidates:
             message = f"column {name!r} has no candidates; name a column of type 'candidates'"
             yield Problem(path_of(one.key), message)
-        elif one.holds == "text" and holds_candidates:
+        elif one.holds == "text" and holds_candidates and "responses" in one.key:
             message = f"column {name!r} contains candidates; write 'candidates: {name}'"
             yield Problem(path_of(one.key), message)
         elif one.holds == "text" and made is not None and name not in made.texts:
