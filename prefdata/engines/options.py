@@ -10,8 +10,11 @@ from prefdata.errors import PrefdataError, suggest
 from prefdata.recipe.contract import Role
 from prefdata.recipe.schema import Model
 
-TRANSFORMERS: dict[Role, str] = {"text": "max_num_seqs", "reward": "max_batch_tokens"}
-"""The option that each kind of transformers engine has besides `dtype` and `max_model_len`."""
+TRANSFORMERS: dict[Role, tuple[str, ...]] = {
+    "text": ("dtype", "max_model_len", "max_num_seqs"),
+    "reward": ("dtype", "max_model_len", "max_batch_tokens"),
+}
+"""Options of the transformers engine."""
 OWNED = {
     "model": "it is the recipe's 'model'",
     "tokenizer": "it follows from the model",
@@ -34,7 +37,7 @@ def check_options(model: Model, role: Role, engines: Sequence[str]) -> None:
     """
     known: set[str] = set()
     for engine in engines:
-        names = vllm_options() if engine == "vllm" else transformers_options(role)
+        names = vllm_options() if engine == "vllm" else TRANSFORMERS[role]
         if names is None:
             return
         known.update(names)
@@ -49,11 +52,6 @@ def check_options(model: Model, role: Role, engines: Sequence[str]) -> None:
                 f"model {model.alias!r}: unknown engine option {name!r} of "
                 f"{' or '.join(engines)}; {suggest(name, sorted(known))}{elsewhere}"
             )
-
-
-def transformers_options(role: Role) -> tuple[str, ...]:
-    """Options of the transformers engine."""
-    return ("dtype", "max_model_len", TRANSFORMERS[role])
 
 
 @cache

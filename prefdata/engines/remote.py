@@ -61,15 +61,6 @@ _ENDS = {
 _ATTRIBUTE = re.compile(r"[\w .-]+:\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)")
 
 
-def connect(endpoint: Endpoint) -> "OpenAIConnection":
-    """The way to a server; nothing is asked yet.
-
-    Raises:
-        PrefdataError: the environment variable with the key is not set.
-    """
-    return OpenAIConnection(endpoint)
-
-
 class RemoteEngine:
     """One model behind a connection; at most `max_parallel_requests` are on their way at a time.
 
@@ -299,6 +290,10 @@ class OpenAIConnection:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self.client.close()
+
+
+connect = OpenAIConnection
+"""The way to a server, as `recipe/providers.py` looks for it."""
 
 
 def _calls(said: Any) -> tuple[ToolCall, ...]:
