@@ -28,10 +28,9 @@ class Slowest:
 
     def note(self, row: str, seconds: float) -> None:
         """A row has come to its end."""
-        if len(self._heap) < ROWS:
-            heapq.heappush(self._heap, (seconds, row))
-        elif seconds > self._heap[0][0]:
-            heapq.heapreplace(self._heap, (seconds, row))
+        heapq.heappush(self._heap, (seconds, row))
+        if len(self._heap) > ROWS:
+            heapq.heappop(self._heap)
 
     def rows(self) -> list[tuple[str, float]]:
         """(row, seconds), the slowest first."""
