@@ -105,6 +105,8 @@ def test_sources_may_have_quotas_and_projections_rules_of_their_own(folder, tmp_
     quotas = ["select_group=source", "max_pairs={judged: 7, delta: 5}"]
     record, pairs = again(folder, tmp_path, *quotas)
     assert Counter(pair["source"] for pair in pairs) == {"judged": 7, "delta": 5}
+    record, pairs = again(folder, tmp_path, "max_pairs=20")
+    assert len(pairs) == 20  # in all: quotas are there where `select_group` says so
     record, pairs = again(folder, tmp_path, "of.judged.keep_fraction=0.1")
     assert record["sources"] == {"judged": 12, "delta": 120}
     assert record["drops"]["over_keep_fraction"] == 108

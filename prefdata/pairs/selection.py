@@ -63,7 +63,7 @@ class PairFacts:
         prompt: its identity (`prompt_identity`).
         margin: the larger ones stay; None goes last.
         words: what `minhash` reads; of a chat, its turns; the prompt itself where left out.
-        group: value of the column `select_group`.
+        group: value of the column `select_group`; of a mix without one, the source.
         root: what prompts of one conversation share, which then are in one split; the prompt itself
             where left out.
     """
@@ -138,11 +138,13 @@ def select(facts: Iterable[PairFacts], rule: SetRules, *, seed: int) -> Selectio
         codes[repeats] = _CODES["duplicate"]
     if rule.dedupe == "minhash":
         codes[_near_duplicates(table, prompts, _kept(codes))] = _CODES["near_duplicate"]
+    # Sources have a share each by their weights alone, or where `select_group` names them.
+    groups = table.groups if rule.select_group is not None else np.zeros_like(table.groups)
     if rule.keep_fraction is not None:
         kept = _in_order(table, prompts, claims, codes, rule)
-        sizes = np.bincount(table.groups[kept], minlength=len(table.names))
+        sizes = np.bincount(groups[kept], minlength=len(table.names))
         parts = np.ceil(rule.keep_fraction * sizes - 1e-9)  # 0.1 of 30 is 3.0000000000000004
-        codes[_beyond(table.groups[kept], kept, parts)] = _CODES["over_keep_fraction"]
+        codes[_beyond(groups[kept], kept, parts)] = _CODES["over_keep_fraction"]
     if isinstance(rule, Mix) and rule.weights is not None:
         kept = _in_order(table, prompts, claims, codes, rule)
         shares = _shares(table, kept, rule.weights, rule.max_pairs)
@@ -153,7 +155,7 @@ def select(facts: Iterable[PairFacts], rule: SetRules, *, seed: int) -> Selectio
             most.get(name, math.inf) if isinstance(most, dict) else most for name in table.names
         ]
         kept = _in_order(table, prompts, claims, codes, rule)
-        codes[_beyond(table.groups[kept], kept, np.array(limits, float))] = _CODES["over_max_pairs"]
+        codes[_beyond(groups[kept], kept, np.array(limits, float))] = _CODES["over_max_pairs"]
     kept = _kept(codes)
     roots = number_keys(table.roots)
     codes[kept[is_held_out(roots[kept], rule.test_size)]] = _CODES["test"]
@@ -170,7 +172,7 @@ class _Table:
         claims: hash of (prompt, the two responses in either order).
         forward: whether chosen has the smaller hash: tells the two directions of a claim apart.
         groups: place in `names` per pair.
-        names: values of the column `select_group`.
+        names: values of the column `select_group`, or sources.
         texts: shingles of the prompts, an entry for each run of equal ones; none without `minhash`.
         text_at: entry of `texts` per pair.
     """
