@@ -37,13 +37,13 @@ def test_the_engine_is_set_up_as_vllms_own_class_would_for_the_same_options(task
     from prefdata.engines.vllm_arguments import engine_arguments
 
     engine = (VllmTextEngine if task == "text" else VllmRewardEngine)(checkpoint, {})
-    ours = resolved(engine.config)
+    ours, capacity = resolved(engine.config), engine.capacity
     engine.close()
     given = engine_arguments(checkpoint, task, {})
     theirs = LLM(**{name: value for name, value in given.items() if name in NEEDED})
     try:
         assert ours == resolved(theirs.llm_engine.vllm_config)
-        assert ours["scheduler_config"]["max_num_seqs"] == str(engine.capacity)
+        assert ours["scheduler_config"]["max_num_seqs"] == str(capacity)
     finally:
         theirs.llm_engine.engine_core.shutdown()
 
