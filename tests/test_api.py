@@ -1,6 +1,8 @@
 """The Python API: recipes in every form, notebooks, interrupts, what a run gives."""
 
 import asyncio
+import glob
+import json
 import os
 import re
 import shutil
@@ -15,10 +17,12 @@ from conftest import QUICKSTART, ROOT
 from datasets import Dataset
 from hub_stub import WRITE, Hub, environment
 from nbclient import NotebookClient
+from runs import make_run
 
 import prefdata
 from prefdata import PrefdataError, Recipe
 from prefdata.api.records import Records
+from prefdata.export.configurations import Place, trl
 from prefdata.storage.folders import read_rows
 
 SEEDS = [{"prompt": f"question {n}", "answer": n} for n in range(6)]
@@ -342,3 +346,12 @@ def test_a_folder_of_the_users_is_no_place_for_a_published_run(tmp_path, monkeyp
         prefdata.open_run("hf://datasets/user/pairs")
     with pytest.raises(PrefdataError, match="not the address of a run"):
         prefdata.open_run("hf://user/pairs")
+
+
+def test_a_run_and_its_export_load_from_a_folder_whose_name_is_a_pattern(tmp_path, monkeypatch):
+    folder = make_run(tmp_path / "a [b]*? c", [("2+2?", "4", "5")])
+    monkeypatch.chdir(folder.parent)
+    assert prefdata.open_run("run").pairs["train"]["chosen"][0] == "4"
+    written = next(iter(trl(Place(folder, "pairs/train-00000-of-00001.parquet", None)).values()))
+    place = json.loads(re.search(r"data_files=(\{.*\})\)", written)[1])["train"]
+    assert [*glob.glob(place)] == [*map(str, folder.glob("pairs/*.parquet"))]

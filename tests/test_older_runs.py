@@ -1,12 +1,14 @@
 """Runs of earlier versions: every command reads them, and a build asks nothing again."""
 
 import re
+import shutil
 from zlib import crc32
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from runs import make_run
 from typer.testing import CliRunner
 
 from prefdata.api.run import open_run
@@ -14,8 +16,10 @@ from prefdata.cli import app
 from prefdata.fingerprint import FORMAT
 from prefdata.pairs.diff import read_before
 from prefdata.pairs.repick import pairs_of_run
-from prefdata.pipeline import build
+from prefdata.pipeline import build, build_shard, merge
+from prefdata.run.shards import Shard
 from prefdata.storage.folders import read_rows
+from prefdata.storage.record import read_record
 
 PARTS = ("reasoning", "reasoning_tokens", "reasoning_marks", "tool_calls")
 FIRST_RECORD = (
@@ -133,3 +137,32 @@ def test_a_run_of_a_later_form_of_rows_says_why_they_are_made_again(project):
 def test_another_recipe_is_not_taken_for_another_version(project):
     run(project)
     assert "version" not in " ".join(run(project, "columns.0.samples=5")[1])
+
+
+def test_shards_that_were_made_before_folders_had_lists_of_files_are_joined(project):
+    out, loaded = project.folder / "run", project.load()
+    for number in range(2):
+        build_shard(loaded, out, Shard(number, 2), rehearse=True, say=print, progress=False)
+    for file in out.iterdir():
+        if file.name != "shards":
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    for file in out.glob("shards/*/.prefdata.json"):
+        file.unlink()
+    assert merge(loaded, out, rehearse=True, say=print)["prompts"] == 20
+
+
+def test_pairs_of_a_file_are_read_as_the_first_version_left_them(tmp_path):
+    out = make_run(tmp_path, [("2+2?", "4", "5"), ("3+3?", "6", "7")])
+    told = orjson.loads((out / "run.json").read_bytes())
+    kept = {*FIRST_RECORD, "source", "projection"} - {"prefdata"}
+    (out / "run.json").write_bytes(orjson.dumps({n: told[n] for n in told if n in kept}))
+    (out / ".prefdata.json").unlink()
+    for command in (
+        "report {}",
+        "export {} --format trl",
+        "clean {}",
+        "pairs {} keep_fraction=0.5",
+    ):
+        found = CliRunner().invoke(app, command.replace("{}", str(out)).split())
+        assert (found.exit_code, found.exception) == (0, None), found.output
+    assert read_record(out)["pairs"] == {"train": 1, "test": 0}

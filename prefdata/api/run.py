@@ -1,5 +1,6 @@
 """`Run`: a finished run as tables and as what the commands make of it."""
 
+import glob
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,7 +91,9 @@ class Run:
         if not sum(pq.read_metadata(file).num_rows for file in files):
             return Dataset(read_schema(folder).empty_table())
         with _without_bars():
-            return load_dataset("parquet", data_files=[*map(str, files)], split="train")
+            # `datasets` takes places for patterns, and puts the current folder before them as it is
+            places = [glob.escape(str(file.absolute())) for file in files]
+            return load_dataset("parquet", data_files=places, split="train")
 
     def repick(self, out: Path | str | None = None, *, force: bool = False, **rules: Any) -> "Run":
         """Choose pairs again, by other rules; no model is asked.

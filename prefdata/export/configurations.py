@@ -1,5 +1,6 @@
 """The lines that make each trainer read its files. Written beside them; knows no pair."""
 
+import glob
 import json
 import shlex
 from dataclasses import dataclass
@@ -33,12 +34,13 @@ class Place:
 def trl(place: Place, kind: str = "DPO") -> dict[str, str]:
     """For `DPOTrainer` or `KTOTrainer`; other trainers of preference pairs read the same."""
     evaluation = ', eval_dataset=data["test"]' if place.test else ""
+    patterns = {split: glob.escape(file) for split, file in place.files.items()}
     return {
         f"{kind.lower()}.py": f"""\
 from datasets import load_dataset
 from trl import {kind}Config, {kind}Trainer
 
-data = load_dataset("json", data_files={json.dumps(place.files, ensure_ascii=False)})
+data = load_dataset("json", data_files={json.dumps(patterns, ensure_ascii=False)})
 trainer = {kind}Trainer(
     model="MODEL", args={kind}Config(output_dir="trained"),
     train_dataset=data["train"]{evaluation},

@@ -101,8 +101,9 @@ def _check_begun(out: Path, record: Record) -> None:
     places = [*out.glob("journal/*.jsonl"), *out.glob("stages/*-*")]
     if any(place.stat().st_mtime > end for place in places):
         raise PrefdataError(
-            f"{out}: after this run was finished, a build was begun there and is not at its end; "
-            "finish it first, or give its recipe in the place of the folder"
+            f"{out}: after this run was finished, a build was begun there and is not at its end, "
+            "or the folder was copied without the times of its files; finish the build first, or "
+            "give its recipe in the place of the folder"
         )
 
 

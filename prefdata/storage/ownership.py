@@ -116,9 +116,11 @@ def is_run_folder(folder: Path) -> bool:
     if (folder / LEDGER).is_file():
         return True
     try:  # as the first versions left them
-        return "prefdata" in orjson.loads((folder / "run.json").read_bytes())
+        told = orjson.loads((folder / "run.json").read_bytes())
+        return "prefdata" in told or all(name in told for name in ("seeds", "projection"))
     except (OSError, ValueError, TypeError):
-        return any(folder.glob("stages/0-seeds-????????"))
+        seeds = "stages/0-seeds-????????"
+        return any(place for at in ("", "shards/*-of-*/") for place in folder.glob(at + seeds))
 
 
 def claim_folder(out: Path) -> None:

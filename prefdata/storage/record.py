@@ -48,6 +48,9 @@ def _complete(record: Record) -> Record:
         "rows": told["seeds"] + sum(told["added"].values()),
         "format": 2 if "failures" in told else 1,
     }
+    if "projection" in told:  # `prefdata pairs FILE`, which kept no names of fields
+        names = {name: name for name in ("prompt", "text", "score")}
+        before |= {"fields": {"group_by": ["prompt"], **names}, "seed": 0}
     return before | told
 
 

@@ -1,5 +1,6 @@
 """TRL's DPOTrainer: made from settings, run, saved. Knows no run and no recipe."""
 
+import glob
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -66,7 +67,7 @@ def make_trainer(
     for library in (datasets, transformers.utils.logging):
         library.disable_progress_bar()
     set_seed(settings.seed % 2**32)
-    places = {split: str(file) for split, file in files.items()}
+    places = {split: glob.escape(str(file.absolute())) for split, file in files.items()}
     pairs = datasets.load_dataset("json", data_files=places, cache_dir=str(checkpoints / "cache"))
     checkpoint = Checkpoint.of(model, model.model)
     tokenizer = load_tokenizer(checkpoint)
