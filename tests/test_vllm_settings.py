@@ -101,11 +101,13 @@ def test_vllm_looks_at_a_class_that_is_new_to_it_before_the_model_may_load(monke
     assert [*(tmp_path / "modelinfos").iterdir()]
 
 
-@pytest.mark.parametrize("kind", ["text", "reward"])
-def test_a_model_that_does_not_fit_into_the_memory_is_told_in_a_line(monkeypatch, tmp_path, kind):
+@pytest.mark.parametrize(("role", "name"), [("text", "lm"), ("reward", "rm")])
+def test_a_model_that_does_not_fit_into_the_memory_is_told_in_a_line(
+    monkeypatch, tmp_path, role, name
+):
     from torch import OutOfMemoryError
 
-    from prefdata.engines import open_reward_engine, open_text_engine
+    from prefdata.engines import open_engine
 
     def refuse(*args, **more):
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 1.96 GiB")
@@ -113,11 +115,10 @@ def test_a_model_that_does_not_fit_into_the_memory_is_told_in_a_line(monkeypatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # or its scores may be known
     monkeypatch.setattr("vllm.v1.engine.llm_engine.LLMEngine.from_engine_args", refuse)
     monkeypatch.setattr("transformers.PreTrainedModel.to", refuse)
-    name, start = ("lm", open_text_engine) if kind == "text" else ("rm", open_reward_engine)
     path = str(QUICKSTART / "models" / name)
-    advice = "gpu_memory_utilization" if kind == "text" else "skip_health_check: true"
+    advice = "gpu_memory_utilization" if role == "text" else "skip_health_check: true"
     with pytest.raises(PrefdataError, match=f"CUDA out of memory.*{advice}"):
-        start(Model(alias="m", model=path), path, "vllm")
+        open_engine(role, Model(alias="m", model=path), path, "vllm")
 
 
 def drawn(seeds_all):
