@@ -298,8 +298,9 @@ def test_a_special_token_of_the_model_stays_behind_too(tmp_path):
     assert export(run, tokenizer=LM, test_size=0).left_out == {"template_token": 1}
 
 
-def test_an_answer_that_one_pair_prefers_and_another_refuses_has_no_label(tmp_path):
-    rows = [("q", "best", "middle"), ("q", "middle", "worst"), ("q", "best", "worst")]
+@pytest.mark.parametrize("end", ["", " "])
+def test_an_answer_that_one_pair_prefers_and_another_refuses_has_no_label(tmp_path, end):
+    rows = [("q", "best", "middle"), ("q", f"middle{end}", "worst"), ("q", f"best{end}", "worst")]
     exported = export(make_run(tmp_path, rows), "trl_kto", test_size=0)
     found = {(line["completion"][0]["content"], line["label"]) for line in lines_of(exported)}
     assert found == {("best", True), ("worst", False)}

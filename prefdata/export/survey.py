@@ -25,7 +25,7 @@ from prefdata.pairs.split import as_keys, hash_prompt, hash_text, is_held_out, n
 from prefdata.recipe.pair_rules import PairRules
 from prefdata.recipe.tools import readable
 from prefdata.rows import Row
-from prefdata.seeds.identity import prompt_identity, root_identity
+from prefdata.seeds.identity import bare, prompt_identity, root_identity
 
 CHOSEN, REJECTED = 1, 2
 Measure = Callable[[Conversation], tuple[int, int]]
@@ -205,9 +205,9 @@ class _Look:
 
 
 def answer_key(pair: Conversation, side: Side) -> bytes:
-    """16 bytes that stand for an answer to this prompt, its calls of tools included."""
+    """16 bytes that stand for an answer to this prompt, compared as answers of pairs are."""
     one = pair.sides[side]
-    key = f"{prompt_identity([*pair.prompt, *one.turns])}\0{one.text}"
+    key = f"{prompt_identity([*pair.prompt, *one.turns])}\0{bare(one.text)}"
     return hash_text(f"{key}\0{readable(one.calls)}" if one.calls else key)
 
 
