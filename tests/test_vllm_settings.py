@@ -93,8 +93,11 @@ def test_thoughts_are_bound_by_the_model_runner_that_can(bound, release, runner)
 
 
 def test_vllm_looks_at_a_class_that_is_new_to_it_before_the_model_may_load(monkeypatch, tmp_path):
+    from vllm.model_executor.models.registry import _try_inspect_model_cls
+
     from prefdata.engines import look_at_model
 
+    _try_inspect_model_cls.cache_clear()  # another test may have looked in this process
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
     path = str(QUICKSTART / "models" / "rm")
     look_at_model("reward", Model(alias="rm", model=path), path, "vllm")
