@@ -182,6 +182,25 @@ def test_a_layout_of_ones_own_is_a_yaml_file(tmp_path):
     assert [(p["chosen"], p["margin"]) for p in pairs(tmp_path / "out")] == [("a", 2.0)]
 
 
+@pytest.mark.parametrize(
+    ("more", "kept"), [("", {"p0", "p1"}), (", ties: keep", {"p0", "p1", "p2"})]
+)
+def test_a_vote_for_neither_is_a_tie_in_a_recipe_too(tmp_path, more, kept):
+    votes = ["A", "B", "tie"]
+    rows = [{"prompt": f"p{n}", "a": "x", "b": "y", "vote": one} for n, one in enumerate(votes)]
+    write(tmp_path / "votes.jsonl", rows)
+    (tmp_path / "r.yaml").write_text(
+        "output_dir: out\ncolumns: []\nseed_dataset:\n  path: votes.jsonl\n"
+        "  candidates: {prompt: prompt, a: a, b: b, label: vote, winner: {A: A, B: B, tie: tie}}\n"
+        "output_projection: {type: preference_pairs, candidates: candidates, strategy: given"
+        f"{more}}}\n"
+    )
+    build(load_recipe(tmp_path / "r.yaml"), tmp_path / "out", say=lambda line: None)
+    found = pairs(tmp_path / "out")
+    assert {pair["prompt"] for pair in found} == kept
+    assert {pair["prompt"] for pair in found if pair["is_tie"]} == kept - {"p0", "p1"}
+
+
 def test_a_recipe_names_a_layout_and_ranks_are_better_low(tmp_path):
     write(tmp_path / "ranked.jsonl", LAYOUTS["nectar"]())
     (tmp_path / "r.yaml").write_text(

@@ -331,7 +331,7 @@ def _read_prompts(raw: dict[str, Any], folder: Path, lines: "Lines") -> list[Pat
 
 
 def _use_layout(raw: dict[str, Any], lines: Lines) -> None:
-    """Put a layout in the place of its name, and its direction where the rules say none."""
+    """Put a layout in the place of its name; what its scores and labels mean, where no rule says."""
     seeds, rule = raw.get("seed_dataset"), raw.get("output_projection")
     if not isinstance(seeds, dict) or "candidates" not in seeds:
         return
@@ -340,12 +340,17 @@ def _use_layout(raw: dict[str, Any], lines: Lines) -> None:
     except PrefdataError as err:
         place = lines.place(("seed_dataset", "candidates"))
         raise PrefdataError(f"{place}: {err}") from err
-    if not isinstance(told, dict) or told.get("better") != "lower" or not isinstance(rule, dict):
+    if not isinstance(told, dict) or not isinstance(rule, dict):
         return
     parts = rule.get("of")
     for one in (rule, *(parts.values() if isinstance(parts, dict) else ())):
-        if isinstance(one, dict) and one.get("score") == "score":
+        if not isinstance(one, dict):
+            continue
+        if one.get("score") == "score" and told.get("better") == "lower":
             one.setdefault("better", "lower")
+        is_given = one.get("strategy") == "given" and one.get("candidates") == "candidates"
+        if is_given and (told.get("label") or told.get("margin")):  # 0 there is a tie
+            one.setdefault("margin", "margin")
 
 
 def _add_providers(raw: dict[str, Any]) -> Iterator[tuple[At, str, str]]:
