@@ -331,7 +331,7 @@ def _read_prompts(raw: dict[str, Any], folder: Path, lines: "Lines") -> list[Pat
 
 
 def _use_layout(raw: dict[str, Any], lines: Lines) -> None:
-    """Put a layout in the place of its name; what its scores and labels mean, where no rule says."""
+    """Put a layout in the place of its name, and what its scores and labels mean into the rules."""
     seeds, rule = raw.get("seed_dataset"), raw.get("output_projection")
     if not isinstance(seeds, dict) or "candidates" not in seeds:
         return
