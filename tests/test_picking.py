@@ -347,6 +347,13 @@ def test_min_margin_is_inclusive_and_tolerant(scores, bound, passes):
     )
 
 
+def test_deviations_are_those_of_the_whole_prompt_for_delta_too():
+    told = [("big", 2.0), ("small", 0.0), ("other", 6.0), ("other", 0.0)]
+    candidates = [Candidate(f"text {n}", score, alias=who) for n, (who, score) in enumerate(told)]
+    picked = pick(candidates, strategy="delta", score="s", margin_unit="z_score")
+    assert picked.pairs[0].z_margin == pytest.approx(2 / math.sqrt(6))
+
+
 def test_min_margin_counts_deviations_with_z_score():
     # sigma is 1, so the margins are 2 deviations whatever the scale
     for scale in (0.001, 1, 1000):

@@ -192,7 +192,8 @@ def _pick_delta(
     _count(drops, "no_partner", abs(len(strong) - len(rejectable)))
     if not strong or not rejectable:
         return []
-    return _take_all(zip(strong, rejectable, strict=False), (*strong, *rejectable), rule, drops)
+    valid = _usable(candidates, Counter(), scored=scored, may_be_cut=rule.truncated_rejected)
+    return _take_all(zip(strong, rejectable, strict=False), valid, rule, drops)
 
 
 def _pick_given(
