@@ -123,6 +123,13 @@ def test_a_chain_of_small_edits_does_not_swallow_its_far_end():
 # Sample and split
 
 
+def test_two_draws_of_one_tie_are_no_contradiction():
+    one, other = PairFacts("q", "a", "b", is_tie=True), PairFacts("q", "b", "a", is_tie=True)
+    assert verdicts([one, other]) == ["train", "duplicate"]
+    decided = [PairFacts("q", "a", "b"), PairFacts("q", "b", "a")]
+    assert verdicts([one, *decided]) == ["contradiction"] * 3
+
+
 def test_max_pairs_takes_whole_prompts_but_for_the_last():
     facts = [PairFacts(f"p{at // 4}", f"good {at}", "bad", margin=at % 4) for at in range(40)]
     found = verdicts(facts, max_pairs=10)

@@ -226,7 +226,7 @@ def _clashes(pairs: Path, wanted: Wanted) -> dict[int, Fault]:
                 pair = read_conversation(row)
                 prompt = _written_prompt(pair, wanted.shape)
                 places.append(place)
-                yield PairFacts(prompt, pair.chosen, pair.rejected, pair.margin)
+                yield PairFacts(prompt, pair.chosen, pair.rejected, pair.margin, is_tie=pair.is_tie)
 
     if not wanted.shape.last_message_only:
         return {}

@@ -259,6 +259,7 @@ def facts_of(pair: Row, rule: SetRules, *, is_turn: bool) -> PairFacts:
         words_of(prompt),
         as_text(pair[rule.select_group or SOURCE]) if rule.select_group or SOURCE in pair else "",
         root_identity(prompt) if is_turn else None,
+        pair["is_tie"],
     )
 
 

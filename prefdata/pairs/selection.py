@@ -66,6 +66,7 @@ class PairFacts:
         group: value of the column `select_group`; of a mix without one, the source.
         root: what prompts of one conversation share, which then are in one split; the prompt itself
             where left out.
+        is_tie: whether chosen is no better: its direction is a draw, and contradicts nothing.
     """
 
     prompt: str
@@ -75,6 +76,7 @@ class PairFacts:
     words: str | None = None
     group: str = ""
     root: str | None = None
+    is_tie: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def select(facts: Iterable[PairFacts], rule: SetRules, *, seed: int) -> Selectio
     table = _read(facts, seed, with_words=rule.dedupe == "minhash")
     codes = np.full(len(table), _CODES["train"], dtype=np.uint8)
     prompts, claims = number_keys(table.prompts), number_keys(table.claims)
-    codes[_contradicted(claims, table.forward)] = _CODES["contradiction"]
+    codes[_contradicted(claims, table.forward, ~table.ties)] = _CODES["contradiction"]
     if rule.dedupe != "none":
         repeats = np.setdiff1d(_kept(codes), _first_of_each(claims, _kept(codes)))
         codes[repeats] = _CODES["duplicate"]
@@ -171,6 +173,7 @@ class _Table:
         roots: likewise of what its conversation shares.
         claims: hash of (prompt, the two responses in either order).
         forward: whether chosen has the smaller hash: tells the two directions of a claim apart.
+        ties: whether neither response is better.
         groups: place in `names` per pair.
         names: values of the column `select_group`, or sources.
         texts: shingles of the prompts, an entry for each run of equal ones; none without `minhash`.
@@ -181,6 +184,7 @@ class _Table:
     roots: Keys
     claims: Keys
     forward: NDArray[np.bool_]
+    ties: NDArray[np.bool_]
     margins: NDArray[np.float64]
     groups: Numbers
     names: Sequence[str]
@@ -192,7 +196,7 @@ class _Table:
 
 
 def _read(facts: Iterable[PairFacts], seed: int, *, with_words: bool) -> _Table:
-    prompts, roots, claims, forward = (bytearray() for _ in range(4))
+    prompts, roots, claims, forward, ties = (bytearray() for _ in range(5))
     margins, groups, text_at = array("d"), array("q"), array("q")
     names, texts, last = dict[str, int](), Shingles(), ""
     for fact in facts:
@@ -204,6 +208,7 @@ def _read(facts: Iterable[PairFacts], seed: int, *, with_words: bool) -> _Table:
             roots += hash_prompt(fact.root, seed)
         claims += blake2b(prompt + low + high, digest_size=16).digest()
         forward.append(chosen <= rejected)
+        ties.append(fact.is_tie)
         margins.append(math.nan if fact.margin is None else fact.margin)
         groups.append(names.setdefault(fact.group, len(names)))
         if with_words:
@@ -217,6 +222,7 @@ def _read(facts: Iterable[PairFacts], seed: int, *, with_words: bool) -> _Table:
         as_keys(roots or prompts),
         as_keys(claims),
         np.frombuffer(forward, dtype=np.bool_),
+        np.frombuffer(ties, dtype=np.bool_),
         np.frombuffer(margins, dtype=np.float64),
         np.frombuffer(groups, dtype=np.int64),
         list(names),
@@ -263,8 +269,11 @@ def _beyond(groups: Numbers, ordered: Numbers, limits: NDArray[np.float64]) -> N
     return ordered[by_group[places >= limits[groups[by_group]]]]
 
 
-def _contradicted(claims: Numbers, forward: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    total, agreeing = np.bincount(claims), np.bincount(claims, weights=forward)
+def _contradicted(
+    claims: Numbers, forward: NDArray[np.bool_], is_decided: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    total = np.bincount(claims, weights=is_decided)
+    agreeing = np.bincount(claims, weights=forward & is_decided)
     is_disputed: NDArray[np.bool_] = (agreeing > 0) & (agreeing < total)
     return is_disputed[claims]
 
