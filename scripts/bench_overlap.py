@@ -122,9 +122,10 @@ def _run(prompts: list[str], texts: list[dict], reward: dict, machine: object) -
     from prefdata.recipe.loader import load_recipe
 
     lengths = [SHORT_TOKENS, LONG_TOKENS]
+    sampling = [{"temperature": 0.9, "max_tokens": most} for most in lengths]
     models = [
-        model | {"alias": f"lm{n}", "inference_parameters": {"temperature": 0.9, "max_tokens": most}}
-        for n, (model, most) in enumerate(zip(texts, lengths, strict=False))
+        model | {"alias": f"lm{n}", "inference_parameters": sampling[n]}
+        for n, model in enumerate(texts)
     ]
     columns = [
         {"name": "candidates", "type": "candidates", "model_alias": "lm0", "samples": SAMPLES}
