@@ -95,6 +95,38 @@ def test_the_design_s_rl_pref_builds_unchanged_given_an_address(tmp_path, server
     assert json.loads(wanted)["json_schema"]["schema"]["required"] == ["winner"]
 
 
+@pytest.mark.parametrize(
+    ("panel", "both_orders", "ties"), [("majority", True, 1), ("mean", True, 0), ("mean", False, 0)]
+)
+def test_ties_of_a_panel_are_what_it_says_in_the_end(remote, server, panel, both_orders, ties):
+    """`place` names the first place, a tie in both orders; `text` always the better text."""
+
+    def reply(body):
+        names_first = body["model"] == "place" or body["messages"][0]["content"].startswith("good")
+        return json.dumps({"winner": "A" if names_first else "B"})
+
+    server.reply = reply
+    alias = remote.recipe["models"][0]
+    names = ("place", "text")
+    remote.recipe["models"] = [alias | {"alias": name, "model": name} for name in names]
+    remote.recipe["seed_dataset"] = {"rows": [{"prompt": "Q", "x": "good", "y": "bad"}]}
+    verdict = {"type": "object", "properties": {"winner": {"enum": ["A", "B", "tie"]}}}
+    remote.recipe["columns"] = [
+        {
+            "name": "judge", "type": "llm_judge", "model_alias": [*names], "panel": panel,
+            "prompt": "{{ x }} {{ y }}", "compare": ["x", "y"], "both_orders": both_orders,
+            "output_format": verdict,
+        }
+    ]  # fmt: skip
+    remote.recipe["output_projection"] = {
+        "type": "dpo_preference", "response_a_field": "x", "response_b_field": "y",
+        "judge_field": "judge", "winner_field": "winner",
+    }  # fmt: skip
+    record = run(remote)
+    counts = record["judges" if both_orders else "one_order"]["judge"]
+    assert (counts["rows"], counts["ties"], record["pairs"]["train"]) == (1, ties, 1 - ties)
+
+
 def test_what_the_recipe_says_reaches_the_server(remote, server):
     remote.recipe["models"][0] |= {
         "system_prompt": "Be brief.",

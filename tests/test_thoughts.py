@@ -169,6 +169,15 @@ def test_what_trl_reads_is_what_the_policy_wrote(tmp_path, server, kind):
     assert (answer, export.reasoning) == TABLE[kind]
 
 
+def test_thoughts_of_servers_stay_behind_without_a_tokenizer_and_this_is_said(tmp_path, server):
+    run(tmp_path, server, "server with a parser")
+    told = []
+    export = export_run(tmp_path / "run", "trl", ExportOptions(), say=told.append)
+    assert export.reasoning is None
+    assert export.train.is_file()
+    assert "a server or from a file; name one with --tokenizer" in told[0]
+
+
 def test_a_recipe_may_drop_the_thoughts(tmp_path, server):
     record, _, _ = run(tmp_path, server, "qwen3", reasoning="drop")
     assert record["reasoning"] == "drop"

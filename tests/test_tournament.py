@@ -200,6 +200,7 @@ def test_a_panel_says_what_most_say_or_what_all_say():
         assert one["judges"] == [0.0, 0.0, 0.5]
         assert made["judged"] == ([0.0, 1.0] if how == "majority" else [0.25, 0.75])
     assert panel_says([1, 0, 0.5], "majority") == 0.5
+    assert panel_says([1, 0.5, 0.5], "majority") == panel_says([0, 0.5], "majority") == 0.5
     assert panel_says([1, 0, 0.5], "mean") == 0.5
     assert panel_says([1, 1, 0], "minimum") == 0.5
     assert panel_says([1, 1, 0], "mean") == pytest.approx(2 / 3)

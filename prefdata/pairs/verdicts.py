@@ -9,9 +9,10 @@ import orjson
 
 from prefdata.recipe.contract import Column
 from prefdata.recipe.schema import Recipe
+from prefdata.recipe.tournament import Panel
 from prefdata.recipe.values import META_SUFFIX
 from prefdata.rows import Row
-from prefdata.stages.strength import WON, Agreement, word_of
+from prefdata.stages.strength import WON, Agreement, panel_says, word_of
 from prefdata.storage.folders import read_schema, read_tables
 
 Counts = dict[str, float]
@@ -55,11 +56,12 @@ def _asks_twice(column: Column, recipe: Recipe) -> bool:
 
 def _count(scored: Path, column: Column) -> Counts:
     name, key = column.name + META_SUFFIX, column.winner_key or ""
+    says: Panel = getattr(column, "says", "majority")
     counts: Counter[str] = Counter(rows=0, agreed=0, ties=0, first=0, second=0, neither=0)
     agreement = Agreement()
     for table in read_tables(scored, columns=[name]):
         for meta in filter(None, table[name].to_pylist()):  # null where it is skipped
-            for said, agreed, is_tie in _judged(meta, key):
+            for said, agreed, is_tie in _judged(meta, key, says):
                 counts["rows"] += 1
                 counts["agreed"] += agreed
                 counts["ties"] += is_tie
@@ -71,12 +73,13 @@ def _count(scored: Path, column: Column) -> Counts:
     return dict(counts) | ({} if alpha is None else {"alpha": alpha})
 
 
-def _judged(meta: Row, key: str) -> Iterator[tuple[list[str], bool, bool]]:
+def _judged(meta: Row, key: str, says: Panel) -> Iterator[tuple[list[str], bool, bool]]:
     """What was said in each order, whether that agrees, and whether it is a tie."""
     for said, won in _verdicts(meta, key):
         if won is None:
-            agreed = bool(meta["agreed"])
-            yield said, agreed, not agreed or said[0] not in ("A", "B")
+            [rated] = [*_ratings(meta)] or [[WON.get(said[0], 0.5)]]
+            is_split = "panel" not in meta and meta["agreed"] is False
+            yield said, bool(meta["agreed"]), is_split or panel_says(rated, says) == 0.5
         else:
             yield said, len(said) == 2 and (said[0], said[1]) in _AGREEING, won == 0.5
 

@@ -90,9 +90,9 @@ def find_policy(run: FinishedRun) -> Model | None:
     recipe = run.loaded.recipe
     used = answering_aliases(recipe)
     writers = [model for model in recipe.models if model.alias in used]
-    if len({(m.weights, m.model, m.revision, recipe.endpoint(m)) for m in writers}) != 1:
+    if any(recipe.endpoint(model) is not None for model in writers):
+        return None
+    if len({(model.weights, model.model, model.revision) for model in writers}) != 1:
         return None
     first = writers[0]
-    if recipe.endpoint(first) is not None:
-        return None
     return first.model_copy(update={"model": run.loaded.locate(first.model)})

@@ -8,9 +8,9 @@ r"""Numbers in a text, as `verifier` with `method: number` reads them. Compares 
                 , ' ’ _ or a narrow or no-break space; the decimal sign is a point
     exponent  = e or E, or "×10^" (also x, *, · or \times; ** for ^; braces and superscripts), and
                 a whole number with or without a sign
-    fraction  = digits "/" digits, or \frac{digits}{digits}; before it a whole number and a space;
-                more slashes, as in a date, make none
-    glyph     = ½ and its like, after a whole number or alone
+    fraction  = digits "/" digits, or \frac{digits}{digits}; before it a whole number and a space,
+                which \frac can do without; more slashes, as in a date, make none
+    glyph     = ½ and its like, after a whole number, with or without a space, or alone
 
 What follows is no part of it: 50% is 50, 5kg is 5, and a full stop ends a sentence.
 """
@@ -28,11 +28,11 @@ _NUMBER = re.compile(
     (?:(?<![\w)\]}}%°]) (?P<sign>{_SIGN}))?
     [$€£¥₹]?
     (?:
-        (?:(?P<plus>\d++)[ ])? (?:
+        (?:(?P<plus>\d++)(?:[ ]|(?=\\)))? (?:
             (?<![\d/.,]) (?P<above>\d++) / (?P<below>\d++) (?![\d/]|[.,]\d)
           | \\[dt]?frac\{{(?P<over>\d++)\}}\{{(?P<under>\d++)\}}
         )
-      | (?P<whole>\d*+)(?P<glyph>[{_GLYPHS}])
+      | (?:(?P<whole>\d++)[ ]?)?(?P<glyph>[{_GLYPHS}])
       | (?P<decimal>
             (?: \d{{1,3}}(?P<mark>[,'\u2019_\u00a0\u2009\u202f])\d{{3}}(?:(?P=mark)\d{{3}})*+(?!\d)
               | \d++ ) (?:\.\d++)?

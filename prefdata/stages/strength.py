@@ -87,15 +87,17 @@ def panel_says(values: Sequence[float], how: Panel) -> float:
 
     Args:
         values: of every judge: 1, 0, or a half.
-        how: `majority`: what more of them say, else a tie; `mean`; `minimum`: a win, or a loss, as
-            far as the judge says so who says it least.
+        how: `majority`: what more than half of them say, else a tie; `mean`; `minimum`: a win, or
+            a loss, as far as the judge says so who says it least.
     """
     if how == "mean":
         return sum(values) / len(values)
     if how == "minimum":
         return (min(values) + max(values)) / 2
-    for_first, for_second = (sum(v > 0.5 for v in values), sum(v < 0.5 for v in values))
-    return 0.5 if for_first == for_second else float(for_first > for_second)
+    half = len(values) / 2
+    if sum(one > 0.5 for one in values) > half:
+        return 1.0
+    return 0.0 if sum(one < 0.5 for one in values) > half else 0.5
 
 
 @dataclass
