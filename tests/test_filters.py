@@ -277,6 +277,12 @@ def items(*texts, ngram=8, overlap=0.5, near=0.8):
                  overlap=overlap, near=near)  # fmt: skip
 
 
+def test_punctuation_hides_no_near_duplicate():
+    known = items("one two three four five six seven eight nine ten eleven twelve", ngram=13)
+    assert known.find("zero, two. three! four; five: six, seven - eight, nine ten. eleven? twelve!")
+    assert known.find("zero, one. two! five; six: seven, eight - nine, zero") is None
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from prefdata.stages.near import UNSPACED, shingles
+from prefdata.stages.near import SHINGLE_WORDS, UNSPACED
 
 SHORTEST = 5
 """Words of an item that is looked for inside of longer texts; a shorter one must be all of it."""
@@ -85,7 +85,7 @@ class Items:
 
     def _index_shingles(self, near: float) -> None:
         """Each under its rarest shingles, of which a near duplicate must have one."""
-        self._shingles = [shingles(text) for _, text, _ in self._items]
+        self._shingles = [_shingles(words) for _, _, words in self._items]
         counts = Counter(one for own in self._shingles for one in own)
         for number, own in enumerate(self._shingles):
             beyond = len(own) - math.ceil(near * len(own) - 1e-9) + 1
@@ -111,7 +111,7 @@ class Items:
     def _find_near(self, text: str) -> Match | None:
         if self._near is None:
             return None
-        own = shingles(text)
+        own = _shingles(words_of(text))
         numbers = {number for one in own & self._rare.keys() for number in self._rare[one]}
         best = max(((self._alike(own, n), n) for n in numbers), default=(0.0, 0))
         return self._match(best[1], best[0], is_near=True) if best[0] >= self._near else None
@@ -128,6 +128,10 @@ class Items:
 
 def _runs(words: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
     return zip(*(words[start:] for start in range(size)), strict=False)
+
+
+def _shingles(words: Sequence[str]) -> set[tuple[str, ...]]:
+    return set(_runs(words, SHINGLE_WORDS)) or {tuple(words)}
 
 
 def _covered(words: Sequence[str], shared: set[tuple[str, ...]], size: int) -> float:
