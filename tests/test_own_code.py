@@ -414,6 +414,11 @@ def test_a_strategy_that_fails_stops_the_choice_and_is_named(pick):
         pick_pairs(candidates(1.0, 2.0, 3.0), RULE, seed=0, own=pick)
 
 
+def test_a_strategy_that_offers_one_text_twice_is_shown_both():
+    with pytest.raises(PrefdataError, match=r"it offers \['text 1', 'text 1'\], and not two of"):
+        pick_pairs(candidates(1.0, 2.0), RULE, seed=0, own=lambda given: [(given[0], given[0])])
+
+
 def test_pairs_are_picked_again_by_a_function_and_by_its_edit(recipe):
     run, _ = build(recipe)
     models = set()
@@ -443,8 +448,15 @@ def test_a_format_is_a_function(recipe, tmp_path):
     assert export.folder.name == "trl_own"
     assert export.left_out == {"mine": 1}
     assert '"q":"question 0"' in export.train.read_text()
-    with pytest.raises(PrefdataError, match="fails for pair .*let it return a dict"):
-        run.export(lambda pair: [{"x": object()}])
+    for bad in (object(), float("nan")):
+        with pytest.raises(PrefdataError, match="returns for pair .* cannot be written as JSON"):
+            run.export(lambda pair, bad=bad: [{"x": bad}])
+    with pytest.raises(PrefdataError, match="fails for pair .*returns a dict or a list"):
+        run.export(lambda pair: 1)
+    with pytest.raises(PrefdataError, match="none of the .* pairs can be exported.*no_lines"):
+        run.export(lambda pair: [])
+    with pytest.raises(PrefdataError, match="export has no option 'may_be_text'"):
+        run.export("trl", may_be_text=True)
     with pytest.raises(PrefdataError, match="cannot be imported"):
         run.export("no_such_module:lines")
 

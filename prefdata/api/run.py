@@ -141,12 +141,12 @@ class Run:
         Raises:
             PrefdataError: no such format or option, or no pair that the format can hold.
         """
-        known = {field.name for field in fields(ExportOptions)}
+        known = {field.name for field in fields(ExportOptions)} - {"may_be_text"}
         if unknown := sorted(options.keys() - known):
             raise PrefdataError(
                 f"export has no option {unknown[0]!r}; {suggest(unknown[0], known)}"
             )
-        given = ExportOptions(**{"may_be_text": True} | options)
+        given = ExportOptions(may_be_text=True, **options)
         return export_run(self.folder, format, given, Path(out) if out else None, say=say)
 
     def report(

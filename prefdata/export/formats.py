@@ -4,6 +4,7 @@ Every format is loaded back by the trainer's own code where that can be installe
 against its documentation; docs/training.md says which.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -415,14 +416,23 @@ def _own_format(name: str, lines: Lines) -> Format:
         try:
             made = lines(pair)
             found = [dict(one) for one in ([made] if isinstance(made, Mapping) else made)]
-            orjson.dumps(found)
         except RowError:
             raise
         except Exception as err:  # somebody else's code
             raise PrefdataError(
-                f"--format: the function {name} fails for pair {pair.id}: {raised(err)}; let it "
-                "return a dict or a list of dicts"
+                f"--format: the function {name} fails for pair {pair.id}: {raised(err)}; correct "
+                "it, so that it returns a dict or a list of dicts"
             ) from err
+        try:
+            json.dumps(found, allow_nan=False, default=str)  # orjson makes null of NaN
+            orjson.dumps(found)
+        except (TypeError, ValueError) as err:
+            raise PrefdataError(
+                f"--format: what the function {name} returns for pair {pair.id} cannot be written "
+                f"as JSON: {err}; let it return texts, finite numbers, lists and dicts"
+            ) from err
+        if not found:
+            raise RowError("no_lines", f"the function {name} returns no line for it")
         return found
 
     return Format(records, lambda place: {}, has_tools=True)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, combinations, product
 from operator import attrgetter
+from textwrap import shorten
 
 from prefdata.errors import PrefdataError
 from prefdata.pairs.bounds import (
@@ -221,7 +222,8 @@ def _pick_own(
         for offer in own([*valid]):
             pair = (offer.chosen, offer.rejected) if isinstance(offer, Pair) else tuple(offer)
             if len(pair) != 2 or not {id(one) for one in pair} <= known or pair[0] is pair[1]:
-                raise ValueError(f"it offers {offer!r}, and not two of its candidates")
+                texts = [shorten(str(getattr(one, "text", one)), 60) for one in pair]
+                raise ValueError(f"it offers {texts}, and not two of its candidates")
             offers.append((pair[0], pair[1]))
     except Exception as err:  # somebody else's code
         raise PrefdataError(
@@ -431,5 +433,5 @@ def _picked(
         [f"scores {min(scores):g} to {max(scores):g}"] if scores else [],
         [f"{count} {name}" for name, count in sorted(drops.items())],
     )
-    told = REASONS.get(reason, f"no model's answer is left: {reason}")
+    told = REASONS.get(reason, f"fewer than two answers are left: {reason}")
     return Picked([], drops, Drop(reason, f"{told} ({', '.join(facts)})"))

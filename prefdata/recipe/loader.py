@@ -164,7 +164,8 @@ def _written(source: RecipeSource, given: dict[str, Callable[..., Any]]) -> tupl
             return None, yaml.safe_dump(_plain(source, given), sort_keys=False, allow_unicode=True)
         except yaml.YAMLError as err:
             raise PrefdataError(
-                f"{UNNAMED}: {_first_line(err)}; give texts, numbers, lists and dicts alone"
+                f"{UNNAMED}: a {type(err.args[-1]).__name__} cannot stand in a recipe; give texts, "
+                "numbers, lists and dicts (build and preview also take a Dataset as seeds)"
             ) from err
     if isinstance(source, str) and "\n" in source.strip():
         return None, source
