@@ -15,7 +15,7 @@ from prefdata.inference import Sampling, ScoreRequest, TextRequest
 from prefdata.recipe.contract import Column
 from prefdata.recipe.schema import Model, Recipe
 
-FORMAT = 2
+FORMAT = 3
 """Raised when a stage's rows change their meaning or shape, so that old folders are not reused."""
 
 EXCLUDED = {

@@ -319,8 +319,8 @@ class Building:
             elif record and "scored_fingerprint" in record and record["format"] != FORMAT:
                 self.say(
                     "the run that was finished here is of another version of prefdata, which gave "
-                    "its rows another form; they are made again, and what is asked as it was then "
-                    "comes from the journal"
+                    "its rows another form or meaning; they are made again, and what is asked as "
+                    "it was then comes from the journal"
                 )
             return None
         found, copies = file_sizes(self.out), copies_of(self.recipe)
