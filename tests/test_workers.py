@@ -105,10 +105,18 @@ def test_every_request_gets_its_own_answer_from_some_worker(tmp_path):
     assert len({part[2] for answer in answers for part in answer}) == 2
 
 
-def test_samples_of_a_row_and_equal_prompts_go_to_one_worker(tmp_path):
+def test_samples_of_a_row_and_equal_prompts_go_to_one_worker(tmp_path, gate):
+    names = [*(f"row{n}" for n in range(12) for _ in range(2)), "last"]
+
+    async def run(engine):
+        rows = [asyncio.create_task(ask(engine, f"{name} {gate.word}")) for name in names]
+        await gate.arrival(13)  # all are dealt, while neither worker has done more than the other
+        gate.open()
+        return await asyncio.gather(*rows)
+
     with workers(tmp_path) as engine:
         wait_until(lambda: engine.capacity == 2 * CAPACITY)
-        answers = ask_all(engine, [f"row{n}" for n in range(12) for _ in range(2)])
+        *answers, _ = asyncio.run(run(engine))
     for first, second in zip(answers[::2], answers[1::2], strict=True):
         assert len({part[2] for part in first + second}) == 1
 

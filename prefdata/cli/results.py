@@ -249,6 +249,6 @@ def inspect(
         else:
             if opened.note:
                 say(opened.note)
-            if not opened.count:
+            if not (opened.count or search):
                 say(f"there are no {opened.kind}s")
             print_rows(console, islice(opened.rows(), rows), opened.kind)
