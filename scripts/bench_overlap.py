@@ -1,7 +1,7 @@
 """Replicas that make texts, then scores, one text far longer than the others: wall against work.
 
     python scripts/bench_overlap.py [--rows 256]
-    .venv-vllm/bin/python scripts/bench_overlap.py --vllm [--rows 4000]
+    .venv-vllm/bin/python scripts/bench_overlap.py --vllm [--rows 2000]
 
 Eight stubs do so many requests at a time as they have capacity, each as long as its prompt says,
 and cost no CPU: what is measured is how `prefdata.pipeline.build` deals them, over real sockets.
@@ -26,7 +26,7 @@ from pathlib import Path
 REPLICAS, CAPACITY, SAMPLES = 8, 4, 2
 TEXT, SCORE, LONGEST = 1.0, 0.8, 30.0
 MODELS = Path(__file__).resolve().parent.parent / "recipes" / "quickstart" / "models"
-SHORT_TOKENS, LONG_TOKENS = 8, 6000
+SHORT_TOKENS, LONG_TOKENS = 8, 1200
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--vllm", action="store_true")
     args = parser.parse_args()
     if args.vllm:
-        _measure_vllm(args.rows or 4000)
+        _measure_vllm(args.rows or 2000)
     else:
         _measure_stubs(args.rows or 256)
 
@@ -73,7 +73,7 @@ def _measure_stubs(rows: int) -> None:
 def _measure_vllm(rows: int) -> None:
     from prefdata.workers.machine import Machine
 
-    prompts = [f"{'long' if n == rows // 2 else 'short'} {n}" for n in range(rows)]
+    prompts = [f"{'long' if n == rows - 200 else 'short'} {n}" for n in range(rows)]
     with tempfile.TemporaryDirectory() as folder:
         endless = _endless(Path(folder) / "lm")
         text = {"provider": "vllm", "model": str(endless), "engine": {"max_num_seqs": 64}}
