@@ -203,9 +203,8 @@ def active_parameters(config: Mapping[str, Any]) -> int | None:
         wide = config["intermediate_size"]
         if chosen := config.get("num_experts_per_tok"):
             one = config.get("moe_intermediate_size") or wide
-            shared = config.get(
-                "shared_expert_intermediate_size"
-            )  # Qwen2; the other: DeepSeek, GLM
+            # always on beside the chosen: Qwen2 names their size, DeepSeek and GLM their number
+            shared = config.get("shared_expert_intermediate_size")
             wide = chosen * one + (shared or (config.get("n_shared_experts") or 0) * one)
             wide = max(wide, config.get("intermediate_size_mlp") or 0)  # Llama 4
     except KeyError:

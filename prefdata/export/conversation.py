@@ -3,18 +3,17 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
 from prefdata.errors import RowError
+from prefdata.pairs.pair import SIDES, Side
 from prefdata.recipe.chats import LEADING
 from prefdata.recipe.tools import calls_of, is_tools, readable
 from prefdata.rows import ID, Row, is_blank
 
 Message = dict[str, Any]
-Side = Literal["chosen", "rejected"]
-SIDES: tuple[Side, Side] = ("chosen", "rejected")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _TOKENS = (
     r"<\|[a-z][a-z_]{1,40}\|>",  # <|im_end|>, <|eot_id|>, <|endoftext|>

@@ -16,11 +16,12 @@ import orjson
 from prefdata.engines import open_chat_template
 from prefdata.errors import PrefdataError, RowError, Say
 from prefdata.export.configurations import Place
-from prefdata.export.conversation import SIDES, Conversation, read_conversation
+from prefdata.export.conversation import Conversation, read_conversation
 from prefdata.export.formats import Format, Lines, Record, Shape, find_format
 from prefdata.export.survey import Survey, Wanted, answer_key, survey
 from prefdata.export.thoughts import Way, carry, choose_way
 from prefdata.pairs.files import SPLITS, pairs_in_order
+from prefdata.pairs.pair import SIDES
 from prefdata.recipe.reads import answering_aliases
 from prefdata.recipe.schema import Model, Recipe
 from prefdata.run.finished import FinishedRun, find_policy, open_run

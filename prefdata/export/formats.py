@@ -15,8 +15,9 @@ import orjson
 
 from prefdata.errors import PrefdataError, RowError, suggest
 from prefdata.export import configurations
-from prefdata.export.conversation import SIDES, Conversation, Message, Side
+from prefdata.export.conversation import Conversation, Message
 from prefdata.export.thoughts import KEYS, Carry, Way
+from prefdata.pairs.pair import SIDES, Side
 from prefdata.stages.function_process import raised
 from prefdata.stages.functions import Functions, brought
 

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from prefdata.errors import PrefdataError, RowError
 from prefdata.export.conversation import (
-    SIDES,
     Conversation,
-    Side,
     check_tokens,
     read_conversation,
 )
 from prefdata.export.formats import Format, Shape
 from prefdata.pairs.files import pairs_in_order
+from prefdata.pairs.pair import SIDES, Side
 from prefdata.pairs.selection import VERDICTS, PairFacts, select
 from prefdata.pairs.split import as_keys, hash_prompt, hash_text, is_held_out, number_keys
 from prefdata.recipe.pair_rules import PairRules

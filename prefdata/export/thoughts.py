@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from prefdata.errors import RowError
-from prefdata.export.conversation import Answer, Conversation, Side, Thought
+from prefdata.export.conversation import Answer, Conversation, Thought
+from prefdata.pairs.pair import Side
 
 if TYPE_CHECKING:  # torch, only when needed
     from prefdata.engines.chat_template import ChatTemplate

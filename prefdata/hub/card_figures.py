@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from prefdata.pairs.pair import SIDES
 from prefdata.report.sides import (
-    SIDES,
     UNKNOWN,
     Group,
     Lengths,

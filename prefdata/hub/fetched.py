@@ -136,7 +136,7 @@ def _parts(address: str) -> re.Match[str]:
     return found
 
 
-class Wish(NamedTuple):
+class Permission(NamedTuple):
     """Something that a recipe from elsewhere may have only if the command line says so.
 
     Attributes:
@@ -180,8 +180,8 @@ class _Stranger:
             if loaded.recipe.endpoint(model) is None:
                 self._refuse(self._run_here(number, model, loaded))
 
-    def _refuse(self, wishes: Iterable[Wish]) -> None:
-        for at, why, value in wishes:
+    def _refuse(self, needed: Iterable[Permission]) -> None:
+        for at, why, value in needed:
             if not any(at[: len(key)] == key for key in self.named):
                 key = _dotted(at[:-1] if isinstance(at[-1], int) else at)
                 raise PrefdataError(
@@ -189,22 +189,22 @@ class _Stranger:
                     "or download and read the recipe, then build it from the file"
                 )
 
-    def _sent(self, recipe: Recipe) -> Iterator[Wish]:
+    def _sent(self, recipe: Recipe) -> Iterator[Permission]:
         """Servers that would get prompts: the recipe's own, and those of the user's environment."""
         for number, server in enumerate(recipe.providers):
             if server.name in self._servers:
                 secret = f" with the key in ${server.api_key}" if server.api_key else ""
                 why = f"prompts would be sent to {server.endpoint}{secret}"
-                yield Wish(("providers", number, "endpoint"), why, server.endpoint)
+                yield Permission(("providers", number, "endpoint"), why, server.endpoint)
                 if server.api_key:
-                    yield Wish(("providers", number, "api_key"), why, server.api_key)
+                    yield Permission(("providers", number, "api_key"), why, server.api_key)
                 continue
             why = f"prompts would be sent to your server {server.name!r}, with your key"
             for place, model in enumerate(recipe.models):
                 if model.provider == server.name:
-                    yield Wish(("models", place, "provider"), why, server.name)
+                    yield Permission(("models", place, "provider"), why, server.name)
 
-    def _run_here(self, number: int, model: Model, loaded: LoadedRecipe) -> Iterator[Wish]:
+    def _run_here(self, number: int, model: Model, loaded: LoadedRecipe) -> Iterator[Permission]:
         """What a model would read and run on this machine."""
         at: At = ("models", number)
         wanted = [("model", model.model)]
@@ -213,22 +213,22 @@ class _Stranger:
             wanted.append(("adapter" if number in self._adapted else "model", model.adapter))
         for key, name in wanted:
             if loaded.locate(name) != name:
-                yield Wish((*at, key), f"{name!r} would be read on this machine")
+                yield Permission((*at, key), f"{name!r} would be read on this machine")
             elif not _HUB_ID.fullmatch(name):
                 kind = "a model" if key == "model" else "an adapter"
-                yield Wish((*at, key), f"{name!r} is not the id of {kind} on the Hub")
+                yield Permission((*at, key), f"{name!r} is not the id of {kind} on the Hub")
         yield from _revision((*at, "revision"), model.revision)
         for key, value in model.engine.items():
             is_plain = isinstance(value, bool | int | float) or bool(_WORD.fullmatch(str(value)))
             if not (key in ENGINE and is_plain):
                 why = "this engine option may name files, code or servers"
-                yield Wish((*at, "engine", key), why)
+                yield Permission((*at, "engine", key), why)
         if model.trust_remote_code and not self._trust:
             why = (
                 f"code of {model.model!r} would run here (--trust-remote-code allows it; read that "
                 "code first)"
             )
-            yield Wish((*at, "trust_remote_code"), why, "false")
+            yield Permission((*at, "trust_remote_code"), why, "false")
 
 
 def _entries(raw: dict[str, Any], key: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -238,22 +238,24 @@ def _entries(raw: dict[str, Any], key: str) -> Iterator[tuple[int, dict[str, Any
             yield number, one
 
 
-def _texts(raw: dict[str, Any]) -> Iterator[Wish]:
+def _texts(raw: dict[str, Any]) -> Iterator[Permission]:
     """What loading would insert from this machine."""
     for at, text in texts_in(raw):
         if _names_a_file(at, text):
-            yield Wish(at, "it names a file of this machine; a published recipe holds its texts")
+            yield Permission(
+                at, "it names a file of this machine; a published recipe holds its texts"
+            )
         elif INTERPOLATION.search(text):
             why = "it holds '${…}', which would insert environment variables of this machine"
-            yield Wish(at, why)
+            yield Permission(at, why)
 
 
-def _sources(loaded: LoadedRecipe) -> Iterator[Wish]:
+def _sources(loaded: LoadedRecipe) -> Iterator[Permission]:
     """Rows that would be read on this machine, or cannot be read at all."""
     for at, source in loaded.recipe.sources:
         for number, path in enumerate(source.paths):
             if why := _why_no_dataset(loaded, path):
-                yield Wish((*at, "path", number), f"{path!r} {why}")
+                yield Permission((*at, "path", number), f"{path!r} {why}")
         yield from _revision((*at, "revision"), source.revision)
 
 
@@ -266,20 +268,20 @@ def _why_no_dataset(loaded: LoadedRecipe, path: str) -> str | None:
     return None if _HUB_ID.fullmatch(path) else "is not the id of a dataset on the Hub"
 
 
-def _revision(at: At, revision: str | None) -> Iterator[Wish]:
+def _revision(at: At, revision: str | None) -> Iterator[Permission]:
     if revision and not _REVISION.fullmatch(revision):
-        yield Wish(at, f"{revision!r} is not a branch, a tag or a commit")
+        yield Permission(at, f"{revision!r} is not a branch, a tag or a commit")
 
 
-def _functions(recipe: Recipe) -> Iterator[Wish]:
+def _functions(recipe: Recipe) -> Iterator[Permission]:
     """Python that the recipe would call."""
     no = "and a recipe from the Hub may call no Python function"
     for number, column in enumerate(recipe.columns):
         if column.calls is not None:
             why = f"a {column.type} calls {column.calls!r}, {no}"
-            yield Wish(("columns", number, "function"), why)
+            yield Permission(("columns", number, "function"), why)
     for key, pick in picks_of(recipe.output_projection).items():
-        yield Wish(("output_projection", *key.split(".")), f"{pick!r} picks the pairs, {no}")
+        yield Permission(("output_projection", *key.split(".")), f"{pick!r} picks the pairs, {no}")
 
 
 def _names_a_file(at: At, text: str) -> bool:

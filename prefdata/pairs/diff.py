@@ -17,7 +17,7 @@ import orjson
 import pyarrow as pa
 
 from prefdata.pairs.files import SPLITS, THOUGHTS
-from prefdata.pairs.pair import said
+from prefdata.pairs.pair import SIDES, said
 from prefdata.pairs.split import hash_text
 from prefdata.rows import Row, rows_of
 from prefdata.seeds.identity import bare, prompt_identity
@@ -25,7 +25,6 @@ from prefdata.storage.disk import Damaged
 from prefdata.storage.folders import read_schema, read_tables
 from prefdata.storage.record import CUT_SHORT, Record, is_table, lost_files, read_record
 
-SIDES = ("chosen", "rejected")
 HASHED = ("row_id", "prompt", *SIDES)
 READ = (
     *HASHED, "margin", *THOUGHTS,

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import orjson
 
 from prefdata.seeds.identity import bare
 
+Side = Literal["chosen", "rejected"]
+SIDES: tuple[Side, Side] = ("chosen", "rejected")
 SKIPPED = "skipped"
 """How a text or a verdict that was not asked for has ended, and the reason of the reject."""
 # Squares and differences of larger scores overflow, so they count as infinite.

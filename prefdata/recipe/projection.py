@@ -30,11 +30,14 @@ Strategy = Literal[
     "given",
     "function",
 ]
-_OWN_KEYS: dict[str, Strategy] = {
-    "k": "top_k_bottom_k", "strong": "delta", "weak": "delta", "pick": "function",
-    "margin": "given",
-}  # fmt: skip
-"""Keys that one strategy alone reads."""
+_OWN_KEYS: dict[str, tuple[Strategy, str]] = {
+    "k": ("top_k_bottom_k", "k: 2"),
+    "strong": ("delta", "strong: ALIAS"),
+    "weak": ("delta", "weak: ALIAS"),
+    "pick": ("function", "pick: package.module:name"),
+    "margin": ("given", "margin: COLUMN"),
+}
+"""Keys that one strategy alone reads, and how they are written."""
 
 
 class Side(Frozen):
@@ -272,12 +275,12 @@ class PreferencePairs(PairRules):
 
     def _own_keys(self) -> Iterator[tuple[str, str, str]]:
         """The same about keys that belong to a strategy, or are none of its."""
-        for key, owner in _OWN_KEYS.items():
+        for key, (owner, example) in _OWN_KEYS.items():
             value = getattr(self, key)
             if value is not None and self.strategy != owner:
                 yield f"{key} is {value}", f"only {owner} uses it", f"remove {key}"
             if not value and self.strategy == owner and key != "margin":
-                yield f"{key} is missing", f"{owner} needs it", f"add {key}"
+                yield f"{key} is missing", f"{owner} needs it", f"add {example}"
         if self.strategy == "delta" and self.strong == self.weak:
             why = "a pair needs two different aliases"
             yield f"strong and weak are {self.weak}", why, "name the stronger and the weaker model"

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from prefdata.pairs.pair import SIDES
 from prefdata.report.spreads import numbers, wilson
 
 Group = tuple[str, float | None]
@@ -18,7 +19,6 @@ UNKNOWN = "unknown"
 """Who wrote a text that came without alias and model."""
 WRITER = ("alias", "model", "temperature")
 """What tells writers apart."""
-SIDES = ("chosen", "rejected")
 
 RATIO_EDGES = (-3.0, -2.0, -1.0, -0.5, -0.25, -0.1, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0)
 """Bounds, in powers of two, of how much longer chosen is than rejected."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from prefdata.errors import PrefdataError, RowError
 from prefdata.fingerprint import sampling_seed
+from prefdata.pairs.pair import SIDES
 from prefdata.pairs.verdicts import single_verdicts
 from prefdata.recipe.chats import is_chat, read_chat
 from prefdata.recipe.columns import given_columns
@@ -30,7 +31,6 @@ from prefdata.seeds.seeds import load_seeds
 from prefdata.stages.strength import WON
 from prefdata.storage.folders import RowsWriter, read_rows
 
-SIDES = ("chosen", "rejected")
 TEXTS = "candidates"
 FIRST_IS_CHOSEN = "first_is_chosen"
 BINS = 5

@@ -262,7 +262,9 @@ class Fleet:
             endpoint = self._loaded.recipe.endpoint(model)
             if endpoint is not None and model.alias in self._roles and not model.skip_health_check:
                 role = self._roles[model.alias]
-                asyncio.run(_greet(self._connection(endpoint).open(model, role), model, role))
+                asyncio.run(
+                    _check_server(self._connection(endpoint).open(model, role), model, role)
+                )
 
     def _connection(self, endpoint: Endpoint) -> Connection:
         """The one way to a server, which all its models share with its limit of requests."""
@@ -393,7 +395,7 @@ class Fleet:
         return Order(role, own, path, engine, adapters=tuple(folders) if role == "text" else ())
 
 
-async def _greet(engine: Engine[Any, Any], model: Model, role: Role) -> None:
+async def _check_server(engine: Engine[Any, Any], model: Model, role: Role) -> None:
     """Ask for one short answer, or one score, with this alias's parameters.
 
     Raises:
