@@ -338,6 +338,13 @@ def test_a_wrong_option_is_exit_code_2(command):
     assert command("build", "RECIPE", "--gpus", "-1").exit_code == 2
 
 
+@pytest.mark.parametrize("size", ["abc", "[", "{a: 1", "nan", "1.5", "-3", ""])
+def test_a_test_size_that_is_none_is_one_line(command, size):
+    run = command("export", "run", "--format", "trl", "--test-size", size)
+    assert run.exit_code == 2
+    assert "give a number of prompts, or a fraction below 1" in run.stderr
+
+
 def test_an_argument_that_is_not_utf_8_is_one_line(tmp_path):
     run = subprocess.run(
         [sys.executable, "-m", "prefdata", "check", "recipe.yaml", b"output_dir=\xff"],

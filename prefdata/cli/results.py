@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -172,8 +173,6 @@ def export(
 ) -> None:
     """Write a run's pairs in the formats of trainers, with the lines that make them read them."""
     with exit_codes():
-        import yaml
-
         from prefdata.cli.summary import print_export
         from prefdata.export import ExportOptions, export_run
 
@@ -183,7 +182,7 @@ def export(
                 "out, or give one format"
             )
         options = ExportOptions(
-            yaml.safe_load(test_size) if test_size else None,
+            _as_number(test_size),
             max_tokens,
             tokenizer,
             drop_too_long,
@@ -195,6 +194,14 @@ def export(
         for name in formats:
             print_export(export_run(run, name, options, out, say=say))
         tell_stale(run)
+
+
+def _as_number(text: str | None) -> Any:
+    """A number as it is written; what is none is refused where it is read."""
+    for kind in (int, float):
+        with suppress(ValueError, TypeError):
+            return kind(text or "")
+    return text
 
 
 def report(
